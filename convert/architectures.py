@@ -1,0 +1,234 @@
+"""Released `config.json` files -> our architecture dataclasses.
+
+What a file does not say has the default of its class in diffusers 0.19.3, the version of the original. What we do not
+build is refused by field and value; what has no effect in the class is passed over.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from show1_jax.config import Activation, UNetConfig, VAEConfig
+from show1_jax.errors import UserError
+
+_ALWAYS_IGNORED: Final = ("_class_name", "_diffusers_version", "_name_or_path", "sample_size")
+_NO_EFFECT_IN_PIXEL_UNETS: Final = (
+    "downsample_padding",
+    "dual_cross_attention",
+    "use_linear_projection",
+    "upcast_attention",
+    "transformer_layers_per_block",
+)
+_IMAGE_BLOCKS: Final = ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D")
+_VIDEO_BLOCKS: Final = ("ResnetDownsampleBlock3D", "SimpleCrossAttnDownBlock3D")
+_LATENT_BLOCKS: Final = ("DownBlock3D", "CrossAttnDownBlock3D")
+_ACTIVATIONS: Final[Mapping[str, Activation]] = {"silu": "silu", "swish": "silu", "gelu": "gelu"}
+
+
+class _Fields:
+    """A config file's fields, taken one by one, so that what nobody took can be refused."""
+
+    def __init__(self, config: Mapping[str, Any], ignored: Sequence[str] = ()):
+        self.rest = {name: value for name, value in config.items() if name not in (*_ALWAYS_IGNORED, *ignored)}
+        self.class_name = config.get("_class_name", "config")
+
+    def refuse(self, name: str, value: Any, supported: str) -> UserError:
+        return UserError(f"{self.class_name}: {name}={value!r} is not supported, only {supported}")
+
+    def take(self, name: str, default: Any = None) -> Any:
+        """The field's value, or the default of its class."""
+        return self.rest.pop(name, default)
+
+    def only(self, name: str, *supported: Any, default: Any = None) -> Any:
+        """The field's value, which must be among `supported`."""
+        value = self.take(name, default)
+        if value not in supported:
+            raise self.refuse(name, value, " or ".join(repr(other) for other in supported))
+        return value
+
+    def number(self, name: str, default: Any, kind: type[int] | type[float], least: float) -> Any:
+        """The field's value as a number of at least `least`."""
+        value = self.take(name, default)
+        allowed = (int,) if kind is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, allowed) or not value >= least:
+            raise self.refuse(name, value, f"a number of at least {least}")
+        return kind(value)
+
+    def each_level(self, name: str, levels: int, default: Any, kind: type) -> tuple[Any, ...]:
+        """One value a level; a single value serves all."""
+        value = self.take(name, default)
+        values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
+        if len(values) != levels or any(type(v) is not kind for v in values) or (kind is int and min(values) < 1):
+            raise self.refuse(name, value, f"{kind.__name__} or a list of {levels}")
+        return values
+
+    def activation(self, name: str, default: str | None = None) -> Activation:
+        """The field's value as the name of an activation that we have."""
+        return _ACTIVATIONS[self.only(name, *_ACTIVATIONS, default=default)]
+
+    def finish(self) -> None:
+        """Refuse what nobody took, unless it switches something off."""
+        left = {name: value for name, value in self.rest.items() if value not in (None, False, 0)}
+        if left:
+            listed = ", ".join(f"{name}={value!r}" for name, value in sorted(left.items()))
+            raise UserError(f"{self.class_name}: unknown settings {listed}; they may change the network")
+
+
+def _attention_levels(fields: _Fields, blocks: tuple[str, str], default: Sequence[str]) -> tuple[bool, ...]:
+    """Which levels have attention, from the block types; the way up must mirror the way down."""
+    plain, attending = blocks
+    down = tuple(fields.take("down_block_types", default))
+    if set(down) - set(blocks) or not down:
+        raise fields.refuse("down_block_types", list(down), f"{plain} and {attending}")
+    mirrored = [name.replace("Down", "Up", 1) for name in reversed(down)]
+    up = fields.take("up_block_types", mirrored)
+    if list(up) != mirrored:
+        raise fields.refuse("up_block_types", list(up), f"the mirror of down_block_types, {mirrored}")
+    return tuple(name == attending for name in down)
+
+
+def unet_config(config: Mapping[str, Any]) -> UNetConfig:
+    """The architecture that a released UNet's `config.json` describes.
+
+    Pixel 3-D UNets (Show-1's class), 2-D image UNets (UNet2DConditionModel) and latent 3-D UNets (diffusers' own
+    UNet3DConditionModel, which shares its name with Show-1's) are told apart by class and block types.
+
+    Raises:
+        UserError: the class, a field's value or an unknown field is not supported; names it.
+    """
+    class_name, down = config.get("_class_name"), tuple(config.get("down_block_types", _LATENT_BLOCKS))
+    if class_name == "UNet2DConditionModel":
+        return _pixel_unet_config(config, _IMAGE_BLOCKS)
+    if class_name == "UNet3DConditionModel":
+        is_latent = bool(set(down) & set(_LATENT_BLOCKS))
+        return _latent_unet_config(config) if is_latent else _pixel_unet_config(config, _VIDEO_BLOCKS)
+    raise UserError(f"_class_name={class_name!r} is no UNet; expected UNet3DConditionModel or UNet2DConditionModel")
+
+
+def _pixel_unet_config(config: Mapping[str, Any], blocks: tuple[str, str]) -> UNetConfig:
+    fields = _Fields(config, _NO_EFFECT_IN_PIXEL_UNETS)
+    temporal = blocks is _VIDEO_BLOCKS
+    attention_levels = _attention_levels(fields, blocks, ())
+    levels = len(attention_levels)
+    fields.only("mid_block_type", f"UNetMidBlock{'3D' if temporal else '2D'}SimpleCrossAttn")
+    for name in ("class_embeddings_concat", "center_input_sample"):
+        fields.only(name, False, default=False)
+    for name in ("num_attention_heads", "num_class_embeds", "timestep_post_act", "time_cond_proj_dim"):
+        fields.only(name, None)
+    fields.only("time_embedding_type", "positional", default="positional")
+    noise_level = fields.only("class_embed_type", None, "timestep") == "timestep"
+    text_dim = fields.take("encoder_hid_dim")
+    fields.only("encoder_hid_dim_type", *(("text_proj", None) if text_dim else (None,)))
+    text_heads = fields.number("addition_embed_type_num_heads", 64, int, 1)
+    adds_text = fields.only("addition_embed_type", None, "text") == "text"
+    one_value = isinstance(only_cross := config.get("only_cross_attention", False), bool)
+    head_dim = fields.each_level("attention_head_dim", levels, 8, int)
+    mid_only_cross = fields.only("mid_block_only_cross_attention", None, True, False)
+    act_fn = fields.activation("act_fn", "silu")
+    result = UNetConfig(
+        in_channels=fields.number("in_channels", 4, int, 1),
+        out_channels=fields.number("out_channels", 4, int, 1),
+        block_out_channels=fields.each_level("block_out_channels", levels, (320, 640, 1280, 1280), int),
+        layers_per_block=fields.each_level("layers_per_block", levels, 2, int),
+        attention_levels=attention_levels,
+        down_head_dim=head_dim,
+        mid_head_dim=head_dim[-1],
+        up_head_dim=head_dim,  # the original's way up reads it in the order of the way down
+        cross_attention_dim=fields.number("cross_attention_dim", 1280, int, 1),
+        temporal=temporal,
+        attention="added_kv",
+        resampling="resnet",
+        temporal_heads="head_dim",
+        transformer_in_head_dim=64 if fields.only("transfromer_in_opt", True, False, default=False) else None,
+        only_cross_attention=fields.each_level("only_cross_attention", levels, False, bool),
+        mid_only_cross_attention=(one_value and only_cross) if mid_only_cross is None else mid_only_cross,
+        cross_attention_norm=fields.only("cross_attention_norm", None, "group_norm") == "group_norm",
+        text_dim=text_dim,
+        text_embedding_heads=text_heads if adds_text else None,
+        noise_level_embedding=noise_level,
+        act_fn=act_fn,
+        out_act_fn=act_fn,
+        time_embedding_act_fn=fields.activation("time_embedding_act_fn")
+        if config.get("time_embedding_act_fn")
+        else None,
+        time_embedding_dim=fields.take("time_embedding_dim"),
+        time_scale_shift=fields.only("resnet_time_scale_shift", "default", "scale_shift", default="default")
+        == "scale_shift",
+        skip_time_act=fields.only("resnet_skip_time_act", True, False, default=False),
+        out_scale_factor=fields.number("resnet_out_scale_factor", 1.0, float, 1e-6),
+        mid_scale_factor=fields.number("mid_block_scale_factor", 1.0, float, 1e-6),
+        norm_num_groups=fields.number("norm_num_groups", 32, int, 1),
+        norm_eps=fields.number("norm_eps", 1e-5, float, 0.0),
+        flip_sin_to_cos=fields.only("flip_sin_to_cos", True, False, default=True),
+        freq_shift=fields.number("freq_shift", 0, int, 0),
+        conv_in_kernel=fields.number("conv_in_kernel", 3, int, 1),
+        conv_out_kernel=fields.number("conv_out_kernel", 3, int, 1),
+    )
+    fields.finish()
+    return result
+
+
+def _latent_unet_config(config: Mapping[str, Any]) -> UNetConfig:
+    fields = _Fields(config)
+    plain, attending = _LATENT_BLOCKS
+    attention_levels = _attention_levels(fields, _LATENT_BLOCKS, (attending, attending, attending, plain))
+    levels = len(attention_levels)
+    fields.only("num_attention_heads", None)
+    fields.only("downsample_padding", 1, default=1)
+    # This class has its middle and its linear projections without a setting; some files of Show-1's class say them.
+    fields.only("mid_block_type", "UNetMidBlock3DCrossAttn", default="UNetMidBlock3DCrossAttn")
+    head_dim = fields.number("attention_head_dim", 64, int, 1)
+    result = UNetConfig(
+        in_channels=fields.number("in_channels", 4, int, 1),
+        out_channels=fields.number("out_channels", 4, int, 1),
+        block_out_channels=fields.each_level("block_out_channels", levels, (320, 640, 1280, 1280), int),
+        layers_per_block=(fields.number("layers_per_block", 2, int, 1),) * levels,
+        attention_levels=attention_levels,
+        down_head_dim=(head_dim,) * levels,
+        mid_head_dim=head_dim,
+        up_head_dim=(head_dim,) * levels,
+        cross_attention_dim=fields.number("cross_attention_dim", 1024, int, 1),
+        attention="transformer",
+        resampling="conv",
+        temporal_heads="channels",
+        transformer_in_head_dim=head_dim,
+        act_fn=fields.activation("act_fn", "silu"),
+        out_act_fn="silu",
+        time_scale_shift=False,
+        mid_scale_factor=fields.number("mid_block_scale_factor", 1.0, float, 1e-6),
+        norm_num_groups=fields.number("norm_num_groups", 32, int, 1),
+        norm_eps=fields.number("norm_eps", 1e-5, float, 0.0),
+    )
+    fields.finish()
+    return result
+
+
+def vae_config(config: Mapping[str, Any]) -> VAEConfig:
+    """The architecture that a released AutoencoderKL's `config.json` describes.
+
+    Raises:
+        UserError: the class, a field's value or an unknown field is not supported; names it.
+    """
+    if config.get("_class_name") != "AutoencoderKL":
+        raise UserError(f"_class_name={config.get('_class_name')!r} is no AutoencoderKL")
+    fields = _Fields(config, ("force_upcast",))
+    down = tuple(fields.take("down_block_types", ("DownEncoderBlock2D",)))
+    up = tuple(fields.take("up_block_types", ("UpDecoderBlock2D",)))
+    if set(down) != {"DownEncoderBlock2D"}:
+        raise fields.refuse("down_block_types", list(down), "DownEncoderBlock2D")
+    if set(up) != {"UpDecoderBlock2D"} or len(up) != len(down):
+        raise fields.refuse("up_block_types", list(up), f"{len(down)} times UpDecoderBlock2D")
+    result = VAEConfig(
+        in_channels=fields.number("in_channels", 3, int, 1),
+        out_channels=fields.number("out_channels", 3, int, 1),
+        latent_channels=fields.number("latent_channels", 4, int, 1),
+        block_out_channels=fields.each_level("block_out_channels", len(down), (64,), int),
+        layers_per_block=fields.number("layers_per_block", 1, int, 1),
+        scaling_factor=fields.number("scaling_factor", 0.18215, float, 1e-9),
+        norm_num_groups=fields.number("norm_num_groups", 32, int, 1),
+        act_fn=fields.activation("act_fn", "silu"),
+    )
+    fields.finish()
+    return result
+
+
+ARCHITECTURES: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {"unet": unet_config, "vae": vae_config}

@@ -1,0 +1,203 @@
+"""From released folders to a checkpoint: everything is checked first, then written tensor by tensor."""
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+from tqdm import tqdm
+
+from convert.hub import download, is_hub_id
+from convert.reader import Weights, open_weights
+from convert.released import (
+    STAGES,
+    TOKENIZER_FILES,
+    Part,
+    Stage,
+    check_fit,
+    check_pipeline,
+    read_architecture,
+    read_json,
+)
+from convert.rules import match
+from convert.tables import KINDS, parameters
+from show1_jax.checkpoint import CheckpointWriter, Component, WeightPath, check_target, new_checkpoint, sha256
+from show1_jax.config import Architecture
+from show1_jax.errors import UserError
+
+DTYPES: Final[Mapping[str, np.dtype | None]] = {
+    "keep": None,
+    "float32": np.dtype("float32"),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype("float16"),
+}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A part that was checked and can be written."""
+
+    stage: Stage
+    part: Part
+    folder: Path
+    origin: dict[str, Any]
+    architecture: Architecture
+    config: dict[str, Any]
+    schedulers: dict[str, dict[str, Any]]
+    tokenizer: dict[str, Path]
+    weights: Weights
+    arrays: dict[WeightPath, np.ndarray]
+    dtypes: dict[WeightPath, np.dtype]
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(array.size * self.dtypes[path].itemsize for path, array in self.arrays.items())
+
+    @property
+    def dtype_name(self) -> str:
+        names = {dtype.name for dtype in self.dtypes.values()}
+        return names.pop() if len(names) == 1 else "mixed"
+
+
+def convert(
+    out: Path,
+    sources: Mapping[str, str],
+    *,
+    variant: str | None = None,
+    dtype: np.dtype | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Converts the released folders of some stages to one checkpoint.
+
+    Args:
+      out: the checkpoint's directory; it appears when everything is written.
+      sources: for each stage a local folder, or a hub id with an optional @revision.
+      variant: of the weight files, e.g. "fp16", where a folder has it.
+      dtype: of the stored weights; None keeps each tensor's.
+      overwrite: replace a checkpoint that is there.
+
+    Raises:
+      UserError: anything wrong with sources, weights, `out` or the disk; `out` is then as it was.
+    """
+    check_target(out, overwrite=overwrite)
+    jobs = [job for name, source in sources.items() for job in _prepare(STAGES[name], source, variant, dtype)]
+    check_fit({job.part.component: job.architecture for job in jobs})
+    if variant is not None and all(job.weights.variant != variant for job in jobs):
+        raise UserError(f"--variant {variant}: no source has such files; leave it out to take what there is")
+    _check_space(out, sum(job.stored_bytes for job in jobs))
+    with new_checkpoint(out, overwrite=overwrite) as writer:
+        for job in jobs:
+            _write(writer, job)
+    _report(out, jobs)
+
+
+def _prepare(stage: Stage, source: str, variant: str | None, dtype: np.dtype | None) -> list[_Job]:
+    folder, revision = Path(source), None
+    if not folder.exists() and is_hub_id(source):
+        folder, revision = download(source, stage, variant)
+    check_pipeline(stage, folder)
+    origin = {"source": source, "revision": revision}
+    return [_check(stage, part, folder, origin, variant, dtype) for part in stage.parts]
+
+
+def _check(
+    stage: Stage, part: Part, folder: Path, origin: dict[str, Any], variant: str | None, dtype: np.dtype | None
+) -> _Job:
+    architecture, config = read_architecture(stage, part, folder)
+    schedulers = {role: read_json(folder / role / "scheduler_config.json") for role in part.schedulers}
+    tokenizer = _tokenizer(part, folder)
+    weights = open_weights(folder / part.folder, variant)
+    state = parameters(part.kind, architecture)
+    with _bar(f"check {part.component}", sum(array.nbytes for array in weights.values()), weights) as bar:
+        where = f"{folder / part.folder}"
+        arrays = match(weights, state, KINDS[part.kind].table, where=where, dtype=dtype, progress=bar.advance)
+    dtypes = {path: dtype or array.dtype for path, array in arrays.items()}
+    return _Job(stage, part, folder, origin, architecture, config, schedulers, tokenizer, weights, arrays, dtypes)
+
+
+def _tokenizer(part: Part, folder: Path) -> dict[str, Path]:
+    if not part.tokenizer:
+        return {}
+    found = {name: folder / "tokenizer" / name for name in TOKENIZER_FILES}
+    missing = [name for name in part.tokenizer if not found[name].is_file()]
+    if missing:
+        raise UserError(f"{folder / 'tokenizer'}: has no {', '.join(missing)}; download the whole released folder")
+    return {name: path for name, path in found.items() if path.is_file()}
+
+
+def _write(writer: CheckpointWriter, job: _Job) -> None:
+    component = Component(
+        kind=job.part.kind,
+        architecture=job.architecture.to_dict(),
+        dtype=job.dtype_name,
+        schedulers=job.schedulers,
+        config=job.config,
+        provenance=_provenance(job),
+    )
+    with _bar(f"write {job.part.component}", sum(array.nbytes for array in job.arrays.values()), job.weights) as bar:
+        writer.add(job.part.component, component, job.arrays, job.dtypes, job.tokenizer, bar.advance)
+
+
+def _provenance(job: _Job) -> dict[str, Any]:
+    files = [
+        *job.weights.files,
+        job.folder / job.part.folder / "config.json",
+        *(job.folder / role / "scheduler_config.json" for role in job.schedulers),
+        *job.tokenizer.values(),
+    ]
+    return {
+        **job.origin,
+        "variant": job.weights.variant,
+        "files": {path.relative_to(job.folder).as_posix(): sha256(path) for path in files},
+        "licence": job.stage.licence,
+        "tool": f"show1-jax {_version()}",
+    }
+
+
+def _version() -> str:
+    try:
+        return metadata.version("show1-jax")
+    except metadata.PackageNotFoundError:
+        return "from a checkout"
+
+
+def _check_space(out: Path, needed: int) -> None:
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise UserError(
+            f"{out}: the checkpoint needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free; "
+            "free space or choose another place with --out"
+        )
+
+
+class _Bar(tqdm):
+    """A progress bar in bytes that gives the memory of finished tensors back."""
+
+    def __init__(self, weights: Weights, **options: Any) -> None:
+        super().__init__(unit="B", unit_scale=True, leave=False, **options)
+        self._weights = weights
+
+    def advance(self, size: int) -> None:
+        """Counts `size` bytes as done."""
+        self.update(size)
+        self._weights.release()
+
+
+def _bar(what: str, total: int, weights: Weights) -> _Bar:
+    return _Bar(weights, desc=what, total=total, file=sys.stderr)
+
+
+def _report(out: Path, jobs: list[_Job]) -> None:
+    for job in jobs:
+        taken = f" (variant {job.weights.variant})" if job.weights.variant else ""
+        print(f"{job.part.component}: {', '.join(path.name for path in job.weights.files)}{taken} as {job.dtype_name}")
+    for licence in dict.fromkeys(job.stage.licence for job in jobs):
+        stages = dict.fromkeys(job.stage.name for job in jobs if job.stage.licence == licence)
+        print(f"The weights of {', '.join(stages)} are under the {licence}.")
+    print(f"{out}: written")

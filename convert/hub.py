@@ -1,0 +1,108 @@
+"""Released folders from the Hugging Face hub: one pinned revision, only the files needed."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import httpx
+
+from convert.reader import choose_file, read_index
+from convert.released import MODEL_INDEX, TOKENIZER_FILES, Stage
+from show1_jax.errors import UserError
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether `source` looks like `owner/name` or `owner/name@revision`."""
+    return _HUB_ID.fullmatch(source) is not None
+
+
+def download(source: str, stage: Stage, variant: str | None = None) -> tuple[Path, str]:
+    """Downloads what `stage` needs of a repository into the hub's cache.
+
+    Args:
+      source: `owner/name` or `owner/name@revision`.
+      stage: whose parts are needed.
+      variant: of the weights, see `open_weights`.
+
+    Returns:
+      The folder, and the commit that `revision` (by default `main`) stands for.
+
+    Raises:
+      UserError: gated, missing or unreachable repository, missing revision, or files that are not there.
+    """
+    repository, _, revision = source.partition("@")
+    with _one_line(repository, revision):
+        info = HfApi().model_info(repository, revision=revision or None)
+        commit = str(info.sha)
+
+        def get(name: str) -> Path:
+            return Path(hf_hub_download(repository, name, revision=commit))
+
+        names = [file.rfilename for file in info.siblings or ()]
+        wanted = list(_wanted(stage, names, variant, source, get))
+        missing = sorted(set(wanted) - set(names))
+        if missing:
+            raise UserError(
+                f"{source}: has no {', '.join(missing)}; {stage.name} needs a repository like {stage.repository}"
+            )
+        paths = [get(name) for name in wanted]
+    root = paths[0]
+    for _ in Path(wanted[0]).parts:
+        root = root.parent
+    return root, commit
+
+
+def _wanted(
+    stage: Stage, names: list[str], variant: str | None, source: str, get: Callable[[str], Path]
+) -> Iterator[str]:
+    if MODEL_INDEX in names:
+        yield MODEL_INDEX
+    for part in stage.parts:
+        yield f"{part.folder}/config.json"
+        prefix = f"{part.folder}/"
+        inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        chosen = choose_file(inside, variant, where=f"{source}/{part.folder}")
+        yield prefix + chosen.name
+        if chosen.is_index:
+            yield from sorted(prefix + shard for shard in set(read_index(get(prefix + chosen.name)).values()))
+        for scheduler in part.schedulers:
+            yield f"{scheduler}/scheduler_config.json"
+        for name in TOKENIZER_FILES if part.tokenizer else ():
+            if name in part.tokenizer or f"tokenizer/{name}" in names:
+                yield f"tokenizer/{name}"
+
+
+@contextmanager
+def _one_line(repository: str, revision: str) -> Iterator[None]:
+    page = f"https://huggingface.co/{repository}"
+    try:
+        yield
+    except GatedRepoError:
+        raise UserError(
+            f"{repository} is gated: log in at {page}, accept its licence there, then run `hf auth login` "
+            "and convert again"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"{repository} has no revision {revision!r}; see {page}/commits/main") from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{repository}: no such repository on the hub, or a private one; check the name, or run `hf auth login`"
+        ) from None
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.TransportError):
+        raise UserError(
+            f"{repository}: the hub cannot be reached; go online, or download the folder elsewhere and give its path"
+        ) from None
+    except HfHubHTTPError as error:
+        raise UserError(f"{repository}: the hub answers {error.response.status_code}; try again later") from None

@@ -1,0 +1,153 @@
+"""The weights of a component folder, opened lazily: `.safetensors` or `.bin`, whole or sharded, of any variant."""
+
+import json
+import mmap
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from convert.mapped import MappedTensor, TensorTable
+from convert.safetensors_file import read_safetensors
+from convert.torch_file import read_torch_zip
+from show1_jax.errors import UserError
+
+_STEM = r"(?P<stem>diffusion_pytorch_model|model|pytorch_model)"
+_WHOLE = re.compile(_STEM + r"(?:\.(?P<variant>\w+))?\.(?P<kind>safetensors|bin)")
+_INDEX = re.compile(_STEM + r"\.(?P<kind>safetensors|bin)\.index(?:\.(?P<variant>\w+))?\.json")
+_SHARD = re.compile(_STEM + r".*-\d+-of-\d+\.(safetensors|bin)")
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One way to get a folder's weights: a whole file, or the index of a sharded one."""
+
+    name: str
+    variant: str | None
+    is_safetensors: bool
+    is_index: bool
+
+
+class Weights(Mapping[str, np.ndarray]):
+    """Name -> array of one component. Arrays are read-only views of the mapped files: nothing is read until used.
+
+    Attributes:
+      variant: the variant that was taken, e.g. "fp16"; None for plain file names.
+      files: every file the tensors come from, the index first if there is one.
+    """
+
+    def __init__(self, tensors: Mapping[str, MappedTensor], files: tuple[Path, ...], variant: str | None) -> None:
+        self._tensors = tensors
+        self.files = files
+        self.variant = variant
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._tensors[name].view()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def release(self) -> None:
+        """Gives back the memory of what was read so far; it can be read again."""
+        for buffer in {id(tensor.buffer): tensor.buffer for tensor in self._tensors.values()}.values():
+            buffer.madvise(mmap.MADV_DONTNEED)
+
+
+def open_weights(folder: Path, variant: str | None = None) -> Weights:
+    """Opens the weights of a component folder of a released pipeline.
+
+    Args:
+      folder: e.g. `show-1-base/unet`.
+      variant: the variant to prefer, e.g. "fp16"; a folder without it gives its plain files. By default the plain
+        files, or else the only variant there is. `.safetensors` is preferred to `.bin`, a whole file to shards.
+
+    Raises:
+      UserError: no weights or no such variant; missing, truncated, damaged or hostile files; an index that does not
+        agree with its shards.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give a folder in the released layout")
+    chosen = choose_file([path.name for path in folder.iterdir()], variant, where=str(folder))
+    path = folder / chosen.name
+    if not chosen.is_index:
+        return Weights(_read(path), (path,), chosen.variant)
+    weight_map = read_index(path)
+    shards = tuple(folder / name for name in sorted(set(weight_map.values())))
+    return Weights(_join(path, weight_map, shards), (path, *shards), chosen.variant)
+
+
+def choose_file(names: Iterable[str], variant: str | None = None, *, where: str) -> WeightFile:
+    """The file among `names` that `open_weights` would open in the folder `where`.
+
+    Raises:
+      UserError: there is none, or none can be preferred.
+    """
+    names = list(names)
+    found = list(_weight_files(names))
+    if not found:
+        if any(_SHARD.fullmatch(name) for name in names):
+            raise UserError(f"{where}: shards of weights but no *.index.json that lists them; download it as well")
+        raise UserError(f"{where}: no weights (*.safetensors or *.bin); download them into it")
+    variants = {file.variant for file in found}
+    if variant not in variants:
+        variant = _fallback(where, variant, variants)
+    candidates = [file for file in found if file.variant == variant]
+    return min(candidates, key=lambda file: (not file.is_safetensors, file.is_index, file.name))
+
+
+def _fallback(where: str, variant: str | None, variants: set[str | None]) -> str | None:
+    names = ", ".join(sorted(name for name in variants if name))
+    if variant is not None and None not in variants:
+        raise UserError(f"{where}: no variant {variant!r}; there is {names}, choose it with --variant")
+    if variant is None and len(variants) > 1:
+        raise UserError(f"{where}: several variants ({names}); choose one with --variant")
+    return None if variant is not None else next(iter(variants))
+
+
+def _weight_files(names: Iterable[str]) -> Iterator[WeightFile]:
+    for name in names:
+        for pattern in (_WHOLE, _INDEX):
+            if match := pattern.fullmatch(name):
+                yield WeightFile(name, match["variant"], match["kind"] == "safetensors", pattern is _INDEX)
+
+
+def _read(path: Path) -> TensorTable:
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Name -> shard's file name, of a `*.index.json`. Shards lie beside it: a name that leads elsewhere is refused."""
+    try:
+        weight_map = json.loads(path.read_bytes())["weight_map"]
+        if not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{path}: not an index of weights (a JSON table with weight_map); download it again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    for shard in set(weight_map.values()):
+        if Path(shard).name != shard or Path(shard).suffix not in {".safetensors", ".bin"}:
+            raise UserError(f"{path}: names the shard {shard!r}, which is no file name of weights; do not trust it")
+    return weight_map
+
+
+def _join(index: Path, weight_map: dict[str, str], shards: tuple[Path, ...]) -> TensorTable:
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise UserError(f"{index}: names shards that are not there: {', '.join(missing)}; download them as well")
+    tables = {shard.name: _read(shard) for shard in shards}
+    listed = set(weight_map.items())
+    present = {(name, shard) for shard, table in tables.items() for name in table}
+    if listed != present:
+        wrong = sorted(listed ^ present)
+        shown = ", ".join(f"{name} in {shard}" for name, shard in wrong[:20])
+        raise UserError(
+            f"{index}: does not agree with its shards about {len(wrong)} tensors: {shown}"
+            f"{', ...' if len(wrong) > 20 else ''}; download index and shards again, together"
+        )
+    return {name: tables[shard][name] for name, shard in weight_map.items()}

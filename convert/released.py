@@ -1,0 +1,213 @@
+"""The five released folders: what each stage needs of its own, and how a wrong folder is told from the right one."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from convert.tables import KINDS
+from show1_jax.config import Architecture, UNetConfig
+from show1_jax.errors import UserError
+
+SHOW1_LICENCE: Final = "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0)"
+DEEPFLOYD_LICENCE: Final = (
+    "DeepFloyd IF License Agreement (https://huggingface.co/spaces/DeepFloyd/deepfloyd-if-license)"
+)
+
+MODEL_INDEX: Final = "model_index.json"
+TOKENIZER_FILES: Final = (
+    "spiece.model",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component of a released folder.
+
+    Attributes:
+      component: its name in the checkpoint.
+      kind: "unet", "vae", "t5" or "clip".
+      folder: of its config and weights.
+      schedulers: folders of the scheduler configurations that belong to it.
+      tokenizer: names of the tokenizer files that it must have.
+    """
+
+    component: str
+    kind: str
+    folder: str
+    schedulers: tuple[str, ...] = ()
+    tokenizer: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's released folder, and what its UNet must look like.
+
+    Attributes:
+      name: of the stage.
+      repository: the hub id of the released weights.
+      licence: of the released weights.
+      pipeline: the class that `model_index.json` names. It is compared, never imported.
+      parts: the components to convert, the UNet first.
+      description: of the UNet, for a person.
+      unet: fields that tell its architecture from the other stages'.
+    """
+
+    name: str
+    repository: str
+    licence: str
+    pipeline: str
+    parts: tuple[Part, ...]
+    description: str
+    unet: Mapping[str, Any]
+
+    @property
+    def folder(self) -> str:
+        """The repository's own name, which `--from` expects."""
+        return self.repository.partition("/")[2]
+
+
+_NOISED: Final = ("scheduler", "image_noising_scheduler")
+_CLIP_TOKENIZER: Final = ("vocab.json", "merges.txt", "tokenizer_config.json")
+
+STAGES: Final[Mapping[str, Stage]] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "keyframes",
+            "showlab/show-1-base",
+            SHOW1_LICENCE,
+            "TextToVideoIFPipeline",
+            (
+                Part("keyframes", "unet", "unet", ("scheduler",)),
+                Part("text_t5", "t5", "text_encoder", tokenizer=("spiece.model",)),
+            ),
+            "a 3-D pixel UNet with 3 input channels",
+            {"temporal": True, "attention": "added_kv", "in_channels": 3, "noise_level_embedding": False},
+        ),
+        Stage(
+            "interpolation",
+            "showlab/show-1-interpolation",
+            SHOW1_LICENCE,
+            "TextToVideoIFInterpPipeline",
+            (Part("interpolation", "unet", "unet", ("scheduler",)),),
+            "a 3-D pixel UNet with 7 input channels",
+            {"temporal": True, "attention": "added_kv", "in_channels": 7, "noise_level_embedding": False},
+        ),
+        Stage(
+            "first_frame",
+            "DeepFloyd/IF-II-L-v1.0",
+            DEEPFLOYD_LICENCE,
+            "IFSuperResolutionPipeline",
+            (Part("first_frame", "unet", "unet", _NOISED),),
+            "a 2-D pixel UNet with 6 input channels and a noise level",
+            {"temporal": False, "attention": "added_kv", "in_channels": 6, "noise_level_embedding": True},
+        ),
+        Stage(
+            "superres_pixel",
+            "showlab/show-1-sr1",
+            SHOW1_LICENCE,
+            "TextToVideoIFSuperResolutionPipeline_Cond",
+            (Part("superres_pixel", "unet", "unet", _NOISED),),
+            "a 3-D pixel UNet with 6 input channels and a noise level",
+            {"temporal": True, "attention": "added_kv", "in_channels": 6, "noise_level_embedding": True},
+        ),
+        Stage(
+            "superres_latent",
+            "showlab/show-1-sr2",
+            SHOW1_LICENCE,
+            "VideoToVideoSDPipeline",
+            (
+                Part("superres_latent", "unet", "unet", ("scheduler",)),
+                Part("text_clip", "clip", "text_encoder", tokenizer=_CLIP_TOKENIZER),
+                Part("vae", "vae", "vae"),
+            ),
+            "a 3-D latent UNet with 4 input channels",
+            {"temporal": True, "attention": "transformer", "in_channels": 4},
+        ),
+    )
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A configuration file (`-Infinity` is allowed, as in released schedulers). Raises UserError by file name."""
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; download the whole released folder") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: not JSON; download it again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a table of settings; download it again")
+    return values
+
+
+def check_pipeline(stage: Stage, folder: Path) -> None:
+    """Refuses the folder of another stage by the pipeline it names. Unknown pipelines are left to `check_unet`."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the one of {stage.name} ({stage.repository})")
+    path = folder / MODEL_INDEX
+    name = read_json(path).get("_class_name") if path.is_file() else None
+    for other in STAGES.values():
+        if other.pipeline == name and other is not stage:
+            raise UserError(
+                f"{folder}: is the folder of {other.name} ({name}), not of {stage.name}; "
+                f"give one like {stage.repository}"
+            )
+
+
+def read_architecture(stage: Stage, part: Part, folder: Path) -> tuple[Architecture, dict[str, Any]]:
+    """A part's architecture and its `config.json`, verbatim.
+
+    Raises:
+      UserError: missing or damaged file, unsupported settings, or a UNet of another stage.
+    """
+    path = folder / part.folder / "config.json"
+    config = read_json(path)
+    try:
+        architecture = KINDS[part.kind].read_config(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if isinstance(architecture, UNetConfig):
+        _check_unet(stage, architecture, path)
+    return architecture, config
+
+
+def _check_unet(stage: Stage, architecture: UNetConfig, path: Path) -> None:
+    def fits(other: Stage) -> bool:
+        return all(getattr(architecture, name) == value for name, value in other.unet.items())
+
+    if not fits(stage):
+        owners = [other.name for other in STAGES.values() if fits(other)]
+        actual = (
+            f"the UNet of {owners[0]}"
+            if owners
+            else ", ".join(f"{name}={getattr(architecture, name)!r}" for name in stage.unet)
+        )
+        raise UserError(
+            f"{path}: is {actual}, but {stage.name} needs {stage.description}; give a folder like {stage.repository}"
+        )
+
+
+def check_fit(architectures: Mapping[str, Architecture]) -> None:
+    """Checks that the text encoders that were converted give what the UNets take. Raises UserError."""
+    encoders = {"text_t5": ("d_model", False), "text_clip": ("hidden_size", True)}
+    for encoder, (width_name, latent) in encoders.items():
+        if encoder not in architectures:
+            continue
+        width = getattr(architectures[encoder], width_name)
+        for name, unet in architectures.items():
+            if isinstance(unet, UNetConfig) and (name == "superres_latent") == latent and unet.raw_text_dim != width:
+                raise UserError(
+                    f"the UNet of {name} takes text states of width {unet.raw_text_dim}, but {encoder} "
+                    f"gives {width}; give folders that belong together"
+                )

@@ -1,0 +1,225 @@
+"""The engine of conversion: a bijection between the keys of a released file and the parameters of an NNX state.
+
+Names mirror the released ones, so that a component's `Table` holds only what differs. Every parameter has exactly one
+key and one layout, and both can be read in either direction. Every problem is found before one of them is raised.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+from flax import nnx
+
+from show1_jax.checkpoint import WeightPath, weight_path
+from show1_jax.errors import UserError
+
+_LISTED = 20
+_CHUNK_ELEMENTS = 2**24
+_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+_KERNEL_LAYOUTS = {2: ("o i", "i o"), 4: ("o i h w", "h w i o")}
+_TEMPORAL_LAYOUT = ("o i t 1 1", "t 1 i o")
+
+Substitutions = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is particular to one kind of component.
+
+    Attributes:
+      renames: regular expressions and replacements that turn our dotted path into the released key, leaf excepted.
+      temporal: a regular expression for our paths of convolutions over time: 3-D in the file, 2-D over (time, pixels)
+        here.
+      aliases: the same for keys of older files into keys of newer ones.
+      tied: keys that repeat another one's tensor, by the key they repeat; either or both may be there.
+      ignored: a regular expression for keys that hold no parameter.
+    """
+
+    renames: Substitutions = ()
+    temporal: str | None = None
+    aliases: Substitutions = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
+    ignored: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a parameter comes from: its released key, both layouts as einops axes, its shape in the file."""
+
+    key: str
+    layouts: tuple[str, str]
+    shape: tuple[int, ...]
+
+    def to_ours(self, array: np.ndarray) -> np.ndarray:
+        """A view of a released array in our layout."""
+        return rearrange(array, " -> ".join(self.layouts))
+
+    def to_released(self, array: np.ndarray) -> np.ndarray:
+        """A view of our array in the released layout."""
+        return rearrange(array, " -> ".join(reversed(self.layouts)))
+
+
+class Problems:
+    """Everything wrong with one component, by kind."""
+
+    def __init__(self) -> None:
+        self._by_kind: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, kind: str, what: str) -> None:
+        """Notes one problem."""
+        self._by_kind[kind].append(what)
+
+    def raise_any(self, where: str) -> None:
+        """Raises one UserError with all of them, the first 20 of each kind by name; nothing if there are none."""
+        if self._by_kind:
+            kinds = "; ".join(
+                f"{len(found)} {kind}: {', '.join(found[:_LISTED])}{', ...' if len(found) > _LISTED else ''}"
+                for kind, found in self._by_kind.items()
+            )
+            raise UserError(
+                f"{where}: the weights do not fit the network: {kinds}. "
+                "Use weights and config.json of the same released component"
+            )
+
+
+def sources(abstract_state: nnx.State, table: Table, problems: Problems | None = None) -> dict[WeightPath, Source]:
+    """The bijection: for every parameter of the (abstract) state its released key, layout and shape.
+
+    Raises:
+      UserError: two parameters with one key, or a parameter without a rule; unless `problems` collects them.
+    """
+    found = problems or Problems()
+    result: dict[WeightPath, Source] = {}
+    owners: dict[str, str] = {}
+    for path, variable in nnx.to_flat_state(abstract_state):
+        dotted = ".".join(weight_path(path))
+        layouts = _layouts(dotted, len(variable.shape), table)
+        if layouts is None:
+            found.add("unmapped parameters", dotted)
+            continue
+        key = _released_key(dotted, table)
+        if key in owners:
+            found.add("parameters that share a key", f"{owners[key]} and {dotted} ({key})")
+        owners[key] = dotted
+        shape = rearrange(np.broadcast_to(False, variable.shape), " -> ".join(reversed(layouts))).shape
+        result[weight_path(path)] = Source(key, layouts, shape)
+    if problems is None:
+        found.raise_any("conversion table")
+    return result
+
+
+def match(
+    weights: Mapping[str, np.ndarray],
+    abstract_state: nnx.State,
+    table: Table,
+    *,
+    where: str,
+    dtype: np.dtype | None = None,
+    progress: Callable[[int], object] = lambda size: None,
+) -> dict[WeightPath, np.ndarray]:
+    """The released arrays in our places and layouts, as views, after every check.
+
+    Args:
+      weights: the component's released arrays by key.
+      abstract_state: the network's parameters, as `nnx.eval_shape` gives them.
+      table: the component's table.
+      where: names the component in messages.
+      dtype: what the weights will be stored as; None keeps each.
+      progress: is told the bytes of each array that was checked.
+
+    Raises:
+      UserError: lists every unmapped, unexpected, duplicate, missing, mis-shaped, non-numeric, NaN, infinite or (in
+        `dtype`) overflowing weight at once.
+    """
+    problems = Problems()
+    given = _canonical(weights, table, problems)
+    result: dict[WeightPath, np.ndarray] = {}
+    wanted = sources(abstract_state, table, problems)
+    for path, source in wanted.items():
+        if source.key not in given:
+            problems.add("missing keys", source.key)
+            continue
+        array = given[source.key]
+        if array.shape != source.shape:
+            problems.add("wrong shapes", f"{source.key} is {array.shape}, not {source.shape}")
+            continue
+        _check_values(source.key, array, dtype or array.dtype, problems)
+        progress(array.nbytes)
+        result[path] = source.to_ours(array)
+    for key in given.keys() - {source.key for source in wanted.values()}:
+        problems.add("unexpected keys", key)
+    problems.raise_any(where)
+    return result
+
+
+def _layouts(dotted: str, rank: int, table: Table) -> tuple[str, str] | None:
+    if not dotted.endswith("kernel"):
+        axes = " ".join(f"axis{axis}" for axis in range(rank))
+        return axes, axes
+    if table.temporal and re.search(table.temporal, dotted):
+        return _TEMPORAL_LAYOUT if rank == 4 else None
+    return _KERNEL_LAYOUTS.get(rank)
+
+
+def _released_key(dotted: str, table: Table) -> str:
+    stem, _, leaf = dotted.rpartition(".")
+    stem = _substitute(stem, table.renames)
+    return f"{stem}.{_LEAVES.get(leaf, leaf)}" if stem else leaf
+
+
+def _substitute(name: str, substitutions: Substitutions) -> str:
+    for pattern, replacement in substitutions:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _canonical(weights: Mapping[str, np.ndarray], table: Table, problems: Problems) -> dict[str, np.ndarray]:
+    """The arrays by the keys of a new file: aliases resolved, repeats dropped, non-parameters left out."""
+    given: dict[str, np.ndarray] = {}
+    tied: dict[str, np.ndarray] = {}
+    for name, array in weights.items():
+        key = _substitute(name, table.aliases)
+        if table.ignored and re.search(table.ignored, key):
+            continue
+        if key in table.tied:
+            tied[key] = array
+        elif key in given:
+            problems.add("duplicate keys", f"{name} ({key})")
+        else:
+            given[key] = array
+    for repeat, array in tied.items():
+        key = table.tied[repeat]
+        if key in given and not _equal(given[key], array):
+            problems.add("duplicate keys with different values", f"{key} and {repeat}")
+        given.setdefault(key, array)
+    return given
+
+
+def _check_values(key: str, array: np.ndarray, dtype: np.dtype, problems: Problems) -> None:
+    if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
+        problems.add("weights that are no floats", f"{key} is {array.dtype}")
+    elif not all(np.isfinite(chunk).all() for chunk in _chunks(array)):
+        problems.add("weights with NaN or infinity", key)
+    elif dtype != array.dtype:
+        with np.errstate(over="ignore"):
+            if not all(np.isfinite(chunk.astype(dtype)).all() for chunk in _chunks(array)):
+                problems.add(f"weights too large for {dtype}", key)
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and all(np.array_equal(x, y) for x, y in zip(_chunks(a), _chunks(b), strict=True))
+
+
+def _chunks(array: np.ndarray) -> Iterator[Any]:
+    """Pieces along the first axis, so that what is computed from a mapped array stays small."""
+    if array.ndim == 0:
+        yield array
+        return
+    rows = max(1, _CHUNK_ELEMENTS // max(1, math.prod(array.shape[1:])))
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]

@@ -1,0 +1,81 @@
+"""`.safetensors`: an 8-byte length, a JSON header, then the tensors (https://github.com/huggingface/safetensors).
+
+The library's NumPy reader copies what it reads and knows no bfloat16; here every tensor is a view of the mapped file.
+"""
+
+import json
+import math
+import mmap
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from convert.mapped import MappedTensor, TensorTable, map_file
+from show1_jax.errors import UserError
+
+DTYPES = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+
+
+def read_safetensors(path: Path) -> TensorTable:
+    """Names and places of the tensors of one `.safetensors` file.
+
+    Raises:
+      UserError: missing, empty, truncated or damaged file, or an element type no network here uses.
+    """
+    buffer = map_file(path)
+    header, data_start = _header(path, buffer)
+    return {
+        name: _tensor(path, buffer, name, entry, data_start) for name, entry in header.items() if name != "__metadata__"
+    }
+
+
+def _header(path: Path, buffer: mmap.mmap) -> tuple[dict[str, Any], int]:
+    if len(buffer) < 8:
+        raise UserError(f"{path}: truncated inside the header; download it again")
+    data_start = 8 + int.from_bytes(buffer[:8], "little")
+    if data_start > len(buffer):
+        raise UserError(f"{path}: truncated inside the header, or no safetensors file; download it again")
+    try:
+        header = json.loads(buffer[8:data_start])
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: the header is not JSON, the file is damaged; download it again") from None
+    if not isinstance(header, dict):
+        raise UserError(f"{path}: the header is not a table of tensors, the file is damaged; download it again")
+    return header, data_start
+
+
+def _tensor(path: Path, buffer: mmap.mmap, name: str, entry: Any, data_start: int) -> MappedTensor:
+    try:
+        type_name, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        sane = all(type(n) is int and n >= 0 for n in (*shape, begin, end)) and len(shape) <= 8
+    except (TypeError, KeyError, ValueError):
+        sane = False
+    if not sane:
+        raise UserError(f"{path}: {name!r} has a damaged header entry; download the file again")
+    if type_name not in DTYPES:
+        raise UserError(f"{path}: {name!r} has element type {type_name!r}; re-save it as F32, F16 or BF16")
+    dtype = DTYPES[type_name]
+    if end - begin != math.prod(shape) * dtype.itemsize:
+        raise UserError(
+            f"{path}: {name!r} has {end - begin} bytes, which do not fit its shape {shape}; "
+            "the file is damaged, download it again"
+        )
+    if data_start + end > len(buffer):
+        raise UserError(
+            f"{path}: truncated, {name!r} ends at byte {data_start + end} of {len(buffer)}; download it again"
+        )
+    strides = tuple(dtype.itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return MappedTensor(buffer, dtype, tuple(shape), strides, data_start + begin)

@@ -1,0 +1,71 @@
+"""What differs between released keys and our paths, a table for each kind of component."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flax import nnx
+
+from convert.architectures import unet_config, vae_config
+from convert.rules import Table
+from show1_jax.config import Architecture
+from show1_jax.models import build
+from show1_jax.text import CLIPTextConfig, T5Config
+
+UNET: Final = Table(
+    renames=(
+        (r"\.to_out$", ".to_out.0"),
+        (r"\.ff\.proj_in$", ".ff.net.0.proj"),
+        (r"\.ff\.proj_out$", ".ff.net.2"),
+        # Released steps are sequences: norm, SiLU, convolution; from the second on with dropout before the convolution.
+        (r"(temp_convs\.\d+\.conv\d)\.norm$", r"\1.0"),
+        (r"(temp_convs\.\d+\.conv1)\.conv$", r"\1.2"),
+        (r"(temp_convs\.\d+\.conv[2-4])\.conv$", r"\1.3"),
+    ),
+    temporal=r"temp_convs\.\d+\.conv\d\.conv\.kernel$",
+)
+
+VAE: Final = Table(
+    renames=((r"\.to_out$", ".to_out.0"),),
+    aliases=(
+        (r"(attentions\.\d+)\.query\.", r"\1.to_q."),
+        (r"(attentions\.\d+)\.key\.", r"\1.to_k."),
+        (r"(attentions\.\d+)\.value\.", r"\1.to_v."),
+        (r"(attentions\.\d+)\.proj_attn\.", r"\1.to_out.0."),
+    ),
+)
+
+T5: Final = Table(
+    renames=((r"^(block|final_layer_norm)\b", r"encoder.\1"),),
+    tied={"encoder.embed_tokens.weight": "shared.weight"},
+)
+
+CLIP: Final = Table(
+    renames=(
+        (r"^(token_embedding|position_embedding)\b", r"text_model.embeddings.\1"),
+        (r"^layers\b", "text_model.encoder.layers"),
+        (r"^final_layer_norm\b", "text_model.final_layer_norm"),
+    ),
+    ignored=r"\.position_ids$",
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of component: how its released config is read, and the table of its keys."""
+
+    read_config: Callable[[Mapping[str, Any]], Architecture]
+    table: Table
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "unet": Kind(unet_config, UNET),
+    "vae": Kind(vae_config, VAE),
+    "t5": Kind(T5Config.from_json, T5),
+    "clip": Kind(CLIPTextConfig.from_json, CLIP),
+}
+
+
+def parameters(kind: str, architecture: Architecture) -> nnx.State:
+    """Shapes of a network's parameters; allocates nothing."""
+    return nnx.state(build(kind, architecture), nnx.Param)

@@ -1,0 +1,279 @@
+"""`.bin`: torch's zip of a pickle and its storages, read without torch and without trusting it.
+
+The archive holds `NAME/data.pkl`, a pickled state dict whose tensors point at storages `NAME/data/KEY`, stored
+uncompressed, so that they can be used where they lie. A pickle is a program; this is an interpreter of the few
+instructions that a state dict needs, and the only things it can build are dicts and tensors. A name outside
+`_GLOBALS` is refused before anything is done with it.
+"""
+
+import math
+import mmap
+import pickletools
+import struct
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from convert.mapped import MappedTensor, TensorTable, map_file
+from show1_jax.errors import UserError
+
+_STORAGES = {
+    "torch DoubleStorage": np.dtype("<f8"),
+    "torch FloatStorage": np.dtype("<f4"),
+    "torch HalfStorage": np.dtype("<f2"),
+    "torch BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "torch LongStorage": np.dtype("<i8"),
+    "torch IntStorage": np.dtype("<i4"),
+    "torch ShortStorage": np.dtype("<i2"),
+    "torch CharStorage": np.dtype("i1"),
+    "torch ByteStorage": np.dtype("u1"),
+    "torch BoolStorage": np.dtype("?"),
+    "torch UntypedStorage": np.dtype("u1"),
+    "torch.storage UntypedStorage": np.dtype("u1"),
+}
+_ORDERED_DICT = "collections OrderedDict"
+_REBUILD_TENSOR = "torch._utils _rebuild_tensor_v2"
+_REBUILD_PARAMETER = "torch._utils _rebuild_parameter"
+_GLOBALS = {_ORDERED_DICT, _REBUILD_TENSOR, _REBUILD_PARAMETER, *_STORAGES}
+_MAX_DIMENSIONS = 8
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+
+
+@dataclass(frozen=True)
+class _Global:
+    """A name the pickle asked for and may have. It is a token: nothing is imported or looked up."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Storage:
+    buffer: mmap.mmap
+    dtype: np.dtype
+    offset: int
+    numel: int
+
+
+class _MalformedError(Exception):
+    """What is wrong with the archive; becomes a UserError with the file's name."""
+
+
+def read_torch_zip(path: Path) -> TensorTable:
+    """Names and places of the tensors of a state dict saved by `torch.save` (the zip format, torch 1.6 and later).
+
+    Tensors may be strided, offset, or share a storage. Every place is checked against the storage's size.
+
+    Raises:
+      UserError: missing, empty, truncated or damaged file; the old non-zip format; a big-endian file; a pickle
+        that asks for anything but tensors and dicts (its name is given); contents other than name -> tensor.
+    """
+    buffer = map_file(path)
+    if buffer[:2] != b"PK":
+        raise UserError(_not_a_zip(path, buffer))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _state_dict(_Archive(archive, buffer))
+    except _MalformedError as error:
+        raise UserError(f"{path}: {error}") from None
+    # Any other exception here means bytes that no writer of this format produces: pickletools and zipfile raise a
+    # dozen kinds on damaged input.
+    except Exception as error:
+        raise UserError(f"{path}: truncated or damaged ({error or type(error).__name__}); download it again") from None
+
+
+def _not_a_zip(path: Path, buffer: mmap.mmap) -> str:
+    if buffer[:1] == b"\x80":
+        return (
+            f"{path}: torch's old format from before 1.6, which only torch reads; re-save it with a recent torch: "
+            f"`import torch; f = {str(path)!r}; torch.save(torch.load(f), f)`"
+        )
+    return f"{path}: not a file that torch.save wrote, or damaged at its start; download it again"
+
+
+class _Archive:
+    """The zip: its pickle, and its storages where they lie in the mapped file."""
+
+    def __init__(self, archive: zipfile.ZipFile, buffer: mmap.mmap) -> None:
+        self.buffer = buffer
+        self._archive = archive
+        self._entries = {info.filename: info for info in archive.infolist()}
+        pickles = [name for name in self._entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise _MalformedError("a zip without one data.pkl, not a state dict of torch.save; give the released file")
+        self._root = pickles[0].removesuffix("data.pkl")
+        if self._root + "byteorder" in self._entries and self._read("byteorder") != b"little":
+            raise _MalformedError("saved on a big-endian machine; re-save it on a little-endian one")
+
+    def _read(self, name: str) -> bytes:
+        self._place(name)  # stored, not compressed: no larger than the file
+        return self._archive.read(self._root + name)
+
+    def pickle(self) -> bytes:
+        return self._read("data.pkl")
+
+    def storage(self, key: str, dtype: np.dtype, numel: int) -> _Storage:
+        offset, size = self._place(f"data/{key}")
+        if not 0 <= numel * dtype.itemsize <= size:
+            raise _MalformedError(f"storage {key!r} has {size} bytes, not {numel} of {dtype}; download it again")
+        return _Storage(self.buffer, dtype, offset, numel)
+
+    def _place(self, name: str) -> tuple[int, int]:
+        """Offset and size in bytes of an entry's data in the file."""
+        entry = self._entries.get(self._root + name)
+        if entry is None:
+            raise _MalformedError(f"{self._root + name} is missing from the archive; download it again")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+            raise _MalformedError(f"{entry.filename} is compressed or encrypted; unzip and zip it with `zip -0`")
+        start = entry.header_offset
+        signature, name_length, extra_length = _LOCAL_HEADER.unpack(self.buffer[start : start + _LOCAL_HEADER.size])
+        start += _LOCAL_HEADER.size + name_length + extra_length
+        if signature != b"PK\3\4" or start + entry.file_size > len(self.buffer):
+            raise _MalformedError(f"truncated or damaged at {entry.filename}; download it again")
+        return start, entry.file_size
+
+
+def _state_dict(archive: _Archive) -> TensorTable:
+    contents = _Machine(archive).run(archive.pickle())
+    if not isinstance(contents, dict):
+        raise _MalformedError("holds no state dict (name -> tensor); save `model.state_dict()`")
+    for name, value in contents.items():
+        if not isinstance(name, str) or not isinstance(value, MappedTensor):
+            raise _MalformedError(f"{name!r} is not a tensor ({type(value).__name__}); save `model.state_dict()` alone")
+    return contents
+
+
+class _Machine:
+    """Interprets the pickle instructions of a state dict (the protocol is documented in `pickletools`)."""
+
+    def __init__(self, archive: _Archive) -> None:
+        self._archive = archive
+        self._stack: list[Any] = []
+        self._marked: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+
+    def run(self, program: bytes) -> Any:
+        for opcode, argument, _ in pickletools.genops(program):
+            if opcode.name == "STOP":
+                return self._stack.pop()
+            self._step(opcode.name, argument)
+        raise _MalformedError("data.pkl has no end; download it again")
+
+    def _step(self, opcode: str, argument: Any) -> None:
+        stack = self._stack
+        match opcode:
+            case "PROTO" | "FRAME":
+                pass
+            case "GLOBAL" | "INST":
+                stack.append(_permitted(argument))
+            case "STACK_GLOBAL":
+                module, name = self._pop(2)
+                if not isinstance(module, str) or not isinstance(name, str):
+                    raise _MalformedError("its pickle asks for a name that is no text; do not trust this file")
+                stack.append(_permitted(f"{module} {name}"))
+            case "BINUNICODE" | "SHORT_BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "LONG1":
+                stack.append(argument)
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode])
+            case "EMPTY_DICT":
+                stack.append({})
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(opcode[-1])
+                stack.append(tuple(self._pop(count)))
+            case "MARK":
+                self._marked.append(stack)
+                self._stack = []
+            case "TUPLE":
+                self._unmark().append(tuple(stack))
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                _set_items(stack[-1], [key, value])
+            case "SETITEMS":
+                _set_items(self._unmark()[-1], stack)
+            case "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[argument])
+            case "BINPERSID":
+                stack.append(self._storage(stack.pop()))
+            case "REDUCE":
+                arguments, function = stack.pop(), stack.pop()
+                stack.append(_call(function, arguments))
+            case "BUILD":
+                stack.pop()  # attributes beside the tensors: the version metadata of a module's state dict
+            case _:
+                raise _MalformedError(
+                    f"its pickle uses the instruction {opcode}, which a state dict does not need; "
+                    "do not trust this file, download the released one"
+                )
+
+    def _pop(self, count: int) -> list[Any]:
+        items = self._stack[-count:]
+        del self._stack[-count:]
+        return items
+
+    def _unmark(self) -> list[Any]:
+        self._stack = self._marked.pop()
+        return self._stack
+
+    def _storage(self, identity: Any) -> _Storage:
+        match identity:
+            case ("storage", _Global(name=name), str() as key, _, int() as numel) if name in _STORAGES:
+                return self._archive.storage(key, _STORAGES[name], numel)
+        raise _MalformedError("a tensor without a storage; download it again")
+
+
+def _permitted(name: str) -> _Global:
+    if name not in _GLOBALS:
+        raise _MalformedError(
+            f"its pickle asks for {name.replace(' ', '.')!r}, which a state dict does not need; "
+            "refused, do not trust this file"
+        )
+    return _Global(name)
+
+
+def _set_items(target: Any, items: list[Any]) -> None:
+    """Fills a dict from key, value, key, value. Names are strings, so hashing one runs nothing deep."""
+    if not isinstance(target, dict) or len(items) % 2 or not all(isinstance(key, str) for key in items[::2]):
+        raise _MalformedError("a table whose keys are not names; save `model.state_dict()`")
+    target.update(zip(items[::2], items[1::2], strict=True))
+
+
+def _call(function: Any, arguments: Any) -> Any:
+    match function, arguments:
+        case _Global(name=name), () if name == _ORDERED_DICT:
+            return {}
+        case _Global(name=name), (MappedTensor() as tensor, *_) if name == _REBUILD_PARAMETER:
+            return tensor
+        case _Global(name=name), (_Storage() as storage, int() as offset, tuple() as size, tuple() as stride, *_) if (
+            name == _REBUILD_TENSOR
+        ):
+            return _tensor(storage, offset, size, stride)
+        case _:
+            raise _MalformedError(
+                "its pickle calls something with arguments that torch does not use; download it again"
+            )
+
+
+def _tensor(storage: _Storage, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]) -> MappedTensor:
+    """The view (offset, size, stride), counted in elements, of a storage: every element must lie inside it."""
+    counts = (offset, *size, *stride)
+    if len(size) != len(stride) or len(size) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in counts):
+        raise _MalformedError(f"a tensor with offset, size and stride {counts}; download it again")
+    numel = math.prod(size)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if (numel and last >= storage.numel) or numel > storage.numel or offset > storage.numel:
+        raise _MalformedError(
+            f"a tensor of size {size}, stride {stride} and offset {offset} reaches outside its storage "
+            f"of {storage.numel} elements; do not trust this file, download the released one"
+        )
+    itemsize = storage.dtype.itemsize
+    strides = tuple(step * itemsize for step in stride) if numel else (0,) * len(size)
+    return MappedTensor(storage.buffer, storage.dtype, size, strides, storage.offset + offset * itemsize)

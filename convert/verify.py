@@ -1,0 +1,54 @@
+"""`python -m convert verify`: is a checkpoint what it was when it was written, and what is in it?"""
+
+import math
+import sys
+from pathlib import Path
+
+from flax import nnx
+from tqdm import tqdm
+
+from convert.rules import Problems
+from convert.tables import parameters
+from show1_jax.checkpoint import Component, read_manifest, verify_files, weight_path, weight_shapes
+from show1_jax.errors import UserError
+from show1_jax.models import ARCHITECTURES
+
+
+def verify(checkpoint: Path) -> None:
+    """Recomputes every hash, compares every shape with the stored architecture's, and prints a table of contents.
+
+    Raises:
+      UserError: no checkpoint, or a damaged one; names everything that is wrong.
+    """
+    manifest = read_manifest(checkpoint)
+    total = sum(file["size"] for file in manifest.files.values())
+    with tqdm(desc="hash", total=total, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+        verify_files(checkpoint, bar.update)
+    rows = [("component", "kind", "dtype", "parameters", "source", "licence")]
+    for name, component in manifest.components.items():
+        count = _check_shapes(checkpoint, name, component)
+        provenance = component.provenance
+        source = "@".join(str(provenance[key]) for key in ("source", "revision") if provenance.get(key))
+        rows.append((name, component.kind, component.dtype, f"{count:,}", source, str(provenance.get("licence", ""))))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _check_shapes(checkpoint: Path, name: str, component: Component) -> int:
+    """Number of parameters, all of which have the shapes that the architecture says."""
+    if component.kind not in ARCHITECTURES:
+        raise UserError(f"{checkpoint}: {name} is of the unknown kind {component.kind!r}; convert again")
+    state = parameters(component.kind, ARCHITECTURES[component.kind].from_dict(component.architecture))
+    wanted = {weight_path(path): tuple(variable.shape) for path, variable in nnx.to_flat_state(state)}
+    stored = {path: tuple(leaf.shape) for path, leaf in weight_shapes(checkpoint, name).items()}
+    problems = Problems()
+    for path in wanted.keys() - stored.keys():
+        problems.add("missing weights", "/".join(path))
+    for path in stored.keys() - wanted.keys():
+        problems.add("unexpected weights", "/".join(path))
+    for path in stored.keys() & wanted.keys():
+        if stored[path] != wanted[path]:
+            problems.add("wrong shapes", f"{'/'.join(path)} is {stored[path]}, not {wanted[path]}")
+    problems.raise_any(f"{checkpoint}: {name}")
+    return sum(math.prod(shape) for shape in stored.values())

@@ -1,0 +1,294 @@
+"""The cascade: a checkpoint and settings in, prompts to videos."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Float32
+
+from show1_jax.checkpoint import load_weights, read_manifest
+from show1_jax.diffusion import SchedulerConfig
+from show1_jax.errors import UserError
+from show1_jax.models import ARCHITECTURES, LoadedNetwork, build
+from show1_jax.noise import NoiseSource, SeededNoise
+from show1_jax.parallel import gather, make_mesh, put_batch, weight_shardings
+from show1_jax.prompts import Prompt, check_prompt
+from show1_jax.samplers import make_sampler
+from show1_jax.sampling_config import STAGES, CascadeConfig, Stage, check_inputs
+from show1_jax.stages import (
+    StageContext,
+    interpolate,
+    sample_keyframes,
+    superres_first_frame,
+    superres_latent,
+    superres_pixel,
+)
+from show1_jax.text import load_clip_tokenizer, load_t5_tokenizer, tokenize_clip, tokenize_t5
+
+Video = Float32[np.ndarray, "b t h w c"]
+OnStep = Callable[[Stage, int, int], None]
+"""Called after every denoising step with the stage, the steps done and their total."""
+OnStage = Callable[[Stage, Video], None]
+"""Called with every stage's result as soon as it is there."""
+
+
+class Cascade:
+    """Samples videos of prompts from a checkpoint, stage by stage; one stage's weights are in memory at a time.
+
+    Example:
+        >>> cascade = Cascade.load("checkpoints/show1")
+        >>> videos = cascade.sample(["a burning lamborghini driving on a rainbow"], seeds=[345])
+        >>> videos["superres_latent"].shape
+        (1, 29, 320, 576, 3)
+    """
+
+    def __init__(self, checkpoint: Path, config: CascadeConfig):
+        self.checkpoint = checkpoint
+        self.config = config
+        self.manifest = read_manifest(checkpoint)
+        self.mesh = make_mesh(config.mesh)
+        on_cpu = jax.default_backend() == "cpu"
+        self.dtype = jnp.dtype(
+            ("float32" if on_cpu else "bfloat16") if config.precision == "auto" else config.precision
+        )
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, config: CascadeConfig | None = None) -> Self:
+        """Open a checkpoint that `python -m convert` made.
+
+        Args:
+            checkpoint: its directory. Weights are read when a stage's turn comes.
+            config: settings; the original's released ones if not given.
+
+        Raises:
+            UserError: no checkpoint there, or settings that do not fit the devices.
+        """
+        return cls(Path(checkpoint), config or CascadeConfig())
+
+    def sample(
+        self,
+        prompts: Sequence[str | Prompt],
+        seeds: Sequence[int] | None = None,
+        *,
+        stages: Sequence[Stage] = STAGES,
+        given: Mapping[Stage, Video] | None = None,
+        noise: NoiseSource | None = None,
+        on_step: OnStep = lambda stage, done, total: None,
+        on_stage: OnStage = lambda stage, video: None,
+    ) -> dict[Stage, Video]:
+        """Sample one video of each prompt, all in one batch.
+
+        Args:
+            prompts: texts, or `Prompt`s with a negative prompt and a seed of their own.
+            seeds: of every video, 0 to 2^32 - 1; where a prompt has none and this is not given, 0, 1, ...
+            stages: which stages to run, in the cascade's order.
+            given: results of stages that are not run, (batch, time, height, width, 3) in [-1, 1], one a prompt.
+            noise: every Gaussian draw; from the seeds if not given.
+            on_step: called after every denoising step.
+            on_stage: called with every stage's result.
+
+        Returns:
+            Each stage's videos, float32 (batch, time, height, width, 3) in about [-1, 1], not clamped;
+            `show1_jax.video.to_uint8` makes frames of them.
+
+        Raises:
+            UserError: an empty prompt, stages that lack their input, or sizes that a network cannot take.
+        """
+        asked = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+        if not asked:
+            raise UserError("no prompts; give at least one")
+        for prompt in asked:
+            check_prompt(prompt.text)
+        if seeds is not None and len(seeds) != len(asked):
+            raise UserError(f"{len(seeds)} seeds for {len(asked)} prompts; give one a prompt")
+        chosen = tuple(stage for stage in STAGES if stage in stages)
+        results = {stage: np.asarray(video, np.float32) for stage, video in (given or {}).items()}
+        for stage, video in results.items():
+            if video.ndim != 5 or video.shape[0] != len(asked) or video.shape[-1] != 3 or not video.size:
+                wanted = f"({len(asked)} prompts, time, height, width, 3)"
+                raise UserError(f"the video given for {stage} has shape {video.shape}, not {wanted}")
+        self.check(chosen, results)
+
+        padding = -len(asked) % self.mesh.shape["data"]
+        batch = asked + [asked[-1]] * padding
+        numbers = [
+            (number if seeds is None else seeds[number]) if prompt.seed is None else prompt.seed
+            for number, prompt in enumerate(asked)
+        ]
+        noise = noise or SeededNoise(numbers + [numbers[-1]] * padding, self.mesh)
+        videos = {stage: put_batch(_pad(video, padding), self.mesh) for stage, video in results.items()}
+        texts = self._encode_texts(chosen, batch)
+        for stage in chosen:
+            videos[stage] = self._run(stage, texts[stage], videos, noise, functools.partial(on_step, stage))
+            results[stage] = gather(videos[stage], self.mesh)[: len(asked)]
+            on_stage(stage, results[stage])
+        return {stage: results[stage] for stage in chosen}
+
+    def scheduler(self, stage: Stage) -> SchedulerConfig:
+        """The noise schedule and sampler of a stage: the checkpoint's, or the checkpoint's with another sampler."""
+        released = SchedulerConfig.from_json(self.manifest.component(stage).schedulers["scheduler"])
+        name = self.config.stage(stage).sampler
+        return released if name == "checkpoint" else released.with_sampler(name)
+
+    def architecture(self, component: str) -> Any:
+        """What the checkpoint says of a component's network."""
+        record = self.manifest.component(component)
+        return ARCHITECTURES[record.kind].from_dict(record.architecture)
+
+    def check(self, stages: Sequence[Stage], given: Mapping[Stage, Video] | None = None) -> None:
+        """Refuse, before any weight is read, settings and given videos that a stage cannot take.
+
+        Raises:
+            UserError: names the stage, the setting, and what it must be.
+        """
+        given = given or {}
+        check_inputs(tuple(stages), set(given))
+        sizes = self._sizes(given)
+        for stage, video in given.items():
+            if stage != "superres_pixel" and video.shape[2:4] != sizes[stage]:
+                raise UserError(f"the video given for {stage} is {_size(video.shape[2:4])}, not {_size(sizes[stage])}")
+        for stage in stages:
+            multiple = self.architecture("vae" if stage == "superres_latent" else stage).size_multiple
+            if any(side % multiple for side in sizes[stage]):
+                raise UserError(
+                    f"stage {stage} cannot make {_size(sizes[stage])}: width and height must be multiples of "
+                    f"{multiple}; change the sizes in the config"
+                )
+            self._check_schedule(stage)
+
+    def _sizes(self, given: Mapping[Stage, Video]) -> dict[Stage, tuple[int, int]]:
+        """Height and width of every stage's result."""
+        keyframes, scale, latent = self.config.keyframes, self.config.first_frame.scale, self.config.superres_latent
+        low = given.get("interpolation", given.get("keyframes"))
+        height, width = (keyframes.height, keyframes.width) if low is None else low.shape[2:4]
+        small, large = (height, width), (height * scale, width * scale)
+        return {
+            "keyframes": small,
+            "interpolation": small,
+            "first_frame": large,
+            "superres_pixel": large,
+            "superres_latent": (latent.height, latent.width),
+        }
+
+    def _check_schedule(self, stage: Stage) -> None:
+        config = self.config.stage(stage)
+        make_sampler(self.scheduler(stage), config.num_steps, getattr(config, "strength", 1.0))
+        if (noising := self._noising_scheduler(stage)) is not None:
+            level, levels = getattr(config, "noise_level", 0), noising.num_train_timesteps
+            if not 0 <= level < levels:
+                raise UserError(f"stage {stage}: noise_level={level} must be at least 0 and below {levels}")
+
+    def _noising_scheduler(self, stage: Stage) -> SchedulerConfig | None:
+        released = self.manifest.component(stage).schedulers.get("image_noising_scheduler")
+        return SchedulerConfig.from_json(released) if released else None
+
+    @contextlib.contextmanager
+    def _loaded(self, component: str) -> Iterator[LoadedNetwork]:
+        """A network with its weights on the devices for as long as the block lasts."""
+        record, architecture = self.manifest.component(component), self.architecture(component)
+        model = build(record.kind, architecture, dtype=self.dtype, param_dtype=self.dtype)
+        graph, shapes = nnx.split(model)
+        weights = load_weights(
+            self.checkpoint, component, shapes, shardings=weight_shardings(shapes, self.mesh), dtype=self.dtype
+        )
+        try:
+            yield LoadedNetwork(graph, weights, architecture)
+        finally:
+            for array in jax.tree.leaves(weights):
+                array.delete()
+
+    def _encode_texts(self, stages: Sequence[Stage], prompts: Sequence[Prompt]) -> dict[Stage, Float[Array, "b g n d"]]:
+        """For every stage the states of its negative prompts and its prompts, or of its prompts alone."""
+        texts: dict[Stage, Float[Array, "b g n d"]] = {}
+        for component, served in (("text_t5", STAGES[:-1]), ("text_clip", STAGES[-1:])):
+            mine = [stage for stage in stages if stage in served]
+            if not mine:
+                continue
+            halves = {stage: self._halves(stage, prompts) for stage in mine}
+            with self._loaded(component) as encoder:
+                states = {
+                    lines: self._encode(component, encoder, lines)
+                    for lines in dict.fromkeys(lines for half in halves.values() for lines in half)
+                }
+            for stage in mine:
+                texts[stage] = jnp.stack([states[lines] for lines in halves[stage]], axis=1)
+        return texts
+
+    def _halves(self, stage: Stage, prompts: Sequence[Prompt]) -> list[tuple[str, ...]]:
+        """The texts of both halves of guidance, or of the one where there is no guidance."""
+        config = self.config.stage(stage)
+        positive = tuple(prompt.text for prompt in prompts)
+        if config.guidance_scale <= 1:
+            return [positive]
+        negative = tuple(
+            (self.config.negative_prompt if prompt.negative is None else prompt.negative)
+            if config.use_negative_prompt
+            else ""
+            for prompt in prompts
+        )
+        return [negative, positive]
+
+    def _encode(self, component: str, encoder: LoadedNetwork, lines: Sequence[str]) -> Float[Array, "b n d"]:
+        folder = self.checkpoint / component / "tokenizer"
+        tokens: tuple[np.ndarray, ...]
+        if component == "text_t5":
+            tokens = tokenize_t5(load_t5_tokenizer(folder), lines)
+        else:
+            tokens = (tokenize_clip(load_clip_tokenizer(folder), lines),)
+        with jax.set_mesh(self.mesh):
+            return _encode_text(encoder.graph, encoder.weights, *(put_batch(array, self.mesh) for array in tokens))
+
+    def _run(
+        self,
+        stage: Stage,
+        text: Float[Array, "b g n d"],
+        videos: Mapping[Stage, Any],
+        noise: NoiseSource,
+        on_step: Callable[[int, int], None],
+    ) -> Any:
+        config = self.config
+        with contextlib.ExitStack() as stack:
+            context = StageContext(
+                stage=stage,
+                network=stack.enter_context(self._loaded(stage)),
+                scheduler=self.scheduler(stage),
+                noising_scheduler=self._noising_scheduler(stage),
+                text=text,
+                noise=noise,
+                mesh=self.mesh,
+                on_step=on_step,
+            )
+            match stage:
+                case "keyframes":
+                    return sample_keyframes(context, config.keyframes)
+                case "interpolation":
+                    return interpolate(context, config.interpolation, videos["keyframes"])
+                case "first_frame":
+                    return superres_first_frame(context, config.first_frame, videos["interpolation"])
+                case "superres_pixel":
+                    low, first = videos["interpolation"], videos["first_frame"]
+                    return superres_pixel(context, config.superres_pixel, low, first, config.first_frame.scale)
+                case "superres_latent":
+                    autoencoder = stack.enter_context(self._loaded("vae"))
+                    return superres_latent(context, config.superres_latent, videos["superres_pixel"], autoencoder)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode_text(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, *tokens: Array) -> Float[Array, "b n d"]:
+    return nnx.merge(graph, weights)(*tokens)
+
+
+def _pad(video: Video, padding: int) -> Video:
+    """Repeat the last video, so that the batch divides over the devices."""
+    return np.concatenate([video, *[video[-1:]] * padding])
+
+
+def _size(sides: Sequence[int]) -> str:
+    height, width = sides
+    return f"{width}x{height} (width x height)"

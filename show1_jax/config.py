@@ -1,0 +1,187 @@
+"""Settings as frozen, validated dataclasses, and the architectures: what a network is, not how it is run."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from show1_jax.errors import UserError
+
+Activation = Literal["silu", "gelu"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Base of all settings: to and from the plain dictionaries that configs, checkpoints and run records hold."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by name; tuples become lists, so that a trip through JSON changes nothing."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: value.to_dict() if isinstance(value, Settings) else list(value) if isinstance(value, tuple) else value
+            for name, value in plain.items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from `to_dict`'s form.
+
+        Raises:
+            UserError: a field is unknown (the line has the nearest name) or missing, or has a value of the wrong type.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in fields:
+                close = difflib.get_close_matches(name, fields, n=1)
+                raise UserError(
+                    f"{cls.__name__} has no field {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+                )
+        required = {name for name, field in fields.items() if _is_required(field)}
+        if missing := sorted(required - values.keys()):
+            raise UserError(f"{cls.__name__} lacks {', '.join(missing)}")
+        return cls(**{name: cls._parse(name, fields[name].type, value) for name, value in values.items()})
+
+    @classmethod
+    def _parse(cls, name: str, kind: Any, value: Any) -> Any:
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            return value if isinstance(value, kind) else kind.from_dict(value)
+        if kind is float and type(value) is int:
+            return float(value)
+        if kind in (bool, int, float, str) and type(value) is not kind:
+            raise UserError(f"{cls.__name__}: {name}={value!r} must be of type {kind.__name__}")
+        return tuple(value) if isinstance(value, list) else value
+
+    def _require(self, condition: bool, what: str) -> None:
+        if not condition:
+            raise UserError(f"{type(self).__name__}: {what}")
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture(Settings):
+    """Base of what a checkpoint records of a network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig(Architecture):
+    """One UNet; its settings give the pixel 3-D UNets, the latent 3-D UNet and the 2-D image UNet.
+
+    Tuples have one entry a level, from the finest: `down_*` in the order of the down blocks, `up_*` in the order of
+    the up blocks (coarsest first).
+    """
+
+    in_channels: int
+    out_channels: int
+    block_out_channels: tuple[int, ...]
+    layers_per_block: tuple[int, ...]
+    attention_levels: tuple[bool, ...]
+    """Which levels have spatial attention (and, with `temporal`, temporal attention)."""
+    down_head_dim: tuple[int, ...]
+    mid_head_dim: int
+    up_head_dim: tuple[int, ...]
+    cross_attention_dim: int
+    temporal: bool = True
+    """Temporal convolutions and transformers after every spatial layer; without them this is an image UNet."""
+    attention: Literal["added_kv", "transformer"] = "added_kv"
+    """Spatial attention: pixels and text in one softmax (DeepFloyd IF), or transformer blocks (Stable Diffusion)."""
+    resampling: Literal["resnet", "conv"] = "resnet"
+    """Between levels: a resnet that averages or repeats pixels (IF), or a strided convolution (Stable Diffusion)."""
+    temporal_heads: Literal["head_dim", "channels"] = "head_dim"
+    """`head_dim`: the head size names the *number* of temporal heads (the pixel UNets swap the two names);
+    `channels`: channels / head size heads, each of that size (the latent UNet)."""
+    transformer_in_head_dim: int | None = None
+    """Head size of a temporal transformer with 8 heads after the first convolution; None: there is none."""
+    only_cross_attention: tuple[bool, ...] = ()
+    """For each level: attention looks at the text alone. Empty: nowhere. (`added_kv` only.)"""
+    mid_only_cross_attention: bool = False
+    cross_attention_norm: bool = False
+    """Group norm on the projected text in front of the keys and values. (`added_kv` only.)"""
+    text_dim: int | None = None
+    """Width of the text states where they are projected to `cross_attention_dim` first; None: they are that wide."""
+    text_embedding_heads: int | None = None
+    """Heads of the attention pooling that adds a text term to the timestep embedding; None: no such term."""
+    noise_level_embedding: bool = False
+    """The network is told the noise level of its low-resolution condition."""
+    act_fn: Activation = "gelu"
+    out_act_fn: Activation = "gelu"
+    time_embedding_act_fn: Activation | None = None
+    time_embedding_dim: int | None = None
+    """Width of the timestep embedding; None: four times the first level's channels."""
+    time_scale_shift: bool = True
+    """Resnets scale and shift their second norm by the timestep embedding; without it they add it before."""
+    skip_time_act: bool = False
+    out_scale_factor: float = 1.0
+    mid_scale_factor: float = 1.0
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    flip_sin_to_cos: bool = True
+    freq_shift: int = 0
+    conv_in_kernel: int = 3
+    conv_out_kernel: int = 3
+
+    def __post_init__(self) -> None:
+        levels = len(self.block_out_channels)
+        self._require(levels > 0, "block_out_channels is empty")
+        for name in ("layers_per_block", "attention_levels", "down_head_dim", "up_head_dim"):
+            length = len(getattr(self, name))
+            self._require(length == levels, f"{name} has {length} entries for {levels} levels")
+        self._require(len(self.only_cross_attention) in (0, levels), "only_cross_attention needs one entry a level")
+        for channels in self.block_out_channels:
+            self._require(
+                channels % self.norm_num_groups == 0,
+                f"{channels} channels do not divide into norm_num_groups={self.norm_num_groups}",
+            )
+            if self.temporal:
+                self._require(channels % 32 == 0, f"temporal layers need channels in multiples of 32, not {channels}")
+        used = [(self.block_out_channels[-1], self.mid_head_dim)]
+        for level, channels in enumerate(self.block_out_channels):
+            if self.attention_levels[level]:
+                used += [(channels, self.down_head_dim[level]), (channels, self.up_head_dim[levels - 1 - level])]
+        for channels, head_dim in used:
+            self._require(channels % head_dim == 0, f"heads of {head_dim} do not divide {channels} channels")
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the timestep embedding that every resnet sees."""
+        return self.time_embedding_dim or 4 * self.block_out_channels[0]
+
+    @property
+    def raw_text_dim(self) -> int:
+        """Width of the text states that the network is called with."""
+        return self.text_dim or self.cross_attention_dim
+
+    @property
+    def size_multiple(self) -> int:
+        """Heights and widths must be multiples of this: resnets halve exactly, strided convolutions round up."""
+        return 2 ** (len(self.block_out_channels) - 1) if self.resampling == "resnet" else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEConfig(Architecture):
+    """A KL autoencoder (AutoencoderKL of Stable Diffusion)."""
+
+    in_channels: int
+    out_channels: int
+    latent_channels: int
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int
+    scaling_factor: float
+    """Latents are multiplied by it, so that the diffusion model sees unit variance."""
+    norm_num_groups: int = 32
+    act_fn: Activation = "silu"
+
+    def __post_init__(self) -> None:
+        self._require(len(self.block_out_channels) > 0, "block_out_channels is empty")
+        for channels in self.block_out_channels:
+            self._require(
+                channels % self.norm_num_groups == 0,
+                f"{channels} channels do not divide into norm_num_groups={self.norm_num_groups}",
+            )
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels a latent pixel stands for, along each side; heights and widths must be multiples of it."""
+        return 2 ** (len(self.block_out_channels) - 1)

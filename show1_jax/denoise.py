@@ -1,0 +1,121 @@
+"""The engine of every stage: network, guidance and sampler step as one compiled program, run step by step."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange, repeat
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Float32, Int32
+
+from show1_jax.models import LoadedNetwork
+from show1_jax.parallel import batch_sharding
+from show1_jax.samplers import Coefficients, Sampler, SamplerState, guide
+
+Video = Float32[Array, "b t h w c"]
+OnStep = Callable[[int, int], None]
+"""Called with the number of steps done and their total."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a stage tells its network besides the noisy sample and the timestep.
+
+    Attributes:
+        text: states of negative prompt and prompt, in this order, or of the prompt alone (no guidance).
+        channels: appended to the noisy sample's channels.
+        noise_level: of the low-resolution condition.
+    """
+
+    text: Float[Array, "b g n d"]
+    channels: Float32[Array, "b t h w e"] | None = None
+    noise_level: int | None = None
+
+
+def denoise_step(
+    graph: "nnx.GraphDef[nnx.Module]",
+    sampler: Sampler,
+    weights: nnx.State,
+    state: SamplerState,
+    coefficients: Coefficients,
+    timestep: Int32[Array, ""],
+    guidance_scale: Float32[Array, ""],
+    text: Float[Array, "b g n d"],
+    channels: Float32[Array, "b t h w e"] | None,
+    noise_level: Int32[Array, ""] | None,
+    noise: Video | None,
+) -> SamplerState:
+    """One step of a stage: the network on both halves of guidance, guidance, the sampler's update. Pure.
+
+    Guidance halves lie side by side in the batch, so that a batch spread over devices stays where it is.
+    """
+    network = nnx.merge(graph, weights)
+    sample = state.sample if channels is None else jnp.concatenate([state.sample, channels], axis=-1)
+    batch, halves = text.shape[:2]
+    rows = batch * halves
+    output = network(
+        repeat(sample, "b t h w c -> (b g) t h w c", g=halves),
+        jnp.broadcast_to(timestep, rows),
+        rearrange(text, "b g n d -> (b g) n d"),
+        None if noise_level is None else jnp.broadcast_to(noise_level, rows),
+    )
+    if halves == 2:
+        negative, prompt = rearrange(output, "(b g) t h w c -> g b t h w c", g=2)
+        output = guide(negative, prompt, guidance_scale, state.sample.shape[-1])
+    return sampler.step(state, output, coefficients, noise)
+
+
+@functools.lru_cache(maxsize=16)
+def _program(graph: "nnx.GraphDef[nnx.Module]", sampler: Sampler) -> Callable[..., SamplerState]:
+    return jax.jit(functools.partial(denoise_step, graph, sampler))
+
+
+def denoise(
+    network: LoadedNetwork,
+    sampler: Sampler,
+    sample: Video,
+    condition: Condition,
+    guidance_scale: float,
+    step_noise: Callable[[int], Video],
+    mesh: Mesh,
+    on_step: OnStep = lambda done, total: None,
+) -> Video:
+    """Run a sampler from its first timestep to its last.
+
+    Args:
+        network: a UNet with weights on the devices of `mesh`.
+        sampler: timesteps and coefficients.
+        sample: the start; the noise itself, or a video noised to the sampler's first timestep.
+        condition: what the network is told.
+        guidance_scale: see `guide`; unused where `condition.text` holds the prompt alone.
+        step_noise: gives the noise of a step, by its number; asked only where the sampler needs it.
+        mesh: of devices.
+        on_step: is called after every step, when its result is there.
+
+    Returns:
+        The clean video or latents, as predicted; not clamped.
+    """
+    program = _program(network.graph, sampler)
+    state = jax.device_put(sampler.init(sample), batch_sharding(mesh))
+    noise_level = None if condition.noise_level is None else np.int32(condition.noise_level)
+    unused = jnp.zeros_like(sample) if sampler.takes_noise else None
+    with jax.set_mesh(mesh):
+        for step, timestep in enumerate(sampler.timesteps):
+            state = program(
+                network.weights,
+                state,
+                sampler.coefficients(step),
+                timestep,
+                np.float32(guidance_scale),
+                condition.text,
+                condition.channels,
+                noise_level,
+                step_noise(step) if sampler.needs_noise(step) else unused,
+            )
+            jax.block_until_ready(state.sample)
+            on_step(step + 1, len(sampler.timesteps))
+    return state.sample

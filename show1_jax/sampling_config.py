@@ -1,0 +1,181 @@
+"""How the cascade is sampled: the settings of its stages, with the original's released values as defaults."""
+
+import dataclasses
+from typing import Any, Final, Literal, get_args
+
+from show1_jax.config import Settings
+from show1_jax.errors import UserError
+from show1_jax.parallel import MeshConfig
+
+Stage = Literal["keyframes", "interpolation", "first_frame", "superres_pixel", "superres_latent"]
+STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+SamplerName = Literal["checkpoint", "ddpm", "dpm_solver++", "ddim"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+INPUTS: Final[dict[Stage, tuple[Stage, ...]]] = {
+    "keyframes": (),
+    "interpolation": ("keyframes",),
+    "first_frame": ("interpolation",),
+    "superres_pixel": ("interpolation", "first_frame"),
+    "superres_latent": ("superres_pixel",),
+}
+"""The stages whose results a stage needs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig(Settings):
+    """What all stages share."""
+
+    num_steps: int
+    """Denoising steps."""
+    guidance_scale: float
+    """Classifier-free guidance; 1 or less samples from the prompt alone, at half the cost."""
+    sampler: SamplerName = "checkpoint"
+    """`checkpoint` takes the sampler of the checkpoint's scheduler; another one keeps its noise schedule."""
+    use_negative_prompt: bool = False
+    """Guide away from the negative prompt; otherwise from the empty prompt."""
+
+    def __post_init__(self) -> None:
+        self._require(self.num_steps >= 1, f"num_steps={self.num_steps} must be at least 1")
+        self._require_choice("sampler", self.sampler, get_args(SamplerName))
+
+    def _require_choice(self, name: str, value: Any, choices: tuple[Any, ...]) -> None:
+        self._require(value in choices, f"{name}={value!r} is none of {', '.join(map(repr, choices))}")
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            self._require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyframesConfig(StageConfig):
+    """Stage 1: keyframes of the whole video, at 2 frames a second."""
+
+    num_steps: int = 75
+    guidance_scale: float = 9.0
+    num_frames: int = 8
+    height: int = 40
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("num_frames", "height", "width")
+
+
+@dataclasses.dataclass(frozen=True)
+class InterpolationConfig(StageConfig):
+    """Stage 2: frames between each two keyframes."""
+
+    num_steps: int = 75
+    guidance_scale: float = 4.0
+    num_between: int = 3
+    """New frames between two keyframes; the released network was trained for 3."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("num_between")
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstFrameConfig(StageConfig):
+    """Stage 3a: super-resolution of the first frame, as an image."""
+
+    num_steps: int = 70
+    guidance_scale: float = 4.0
+    noise_level: int = 150
+    """Timestep up to which the upsampled frame is noised, and which the network is told."""
+    scale: int = 4
+    """Factor of both super-resolution stages over pixels."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("scale")
+
+
+@dataclasses.dataclass(frozen=True)
+class SuperresPixelConfig(StageConfig):
+    """Stage 3b: super-resolution of the video in windows; each starts from a finished frame."""
+
+    num_steps: int = 125
+    guidance_scale: float = 7.0
+    noise_level: int = 250
+    """Timestep up to which the upsampled clip is noised, and which the network is told."""
+    window: int = 8
+    stride: int = 7
+    """Frames between the starts of two windows; smaller than the window, so that they overlap."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("window", "stride")
+        self._require(
+            self.stride < self.window,
+            f"stride={self.stride} must be smaller than window={self.window}: windows share a frame",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SuperresLatentConfig(StageConfig):
+    """Stage 4: the video, resized, noised in latent space and denoised again (SDEdit, arXiv 2108.01073)."""
+
+    num_steps: int = 50
+    guidance_scale: float = 15.0
+    use_negative_prompt: bool = True
+    strength: float = 0.8
+    """Share of the steps that is run, from as noisy a start."""
+    height: int = 320
+    width: int = 576
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(0 < self.strength <= 1, f"strength={self.strength} must be above 0 and at most 1")
+        self._require_positive("height", "width")
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeConfig(Settings):
+    """All stages, and what they share."""
+
+    keyframes: KeyframesConfig = KeyframesConfig()
+    interpolation: InterpolationConfig = InterpolationConfig()
+    first_frame: FirstFrameConfig = FirstFrameConfig()
+    superres_pixel: SuperresPixelConfig = SuperresPixelConfig()
+    superres_latent: SuperresLatentConfig = SuperresLatentConfig()
+    negative_prompt: str = "low resolution, blur"
+    """For the stages with `use_negative_prompt`, unless a prompt brings its own."""
+    mesh: MeshConfig = MeshConfig()
+    precision: Precision = "auto"
+    """Of weights and activations; `auto` is bfloat16 on accelerators and float32 on CPUs."""
+
+    def __post_init__(self) -> None:
+        choices = get_args(Precision)
+        self._require(self.precision in choices, f"precision={self.precision!r} is none of {', '.join(choices)}")
+
+    def stage(self, name: Stage) -> StageConfig:
+        """The settings of a stage by its name."""
+        config = getattr(self, name)
+        assert isinstance(config, StageConfig)
+        return config
+
+    @classmethod
+    def parse_stages(cls, names: str) -> tuple[Stage, ...]:
+        """Stages from a comma-separated list, in the cascade's order.
+
+        Raises:
+            UserError: a name is none of a stage.
+        """
+        asked = {name.strip() for name in names.split(",") if name.strip()}
+        if unknown := sorted(asked - set(STAGES)):
+            raise UserError(f"no stage {', '.join(map(repr, unknown))}; the stages are {', '.join(STAGES)}")
+        return tuple(stage for stage in STAGES if stage in asked)
+
+
+def check_inputs(stages: tuple[Stage, ...], given: set[Stage]) -> None:
+    """Refuse a choice of stages that lacks the result of a stage it needs.
+
+    Raises:
+        UserError: names the stage and what it needs.
+    """
+    for stage in stages:
+        for needed in INPUTS[stage]:
+            if needed not in stages and needed not in given:
+                raise UserError(f"stage {stage} needs the result of {needed}; run it as well, or give its video")

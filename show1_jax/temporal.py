@@ -1,0 +1,60 @@
+"""The layers that look along time: what makes an image UNet a video UNet."""
+
+import jax
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+from show1_jax.attention import TransformerBlock
+from show1_jax.layers import Layers
+
+
+class TemporalConvStep(nnx.Module):
+    """Group norm over all frames, SiLU and a convolution over three frames."""
+
+    def __init__(self, channels: int, make: Layers, *, zero: bool = False):
+        self.norm = make.group_norm(channels, 32, 1e-5)
+        # A 2-D convolution over (time, pixels): backends are far better at it than at a 3-D one.
+        self.conv = make.conv(channels, channels, (3, 1), zero=zero)
+
+    def __call__(self, x: Float[Array, "b t p c"]) -> Float[Array, "b t p c"]:
+        return self.conv(jax.nn.silu(self.norm(x)))
+
+
+class TemporalConv(nnx.Module):
+    """Four norm-SiLU-convolution steps along time around a skip (ModelScope); born as the identity.
+
+    The original's dropout is off: it acts in training only (and in the original's keyframe stage by accident).
+    """
+
+    def __init__(self, channels: int, make: Layers):
+        self.conv1 = TemporalConvStep(channels, make)
+        self.conv2 = TemporalConvStep(channels, make)
+        self.conv3 = TemporalConvStep(channels, make)
+        self.conv4 = TemporalConvStep(channels, make, zero=True)
+
+    def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+        y = rearrange(x, "b t h w c -> b t (h w) c")
+        y = self.conv4(self.conv3(self.conv2(self.conv1(y))))
+        return x + rearrange(y, "b t (h w) c -> b t h w c", h=x.shape[2])
+
+
+class TemporalTransformer(nnx.Module):
+    """A transformer block over the frames of each pixel, around a skip; both attentions look at the frames.
+
+    Born as the identity, so that an image UNet's weights stay what they were (Show-1, section 3.3).
+    """
+
+    def __init__(self, channels: int, num_heads: int, head_dim: int, num_groups: int, make: Layers):
+        inner = num_heads * head_dim
+        self.norm = make.group_norm(channels, num_groups, 1e-6)
+        self.proj_in = make.linear(channels, inner)
+        self.transformer_blocks = nnx.List([TransformerBlock(inner, num_heads, None, make)])
+        self.proj_out = make.linear(inner, channels, zero=True)
+
+    def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+        _, _, h, w, _ = x.shape
+        y = self.proj_in(rearrange(self.norm(x), "b t h w c -> (b h w) t c"))
+        for block in self.transformer_blocks:
+            y = block(y)
+        return x + rearrange(self.proj_out(y), "(b h w) t c -> b t h w c", h=h, w=w)

@@ -1,0 +1,186 @@
+"""Tokenizers of the two text encoders, from `transformers`, with the ids that the original's gave.
+
+The original's were the slow ones of transformers 4. T5's is sentencepiece itself, which the fast one differs from where
+combining marks are; CLIP's fast one gives the same ids once the text has gone through ftfy and Python's `lower`.
+"""
+
+import io
+import json
+import os
+import string
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int
+
+from show1_jax.errors import UserError
+
+MAX_LENGTH = 77
+"""Tokens of a prompt, for both encoders: what the networks were trained with."""
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What is used of a tokenizer of `transformers`."""
+
+    eos_token_id: int
+    pad_token_id: int
+
+    def encode(self, text: str, *, add_special_tokens: bool, verbose: bool) -> list[int]: ...
+
+    def decode(self, token_ids: list[int]) -> str: ...
+
+
+@runtime_checkable
+class CLIPTokenizer(Tokenizer, Protocol):
+    """A tokenizer that also starts its prompts with a token and knows how many its encoder takes."""
+
+    bos_token_id: int
+    model_max_length: int
+
+
+def load_t5_tokenizer(folder: str | Path) -> Tokenizer:
+    """The T5 tokenizer of a released folder with a `spiece.model`; nothing is downloaded.
+
+    Raises:
+      UserError: the file is missing or is no sentencepiece model.
+    """
+    path = _require_files(folder, "T5", "spiece.model") / "spiece.model"
+    backend = _transformers().SentencePieceBackend
+    try:
+        return backend(vocab_file=str(path), eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
+    except (OSError, RuntimeError):
+        raise UserError(f"{path}: not a sentencepiece model; download it again") from None
+
+
+def load_clip_tokenizer(folder: str | Path) -> CLIPTokenizer:
+    """The CLIP tokenizer of a released folder, whose config names the padding token; nothing is downloaded.
+
+    Raises:
+      UserError: a file is missing or cannot be read.
+    """
+    path = _require_files(folder, "CLIP", "vocab.json", "merges.txt", "tokenizer_config.json")
+    try:
+        # The clean-up is for decoding other kinds of tokenizers; the released value only makes a warning.
+        tokenizer = _transformers().CLIPTokenizer.from_pretrained(
+            str(path), local_files_only=True, clean_up_tokenization_spaces=False
+        )
+    except Exception as error:  # whatever the library and its parsers raise on a damaged file
+        raise UserError(f"{path}: the CLIP tokenizer cannot be read ({error}); download it again") from None
+    tokenizer.model_max_length = min(tokenizer.model_max_length, MAX_LENGTH)
+    return tokenizer
+
+
+def tokenize_t5(
+    tokenizer: Tokenizer, prompts: Sequence[str], max_length: int = MAX_LENGTH
+) -> tuple[Int[np.ndarray, "b n"], Int[np.ndarray, "b n"]]:
+    """Ids and mask (1 for tokens, 0 for padding) of the prompts, lower-cased and stripped.
+
+    `</s>` ends even a prompt that is cut off; the empty prompt is `</s>` and padding.
+    """
+    rows = [[*_t5_body(tokenizer, prompt)[: max_length - 1], tokenizer.eos_token_id] for prompt in prompts]
+    mask = [[1] * len(row) for row in rows]
+    return _padded(rows, max_length, tokenizer.pad_token_id), _padded(mask, max_length, 0)
+
+
+def tokenize_clip(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Int[np.ndarray, "b n"]:
+    """Ids of the prompts between start and end tokens, padded with the tokenizer's own token to its model's length."""
+    length = tokenizer.model_max_length
+    rows = [
+        [tokenizer.bos_token_id, *_clip_body(tokenizer, prompt)[: length - 2], tokenizer.eos_token_id]
+        for prompt in prompts
+    ]
+    return _padded(rows, length, tokenizer.pad_token_id)
+
+
+def t5_cut_off(tokenizer: Tokenizer, prompt: str, max_length: int = MAX_LENGTH) -> str:
+    """The end of a prompt that `tokenize_t5` leaves out, as the tokenizer spells it; empty where everything fits."""
+    return tokenizer.decode(_t5_body(tokenizer, prompt)[max_length - 1 :]).strip()
+
+
+def clip_cut_off(tokenizer: CLIPTokenizer, prompt: str) -> str:
+    """The end of a prompt that `tokenize_clip` leaves out, as the tokenizer spells it; empty where everything fits."""
+    return tokenizer.decode(_clip_body(tokenizer, prompt)[tokenizer.model_max_length - 2 :]).strip()
+
+
+def byte_level_tokenizers(folder: str | Path) -> None:
+    """Write a minimal tokenizer of each kind into `folder`/t5 and `folder`/clip: no vocabulary but the 256 bytes.
+
+    They are for cascades with random weights, in the released formats and without any download.
+    """
+    t5, clip = Path(folder) / "t5", Path(folder) / "clip"
+    for path in (t5, clip):
+        path.mkdir(parents=True, exist_ok=True)
+    (t5 / "spiece.model").write_bytes(_byte_sentencepiece())
+    (clip / "vocab.json").write_text(json.dumps(_byte_vocabulary(), ensure_ascii=False), encoding="utf-8")
+    (clip / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_LENGTH, "pad_token": "<|endoftext|>"}
+    (clip / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _t5_body(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    return tokenizer.encode(prompt.lower().strip(), add_special_tokens=False, verbose=False)
+
+
+def _clip_body(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
+    import ftfy
+
+    return tokenizer.encode(ftfy.fix_text(prompt).lower(), add_special_tokens=False, verbose=False)
+
+
+def _padded(rows: Sequence[Sequence[int]], length: int, pad: int) -> Int[np.ndarray, "b n"]:
+    out = np.full((len(rows), length), pad, np.int32)
+    for row, ids in zip(out, rows, strict=True):
+        row[: len(ids)] = ids
+    return out
+
+
+def _require_files(folder: str | Path, kind: str, *names: str) -> Path:
+    path = Path(folder)
+    lacking = [name for name in names if not (path / name).is_file() or not (path / name).stat().st_size]
+    if lacking:
+        raise UserError(
+            f"{path}: no {kind} tokenizer: {', '.join(lacking)} missing or empty; download the folder again"
+        )
+    return path
+
+
+def _transformers() -> Any:
+    """The library, imported late: it takes a second. Its advice to install PyTorch, for models, is not for us."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers
+
+    return transformers
+
+
+def _byte_sentencepiece() -> bytes:
+    """A sentencepiece model of ASCII characters, and UTF-8 bytes for all others; the first three ids are T5's."""
+    import sentencepiece
+
+    alphabet = [letter for letter in string.printable if not letter.isspace()]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(alphabet),
+        model_writer=model,
+        vocab_size=3 + 256 + len(alphabet) + 1,
+        max_sentencepiece_length=1,
+        character_coverage=1.0,
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def _byte_vocabulary() -> dict[str, int]:
+    """CLIP's ids for bytes within a word, bytes that end one, and the two special tokens."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    alphabet = sorted(ByteLevel.alphabet())
+    pieces = [*alphabet, *(letter + "</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    return {piece: index for index, piece in enumerate(pieces)}

@@ -1,0 +1,422 @@
+"""Videos as people and files know them: uint8 frames, mp4, GIF, lossless stage files, contact sheets.
+
+One video here is `(time, height, width, channel)`: float32 in [-1, 1], or uint8 frames to look at.
+Every file is encoded in memory, written beside its place and renamed: a failure leaves nothing half-written.
+PyAV and Pillow are imported where they are used, so that importing the package stays fast.
+"""
+
+import hashlib
+import io
+import math
+import os
+import re
+import secrets
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Float32, Shaped, UInt8
+
+from show1_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import av
+    from PIL import Image, ImageFont
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+# Only containers: a playlist named like a video could make FFmpeg open other files.
+CONTAINERS = "mov,mp4,matroska,webm,avi,gif"
+MAX_READ_BYTES = 8 << 30
+
+SHEET_COLUMNS = 8
+# In pixels.
+SHEET_FRAME, SHEET_GAP, SHEET_MARGIN, SHEET_LABEL, SHEET_LINE, SHEET_MIN_WIDTH = 232, 6, 36, 32, 40, 940
+SHEET_PAPER, SHEET_INK, SHEET_FAINT = "#fafafa", "#1a1a1a", "#8a8a8a"
+
+STAGE_FORMAT = "show1_jax.stage.v1"
+STAGE_LAYOUT = "time height width channel"
+
+
+def to_uint8(video: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Frames to look at from values in [-1, 1]: `clip(x / 2 + 0.5, 0, 1) * 255`, truncated, in float32.
+
+    These are the original's operations. Raises `UserError` if a value is NaN, which no frame can show.
+    """
+    unit: np.ndarray = np.clip(np.asarray(video, np.float32) * 0.5 + 0.5, 0, 1)
+    if np.isnan(unit).any():
+        raise UserError("the video has NaN values: check the checkpoint's weights, or compute in float32")
+    return (unit * 255).astype(np.uint8)
+
+
+def from_uint8(frames: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+    """Values in [-1, 1] from frames: `u / 127.5 - 1`, as the original's stage 4 reads them."""
+    return frames.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def resize_uint8(frames: UInt8[np.ndarray, "t h w 3"], height: int, width: int) -> UInt8[np.ndarray, "t h2 w2 3"]:
+    """Frames resized one by one by Pillow's bicubic, as the original does before stage 4.
+
+    Its a is -0.5, and it rounds and clips to uint8 between the horizontal and the vertical pass.
+    """
+    from PIL import Image
+
+    _check_frames(frames)
+    resized = (Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames)
+    return np.stack([np.asarray(image) for image in resized])
+
+
+def fit(video: Float32[np.ndarray, "t h w c"], height: int, width: int) -> Float32[np.ndarray, "t h2 w2 c"]:
+    """Fill `height x width`: scale by one factor, centre, crop what sticks out.
+
+    Bicubic in float32, anti-aliased when shrinking; its overshoot is clipped to each frame's own range.
+    A video of that size already is returned as it is.
+    """
+    from PIL import Image, ImageOps
+
+    if video.shape[1:3] == (height, width):
+        return video
+    planes = (Image.fromarray(plane) for plane in np.moveaxis(video, -1, 1).reshape(-1, *video.shape[1:3]))
+    fitted = [np.asarray(ImageOps.fit(plane, (width, height), Image.Resampling.BICUBIC)) for plane in planes]
+    channels_first = np.stack(fitted).reshape(len(video), -1, height, width)
+    low, high = video.min((1, 2, 3), keepdims=True), video.max((1, 2, 3), keepdims=True)
+    clipped: np.ndarray = np.clip(np.moveaxis(channels_first, 1, -1), low, high)
+    return clipped
+
+
+def sample_frames(video: Shaped[np.ndarray, "t ..."], num: int) -> Shaped[np.ndarray, "num ..."]:
+    """`num` frames, evenly spaced from the first to the last. Raises `UserError` if the video has fewer."""
+    if not 1 <= num <= len(video):
+        raise UserError(f"{num} frames are needed and the video has {len(video)}: give a longer video")
+    return np.take(video, np.linspace(0, len(video) - 1, num).round().astype(int), axis=0)
+
+
+def write_mp4(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: int | float | Fraction) -> None:
+    """Write an mp4 of exactly these frames at exactly this rate: H.264 (MPEG-4 part 2 if PyAV lacks libx264), BT.709.
+
+    4:2:0 colour needs even sides: an odd one is padded by repeating its last row or column.
+    Raises `UserError` for frames or a rate that cannot be written, and for a disk that is full.
+    """
+    import av
+
+    _check_frames(frames)
+    rate = _frame_rate(fps, limit=240)
+    odd_height, odd_width = frames.shape[1] % 2, frames.shape[2] % 2
+    even = np.pad(frames, ((0, 0), (0, odd_height), (0, odd_width), (0, 0)), mode="edge")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        if "libx264" in av.codecs_available:
+            stream = container.add_stream("libx264", rate, {"crf": "14"})
+        else:
+            stream = container.add_stream("mpeg4", rate, {"flags": "+qscale", "global_quality": "236"})
+        stream.height, stream.width, stream.pix_fmt = even.shape[1], even.shape[2], "yuv420p"
+        context = stream.codec_context
+        context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709 in ITU-T H.273
+        context.color_range = 1  # limited
+        for index, array in enumerate(even):
+            rgb = av.VideoFrame.from_ndarray(array, format="rgb24")
+            frame = rgb.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame.pts, frame.duration, frame.time_base = index, 1, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    write_bytes(path, buffer.getvalue())
+
+
+def write_gif(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: int | float | Fraction) -> None:
+    """Write a GIF that loops for ever: every frame, each with its own 256 colours, dithered.
+
+    A GIF counts hundredths of a second: delays differ by one where needed for the whole to last `t / fps`.
+    Raises `UserError` as `write_mp4` does, and above 50 fps, where viewers ignore the delay.
+    """
+    import av
+
+    _check_frames(frames)
+    rate = _frame_rate(fps, limit=50)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="gif") as container:
+        stream = container.add_stream("gif", rate=rate)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "pal8"
+        stream.codec_context.time_base = Fraction(1, 100)
+        starts = [round(index * 100 / rate) for index in range(len(frames) + 1)]
+        for array, (start, end) in zip(frames, pairwise(starts), strict=True):
+            frame = av.VideoFrame.from_ndarray(_quantize(array), format="pal8")  # type: ignore[arg-type]  # PyAV's gap
+            frame.pts, frame.time_base = start, Fraction(1, 100)
+            for packet in stream.encode(frame):
+                packet.duration = end - start
+                container.mux(packet)
+    write_bytes(path, buffer.getvalue())
+
+
+def save_stage(path: str | Path, video: Float32[np.ndarray, "t h w c"], stage: str) -> None:
+    """Write a stage's result, float32 and bit for bit, as a `.safetensors` file that knows its stage, layout and hash.
+
+    Raises `UserError` if the array is not float32 `(t, h, w, c)`, or the disk is full.
+    """
+    from safetensors.numpy import save
+
+    if video.dtype != np.float32 or video.ndim != 4 or not video.size:
+        raise UserError(f"a stage must be float32 (t, h, w, c), not {video.dtype} {video.shape}")
+    video = np.ascontiguousarray(video)
+    metadata = {
+        "format": STAGE_FORMAT,
+        "stage": stage,
+        "layout": STAGE_LAYOUT,
+        "shape": " ".join(map(str, video.shape)),
+        "sha256": _digest(video),
+    }
+    write_bytes(path, save({"video": video}, metadata))
+
+
+def load_stage(path: str | Path, stage: str | None = None) -> Float32[np.ndarray, "t h w c"]:
+    """Read what `save_stage` wrote.
+
+    Raises `UserError` if it is missing, damaged, foreign, or, where `stage` is given, of another stage.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != STAGE_FORMAT:
+                raise UserError(f"{path} is not a stage file of show1_jax: give one that sample.py wrote")
+            video: np.ndarray = file.get_tensor("video")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read stage file {path} ({_reason(error)}): sample that stage again") from error
+    if metadata.get("sha256") != _digest(video):
+        raise UserError(f"stage file {path} is damaged (its hash does not match): sample that stage again")
+    if stage is not None and metadata.get("stage") != stage:
+        raise UserError(f"{path} holds the stage {metadata.get('stage')}, not {stage}: give the file of {stage}")
+    return video
+
+
+def read_video(
+    path: str | Path, size: tuple[int, int] | None = None
+) -> tuple[Float32[np.ndarray, "t h w 3"], Fraction | None]:
+    """The user's own video in [-1, 1], and its frame rate where the source states one.
+
+    `path` is a video (mp4, mov, mkv, webm, avi, gif), a folder of png or jpg frames in natural order, a `.npy` of
+    uint8 or of floats in [-1, 1] shaped `(t, h, w, 3)`, or a stage file, whose values are returned as they are.
+    With `size` (height, width) each frame is fitted as it is read (see `fit`), so that a large video fits in memory.
+    Raises `UserError` for what is missing, undecodable, empty, too large, or of another shape or range.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"there is no {path}: give a video, a folder of frames, a .npy or a stage file")
+    suffix, rate = path.suffix.lower(), None
+    frames: Iterable[np.ndarray]
+    if path.is_dir():
+        frames = _read_folder(path)
+    elif suffix == ".npy":
+        frames = _read_npy(path)
+    elif suffix == ".safetensors":
+        frames = load_stage(path)
+    elif suffix in VIDEO_SUFFIXES:
+        frames, rate = _decode(path), _stated_rate(path)
+    else:
+        raise UserError(f"cannot read {path}: give one of {' '.join(VIDEO_SUFFIXES)} .npy .safetensors, or a folder")
+    return _gather(frames, size, path), rate
+
+
+def contact_sheet(path: str | Path, rows: Mapping[str, UInt8[np.ndarray, "t h w 3"]], title: str) -> None:
+    """Write one PNG: the title (a prompt), then for each named video a row of evenly spaced frames.
+
+    Frames share a width, so that columns line up from stage to stage. Pixels of a small video stay visible as squares;
+    characters that the built-in font lacks lose their accents or become `?`.
+    Raises `UserError` if there is nothing to show, or as `write_mp4` does.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not rows:
+        raise UserError("a contact sheet needs at least one video")
+    strips = {name: _strip(frames) for name, frames in rows.items()}
+    width = max(SHEET_MIN_WIDTH, *(strip.width for strip in strips.values()))
+    title_font, label_font = ImageFont.load_default(30), ImageFont.load_default(19)
+    lines = _wrap(_drawable(title, title_font), title_font, width)
+    y = SHEET_MARGIN + SHEET_LINE * len(lines) + SHEET_MARGIN // 2
+    height = y + sum(SHEET_LABEL + strip.height + SHEET_MARGIN for strip in strips.values())
+
+    sheet = Image.new("RGB", (width + 2 * SHEET_MARGIN, height), SHEET_PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, line in enumerate(lines):
+        draw.text((SHEET_MARGIN, SHEET_MARGIN + SHEET_LINE * index), line, SHEET_INK, title_font)
+    for name, strip in strips.items():
+        label = _drawable(name.replace("_", " "), label_font)
+        count, frame_height, frame_width = rows[name].shape[:3]
+        facts = f"{count} frame{'s' * (count > 1)}, {frame_width} x {frame_height}"
+        draw.text((SHEET_MARGIN, y), label, SHEET_INK, label_font)
+        draw.text((SHEET_MARGIN + label_font.getlength(label) + 14, y), facts, SHEET_FAINT, label_font)
+        sheet.paste(strip, (SHEET_MARGIN, y + SHEET_LABEL))
+        y += SHEET_LABEL + strip.height + SHEET_MARGIN
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Put a whole file in its place, making its folder, or raise `UserError` and leave what was there before."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({_reason(error)}): make room, or choose another place") from error
+
+
+def _check_frames(frames: np.ndarray) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+        raise UserError(f"frames must be uint8 (t, h, w, 3), none of them 0, not {frames.dtype} {frames.shape}")
+
+
+def _frame_rate(fps: int | float | Fraction, limit: int) -> Fraction:
+    if not (math.isfinite(fps) and 0.1 <= fps <= limit):
+        raise UserError(f"fps must be from 0.1 to {limit}, not {fps}")
+    return Fraction(fps).limit_denominator(1001)
+
+
+def _digest(video: np.ndarray) -> str:
+    return hashlib.sha256(video.data).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, on one line and without the path that the message around it names."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _quantize(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices `(h, w)` into an ARGB palette `(256, 4)` made for this frame, with Floyd-Steinberg dither."""
+    from PIL import Image
+
+    image = Image.fromarray(frame)
+    colours = image.quantize(256, Image.Quantize.FASTOCTREE)  # the others are slower and, by PSNR, worse
+    dithered = image.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG)
+    palette = np.full((256, 4), 255, np.uint8)
+    used = np.asarray(dithered.getpalette(), np.uint8).reshape(-1, 3)
+    palette[: len(used), 1:] = used
+    return np.asarray(dithered), palette
+
+
+def _gather(frames: Iterable[np.ndarray], size: tuple[int, int] | None, path: Path) -> np.ndarray:
+    """One float32 array from frames that come one at a time, each checked, brought to [-1, 1] and fitted."""
+    gathered: list[np.ndarray] = []
+    for frame in frames:
+        if frame.ndim != 3 or frame.shape[-1] != 3 or not frame.size:
+            raise UserError(f"{path} has frames of shape {frame.shape}: give (height, width, 3)")
+        values = from_uint8(frame) if frame.dtype == np.uint8 else np.asarray(frame, np.float32)
+        gathered.append(values if size is None else fit(values[None], *size)[0])
+        if gathered[-1].shape != gathered[0].shape:
+            raise UserError(f"{path} has frames of different sizes: make them equal")
+        if len(gathered) * gathered[0].nbytes > MAX_READ_BYTES:
+            raise UserError(f"{path} is too long or too large to read: cut it or make it smaller")
+    if not gathered:
+        raise UserError(f"{path} has no frames: give a video that has some")
+    return np.stack(gathered)
+
+
+@contextmanager
+def _opened(path: Path) -> "Iterator[av.container.InputContainer]":
+    """A container of the user's, with what FFmpeg finds wrong with it as a `UserError`."""
+    import av
+
+    try:
+        with av.open(path, options={"format_whitelist": CONTAINERS}) as container:
+            if not container.streams.video:
+                raise UserError(f"{path} has no pictures: give a video that has some")
+            yield container
+    except av.FFmpegError as error:
+        raise UserError(f"cannot decode {path} ({_reason(error)}): give a video that plays") from error
+
+
+def _stated_rate(path: Path) -> Fraction | None:
+    with _opened(path) as container:
+        return container.streams.video[0].average_rate
+
+
+def _decode(path: Path) -> Iterator[np.ndarray]:
+    with _opened(path) as container:
+        for frame in container.decode(video=0):
+            yield np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+
+
+def _read_folder(folder: Path) -> Iterator[np.ndarray]:
+    from PIL import Image, ImageOps
+
+    for path in sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order):
+        try:
+            with Image.open(path) as image:
+                yield np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"cannot read the image {path} ({_reason(error)}): replace or remove it") from error
+
+
+def _natural_order(path: Path) -> list[tuple[str, int]]:
+    """frame2 before frame10."""
+    return [(text, int(digits or -1)) for text, digits in re.findall(r"(\D*)(\d*)", path.name.lower())]
+
+
+def _read_npy(path: Path) -> Iterator[np.ndarray]:
+    try:
+        video = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({_reason(error)}): save it again with numpy.save") from error
+    if video.ndim != 4 or not (video.dtype == np.uint8 or np.issubdtype(video.dtype, np.floating)):
+        raise UserError(f"{path} must be uint8 or float (t, h, w, 3), not {video.dtype} {video.shape}")
+    for frame in video:
+        if video.dtype != np.uint8 and not (np.abs(frame) <= 1).all():
+            raise UserError(f"{path} has values outside [-1, 1]: scale them, or save uint8")
+        yield frame
+
+
+def _strip(frames: np.ndarray) -> "Image.Image":
+    """A row of the contact sheet: at most `SHEET_COLUMNS` frames side by side, each `SHEET_FRAME` wide."""
+    from PIL import Image
+
+    _check_frames(frames)
+    height, width = frames.shape[1:3]
+    shown_height = max(1, round(height * SHEET_FRAME / width))
+    enlargement = -(-SHEET_FRAME // width)
+    chosen = sample_frames(frames, min(SHEET_COLUMNS, len(frames)))
+    step = SHEET_FRAME + SHEET_GAP
+    strip = Image.new("RGB", (len(chosen) * step - SHEET_GAP, shown_height), SHEET_PAPER)
+    for index, frame in enumerate(chosen):
+        squares = Image.fromarray(frame.repeat(enlargement, 0).repeat(enlargement, 1))
+        strip.paste(squares.resize((SHEET_FRAME, shown_height), Image.Resampling.BOX), (index * step, 0))
+    return strip
+
+
+def _drawable(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont") -> str:
+    """The text on one line; a character that the font lacks loses its accents or becomes `?`."""
+    missing = bytes(font.getmask("\uffff"))
+
+    def shown(character: str) -> str:
+        if character == " " or bytes(font.getmask(character)) != missing:
+            return character
+        return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"
+
+    return "".join(map(shown, " ".join(unicodedata.normalize("NFC", text).split())))
+
+
+def _wrap(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width: int) -> list[str]:
+    """Lines no wider than `width`, broken at spaces, or within a word that is wider than a line."""
+    lines = [""]
+    for word in re.findall(r"\S+\s*", text):
+        if lines[-1] and font.getlength(lines[-1] + word.rstrip()) > width:
+            lines.append("")
+        for character in word:
+            if font.getlength(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    return lines

@@ -1,0 +1,39 @@
+"""Shared fixtures. The device count is set before the backend starts: sharding is tested on eight CPU devices."""
+
+import os
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of the recorded run: `checkpoints/`, `trace.safetensors`, `trace.json`."""
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def trace() -> dict[str, np.ndarray]:
+    """Every tensor of the recorded run by name, in PyTorch's layout (batch, channel, frame, height, width)."""
+    return load_file(GOLDEN / "trace.safetensors")
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recorded run's released folders, converted by the production converter: a checkpoint of all five stages."""
+    from convert.convert import convert
+    from convert.released import STAGES
+
+    out = tmp_path_factory.mktemp("checkpoints") / "golden"
+    convert(out, {name: str(GOLDEN / "checkpoints" / stage.folder) for name, stage in STAGES.items()})
+    return out

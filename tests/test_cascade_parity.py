@@ -1,0 +1,42 @@
+"""The cascade against the recorded run of the original, stage by stage and as a whole, in float32."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recorded import NAMES, RecordedRun, relative_error
+
+from show1_jax.cascade import Cascade
+from show1_jax.sampling_config import INPUTS, STAGES, Stage
+from show1_jax.video import to_uint8
+
+TOLERANCE: dict[Stage, float] = dict.fromkeys(STAGES, 1e-4) | {"superres_pixel": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def run(golden: Path, trace: dict[str, np.ndarray]) -> RecordedRun:
+    return RecordedRun(golden, trace)
+
+
+@pytest.fixture(scope="module")
+def cascade(converted: Path, run: RecordedRun) -> Cascade:
+    return Cascade.load(converted, run.config(mesh={"data": 1, "fsdp": 8}))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_from_recorded_inputs(cascade: Cascade, run: RecordedRun, stage: Stage) -> None:
+    videos = cascade.sample(
+        [run.settings["prompt"]],
+        stages=[stage],
+        given={needed: run.stage(needed) for needed in INPUTS[stage]},
+        noise=run.noise,
+    )
+    assert relative_error(videos[stage], run.stage(stage)) <= TOLERANCE[stage]
+
+
+def test_whole_cascade(cascade: Cascade, run: RecordedRun) -> None:
+    videos = cascade.sample([run.settings["prompt"]], noise=run.noise)
+    assert list(videos) == list(NAMES)
+    difference = np.abs(to_uint8(videos["superres_latent"][0]).astype(int) - run.trace["stage/final_uint8"])
+    assert difference.mean() <= 0.05
+    assert (difference <= 1).mean() >= 0.999

@@ -1,0 +1,214 @@
+"""Noise schedules, the forward process and scheduler files: against diffusers 0.19.3's numbers and by identities."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from show1_jax.diffusion import (
+    SAMPLERS,
+    SchedulerConfig,
+    add_noise,
+    alphas_cumprod,
+    predict_eps,
+    predict_x0,
+    prediction_target,
+)
+from show1_jax.errors import UserError
+
+SCHEDULES = {
+    "linear": {},
+    "scaled_linear": {"beta_start": 0.00085, "beta_end": 0.012},
+    "squaredcos_cap_v2": {},
+}
+
+
+def scheduler(class_name: str = "DDPMScheduler", **settings: object) -> SchedulerConfig:
+    return SchedulerConfig.from_json({"_class_name": class_name, **settings})
+
+
+@pytest.fixture(scope="session")
+def recorded(golden: Path) -> dict[str, np.ndarray]:
+    return load_file(golden / "schedulers.safetensors")
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_alphas_cumprod_is_the_recorded_one_bit_for_bit(name, recorded):
+    schedule = alphas_cumprod(scheduler(beta_schedule=name, **SCHEDULES[name]))
+    assert schedule.dtype == np.float32
+    np.testing.assert_array_equal(schedule, recorded[f"alphas_cumprod/{name}"])
+
+
+def test_squared_cosine_betas_stop_at_0_999():
+    schedule = alphas_cumprod(scheduler(beta_schedule="squaredcos_cap_v2")).astype(np.float64)
+    np.testing.assert_allclose(1 - schedule[-1] / schedule[-2], 0.999, rtol=1e-6)
+
+
+def test_trained_betas_replace_the_schedule():
+    betas = [0.1, 0.2, 0.5]
+    schedule = alphas_cumprod(scheduler(num_train_timesteps=3, trained_betas=betas))
+    np.testing.assert_allclose(schedule, np.cumprod(1 - np.array(betas)), rtol=1e-6)
+
+
+def test_add_noise_is_the_recorded_one(recorded):
+    schedule = alphas_cumprod(scheduler(beta_schedule="squaredcos_cap_v2"))
+    x0, noise, timesteps = (recorded[f"add_noise/{name}"] for name in ("x0", "noise", "timesteps"))
+    noisy = add_noise(schedule, jnp.asarray(x0), jnp.asarray(noise), timesteps)
+    np.testing.assert_allclose(noisy, recorded["add_noise/squaredcos_cap_v2"], rtol=1e-6, atol=1e-6)
+
+
+def test_add_noise_works_in_float32():
+    schedule = alphas_cumprod(scheduler())
+    x0 = jnp.full((2, 1, 1), 0.5, jnp.bfloat16)
+    assert add_noise(schedule, x0, x0, np.array([0, 999])).dtype == jnp.float32
+
+
+@given(
+    prediction_type=st.sampled_from(["epsilon", "sample", "v_prediction"]),
+    x0=st.floats(-2, 2, width=32),
+    eps=st.floats(-4, 4, width=32),
+    timestep=st.integers(0, 900),
+)
+@settings(deadline=None, max_examples=50)
+def test_a_perfect_prediction_gives_back_x0_and_eps(prediction_type, x0, eps, timestep):
+    squared = alphas_cumprod(scheduler())[timestep]
+    alpha, sigma = jnp.sqrt(squared), jnp.sqrt(1 - squared)
+    x0, eps = jnp.float32(x0), jnp.float32(eps)
+    sample = alpha * x0 + sigma * eps
+    output = prediction_target(prediction_type, x0, eps, alpha, sigma)
+    np.testing.assert_allclose(predict_x0(prediction_type, sample, output, alpha, sigma), x0, atol=1e-4)
+    np.testing.assert_allclose(predict_eps(prediction_type, sample, output, alpha, sigma), eps, atol=1e-4)
+
+
+def test_absent_fields_mean_the_defaults_of_the_class():
+    ddpm, ddim, dpm_solver = (scheduler(SAMPLERS[name]) for name in ("ddpm", "ddim", "dpm_solver++"))
+    assert (ddpm.timestep_spacing, ddim.timestep_spacing, dpm_solver.timestep_spacing) == (
+        "leading",
+        "leading",
+        "linspace",
+    )
+    assert (ddpm.clip_sample, ddim.clip_sample) == (True, True)
+    assert (ddpm.variance_type, dpm_solver.variance_type) == ("fixed_small", None)
+    for config in (ddpm, ddim, dpm_solver):
+        assert config.num_train_timesteps == 1000
+        assert (config.beta_start, config.beta_end, config.beta_schedule) == (0.0001, 0.02, "linear")
+        assert (config.prediction_type, config.thresholding, config.steps_offset) == ("epsilon", False, 0)
+        assert (config.dynamic_thresholding_ratio, config.sample_max_value) == (0.995, 1.0)
+    assert (ddim.set_alpha_to_one, ddim.clip_sample_range) == (True, 1.0)
+    assert (dpm_solver.solver_order, dpm_solver.solver_type, dpm_solver.lower_order_final) == (2, "midpoint", True)
+    assert dpm_solver.lambda_min_clipped == float("-inf")
+
+
+def test_every_recorded_file_is_read(golden):
+    files = sorted(golden.glob("checkpoints/*/*scheduler/scheduler_config.json"))
+    assert len(files) == 7
+    for file in files:
+        content = json.loads(file.read_text())
+        config = SchedulerConfig.from_json(content)
+        for field, value in content.items():
+            if not field.startswith("_"):
+                assert getattr(config, field) == value, (file, field)
+
+
+@pytest.mark.parametrize(
+    ("class_name", "field", "value"),
+    [
+        ("PNDMScheduler", "_class_name", "PNDMScheduler"),
+        ("DDPMScheduler", "beta_schedule", "sigmoid"),
+        ("DDPMScheduler", "prediction_type", "score"),
+        ("DDPMScheduler", "timestep_spacing", "karras"),
+        ("DDPMScheduler", "variance_type", "fixed_large_log"),
+        ("DDPMScheduler", "thresholding", "yes"),
+        ("DDPMScheduler", "num_train_timesteps", 0),
+        ("DDPMScheduler", "num_train_timesteps", 1000.5),
+        ("DDPMScheduler", "num_train_timesteps", None),
+        ("DDPMScheduler", "steps_offset", -1),
+        ("DDPMScheduler", "beta_end", 1.0),
+        ("DDPMScheduler", "beta_start", float("nan")),
+        ("DDPMScheduler", "dynamic_thresholding_ratio", 95),
+        ("DDPMScheduler", "sample_max_value", 0),
+        ("DDPMScheduler", "trained_betas", "0.1"),
+        ("DDIMScheduler", "rescale_betas_zero_snr", True),
+        ("DPMSolverMultistepScheduler", "solver_order", 4),
+        ("DPMSolverMultistepScheduler", "algorithm_type", "sde-dpmsolver++"),
+        ("DPMSolverMultistepScheduler", "algorithm_type", "dpmsolver"),
+        ("DPMSolverMultistepScheduler", "solver_type", "bh2"),
+        ("DPMSolverMultistepScheduler", "use_karras_sigmas", True),
+        ("DPMSolverMultistepScheduler", "lambda_min_clipped", "-inf"),
+        ("DPMSolverMultistepScheduler", "final_sigmas_type", "zero"),
+        ("DPMSolverMultistepScheduler", "flow_shift", 3.0),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_field_and_value(class_name, field, value):
+    with pytest.raises(UserError) as refusal:
+        scheduler(**{"class_name": class_name, field: value} if field != "_class_name" else {"class_name": value})
+    assert f"{field} = {value!r}" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("betas", [[0.1, 0.2], [0.1, 0.2, 1.0], [0.1, 0.2, "0.3"], []])
+def test_wrong_trained_betas_are_refused(betas):
+    with pytest.raises(UserError, match="trained_betas = "):
+        scheduler(num_train_timesteps=3, trained_betas=betas)
+
+
+def test_settings_of_other_schedulers_and_of_nothing_are_passed_over():
+    config = scheduler("DDIMScheduler", skip_prk_steps=True, use_exponential_sigmas=False, _diffusers_version="0.30.0")
+    assert config == scheduler("DDIMScheduler")
+
+
+def test_solver_settings_do_not_trouble_other_samplers_until_they_are_used():
+    config = scheduler("DDPMScheduler", algorithm_type="dpmsolver")
+    with pytest.raises(UserError, match=r"algorithm_type = 'dpmsolver'"):
+        config.with_sampler("dpm_solver++")
+
+
+@given(
+    settings=st.dictionaries(
+        st.sampled_from([*SchedulerConfig.__dataclass_fields__, "unheard_of"]),
+        st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=5) | st.lists(st.floats()),
+    ),
+    class_name=st.sampled_from(list(SAMPLERS.values())),
+)
+@settings(deadline=None)
+def test_any_json_is_read_or_refused_in_one_line(settings, class_name):
+    try:
+        config = SchedulerConfig.from_json({"_class_name": class_name} | settings)
+    except UserError as refusal:
+        message = str(refusal)
+    else:
+        message = str(hash(config))
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_another_sampler_keeps_the_schedule_and_the_thresholding(name):
+    pixel = scheduler(
+        "DPMSolverMultistepScheduler",
+        beta_schedule="squaredcos_cap_v2",
+        thresholding=True,
+        sample_max_value=1.5,
+        prediction_type="v_prediction",
+        variance_type="learned_range",
+    )
+    other = pixel.with_sampler(name)
+    assert other.class_name == SAMPLERS[name]
+    for field in ("beta_schedule", "thresholding", "sample_max_value", "prediction_type", "variance_type"):
+        assert getattr(other, field) == getattr(pixel, field)
+    assert other.timestep_spacing == scheduler(SAMPLERS[name]).timestep_spacing
+
+
+def test_a_latent_sampler_does_not_begin_to_clip():
+    latent = scheduler("DPMSolverMultistepScheduler", beta_schedule="scaled_linear", clip_sample=True)
+    assert not latent.with_sampler("ddim").clip_sample
+    assert latent.with_sampler("ddpm").variance_type == "fixed_small"
+
+
+def test_an_unknown_sampler_is_refused():
+    with pytest.raises(UserError, match=r"sampler = 'euler'.*'ddpm'"):
+        scheduler().with_sampler("euler")

@@ -1,0 +1,398 @@
+"""Text encoders and tokenizers against the recorded run (transformers 4.41.2), and beyond what it covers."""
+
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convert.reader import open_weights
+from convert.rules import match, sources
+from convert.tables import KINDS
+from show1_jax import text
+from show1_jax.errors import UserError
+from show1_jax.layers import Layers
+from show1_jax.text.clip import FeedForward
+from show1_jax.text.t5 import relative_position_buckets
+from show1_jax.text.tokenizers import Tokenizer
+
+NETWORKS = {"t5": text.T5Encoder, "clip": text.CLIPTextEncoder}
+T5_FOLDER = "checkpoints/show-1-base"
+CLIP_FOLDER = "checkpoints/show-1-sr2"
+
+
+def encoder(folder: Path, kind: str, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
+    """A recorded encoder, through the production converter's tables."""
+    config = KINDS[kind].read_config(json.loads((folder / "text_encoder/config.json").read_text()))
+    network = NETWORKS[kind](config, rngs=None, dtype=dtype, param_dtype=dtype)
+    state = nnx.state(network, nnx.Param)
+    weights = match(open_weights(folder / "text_encoder"), state, KINDS[kind].table, where=kind)
+    for path, variable in nnx.to_flat_state(state):
+        variable.set_value(jnp.asarray(weights[tuple(map(str, path))], dtype))
+    nnx.update(network, state)
+    return network
+
+
+@nnx.jit
+def encode(network: nnx.Module, *args: np.ndarray) -> jax.Array:
+    """Call an encoder, compiled."""
+    return network(*(jnp.asarray(array, jnp.int32) for array in args))
+
+
+def relative_error(actual: jax.Array, expected: np.ndarray) -> float:
+    """Norm of the difference over the norm."""
+    return float(np.linalg.norm(np.asarray(actual, np.float32) - expected) / np.linalg.norm(expected))
+
+
+@pytest.fixture(scope="module")
+def t5(golden: Path) -> text.T5Encoder:
+    return encoder(golden / T5_FOLDER, "t5")
+
+
+@pytest.fixture(scope="module")
+def t5_tokenizer(golden: Path) -> Tokenizer:
+    return text.load_t5_tokenizer(golden / T5_FOLDER / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def clip_tokenizer(golden: Path) -> Tokenizer:
+    return text.load_clip_tokenizer(golden / CLIP_FOLDER / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def recorded(golden: Path) -> Mapping[str, str]:
+    return json.loads((golden / "trace.json").read_text())
+
+
+# Encoders
+
+
+@pytest.mark.parametrize(("row", "name"), [(0, "text/t5_prompt"), (1, "text/t5_negative")])
+def test_t5_gives_the_recorded_states(t5, t5_tokenizer, recorded, trace, row, name):
+    ids, mask = text.tokenize_t5(t5_tokenizer, [recorded["prompt"], ""])
+    states = encode(t5, ids, mask)
+    assert relative_error(states[row : row + 1], trace[name]) <= 3e-6  # measured 6e-7
+
+
+def test_clip_gives_the_recorded_states(golden, clip_tokenizer, recorded, trace):
+    ids = text.tokenize_clip(clip_tokenizer, [recorded["prompt"], recorded["negative_prompt"]])
+    states = encode(encoder(golden / CLIP_FOLDER, "clip"), ids)
+    assert relative_error(states, trace["text/clip"]) <= 3e-6  # measured 3e-7
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.bfloat16, 4e-2), (jnp.float16, 5e-3)])
+def test_half_precision_stays_close(golden, trace, dtype, tolerance):
+    # JAX and Flax themselves mix types where their norms are float32.
+    with jax.numpy_dtype_promotion("standard"):
+        states = encode(encoder(golden / T5_FOLDER, "t5", dtype), trace["text/t5_ids"], trace["text/t5_mask"])
+        assert states.dtype == dtype
+        assert relative_error(states, trace["text/t5_prompt"]) <= tolerance
+        states = encode(encoder(golden / CLIP_FOLDER, "clip", dtype), trace["text/clip_ids"])
+        assert states.dtype == dtype
+        assert relative_error(states, trace["text/clip"]) <= tolerance
+
+
+def test_t5_residual_stream_may_leave_the_range_of_float16(golden, trace):
+    states = {}
+    with jax.numpy_dtype_promotion("standard"):
+        for dtype in (jnp.float32, jnp.float16):
+            network = encoder(golden / T5_FOLDER, "t5", dtype)
+            for block in network.block:
+                feed_forward = block.layer[1].DenseReluDense
+                for layer, factor in ((feed_forward.wi_1, 100), (feed_forward.wo, 1e4)):
+                    layer.kernel[...] *= factor
+            states[dtype] = encode(network, trace["text/t5_ids"], trace["text/t5_mask"])
+    assert relative_error(states[jnp.float16], np.asarray(states[jnp.float32])) <= 2e-2
+
+
+@pytest.mark.parametrize(("num_buckets", "max_distance", "length"), [(32, 128, 400), (16, 64, 100)])
+def test_relative_position_buckets(num_buckets, max_distance, length):
+    buckets = relative_position_buckets(length, num_buckets, max_distance)
+    half, exact = num_buckets // 2, num_buckets // 4
+    ratio = max_distance // exact
+    for distance in range(length):
+        # floor(exact + log(distance / exact) / log(ratio) * exact), in integers
+        far = max([0, *(k for k in range(exact + 1) if distance**exact >= exact**exact * ratio**k)])
+        bucket = distance if distance < exact else min(exact + far, half - 1)
+        assert buckets[distance, 0] == bucket, "keys before the query"
+        if distance:
+            assert buckets[0, distance] == half + bucket, "keys after the query"
+    assert (buckets[1:, 1:] == buckets[:-1, :-1]).all()
+
+
+def test_t5_tokens_do_not_see_padding(t5):
+    ids = np.array([[8, 24, 11, 1, 0, 0], [8, 24, 11, 1, 33, 7]])
+    states = encode(t5, ids, np.array([[1, 1, 1, 1, 0, 0]] * 2))
+    np.testing.assert_array_equal(states[0, :4], states[1, :4])
+
+
+def test_clip_tokens_see_no_later_ones(golden):
+    ids = np.array([[577, 320, 513, 578, 578], [577, 320, 513, 7, 8]])
+    states = encode(encoder(golden / CLIP_FOLDER, "clip"), ids)
+    np.testing.assert_array_equal(states[0, :3], states[1, :3])
+    assert not np.allclose(states[0, 3], states[1, 3])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # Values of the original's functions of these names at -2, -0.5, 0.7, 3, in float64.
+        ("gelu", [-0.04550026, -0.15426877, 0.53062544, 2.99595031]),
+        ("gelu_new", [-0.04540231, -0.15428599, 0.53057013, 2.99636261]),
+        ("quick_gelu", [-0.06434138, -0.14961156, 0.53689395, 2.98192869]),
+    ],
+)
+def test_clip_activations(name, expected):
+    config = text.CLIPTextConfig(9, 4, 4, 1, 1, hidden_act=name)
+    layer = FeedForward(config, Layers(nnx.Rngs(0)))
+    layer.fc1.kernel[...] = layer.fc2.kernel[...] = jnp.eye(4)
+    np.testing.assert_allclose(layer(jnp.asarray([[[-2.0, -0.5, 0.7, 3.0]]]))[0, 0], expected, atol=1e-6)
+
+
+def test_clip_refuses_more_tokens_than_positions(golden):
+    with pytest.raises(UserError, match=r"78 tokens.*77 positions"):
+        encode(encoder(golden / CLIP_FOLDER, "clip"), np.zeros((1, 78), int))
+
+
+# Architectures
+
+
+@pytest.mark.parametrize(
+    ("component", "kind"), [("show-1-base/text_encoder", "t5"), ("show-1-sr2/text_encoder", "clip")]
+)
+def test_full_size_parameters(golden, component, kind):
+    full_size = json.loads(gzip.decompress((golden / "full_size_keys.json.gz").read_bytes()))[component]
+    network = NETWORKS[kind](KINDS[kind].read_config(full_size["config"]), rngs=None)
+    state = nnx.state(network, nnx.Param)
+    shapes = {source.key: list(source.shape) for source in sources(state, KINDS[kind].table).values()}
+    repeated = {"encoder.embed_tokens.weight"} if kind == "t5" else set()
+    assert shapes == {key: shape for key, shape in full_size["keys"].items() if key not in repeated}
+
+
+def t5_settings(**changes: object) -> dict[str, object]:
+    """A T5 config.json as the first released ones were: without the keys that came later."""
+    sizes = {"vocab_size": 9, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    return {**sizes, "feed_forward_proj": "gated-gelu", "dropout_rate": 0.1, "output_past": True, **changes}
+
+
+def clip_settings(**changes: object) -> dict[str, object]:
+    """A CLIP config.json with nothing but sizes."""
+    sizes = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    return {**sizes, "num_attention_heads": 2, "projection_dim": 4, "attention_dropout": 0.0, **changes}
+
+
+def test_absent_keys_have_their_defaults():
+    assert text.T5Config.from_json(t5_settings()) == text.T5Config(9, 8, 4, 8, 1, 2, 32, 128, 1e-6)
+    assert text.CLIPTextConfig.from_json(clip_settings()) == text.CLIPTextConfig(9, 8, 8, 1, 2, 77, 1e-5, "quick_gelu")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("feed_forward_proj", "relu"),
+        ("feed_forward_proj", "gated-silu"),
+        ("dense_act_fn", "gelu"),
+        ("is_gated_act", False),
+        ("model_type", "umt5"),
+        ("num_heads", 0),
+        ("d_model", "8"),
+        ("num_layers", True),
+        ("layer_norm_epsilon", -1e-6),
+        ("relative_attention_num_buckets", 2),
+        ("relative_attention_max_distance", 8),
+    ],
+)
+def test_t5_config_refuses_by_field_and_value(name, value):
+    with pytest.raises(UserError, match=f"{name}={value!r}"):
+        text.T5Config.from_json(t5_settings(**{name: value}))
+
+
+def test_t5_config_without_a_feed_forward_is_not_v1_1():
+    settings = t5_settings()
+    del settings["feed_forward_proj"]
+    with pytest.raises(UserError, match="feed_forward_proj='relu'"):
+        text.T5Config.from_json(settings)
+
+
+@pytest.mark.parametrize(("name", "value"), [("hidden_act", "swish"), ("num_attention_heads", 3), ("hidden_size", -8)])
+def test_clip_config_refuses_by_field_and_value(name, value):
+    with pytest.raises(UserError, match=f"{name}={value!r}"):
+        text.CLIPTextConfig.from_json(clip_settings(**{name: value}))
+
+
+@pytest.mark.parametrize("config", [text.T5Config, text.CLIPTextConfig])
+def test_config_names_what_is_missing(config):
+    with pytest.raises(UserError, match="vocab_size"):
+        config.from_json({"feed_forward_proj": "gated-gelu"})
+
+
+# Tokenizers
+
+
+def test_recorded_ids(t5_tokenizer, clip_tokenizer, recorded, trace):
+    ids, mask = text.tokenize_t5(t5_tokenizer, [recorded["prompt"]])
+    np.testing.assert_array_equal(ids, trace["text/t5_ids"])
+    np.testing.assert_array_equal(mask, trace["text/t5_mask"])
+    ids = text.tokenize_clip(clip_tokenizer, [recorded["prompt"], recorded["negative_prompt"]])
+    np.testing.assert_array_equal(ids, trace["text/clip_ids"])
+
+
+def test_recorded_ids_of_a_long_prompt(t5_tokenizer, clip_tokenizer, recorded, trace):
+    prompt = " ".join([recorded["prompt"]] * 12)
+    np.testing.assert_array_equal(text.tokenize_t5(t5_tokenizer, [prompt])[0], trace["text/long_t5_ids"])
+    np.testing.assert_array_equal(text.tokenize_clip(clip_tokenizer, [prompt]), trace["text/long_clip_ids"])
+
+
+# What transformers 4.41.2's slow tokenizers gave, without the ids around a prompt.
+HARD_PROMPTS = [
+    ("", [], []),
+    ("  ", [], []),
+    (
+        "A  Red   CIRCLE, moves\tright!\n",
+        [8, 24, 11, 3, 18, 23, 18, 34, 27, 3, 20, 13, 5, 35, 6, 32, 9, 44],
+        [320, 513, 518, 267, 522, 526, 256],
+    ),
+    (
+        "\u201ccurly\u201d it\u2019s",
+        None,
+        [257, 66, 84, 81, 75, 344, 257, 72, 339, 6, 338],
+    ),
+    ("&lt;b&gt; &amp;", [3, 45, 15, 9, 2, 42, 45, 36, 9, 2, 3, 45, 4, 20, 30, 2], [283, 321, 285, 261]),
+    (
+        "\ufb01\u0301 \uff1cpad\uff1e",
+        [3, 17, 6, 2, 3, 58, 30, 4, 11, 59],
+        [69, 127, 511, 283, 564, 323, 285],
+    ),
+    (
+        "caf\u00e9 CAF\u00c9 cafe\u0301",
+        [3, 18, 4, 17, 2, 3, 18, 4, 17, 2, 3, 18, 4, 17, 2],
+        [66, 64, 69, 127, 358] * 3,
+    ),
+    ("hello</s>world", [3, 37, 10, 15, 15, 7, 1, 3, 19, 7, 16, 15, 11], None),
+    ("a <pad> b <unk> c", [8, 0, 38, 2, 3, 18], None),
+    ("<|endoftext|> hi <|startoftext|>", None, [578, 71, 328, 577]),
+    ("\u0391\u03a3", [3, 2], [138, 109, 139, 480]),
+    ("x\u200by\u200dz", [3, 60, 3, 28, 2, 61], [343, 158, 222, 489, 344, 158, 222, 491, 345]),
+]
+
+
+@pytest.mark.parametrize(("prompt", "t5_ids", "clip_ids"), HARD_PROMPTS)
+def test_ids_of_hard_prompts(t5_tokenizer, clip_tokenizer, prompt, t5_ids, clip_ids):
+    if t5_ids is not None:
+        ids, mask = text.tokenize_t5(t5_tokenizer, [prompt])
+        assert ids[0].tolist() == t5_ids + [1] + [0] * (76 - len(t5_ids))
+        assert mask[0].tolist() == [1] * (len(t5_ids) + 1) + [0] * (76 - len(t5_ids))
+    if clip_ids is not None:
+        ids = text.tokenize_clip(clip_tokenizer, [prompt])
+        assert ids[0].tolist() == [577] + clip_ids + [578] * (76 - len(clip_ids))
+
+
+def test_clip_padding_is_the_tokenizers_own(golden, tmp_path):
+    folder = shutil.copytree(golden / CLIP_FOLDER / "tokenizer", tmp_path / "tokenizer")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        (folder / name).unlink()
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 12, "pad_token": "!"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    ids = text.tokenize_clip(text.load_clip_tokenizer(folder), ["a red circle"])
+    assert ids.tolist() == [[577, 320, 513, 518, 578] + [0] * 7]
+
+
+@pytest.mark.parametrize("repeats", [1, 4, 5, 12, 15, 16, 40])
+def test_cut_off_names_what_is_left_out(t5_tokenizer, clip_tokenizer, recorded, repeats):
+    prompt = " ".join([recorded["prompt"]] * repeats)
+    words = prompt.split()
+    # 76 T5 tokens are four prompts of 16 and four words more; CLIP has a token for each word.
+    assert text.t5_cut_off(t5_tokenizer, prompt).split() == words[24:]
+    assert text.clip_cut_off(clip_tokenizer, prompt).split() == words[75:]
+
+
+def test_long_prompts_make_the_library_say_nothing(clip_tokenizer, caplog, capfd):
+    text.tokenize_clip(clip_tokenizer, ["a red circle " * 100])
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("load", "folder", "missing"),
+    [
+        (text.load_t5_tokenizer, T5_FOLDER, "spiece.model"),
+        (text.load_clip_tokenizer, CLIP_FOLDER, "vocab.json"),
+        (text.load_clip_tokenizer, CLIP_FOLDER, "merges.txt"),
+        (text.load_clip_tokenizer, CLIP_FOLDER, "tokenizer_config.json"),
+    ],
+)
+@pytest.mark.parametrize("damage", [b"", b"\xff{not this", None])
+def test_damaged_tokenizers(golden, tmp_path, load, folder, missing, damage):
+    copy = shutil.copytree(golden / folder / "tokenizer", tmp_path / "tokenizer")
+    (copy / missing).unlink()
+    if damage is not None:
+        (copy / missing).write_bytes(damage)
+    with pytest.raises(UserError, match=str(copy)) as error:
+        load(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_tokenizers_need_no_network_no_torch_and_say_nothing(golden):
+    program = f"""
+import socket, sys
+def refuse(*args, **kwargs): raise AssertionError("network")
+socket.socket.connect = socket.getaddrinfo = refuse
+from show1_jax import text
+assert "transformers" not in sys.modules
+t5 = text.load_t5_tokenizer({str(golden / T5_FOLDER / "tokenizer")!r})
+clip = text.load_clip_tokenizer({str(golden / CLIP_FOLDER / "tokenizer")!r})
+text.tokenize_t5(t5, ["a red circle " * 100]), text.tokenize_clip(clip, ["a red circle " * 100])
+assert not {{"torch", "tensorflow"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# Byte-level tokenizers
+
+
+@pytest.fixture(scope="module")
+def byte_level(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Tokenizer]:
+    folder = tmp_path_factory.mktemp("tokenizers")
+    text.byte_level_tokenizers(folder)
+    return text.load_t5_tokenizer(folder / "t5"), text.load_clip_tokenizer(folder / "clip")
+
+
+@settings(deadline=None)
+@given(prompt=st.text(max_size=200))
+def test_byte_level_ids(byte_level, prompt):
+    t5, clip = byte_level
+    ids, mask = text.tokenize_t5(t5, [prompt])
+    assert ids.shape == mask.shape == (1, 77)
+    assert ids.dtype == mask.dtype == np.int32
+    length = mask.sum()
+    assert (mask[0] == (np.arange(77) < length)).all()
+    assert ids[0, length - 1] == 1
+    assert (ids[0, length:] == 0).all()
+    ids = text.tokenize_clip(clip, [prompt])
+    assert ids.shape == (1, 77)
+    assert (ids[0, 0], ids[0, -1]) == (512, 513)
+
+
+def test_byte_level_tokenizers_know_every_character(byte_level):
+    t5, clip = byte_level
+    for prompt in ("A red panda, 4k!", "\u65e5\u672c \U0001f43c \u00fc\u0142"):
+        assert t5.unk_token_id not in text.tokenize_t5(t5, [prompt])[0]
+        assert clip.decode(text.tokenize_clip(clip, [prompt])[0].tolist()).count("\ufffd") == 0
+
+
+def test_byte_level_tokenizers_are_the_same_every_time(tmp_path):
+    for folder in ("a", "b"):
+        text.byte_level_tokenizers(tmp_path / folder)
+    for path in (tmp_path / "a").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
