@@ -74,17 +74,14 @@ class Problems:
         """Notes one problem."""
         self._by_kind[kind].append(what)
 
-    def raise_any(self, where: str) -> None:
+    def raise_any(self, where: str, advice: str) -> None:
         """Raises one UserError with all of them, the first 20 of each kind by name; nothing if there are none."""
         if self._by_kind:
             kinds = "; ".join(
                 f"{len(found)} {kind}: {', '.join(found[:_LISTED])}{', ...' if len(found) > _LISTED else ''}"
                 for kind, found in self._by_kind.items()
             )
-            raise UserError(
-                f"{where}: the weights do not fit the network: {kinds}. "
-                "Use weights and config.json of the same released component"
-            )
+            raise UserError(f"{where}: {kinds}; {advice}")
 
 
 def sources(abstract_state: nnx.State, table: Table, problems: Problems | None = None) -> dict[WeightPath, Source]:
@@ -109,7 +106,7 @@ def sources(abstract_state: nnx.State, table: Table, problems: Problems | None =
         shape = rearrange(np.broadcast_to(False, variable.shape), " -> ".join(reversed(layouts))).shape
         result[weight_path(path)] = Source(key, layouts, shape)
     if problems is None:
-        found.raise_any("conversion table")
+        found.raise_any("conversion table", "name every parameter once")
     return result
 
 
@@ -153,7 +150,7 @@ def match(
         result[path] = source.to_ours(array)
     for key in given.keys() - {source.key for source in wanted.values()}:
         problems.add("unexpected keys", key)
-    problems.raise_any(where)
+    problems.raise_any(where, "use weights and config.json of the same released component")
     return result
 
 

@@ -49,18 +49,26 @@ def _header(path: Path, buffer: mmap.mmap) -> tuple[dict[str, Any], int]:
     if data_start > len(buffer):
         raise UserError(f"{path}: truncated inside the header, or no safetensors file; download it again")
     try:
-        header = json.loads(buffer[8:data_start])
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}: the header is not JSON, the file is damaged; download it again") from None
+        header = json.loads(buffer[8:data_start], object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: the header is damaged ({error}); download it again") from None
     if not isinstance(header, dict):
         raise UserError(f"{path}: the header is not a table of tensors, the file is damaged; download it again")
     return header, data_start
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a name twice")
+    return table
+
+
 def _tensor(path: Path, buffer: mmap.mmap, name: str, entry: Any, data_start: int) -> MappedTensor:
     try:
         type_name, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        sane = all(type(n) is int and n >= 0 for n in (*shape, begin, end)) and len(shape) <= 8
+        sane = isinstance(type_name, str) and len(shape) <= 8
+        sane = sane and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
     except (TypeError, KeyError, ValueError):
         sane = False
     if not sane:

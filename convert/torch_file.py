@@ -82,7 +82,8 @@ def read_torch_zip(path: Path) -> TensorTable:
     # Any other exception here means bytes that no writer of this format produces: pickletools and zipfile raise a
     # dozen kinds on damaged input.
     except Exception as error:
-        raise UserError(f"{path}: truncated or damaged ({error or type(error).__name__}); download it again") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: truncated or damaged ({reason}); download it again") from None
 
 
 def _not_a_zip(path: Path, buffer: mmap.mmap) -> str:
@@ -210,7 +211,7 @@ class _Machine:
                 stack.pop()  # attributes beside the tensors: the version metadata of a module's state dict
             case _:
                 raise _MalformedError(
-                    f"its pickle uses the instruction {opcode}, which a state dict does not need; "
+                    f"its pickle uses the instruction {opcode}, which no state dict needs; "
                     "do not trust this file, download the released one"
                 )
 
@@ -233,8 +234,8 @@ class _Machine:
 def _permitted(name: str) -> _Global:
     if name not in _GLOBALS:
         raise _MalformedError(
-            f"its pickle asks for {name.replace(' ', '.')!r}, which a state dict does not need; "
-            "refused, do not trust this file"
+            f"its pickle asks for {name.replace(' ', '.')!r}, which no state dict needs; "
+            "refused, as it could run code: use the released file, or save `model.state_dict()` alone"
         )
     return _Global(name)
 
@@ -243,7 +244,10 @@ def _set_items(target: Any, items: list[Any]) -> None:
     """Fills a dict from key, value, key, value. Names are strings, so hashing one runs nothing deep."""
     if not isinstance(target, dict) or len(items) % 2 or not all(isinstance(key, str) for key in items[::2]):
         raise _MalformedError("a table whose keys are not names; save `model.state_dict()`")
-    target.update(zip(items[::2], items[1::2], strict=True))
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        if key in target:
+            raise _MalformedError(f"has {key!r} twice; download it again")
+        target[key] = value
 
 
 def _call(function: Any, arguments: Any) -> Any:
@@ -257,9 +261,7 @@ def _call(function: Any, arguments: Any) -> Any:
         ):
             return _tensor(storage, offset, size, stride)
         case _:
-            raise _MalformedError(
-                "its pickle calls something with arguments that torch does not use; download it again"
-            )
+            raise _MalformedError("its pickle makes a call that no state dict has; do not trust this file")
 
 
 def _tensor(storage: _Storage, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]) -> MappedTensor:

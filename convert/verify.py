@@ -50,5 +50,5 @@ def _check_shapes(checkpoint: Path, name: str, component: Component) -> int:
     for path in stored.keys() & wanted.keys():
         if stored[path] != wanted[path]:
             problems.add("wrong shapes", f"{'/'.join(path)} is {stored[path]}, not {wanted[path]}")
-    problems.raise_any(f"{checkpoint}: {name}")
+    problems.raise_any(f"{checkpoint}: {name}", "convert again")
     return sum(math.prod(shape) for shape in stored.values())

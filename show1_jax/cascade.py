@@ -48,28 +48,34 @@ class Cascade:
         (1, 29, 320, 576, 3)
     """
 
-    def __init__(self, checkpoint: Path, config: CascadeConfig):
+    def __init__(self, checkpoint: Path, config: CascadeConfig, devices: Sequence[jax.Device] | None = None):
         self.checkpoint = checkpoint
         self.config = config
         self.manifest = read_manifest(checkpoint)
-        self.mesh = make_mesh(config.mesh)
+        self.mesh = make_mesh(config.mesh, devices)
         on_cpu = jax.default_backend() == "cpu"
         self.dtype = jnp.dtype(
             ("float32" if on_cpu else "bfloat16") if config.precision == "auto" else config.precision
         )
 
     @classmethod
-    def load(cls, checkpoint: str | Path, config: CascadeConfig | None = None) -> Self:
+    def load(
+        cls,
+        checkpoint: str | Path,
+        config: CascadeConfig | None = None,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> Self:
         """Open a checkpoint that `python -m convert` made.
 
         Args:
             checkpoint: its directory. Weights are read when a stage's turn comes.
             config: settings; the original's released ones if not given.
+            devices: to use; all if not given.
 
         Raises:
             UserError: no checkpoint there, or settings that do not fit the devices.
         """
-        return cls(Path(checkpoint), config or CascadeConfig())
+        return cls(Path(checkpoint), config or CascadeConfig(), devices)
 
     def sample(
         self,
@@ -222,17 +228,10 @@ class Cascade:
 
     def _halves(self, stage: Stage, prompts: Sequence[Prompt]) -> list[tuple[str, ...]]:
         """The texts of both halves of guidance, or of the one where there is no guidance."""
-        config = self.config.stage(stage)
         positive = tuple(prompt.text for prompt in prompts)
-        if config.guidance_scale <= 1:
-            return [positive]
-        negative = tuple(
-            (self.config.negative_prompt if prompt.negative is None else prompt.negative)
-            if config.use_negative_prompt
-            else ""
-            for prompt in prompts
-        )
-        return [negative, positive]
+        negative = [self.config.guided_away_from(stage, prompt.negative) for prompt in prompts]
+        guided = tuple(text for text in negative if text is not None)
+        return [guided, positive] if guided else [positive]
 
     def _encode(self, component: str, encoder: LoadedNetwork, lines: Sequence[str]) -> Float[Array, "b n d"]:
         folder = self.checkpoint / component / "tokenizer"

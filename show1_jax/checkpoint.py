@@ -119,6 +119,20 @@ def verify_files(checkpoint: Path, progress: Callable[[int], object] = lambda si
         raise UserError(f"{checkpoint}: damaged: {', '.join(problems)}; convert again")
 
 
+def check_sizes(checkpoint: Path, component: str) -> None:
+    """Finds missing and truncated files of a component at once: Orbax reports them late and at length.
+
+    Raises:
+      UserError: names the first such file.
+    """
+    manifest = read_manifest(checkpoint)
+    manifest.component(component)
+    for name, recorded in manifest.files.items():
+        path = checkpoint / name
+        if name.startswith(f"{component}/") and (not path.is_file() or path.stat().st_size != recorded["size"]):
+            raise UserError(f"{path}: missing or truncated; convert again, or copy the checkpoint again")
+
+
 def sha256(path: Path) -> str:
     """The hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
@@ -167,7 +181,7 @@ def load_weights(
       UserError: no such checkpoint or component, or names or shapes that differ from `abstract_state` (all listed).
     """
     wanted = {weight_path(path): variable for path, variable in nnx.to_flat_state(abstract_state)}
-    _check_sizes(checkpoint, component)
+    check_sizes(checkpoint, component)
     _check_shapes(checkpoint, component, {path: tuple(variable.shape) for path, variable in wanted.items()})
     placed = _sharding_by_path(abstract_state, shardings)
     restore_args = {
@@ -185,15 +199,6 @@ def load_weights(
     return nnx.from_flat_state(
         [(path, variable.replace(arrays[weight_path(path)])) for path, variable in nnx.to_flat_state(abstract_state)]
     )
-
-
-def _check_sizes(checkpoint: Path, component: str) -> None:
-    """Finds missing and truncated files at once, which Orbax reports late and at length."""
-    folder = f"{component}/weights/"
-    for name, recorded in read_manifest(checkpoint).files.items():
-        path = checkpoint / name
-        if name.startswith(folder) and (not path.is_file() or path.stat().st_size != recorded["size"]):
-            raise UserError(f"{path}: missing or truncated; convert again, or copy the checkpoint again")
 
 
 def _check_shapes(checkpoint: Path, component: str, wanted: Mapping[WeightPath, tuple[int, ...]]) -> None:

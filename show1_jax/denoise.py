@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Float32, Int32
 from show1_jax.models import LoadedNetwork
 from show1_jax.parallel import batch_sharding
 from show1_jax.samplers import Coefficients, Sampler, SamplerState, guide
+from show1_jax.unet import UNet
 
 Video = Float32[Array, "b t h w c"]
 OnStep = Callable[[int, int], None]
@@ -36,36 +37,47 @@ class Condition:
     noise_level: int | None = None
 
 
+def guided_output(
+    graph: "nnx.GraphDef[nnx.Module]",
+    weights: nnx.State,
+    sample: Video,
+    timestep: Int32[Array, ""],
+    guidance_scale: Float32[Array, ""],
+    text: Float[Array, "b g n d"],
+    channels: Float32[Array, "b t h w e"] | None,
+    noise_level: Int32[Array, ""] | None,
+) -> Float32[Array, "b t h w o"]:
+    """The network's output for a noisy sample, guided; see `Condition` and `guide`. Pure.
+
+    Guidance halves lie side by side in the batch, so that a batch spread over devices stays where it is.
+    """
+    network = nnx.merge(graph, weights)
+    assert isinstance(network, UNet)
+    inputs = sample if channels is None else jnp.concatenate([sample, channels], axis=-1)
+    batch, halves = text.shape[:2]
+    output = network(
+        repeat(inputs, "b t h w c -> (b g) t h w c", g=halves),
+        jnp.broadcast_to(timestep, batch * halves),
+        rearrange(text, "b g n d -> (b g) n d"),
+        None if noise_level is None else jnp.broadcast_to(noise_level, batch * halves),
+    )
+    if halves == 1:
+        return output
+    negative, prompt = rearrange(output, "(b g) t h w c -> g b t h w c", g=2)
+    return guide(negative, prompt, guidance_scale, sample.shape[-1])
+
+
 def denoise_step(
     graph: "nnx.GraphDef[nnx.Module]",
     sampler: Sampler,
     weights: nnx.State,
     state: SamplerState,
     coefficients: Coefficients,
-    timestep: Int32[Array, ""],
-    guidance_scale: Float32[Array, ""],
-    text: Float[Array, "b g n d"],
-    channels: Float32[Array, "b t h w e"] | None,
-    noise_level: Int32[Array, ""] | None,
     noise: Video | None,
+    *inputs: Array | None,
 ) -> SamplerState:
-    """One step of a stage: the network on both halves of guidance, guidance, the sampler's update. Pure.
-
-    Guidance halves lie side by side in the batch, so that a batch spread over devices stays where it is.
-    """
-    network = nnx.merge(graph, weights)
-    sample = state.sample if channels is None else jnp.concatenate([state.sample, channels], axis=-1)
-    batch, halves = text.shape[:2]
-    rows = batch * halves
-    output = network(
-        repeat(sample, "b t h w c -> (b g) t h w c", g=halves),
-        jnp.broadcast_to(timestep, rows),
-        rearrange(text, "b g n d -> (b g) n d"),
-        None if noise_level is None else jnp.broadcast_to(noise_level, rows),
-    )
-    if halves == 2:
-        negative, prompt = rearrange(output, "(b g) t h w c -> g b t h w c", g=2)
-        output = guide(negative, prompt, guidance_scale, state.sample.shape[-1])
+    """One step of a stage: network, guidance and the sampler's update. `inputs` are `guided_output`'s after sample."""
+    output = guided_output(graph, weights, state.sample, *inputs)
     return sampler.step(state, output, coefficients, noise)
 
 
@@ -109,12 +121,12 @@ def denoise(
                 network.weights,
                 state,
                 sampler.coefficients(step),
+                step_noise(step) if sampler.needs_noise(step) else unused,
                 timestep,
                 np.float32(guidance_scale),
                 condition.text,
                 condition.channels,
                 noise_level,
-                step_noise(step) if sampler.needs_noise(step) else unused,
             )
             jax.block_until_ready(state.sample)
             on_step(step + 1, len(sampler.timesteps))

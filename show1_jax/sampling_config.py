@@ -5,7 +5,6 @@ from typing import Any, Final, Literal, get_args
 
 from show1_jax.config import Settings
 from show1_jax.errors import UserError
-from show1_jax.parallel import MeshConfig
 
 Stage = Literal["keyframes", "interpolation", "first_frame", "superres_pixel", "superres_latent"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
@@ -132,6 +131,21 @@ class SuperresLatentConfig(StageConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig(Settings):
+    """Sizes of the mesh's axes; one may be -1 and takes what the others leave."""
+
+    data: int = -1
+    """Videos of a batch are spread over it."""
+    fsdp: int = 1
+    """Weights are spread over it."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.data, self.fsdp)
+        self._require(all(size >= 1 or size == -1 for size in sizes), f"sizes must be positive or -1, not {sizes}")
+        self._require(sizes.count(-1) <= 1, "only one axis can be -1")
+
+
+@dataclasses.dataclass(frozen=True)
 class CascadeConfig(Settings):
     """All stages, and what they share."""
 
@@ -155,6 +169,15 @@ class CascadeConfig(Settings):
         config = getattr(self, name)
         assert isinstance(config, StageConfig)
         return config
+
+    def guided_away_from(self, stage: Stage, own: str | None = None) -> str | None:
+        """The negative prompt of a stage, for a prompt that brings `own` or none; None where there is no guidance."""
+        config = self.stage(stage)
+        if config.guidance_scale <= 1:
+            return None
+        if not config.use_negative_prompt:
+            return ""
+        return self.negative_prompt if own is None else own
 
     @classmethod
     def parse_stages(cls, names: str) -> tuple[Stage, ...]:

@@ -33,6 +33,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 # Only containers: a playlist named like a video could make FFmpeg open other files.
 CONTAINERS = "mov,mp4,matroska,webm,avi,gif"
 MAX_READ_BYTES = 8 << 30
+# Frames a second. GIF viewers ignore shorter delays than a fiftieth.
+MIN_FPS, MAX_FPS, MAX_GIF_FPS = 0.1, 240, 50
 
 SHEET_COLUMNS = 8
 # In pixels.
@@ -105,7 +107,7 @@ def write_mp4(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: int |
     import av
 
     _check_frames(frames)
-    rate = _frame_rate(fps, limit=240)
+    rate = _frame_rate(fps, MAX_FPS)
     odd_height, odd_width = frames.shape[1] % 2, frames.shape[2] % 2
     even = np.pad(frames, ((0, 0), (0, odd_height), (0, odd_width), (0, 0)), mode="edge")
     buffer = io.BytesIO()
@@ -136,7 +138,7 @@ def write_gif(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: int |
     import av
 
     _check_frames(frames)
-    rate = _frame_rate(fps, limit=50)
+    rate = _frame_rate(fps, MAX_GIF_FPS)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="gif") as container:
         stream = container.add_stream("gif", rate=rate)
@@ -167,9 +169,14 @@ def save_stage(path: str | Path, video: Float32[np.ndarray, "t h w c"], stage: s
         "stage": stage,
         "layout": STAGE_LAYOUT,
         "shape": " ".join(map(str, video.shape)),
-        "sha256": _digest(video),
+        "sha256": digest(video),
     }
     write_bytes(path, save({"video": video}, metadata))
+
+
+def digest(video: Float32[np.ndarray, "t h w c"]) -> str:
+    """The hexadecimal SHA-256 of a stage's values, as its file records it."""
+    return hashlib.sha256(video.data).hexdigest()
 
 
 def load_stage(path: str | Path, stage: str | None = None) -> Float32[np.ndarray, "t h w c"]:
@@ -187,7 +194,7 @@ def load_stage(path: str | Path, stage: str | None = None) -> Float32[np.ndarray
             video: np.ndarray = file.get_tensor("video")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read stage file {path} ({_reason(error)}): sample that stage again") from error
-    if metadata.get("sha256") != _digest(video):
+    if metadata.get("sha256") != digest(video):
         raise UserError(f"stage file {path} is damaged (its hash does not match): sample that stage again")
     if stage is not None and metadata.get("stage") != stage:
         raise UserError(f"{path} holds the stage {metadata.get('stage')}, not {stage}: give the file of {stage}")
@@ -281,13 +288,9 @@ def _check_frames(frames: np.ndarray) -> None:
 
 
 def _frame_rate(fps: int | float | Fraction, limit: int) -> Fraction:
-    if not (math.isfinite(fps) and 0.1 <= fps <= limit):
-        raise UserError(f"fps must be from 0.1 to {limit}, not {fps}")
+    if not (math.isfinite(fps) and MIN_FPS <= fps <= limit):
+        raise UserError(f"fps must be from {MIN_FPS} to {limit}, not {fps}")
     return Fraction(fps).limit_denominator(1001)
-
-
-def _digest(video: np.ndarray) -> str:
-    return hashlib.sha256(video.data).hexdigest()
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 import pytest
+from recorded import RecordedRun
 from safetensors.numpy import load_file
+
+from show1_jax.cascade import Cascade
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -37,3 +40,15 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("checkpoints") / "golden"
     convert(out, {name: str(GOLDEN / "checkpoints" / stage.folder) for name, stage in STAGES.items()})
     return out
+
+
+@pytest.fixture(scope="session")
+def run(golden: Path, trace: dict[str, np.ndarray]) -> RecordedRun:
+    """The recorded run in our layout and under our names."""
+    return RecordedRun(golden, trace)
+
+
+@pytest.fixture(scope="session")
+def cascade(converted: Path, run: RecordedRun) -> Cascade:
+    """The converted checkpoint with the recorded run's settings, on one device."""
+    return Cascade.load(converted, run.config(), devices=jax.devices()[:1])

@@ -90,9 +90,9 @@ class RecordedRun:
         return [name]
 
     def noise(self, draw: Draw, shape: tuple[int, ...]) -> Array:
-        """The recorded draw; windows that share their draws in the original are recorded once or each."""
-        name = self.window_names(draw.stage)[draw.window]
-        draws = self._draws[name] if name in self._draws else self._draws[NAMES[draw.stage]]
+        """The recorded draw: what a stage's windows share is recorded under its name, the rest under the window's."""
+        stage, window = NAMES[draw.stage], self.window_names(draw.stage)[draw.window]
+        draws = self._draws[stage] + (self._draws[window] if window != stage else [])
         first = _FIRST_DRAWS[draw.stage]
         number = first.index(draw.purpose) if draw.purpose in first else len(first) + draw.step
         recorded = to_ours(draws[number])

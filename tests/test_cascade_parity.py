@@ -1,7 +1,5 @@
 """The cascade against the recorded run of the original, stage by stage and as a whole, in float32."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from recorded import NAMES, RecordedRun, relative_error
@@ -11,16 +9,6 @@ from show1_jax.sampling_config import INPUTS, STAGES, Stage
 from show1_jax.video import to_uint8
 
 TOLERANCE: dict[Stage, float] = dict.fromkeys(STAGES, 1e-4) | {"superres_pixel": 1e-3}
-
-
-@pytest.fixture(scope="module")
-def run(golden: Path, trace: dict[str, np.ndarray]) -> RecordedRun:
-    return RecordedRun(golden, trace)
-
-
-@pytest.fixture(scope="module")
-def cascade(converted: Path, run: RecordedRun) -> Cascade:
-    return Cascade.load(converted, run.config(mesh={"data": 1, "fsdp": 8}))
 
 
 @pytest.mark.parametrize("stage", STAGES)

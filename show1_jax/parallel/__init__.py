@@ -1,6 +1,7 @@
 """Meshes, shardings and processes: everything that knows there is more than one device."""
 
 from show1_jax.parallel.mesh import MeshConfig, initialize_distributed, is_first_process, make_mesh
+from show1_jax.parallel.processes import from_first_process
 from show1_jax.parallel.sharding import (
     batch_sharding,
     constrain_batch,
@@ -14,6 +15,7 @@ __all__ = [
     "MeshConfig",
     "batch_sharding",
     "constrain_batch",
+    "from_first_process",
     "gather",
     "initialize_distributed",
     "is_first_process",

@@ -2,37 +2,23 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from show1_jax.config import Settings
 from show1_jax.errors import UserError
+from show1_jax.sampling_config import MeshConfig
 
 
-@dataclasses.dataclass(frozen=True)
-class MeshConfig(Settings):
-    """Sizes of the mesh's axes; one may be -1 and takes what the others leave."""
-
-    data: int = -1
-    """Videos of a batch are spread over it."""
-    fsdp: int = 1
-    """Weights are spread over it."""
-
-    def __post_init__(self) -> None:
-        sizes = (self.data, self.fsdp)
-        self._require(all(size >= 1 or size == -1 for size in sizes), f"sizes must be positive or -1, not {sizes}")
-        self._require(sizes.count(-1) <= 1, "only one axis can be -1")
-
-
-def make_mesh(config: MeshConfig) -> Mesh:
-    """A mesh of all devices, of all processes, with axes `data` and `fsdp`.
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of the devices (all, of all processes, if not given) with axes `data` and `fsdp`.
 
     Raises:
         UserError: the axes do not multiply to the number of devices.
     """
-    sizes, devices = dataclasses.asdict(config), jax.devices()
+    sizes, devices = dataclasses.asdict(config), devices or jax.devices()
     known = math.prod(size for size in sizes.values() if size != -1)
     filled = {axis: len(devices) // known if size == -1 else size for axis, size in sizes.items()}
     if math.prod(filled.values()) != len(devices):

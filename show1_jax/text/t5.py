@@ -158,8 +158,8 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "b n d"], bias: Float[Array, "h n n"], mask: Bool[Array, "b 1 n"]
     ) -> Float[Array, "b n d"]:
-        attention, feed_forward = self.layer
-        return feed_forward(attention(x, bias, mask))
+        attend, feed_forward = self.layer
+        return feed_forward(attend(x, bias, mask))
 
 
 class T5Encoder(nnx.Module):

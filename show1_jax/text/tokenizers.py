@@ -68,7 +68,8 @@ def load_clip_tokenizer(folder: str | Path) -> CLIPTokenizer:
             str(path), local_files_only=True, clean_up_tokenization_spaces=False
         )
     except Exception as error:  # whatever the library and its parsers raise on a damaged file
-        raise UserError(f"{path}: the CLIP tokenizer cannot be read ({error}); download it again") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: the CLIP tokenizer cannot be read ({reason}); download it again") from None
     tokenizer.model_max_length = min(tokenizer.model_max_length, MAX_LENGTH)
     return tokenizer
 

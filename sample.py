@@ -1,0 +1,82 @@
+"""Sample videos of prompts with the cascade.
+
+  python sample.py --config configs/demo.py --prompt "a panda eating bamboo"
+  python sample.py --config configs/full.py --prompts prompts.txt --config.keyframes.num_steps=50
+
+Each video has a directory OUT/<prompt, seed, and a hash of both> with, of every stage, its exact result
+(n_STAGE.safetensors) and what to look at (.mp4, .gif), a contact_sheet.png of all stages, and run.json: what was
+asked for and how it was made. A video that is there already is skipped; anything else in its place is refused.
+The stages: keyframes, interpolation, first_frame, superres_pixel, superres_latent.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from show1_jax.cli import flag_help, new_flags, parse_flags, run_command
+from show1_jax.request import Request, SampleConfig, choose_prompts, choose_stages
+
+
+def define_flags(argv: Sequence[str]) -> flags.FlagValues:
+    """The flags of this command; help texts start with the value's name. `argv` starts with the program."""
+    values = new_flags(argv)
+    text, number, toggle = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
+    flags.DEFINE_multi_string("prompt", [], "TEXT: what a video shows; may be repeated", flag_values=values)
+    text("prompts", None, "FILE: a prompt a line, or JSON lines with prompt, negative, seed", flag_values=values)
+    number("videos_per_prompt", 1, "N: with seeds SEED, SEED + 1, ...", flag_values=values)
+    text("negative_prompt", None, "TEXT: what the video should not show", flag_values=values)
+    number("seed", None, "SEED: of each prompt's first video", flag_values=values)
+    text("checkpoint", None, "DIR: made by `python -m convert`", flag_values=values)
+    text("out", None, "DIR: where the videos' directories are", flag_values=values)
+    text("stages", None, "A,B: run these only", flag_values=values)
+    text(
+        "from_stage", None, "STAGE: go on from what is saved of the stages before, or from --video", flag_values=values
+    )
+    text("video", None, "PATH: your own video, for --from_stage", flag_values=values)
+    number("batch_size", None, "N: videos that are sampled together", flag_values=values)
+    toggle("overwrite", False, "replace what another run left", flag_values=values)
+    text("coordinator_address", None, "HOST:PORT: of the first of several processes", flag_values=values)
+    number("num_processes", None, "N: how many processes there are", flag_values=values)
+    number("process_id", None, "N: which process this is, from 0", flag_values=values)
+    toggle("help", False, "show this", short_name="h", flag_values=values)
+    return values
+
+
+def sample(argv: Sequence[str]) -> None:
+    """Run the command line. JAX is imported once it is known to be right."""
+    values = define_flags(argv)
+    if {"--help", "-help", "-h"} & set(argv):
+        print(__doc__, flag_help(values), sep="\n")
+        return
+    settings = parse_flags(values, argv)
+    for name in ("negative_prompt", "seed", "checkpoint", "out"):
+        if values[name].value is not None:
+            settings[name] = values[name].value
+    config = SampleConfig.from_dict(settings.to_dict())
+    request = Request(
+        prompts=choose_prompts(config, values.prompt, values.prompts, values.videos_per_prompt),
+        stages=choose_stages(values.stages, values.from_stage),
+        resume=values.from_stage is not None,
+        video=values.video and Path(values.video),
+        batch_size=values.batch_size,
+        overwrite=values.overwrite,
+    )
+
+    from show1_jax.jobs import run
+    from show1_jax.parallel import initialize_distributed
+
+    processes = (values.coordinator_address, values.num_processes, values.process_id)
+    if any(value is not None for value in processes):
+        initialize_distributed(*processes)
+    run(config, request)
+
+
+def main() -> int:
+    """Run the command line of this process; returns its exit code."""
+    return run_command("sample", lambda: sample(sys.argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Command lines: flags and config overrides in, and every mistake as one line.
+
+absl parses the flags and ml_collections the config file; what is wrong is found, or put into words, here.
+"""
+
+import difflib
+import re
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from show1_jax.errors import UserError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+"""Exit codes; the second is what a shell makes of Ctrl-C."""
+
+
+def run_command(program: str, command: Callable[[], None]) -> int:
+    """Run a command and return its exit code; a mistake and Ctrl-C are one line on stderr, not a traceback."""
+    try:
+        command()
+    except UserError as error:
+        print(f"{program}: {_one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def new_flags(argv: Sequence[str]) -> flags.FlagValues:
+    """Flags to define more in, with `--config FILE` in them. `argv` starts with the program."""
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)
+    config_flags.DEFINE_config_file(
+        "config",
+        help_string="FILE: settings; --config.SETTING=VALUE changes one",
+        flag_values=values,
+        sys_argv=[*argv],
+    )
+    return values
+
+
+def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
+    """Parse a command line; the flags of `values` then have their values.
+
+    Args:
+        values: of `new_flags`, with all flags defined.
+        argv: the command line, the program first.
+
+    Returns:
+        The config with its overrides.
+
+    Raises:
+        UserError: a flag or an override is unknown (the line has the nearest name) or of the wrong type, or there is
+            no config.
+    """
+    path = _config_path(argv)
+    if path is not None:
+        _check_overrides(load_config(path), argv)
+    try:
+        _, *rest = values([*argv])
+    except flags.UnrecognizedFlagError as error:
+        near = difflib.get_close_matches(error.flagname, list(values), n=1, cutoff=0)
+        raise UserError(f"there is no flag --{error.flagname}; did you mean --{near[0]}?") from None
+    except flags.Error as error:
+        raise UserError(f"{_one_line(error)}; see --help") from None
+    except Exception as error:  # ml_collections raises what its parsers do
+        raise UserError(f"an override cannot be read ({_one_line(error)}); write --config.SETTING=VALUE") from error
+    if rest:
+        raise UserError(f"{rest[0]!r} belongs to no flag; a prompt is given as --prompt {rest[0]!r}")
+    config = values["config"].value
+    if config is None:
+        raise UserError("no --config; give --config configs/demo.py or --config configs/full.py")
+    assert isinstance(config, ConfigDict)
+    return config
+
+
+def load_config(path: str) -> ConfigDict:
+    """What a config file's `get_config()` returns.
+
+    Raises:
+        UserError: there is no such file, or it does not run, or what it returns is no ConfigDict.
+    """
+    file, *argument = path.split(":", 1)
+    if not Path(file).is_file():
+        raise UserError(f"there is no config {path}; give --config configs/demo.py or --config configs/full.py")
+    try:
+        config = runpy.run_path(file)["get_config"](*argument)
+    except Exception as error:  # whatever a person's Python raises
+        raise UserError(f"the config {path} does not run ({_one_line(error)}); correct it") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config() of {path} must return an ml_collections.ConfigDict; correct it")
+    return config
+
+
+def flag_help(values: flags.FlagValues) -> str:
+    """The flags in the order of their definition. A help text starts with the value's name and a colon, if any."""
+    entries = []
+    for name in values:
+        flag = values[name]
+        if name == flag.short_name:
+            continue
+        what = flag.help.splitlines()[0].rstrip(";")  # absl adds lines to some
+        kind, _, text = ("", "", what) if flag.boolean else what.partition(": ")
+        entries.append((f"  --{name} {kind} ", text))
+    column = max(len(label) for label, _ in entries)
+    return "\n".join(f"{label:<{column}} {text}" for label, text in entries)
+
+
+def _config_path(argv: Sequence[str]) -> str | None:
+    for argument, following in zip(argv[1:], [*argv[2:], None], strict=True):
+        if argument in ("--config", "-config"):
+            return following
+        if match := re.match(r"--?config=(.*)", argument):
+            return match[1]
+    return None
+
+
+def _check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
+    """Refuse overrides of what is no setting of the config: ml_collections' words for it are hard to read."""
+    settings = list(_settings(config))
+    for argument in argv[1:]:
+        match = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        if match and match[1] not in settings:
+            near = difflib.get_close_matches(match[1], settings, n=1, cutoff=0)
+            raise UserError(f"there is no setting --config.{match[1]}; did you mean --config.{near[0]}?")
+
+
+def _settings(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """The dotted path of every setting that is no group of settings."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _settings(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,276 @@
+"""What `sample.py` does: the videos of a request, batch by batch, each into its run directory."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+import numpy as np
+
+from show1_jax.cascade import Cascade, Video
+from show1_jax.checkpoint import MANIFEST, Manifest, check_sizes
+from show1_jax.errors import UserError
+from show1_jax.parallel import from_first_process, is_first_process
+from show1_jax.progress import StageBars
+from show1_jax.prompts import Prompt
+from show1_jax.random_checkpoint import write_random_checkpoint
+from show1_jax.request import VIDEO_STAGES, Request, SampleConfig
+from show1_jax.runs import Clip, RunDirectory, describe_request, differences
+from show1_jax.sampling_config import STAGES, Stage
+from show1_jax.text import clip_cut_off, load_clip_tokenizer, load_t5_tokenizer, t5_cut_off
+from show1_jax.video import digest, read_video, sample_frames
+from show1_jax.windows import num_interpolated
+
+_DISTRIBUTIONS: Final = ("show1-jax", "jax", "jaxlib", "flax", "orbax-checkpoint", "numpy")
+_CACHED_COMPILE_SECONDS: Final = 0.3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video: its prompt, its directory, and what makes it what it is (see `describe_request`)."""
+
+    prompt: Prompt
+    directory: RunDirectory
+    request: dict[str, Any]
+
+
+def run(config: SampleConfig, request: Request) -> None:
+    """Sample the videos of a request and write them; those that are done already are skipped.
+
+    Raises:
+        UserError: no checkpoint, or a damaged one; settings, sizes or a video that a stage cannot take; saved stages
+            that are missing; output of another run in the way; a disk that is full or cannot be written. Whatever can
+            be known beforehand is refused before anything is sampled or written.
+    """
+    _keep_compiled(config.compilation_cache)
+    from_first_process(lambda: _make_random_checkpoint(config))
+    cascade = Cascade.load(config.checkpoint, config)
+    for component in _components(request.stages):
+        check_sizes(cascade.checkpoint, component)
+    jobs = _jobs(cascade, config, request)
+    own_video = from_first_process(lambda: _read_own_video(config, request))
+    pending = from_first_process(lambda: _plan(cascade, jobs, request, own_video))
+    if is_first_process():
+        _warn_of_cut_off_prompts(cascade, [jobs[number].prompt for number in pending], request.stages)
+    size = request.batch_size or cascade.mesh.shape["data"]
+    for start in range(0, len(pending), size):
+        batch = [jobs[number] for number in pending[start : start + size]]
+        _announce(batch, start, len(pending))
+        with _memory_errors():
+            _sample(cascade, config, request, batch, own_video)
+
+
+def _keep_compiled(folder: str) -> None:
+    """Let JAX keep compiled programs there, so that the next run starts at once."""
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHED_COMPILE_SECONDS)
+
+
+def _make_random_checkpoint(config: SampleConfig) -> None:
+    if not config.random_weights:
+        return
+    checkpoint = Path(config.checkpoint)
+    if not (checkpoint / MANIFEST).exists():
+        write_random_checkpoint(checkpoint, config.architecture, config.schedulers)
+    print(f"The weights of {checkpoint} are random, not trained: noise is what they give.")
+
+
+def _components(stages: Sequence[Stage]) -> tuple[str, ...]:
+    """The parts of a checkpoint that these stages need."""
+    t5 = ("text_t5",) if set(stages) - {STAGES[-1]} else ()
+    latent = ("text_clip", "vae") if STAGES[-1] in stages else ()
+    return (*stages, *t5, *latent)
+
+
+def _jobs(cascade: Cascade, config: SampleConfig, request: Request) -> list[Job]:
+    digests = component_digests(cascade.manifest)
+    return [
+        Job(
+            prompt,
+            RunDirectory.of(config.out, prompt),
+            describe_request(config, prompt, precision=cascade.dtype.name, checkpoint=digests),
+        )
+        for prompt in request.prompts
+    ]
+
+
+def component_digests(manifest: Manifest) -> dict[str, str]:
+    """A hash of every component of a checkpoint: of its files' hashes, its architecture and its schedulers."""
+    digests = {}
+    for name, component in manifest.components.items():
+        files = {path: file["sha256"] for path, file in manifest.files.items() if path.startswith(f"{name}/")}
+        parts = [component.kind, component.architecture, component.schedulers, files]
+        digests[name] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return digests
+
+
+def _read_own_video(config: SampleConfig, request: Request) -> Clip | None:
+    """A person's own video as the stage that it stands for: as many frames, evenly spaced, of the same size."""
+    if request.video is None:
+        return None
+    keyframes, between = config.keyframes, config.interpolation.num_between
+    scale = config.first_frame.scale if request.inputs == ("superres_pixel",) else 1
+    is_keyframes = request.inputs == ("keyframes",)
+    num_frames = keyframes.num_frames if is_keyframes else num_interpolated(keyframes.num_frames, between)
+    video, _ = read_video(request.video, (keyframes.height * scale, keyframes.width * scale))
+    return sample_frames(video, num_frames)
+
+
+def _inputs(job: Job, request: Request, own_video: Clip | None) -> dict[Stage, Clip]:
+    if own_video is not None:
+        return {VIDEO_STAGES[request.stages[0]]: own_video}
+    return {stage: job.directory.load(stage) for stage in request.inputs}
+
+
+def _digests(videos: Mapping[Stage, Clip]) -> dict[Stage, str]:
+    return {stage: digest(video) for stage, video in videos.items()}
+
+
+def _plan(cascade: Cascade, jobs: Sequence[Job], request: Request, own_video: Clip | None) -> list[int]:
+    """The numbers of the jobs that are to be run; refuses what cannot be, before anything is written."""
+    pending: list[int] = []
+    shapes: dict[Stage, tuple[int, ...]] = {}
+    for number, job in enumerate(jobs):
+        inputs = _inputs(job, request, own_video)
+        if job.directory.is_done(job.request, request.stages, _digests(inputs)):
+            print(f"{job.directory.path}: done already, skipped")
+            continue
+        if job.directory.existing(request.replaced) and not request.overwrite:
+            raise UserError(_in_the_way(job, request))
+        for stage, video in inputs.items():
+            if shapes.setdefault(stage, video.shape) != video.shape:
+                path = job.directory.stage_file(stage)
+                raise UserError(f"{path} has another shape than those of the prompts before; resume it by itself")
+        pending.append(number)
+    if pending:
+        empty = {stage: np.broadcast_to(np.float32(0), (1, *shape)) for stage, shape in shapes.items()}
+        cascade.check(request.stages, empty)
+        _check_writable(jobs[pending[0]].directory.path)
+    return pending
+
+
+def _in_the_way(job: Job, request: Request) -> str:
+    """Why a directory is left as it is, and what to do."""
+    path, record = job.directory.path, job.directory.record()
+    if record:
+        names = differences(record["request"], job.request)
+        what = f"a video with another {', '.join(names[:3])}" if names else "a video of other stages or inputs"
+        return f"{path}: there is {what}; replace it with --overwrite, or choose another place with --out"
+    missing = next((stage for stage in STAGES if not job.directory.has(stage)), None)
+    resume = f"finish it with --from_stage {missing}, or " if missing not in (STAGES[0], None) else ""
+    return f"{path}: there is an unfinished video; {resume}replace it with --overwrite"
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a place that cannot be written, without leaving anything there."""
+    folder = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        raise UserError(f"cannot write in {folder} ({error.strerror}); choose another place with --out") from error
+
+
+def _warn_of_cut_off_prompts(cascade: Cascade, prompts: Sequence[Prompt], stages: Sequence[Stage]) -> None:
+    components = _components(stages)
+    texts = dict.fromkeys(prompt.text for prompt in prompts)
+    cut_off: list[tuple[str, str]] = []
+    if "text_t5" in components:
+        t5 = load_t5_tokenizer(cascade.checkpoint / "text_t5" / "tokenizer")
+        cut_off += [("the pixel stages do", t5_cut_off(t5, text)) for text in texts]
+    if "text_clip" in components:
+        clip = load_clip_tokenizer(cascade.checkpoint / "text_clip" / "tokenizer")
+        cut_off += [("the latent stage does", clip_cut_off(clip, text)) for text in texts]
+    for who, text in cut_off:
+        if text:
+            print(f"warning: the prompt is too long, {who} not see its end: {text!r}", file=sys.stderr)
+
+
+def _announce(batch: Sequence[Job], start: int, total: int) -> None:
+    if is_first_process():
+        for number, job in enumerate(batch, start=start + 1):
+            print(f"[{number}/{total}] {job.directory.path}: {job.prompt.text}", flush=True)
+
+
+def _sample(
+    cascade: Cascade, config: SampleConfig, request: Request, batch: Sequence[Job], own_video: Clip | None
+) -> None:
+    """Sample a batch and write every stage as soon as it is there. Only the first process writes."""
+    inputs = from_first_process(lambda: [_inputs(job, request, own_video) for job in batch])
+    given = {stage: np.stack([clips[stage] for clips in inputs]) for stage in inputs[0]}
+    writes = is_first_process()
+    earlier = [_stages_before(job, request, clips) for job, clips in zip(batch, inputs, strict=True)]
+    with closing(StageBars(request.stages, shown=writes)) as bars:
+
+        def write(stage: Stage, videos: Video) -> None:
+            if writes:
+                for job, video in zip(batch, videos, strict=True):
+                    job.directory.write_stage(stage, video, config.fps(stage))
+
+        def on_stage(stage: Stage, videos: Video) -> None:
+            write(stage, videos)
+            bars.finish(stage)
+
+        if writes and request.overwrite:
+            for job in batch:
+                job.directory.remove(request.replaced)
+        if own_video is not None:
+            for stage, videos in given.items():
+                write(stage, videos)
+        prompts = [job.prompt for job in batch]
+        cascade.sample(prompts, stages=request.stages, given=given, on_step=bars.step, on_stage=on_stage)
+    if writes:
+        made = _how_it_was_made(cascade, request, len(batch)) | {"times": bars.times}
+        for job, before in zip(batch, earlier, strict=True):
+            stages = [*before, *request.stages]
+            job.directory.finish(job.prompt.text, {"request": job.request, "stages": stages, "made": made})
+
+
+def _stages_before(job: Job, request: Request, inputs: Mapping[Stage, Clip]) -> list[Stage]:
+    """The kept stages that an earlier run of the same request made."""
+    if not job.directory.vouches(job.request, _digests(inputs)):
+        return []
+    return [stage for stage in request.kept if stage in job.directory.record()["stages"]]
+
+
+def _how_it_was_made(cascade: Cascade, request: Request, batch_size: int) -> dict[str, Any]:
+    devices = jax.devices()
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "video": None if request.video is None else str(request.video),
+        "from_stage": request.stages[0] if request.resume else None,
+        "batch_size": batch_size,
+        "mesh": dict(cascade.mesh.shape),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "processes": jax.process_count(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _DISTRIBUTIONS}},
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # run from a checkout that is not installed
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        advice = "take a smaller --batch_size, or spread the weights with --config.mesh.fsdp"
+        raise UserError(f"the devices' memory is too small; {advice}") from error
