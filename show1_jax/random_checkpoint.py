@@ -1,11 +1,11 @@
 """Checkpoints with random weights: the whole cascade can be run and tested before anything is trained."""
 
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
@@ -15,6 +15,8 @@ from show1_jax.text import byte_level_tokenizers
 
 KINDS = {"text_t5": "t5", "text_clip": "clip", "vae": "vae"}
 """The kind of network of each component that is no UNet."""
+SOURCE = "random weights"
+"""What the provenance of such components says."""
 _TOKENIZERS = {"text_t5": "t5", "text_clip": "clip"}
 
 
@@ -24,7 +26,7 @@ def write_random_checkpoint(
     schedulers: Mapping[str, Mapping[str, Mapping[str, Any]]],
     seed: int = 0,
 ) -> None:
-    """Write a checkpoint whose weights are as initialised, and whose tokenizers know bytes only.
+    """Write a checkpoint whose weights are random, and whose tokenizers know bytes only.
 
     Args:
         directory: must not exist.
@@ -35,21 +37,28 @@ def write_random_checkpoint(
     Raises:
         UserError: `directory` exists, a field is wrong, or the disk is full.
     """
-    rngs = nnx.Rngs(seed)
+    rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as scratch, new_checkpoint(directory) as writer:
         byte_level_tokenizers(scratch)
         for name, fields in architecture.items():
             kind = KINDS.get(name, "unet")
             config = ARCHITECTURES[kind].from_dict(fields)
-            state = nnx.state(build(kind, config, rngs=rngs), nnx.Param)
-            weights = {weight_path(path): np.asarray(leaf.get_value()) for path, leaf in nnx.to_flat_state(state)}
+            shapes = nnx.to_flat_state(nnx.state(build(kind, config), nnx.Param))
+            weights = {weight_path(path): _random_weight(rng, path[-1], leaf.shape) for path, leaf in shapes}
             record = Component(
                 kind=kind,
                 architecture=config.to_dict(),
                 dtype="float32",
                 schedulers={role: dict(values) for role, values in schedulers.get(name, {}).items()},
-                provenance={"source": "random weights", "seed": seed, "jax": jax.__version__},
+                provenance={"source": SOURCE, "seed": seed},
             )
             folder = Path(scratch) / _TOKENIZERS.get(name, "")
             tokenizer = {path.name: path for path in folder.iterdir()} if name in _TOKENIZERS else None
             writer.add(name, record, weights, {path: array.dtype for path, array in weights.items()}, tokenizer)
+
+
+def _random_weight(rng: np.random.Generator, name: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Norms as the identity, biases zero, all else Gaussian by fan-in. NumPy's, for it has nothing to compile."""
+    if name in ("scale", "bias"):
+        return np.full(shape, float(name == "scale"), np.float32)
+    return rng.standard_normal(shape, np.float32) / np.float32(math.prod(shape[:-1]) ** 0.5)

@@ -1,0 +1,129 @@
+"""One video alone, in a batch, over eight devices and over two processes: the same up to rounding."""
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_config
+from jax.sharding import PartitionSpec
+
+from show1_jax.cascade import Cascade
+from show1_jax.errors import UserError
+from show1_jax.parallel import make_mesh
+from show1_jax.parallel.sharding import weight_spec
+from show1_jax.random_checkpoint import write_random_checkpoint
+from show1_jax.sampling_config import STAGES, MeshConfig, Stage
+from show1_jax.video import load_stage, to_uint8
+
+PROMPTS = ("a red circle moves right", "a blue square", "two green triangles")
+SEEDS = (5, 6, 7)
+LEVELS = 0.05
+Videos = dict[Stage, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = tiny_config.settings()
+    out = tmp_path_factory.mktemp("sharding") / "checkpoint"
+    write_random_checkpoint(out, config.architecture, config.schedulers)
+    return out
+
+
+def sample(checkpoint: Path, mesh: MeshConfig, num_devices: int, batch: int) -> Videos:
+    config = dataclasses.replace(tiny_config.settings(), mesh=mesh)
+    cascade = Cascade.load(checkpoint, config, devices=jax.devices()[:num_devices])
+    return cascade.sample(PROMPTS[:batch], SEEDS[:batch])
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint: Path) -> Videos:
+    return sample(checkpoint, MeshConfig(), 1, 1)
+
+
+def levels_apart(ours: Videos, others: Videos) -> float:
+    """The largest mean difference of a stage's first video, in 8-bit levels."""
+    return max(
+        float(np.abs(to_uint8(ours[stage][0]).astype(int) - to_uint8(others[stage][0])).mean()) for stage in STAGES
+    )
+
+
+def test_in_a_batch_of_three(checkpoint: Path, alone: Videos) -> None:
+    batch = sample(checkpoint, MeshConfig(), 1, 3)
+    assert batch["superres_latent"].shape == (3, 5, 24, 24, 3)
+    assert levels_apart(alone, batch) <= LEVELS
+    others = np.abs(to_uint8(batch["keyframes"][1:]).astype(int) - to_uint8(alone["keyframes"]))
+    assert others.mean() > 10  # other prompts and seeds are other videos, so that the bar above says something
+
+
+def test_a_batch_of_three_on_eight_devices(checkpoint: Path, alone: Videos) -> None:
+    spread = sample(checkpoint, MeshConfig(data=2, fsdp=4), 8, 3)
+    assert spread["superres_latent"].shape == (3, 5, 24, 24, 3)
+    assert levels_apart(alone, spread) <= LEVELS
+
+
+def test_weights_are_spread_over_fsdp(checkpoint: Path) -> None:
+    cascade = Cascade.load(checkpoint, dataclasses.replace(tiny_config.settings(), mesh=MeshConfig(data=2, fsdp=4)))
+    with cascade._loaded("keyframes") as network:
+        leaves = jax.tree.leaves(network.weights)
+        held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+        whole = sum(leaf.nbytes for leaf in leaves)
+    assert held < 0.27 * whole
+    assert all(leaf.is_deleted() for leaf in leaves)
+
+
+def test_two_processes(checkpoint: Path, alone: Videos, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "sample.py", "--config", "tests/tiny_config.py", "--checkpoint", str(checkpoint)]
+    command += [f"--prompt={prompt}" for prompt in PROMPTS[:2]] + ["--seed=5", f"--out={tmp_path}"]
+    command += ["--config.mesh.data=2", "--config.mesh.fsdp=2", f"--coordinator_address={address}"]
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [*command, "--num_processes=2", f"--process_id={number}"],
+            cwd=Path(__file__).parent.parent,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    spoken = [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")]
+    assert spoken == []  # only the first process speaks, but for what the collectives' library prints
+    (directory,) = (path for path in tmp_path.iterdir() if path.name.startswith("a-red-circle"))
+    videos = {
+        stage: load_stage(directory / f"{number}_{stage}.safetensors", stage)[None]
+        for number, stage in enumerate(STAGES, start=1)
+    }
+    assert levels_apart(alone, videos) <= LEVELS
+
+
+def test_meshes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match=r"data=3 x fsdp=-1 does not fit 8 devices"):
+        make_mesh(MeshConfig(data=3, fsdp=-1))
+    with pytest.raises(UserError, match="only one axis can be -1"):
+        MeshConfig(data=-1, fsdp=-1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fsdp", "spec"),
+    [
+        ((64, 32), 4, PartitionSpec("fsdp", None)),
+        ((3, 3, 32, 32), 8, PartitionSpec(None, None, None, "fsdp")),
+        ((3, 3, 32, 6), 4, PartitionSpec(None, None, "fsdp", None)),
+        ((5, 7), 4, PartitionSpec()),
+        ((64,), 4, PartitionSpec()),
+    ],
+)
+def test_weights_lie_along_their_widest_axis(shape: tuple[int, ...], fsdp: int, spec: PartitionSpec) -> None:
+    assert weight_spec(shape, fsdp) == spec
