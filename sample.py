@@ -19,9 +19,9 @@ from show1_jax.cli import flag_help, new_flags, parse_flags, run_command
 from show1_jax.request import Request, SampleConfig, choose_prompts, choose_stages
 
 
-def define_flags(argv: Sequence[str]) -> flags.FlagValues:
-    """The flags of this command; help texts start with the value's name. `argv` starts with the program."""
-    values = new_flags(argv)
+def define_flags() -> flags.FlagValues:
+    """The flags of this command; help texts start with the value's name."""
+    values = new_flags()
     text, number, toggle = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
     flags.DEFINE_multi_string("prompt", [], "TEXT: what a video shows; may be repeated", flag_values=values)
     text("prompts", None, "FILE: a prompt a line, or JSON lines with prompt, negative, seed", flag_values=values)
@@ -46,7 +46,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
 
 def sample(argv: Sequence[str]) -> None:
     """Run the command line. JAX is imported once it is known to be right."""
-    values = define_flags(argv)
+    values = define_flags()
     if {"--help", "-help", "-h"} & set(argv):
         print(__doc__, flag_help(values), sep="\n")
         return

@@ -63,7 +63,7 @@ def _sources(arguments: argparse.Namespace) -> dict[str, str]:
     sources = {}
     for name in STAGES:
         if name in arguments.stages:
-            local = str(arguments.folder / STAGES[name].folder) if arguments.folder else STAGES[name].repository
+            local = str(arguments.folder.absolute() / STAGES[name].folder) if arguments.folder else STAGES[name].repository
             sources[name] = named[name] or local
         elif named[name]:
             raise UserError(f"--{name} is given but {name} is not among --stages; add it there or leave it out")

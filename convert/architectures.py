@@ -4,7 +4,8 @@ What a file does not say has the default of its class in diffusers 0.19.3, the v
 build is refused by field and value; what has no effect in the class is passed over.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from show1_jax.config import Activation, UNetConfig, VAEConfig
@@ -14,6 +15,7 @@ _ALWAYS_IGNORED: Final = ("_class_name", "_diffusers_version", "_name_or_path", 
 _NO_EFFECT_IN_PIXEL_UNETS: Final = (
     "downsample_padding",
     "dual_cross_attention",
+    "projection_class_embeddings_input_dim",
     "use_linear_projection",
     "upcast_attention",
     "transformer_layers_per_block",
@@ -21,6 +23,24 @@ _NO_EFFECT_IN_PIXEL_UNETS: Final = (
 _IMAGE_BLOCKS: Final = ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D")
 _VIDEO_BLOCKS: Final = ("ResnetDownsampleBlock3D", "SimpleCrossAttnDownBlock3D")
 _LATENT_BLOCKS: Final = ("DownBlock3D", "CrossAttnDownBlock3D")
+# Settings of Show-1's class, and of later releases of diffusers, at the only values that the networks here have.
+_NO_EFFECT_AT: Final[dict[str, Any]] = {
+    "attention_type": "default",
+    "mid_block_add_attention": True,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+}
+_NO_EFFECT_IN_LATENT_UNETS: Final[dict[str, Any]] = {
+    "addition_embed_type_num_heads": 64,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "flip_sin_to_cos": True,
+    "resnet_out_scale_factor": 1.0,
+    "resnet_time_scale_shift": "default",
+    "time_embedding_type": "positional",
+    "transformer_layers_per_block": 1,
+    "use_linear_projection": True,
+}
 _ACTIVATIONS: Final[Mapping[str, Activation]] = {"silu": "silu", "swish": "silu", "gelu": "gelu"}
 
 
@@ -35,8 +55,9 @@ class _Fields:
         return UserError(f"{self.class_name}: {name}={value!r} is not supported, only {supported}")
 
     def take(self, name: str, default: Any = None) -> Any:
-        """The field's value, or the default of its class."""
-        return self.rest.pop(name, default)
+        """The field's value, or the default of its class. Null switches off, as false does."""
+        value = self.rest.pop(name, default)
+        return False if value is None and default is False else value
 
     def only(self, name: str, *supported: Any, default: Any = None) -> Any:
         """The field's value, which must be among `supported`."""
@@ -49,9 +70,20 @@ class _Fields:
         """The field's value as a number of at least `least`."""
         value = self.take(name, default)
         allowed = (int,) if kind is int else (int, float)
-        if isinstance(value, bool) or not isinstance(value, allowed) or not value >= least:
+        if isinstance(value, bool) or not isinstance(value, allowed) or not least <= value < math.inf:
             raise self.refuse(name, value, f"a number of at least {least}")
         return kind(value)
+
+    def width(self, name: str) -> int | None:
+        """The field's value as a number of channels; None where it has none."""
+        return None if self.rest.get(name) is None else self.number(name, None, int, 1)
+
+    def names(self, name: str, default: Sequence[str]) -> tuple[str, ...]:
+        """The field's value as a list of names."""
+        value = self.take(name, default)
+        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+            raise self.refuse(name, value, "a list of names")
+        return tuple(value)
 
     def each_level(self, name: str, levels: int, default: Any, kind: type) -> tuple[Any, ...]:
         """One value a level; a single value serves all."""
@@ -65,24 +97,27 @@ class _Fields:
         """The field's value as the name of an activation that we have."""
         return _ACTIVATIONS[self.only(name, *_ACTIVATIONS, default=default)]
 
-    def finish(self) -> None:
-        """Refuse what nobody took, unless it switches something off."""
-        left = {name: value for name, value in self.rest.items() if value not in (None, False, 0)}
+    def finish(self, no_effect_at: Mapping[str, Any] = _NO_EFFECT_AT) -> None:
+        """Refuse what nobody took, unless it switches something off or has, at its value, no effect."""
+        left = {
+            name: value
+            for name, value in sorted(self.rest.items())
+            if value not in (None, False, 0) and not (name in no_effect_at and value == no_effect_at[name])
+        }
         if left:
-            listed = ", ".join(f"{name}={value!r}" for name, value in sorted(left.items()))
-            raise UserError(f"{self.class_name}: unknown settings {listed}; they may change the network")
+            raise UserError(f"{self.class_name}: unknown settings {left}; they may change the network")
 
 
 def _attention_levels(fields: _Fields, blocks: tuple[str, str], default: Sequence[str]) -> tuple[bool, ...]:
     """Which levels have attention, from the block types; the way up must mirror the way down."""
     plain, attending = blocks
-    down = tuple(fields.take("down_block_types", default))
+    down = fields.names("down_block_types", default)
     if set(down) - set(blocks) or not down:
         raise fields.refuse("down_block_types", list(down), f"{plain} and {attending}")
     mirrored = [name.replace("Down", "Up", 1) for name in reversed(down)]
-    up = fields.take("up_block_types", mirrored)
-    if list(up) != mirrored:
-        raise fields.refuse("up_block_types", list(up), f"the mirror of down_block_types, {mirrored}")
+    up = list(fields.names("up_block_types", mirrored))
+    if up != mirrored:
+        raise fields.refuse("up_block_types", up, f"the mirror of down_block_types, {mirrored}")
     return tuple(name == attending for name in down)
 
 
@@ -95,11 +130,11 @@ def unet_config(config: Mapping[str, Any]) -> UNetConfig:
     Raises:
         UserError: the class, a field's value or an unknown field is not supported; names it.
     """
-    class_name, down = config.get("_class_name"), tuple(config.get("down_block_types", _LATENT_BLOCKS))
+    class_name, down = config.get("_class_name"), config.get("down_block_types", _LATENT_BLOCKS)
     if class_name == "UNet2DConditionModel":
         return _pixel_unet_config(config, _IMAGE_BLOCKS)
     if class_name == "UNet3DConditionModel":
-        is_latent = bool(set(down) & set(_LATENT_BLOCKS))
+        is_latent = isinstance(down, (list, tuple)) and any(name in down for name in _LATENT_BLOCKS)
         return _latent_unet_config(config) if is_latent else _pixel_unet_config(config, _VIDEO_BLOCKS)
     raise UserError(f"_class_name={class_name!r} is no UNet; expected UNet3DConditionModel or UNet2DConditionModel")
 
@@ -116,7 +151,7 @@ def _pixel_unet_config(config: Mapping[str, Any], blocks: tuple[str, str]) -> UN
         fields.only(name, None)
     fields.only("time_embedding_type", "positional", default="positional")
     noise_level = fields.only("class_embed_type", None, "timestep") == "timestep"
-    text_dim = fields.take("encoder_hid_dim")
+    text_dim = fields.width("encoder_hid_dim")
     fields.only("encoder_hid_dim_type", *(("text_proj", None) if text_dim else (None,)))
     text_heads = fields.number("addition_embed_type_num_heads", 64, int, 1)
     adds_text = fields.only("addition_embed_type", None, "text") == "text"
@@ -150,7 +185,7 @@ def _pixel_unet_config(config: Mapping[str, Any], blocks: tuple[str, str]) -> UN
         time_embedding_act_fn=fields.activation("time_embedding_act_fn")
         if config.get("time_embedding_act_fn")
         else None,
-        time_embedding_dim=fields.take("time_embedding_dim"),
+        time_embedding_dim=fields.width("time_embedding_dim"),
         time_scale_shift=fields.only("resnet_time_scale_shift", "default", "scale_shift", default="default")
         == "scale_shift",
         skip_time_act=fields.only("resnet_skip_time_act", True, False, default=False),
@@ -198,7 +233,7 @@ def _latent_unet_config(config: Mapping[str, Any]) -> UNetConfig:
         norm_num_groups=fields.number("norm_num_groups", 32, int, 1),
         norm_eps=fields.number("norm_eps", 1e-5, float, 0.0),
     )
-    fields.finish()
+    fields.finish(_NO_EFFECT_AT | _NO_EFFECT_IN_LATENT_UNETS)
     return result
 
 
@@ -211,8 +246,8 @@ def vae_config(config: Mapping[str, Any]) -> VAEConfig:
     if config.get("_class_name") != "AutoencoderKL":
         raise UserError(f"_class_name={config.get('_class_name')!r} is no AutoencoderKL")
     fields = _Fields(config, ("force_upcast",))
-    down = tuple(fields.take("down_block_types", ("DownEncoderBlock2D",)))
-    up = tuple(fields.take("up_block_types", ("UpDecoderBlock2D",)))
+    down = fields.names("down_block_types", ("DownEncoderBlock2D",))
+    up = fields.names("up_block_types", ("UpDecoderBlock2D",))
     if set(down) != {"DownEncoderBlock2D"}:
         raise fields.refuse("down_block_types", list(down), "DownEncoderBlock2D")
     if set(up) != {"UpDecoderBlock2D"} or len(up) != len(down):
@@ -229,6 +264,3 @@ def vae_config(config: Mapping[str, Any]) -> VAEConfig:
     )
     fields.finish()
     return result
-
-
-ARCHITECTURES: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {"unet": unet_config, "vae": vae_config}

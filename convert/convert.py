@@ -28,7 +28,9 @@ from convert.rules import match
 from convert.tables import KINDS, parameters
 from show1_jax.checkpoint import CheckpointWriter, Component, WeightPath, check_target, new_checkpoint, sha256
 from show1_jax.config import Architecture
+from show1_jax.diffusion import SchedulerConfig, alphas_cumprod
 from show1_jax.errors import UserError
+from show1_jax.text import load_clip_tokenizer, load_t5_tokenizer
 
 DTYPES: Final[Mapping[str, np.dtype | None]] = {
     "keep": None,
@@ -109,7 +111,7 @@ def _check(
     stage: Stage, part: Part, folder: Path, origin: dict[str, Any], variant: str | None, dtype: np.dtype | None
 ) -> _Job:
     architecture, config = read_architecture(stage, part, folder)
-    schedulers = {role: read_json(folder / role / "scheduler_config.json") for role in part.schedulers}
+    schedulers = {role: _scheduler(folder / role / "scheduler_config.json") for role in part.schedulers}
     tokenizer = _tokenizer(part, folder)
     weights = open_weights(folder / part.folder, variant)
     state = parameters(part.kind, architecture)
@@ -120,13 +122,24 @@ def _check(
     return _Job(stage, part, folder, origin, architecture, config, schedulers, tokenizer, weights, arrays, dtypes)
 
 
+def _scheduler(path: Path) -> dict[str, Any]:
+    """A scheduler's settings, verbatim, once it is known that sampling will take them."""
+    settings = read_json(path)
+    try:
+        alphas_cumprod(SchedulerConfig.from_json(settings))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return settings
+
+
 def _tokenizer(part: Part, folder: Path) -> dict[str, Path]:
     if not part.tokenizer:
         return {}
     found = {name: folder / "tokenizer" / name for name in TOKENIZER_FILES}
     missing = [name for name in part.tokenizer if not found[name].is_file()]
     if missing:
-        raise UserError(f"{folder / 'tokenizer'}: has no {', '.join(missing)}; download the whole released folder")
+        raise UserError(f"{folder / 'tokenizer'}: has no {', '.join(missing)}; take the released folder's own tokenizer files")
+    _LOADERS[part.kind](folder / "tokenizer")
     return {name: path for name, path in found.items() if path.is_file()}
 
 

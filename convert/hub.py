@@ -9,23 +9,29 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import httpx, validate_repo_id
 
 from convert.reader import choose_file, read_index
 from convert.released import MODEL_INDEX, TOKENIZER_FILES, Stage
 from show1_jax.errors import UserError
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_REVISION = re.compile(r"[\w./-]+")
 
 
 def is_hub_id(source: str) -> bool:
     """Whether `source` looks like `owner/name` or `owner/name@revision`."""
-    return _HUB_ID.fullmatch(source) is not None
+    repository, at, revision = source.partition("@")
+    try:
+        validate_repo_id(repository)
+    except HFValidationError:
+        return False
+    return "/" in repository and (not at or _REVISION.fullmatch(revision) is not None)
 
 
 def download(source: str, stage: Stage, variant: str | None = None) -> tuple[Path, str]:
@@ -106,3 +112,5 @@ def _one_line(repository: str, revision: str) -> Iterator[None]:
         ) from None
     except HfHubHTTPError as error:
         raise UserError(f"{repository}: the hub answers {error.response.status_code}; try again later") from None
+    except OSError as error:
+        raise UserError(f"{repository}: cannot be downloaded ({error.strerror or error}); see to it and try again") from None

@@ -67,8 +67,8 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _tensor(path: Path, buffer: mmap.mmap, name: str, entry: Any, data_start: int) -> MappedTensor:
     try:
         type_name, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        sane = isinstance(type_name, str) and len(shape) <= 8
-        sane = sane and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        sane = isinstance(type_name, str) and isinstance(shape, list) and len(shape) <= 8
+        sane = sane and all(type(n) is int and 0 <= n <= len(buffer) for n in (*shape, begin, end))
     except (TypeError, KeyError, ValueError):
         sane = False
     if not sane:

@@ -19,7 +19,7 @@ from show1_jax.models import ARCHITECTURES, LoadedNetwork, build
 from show1_jax.noise import NoiseSource, SeededNoise
 from show1_jax.parallel import gather, make_mesh, put_batch, weight_shardings
 from show1_jax.prompts import Prompt, check_prompt
-from show1_jax.samplers import make_sampler
+from show1_jax.samplers import DDPM, make_sampler
 from show1_jax.sampling_config import STAGES, CascadeConfig, Stage, check_inputs
 from show1_jax.stages import (
     StageContext,
@@ -53,7 +53,7 @@ class Cascade:
         self.config = config
         self.manifest = read_manifest(checkpoint)
         self.mesh = make_mesh(config.mesh, devices)
-        on_cpu = jax.default_backend() == "cpu"
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         self.dtype = jnp.dtype(
             ("float32" if on_cpu else "bfloat16") if config.precision == "auto" else config.precision
         )
@@ -129,9 +129,11 @@ class Cascade:
         ]
         noise = noise or SeededNoise(numbers + [numbers[-1]] * padding, self.mesh)
         videos = {stage: put_batch(_pad(video, padding), self.mesh) for stage, video in results.items()}
-        texts = self._encode_texts(chosen, batch)
+        with self._float32_is_float32():
+            texts = self._encode_texts(chosen, batch)
         for stage in chosen:
-            videos[stage] = self._run(stage, texts[stage], videos, noise, functools.partial(on_step, stage))
+            with self._float32_is_float32():
+                videos[stage] = self._run(stage, texts[stage], videos, noise, functools.partial(on_step, stage))
             results[stage] = gather(videos[stage], self.mesh)[: len(asked)]
             on_stage(stage, results[stage])
         return {stage: results[stage] for stage in chosen}
@@ -159,6 +161,10 @@ class Cascade:
         for stage, video in given.items():
             if stage != "superres_pixel" and video.shape[2:4] != sizes[stage]:
                 raise UserError(f"the video given for {stage} is {_size(video.shape[2:4])}, not {_size(sizes[stage])}")
+            if stage == "first_frame" and video.shape[1] != 1:
+                raise UserError(f"the video given for first_frame has {video.shape[1]} frames; it must have one")
+            if not np.isfinite(video).all():
+                raise UserError(f"the video given for {stage} has NaN or infinite values; give finite ones")
         for stage in stages:
             multiple = self.architecture("vae" if stage == "superres_latent" else stage).size_multiple
             if any(side % multiple for side in sizes[stage]):
@@ -184,7 +190,17 @@ class Cascade:
 
     def _check_schedule(self, stage: Stage) -> None:
         config = self.config.stage(stage)
-        make_sampler(self.scheduler(stage), config.num_steps, getattr(config, "strength", 1.0))
+        scheduler = self.scheduler(stage)
+        make_sampler(scheduler, config.num_steps, getattr(config, "strength", 1.0))
+        network = self.architecture(stage)
+        learned = scheduler.class_name == DDPM and scheduler.variance_type in ("learned", "learned_range")
+        # A latent network appends nothing to its sample; pixel networks make colours.
+        channels = network.in_channels if stage == "superres_latent" else 3
+        if learned and network.out_channels < 2 * channels:
+            raise UserError(
+                f"stage {stage}: DDPM with variance_type={scheduler.variance_type!r} needs a network that predicts "
+                "a variance, and this one does not; take another sampler"
+            )
         if (noising := self._noising_scheduler(stage)) is not None:
             level, levels = getattr(config, "noise_level", 0), noising.num_train_timesteps
             if not 0 <= level < levels:
@@ -193,6 +209,11 @@ class Cascade:
     def _noising_scheduler(self, stage: Stage) -> SchedulerConfig | None:
         released = self.manifest.component(stage).schedulers.get("image_noising_scheduler")
         return SchedulerConfig.from_json(released) if released else None
+
+    def _float32_is_float32(self) -> contextlib.AbstractContextManager[None]:
+        """Accelerators multiply float32 matrices in less precision unless they are told not to."""
+        precise = self.dtype == jnp.float32
+        return jax.default_matmul_precision("highest") if precise else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _loaded(self, component: str) -> Iterator[LoadedNetwork]:

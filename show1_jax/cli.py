@@ -32,16 +32,12 @@ def run_command(program: str, command: Callable[[], None]) -> int:
     return 0
 
 
-def new_flags(argv: Sequence[str]) -> flags.FlagValues:
-    """Flags to define more in, with `--config FILE` in them. `argv` starts with the program."""
+def new_flags() -> flags.FlagValues:
+    """Flags to define more in, with `--config FILE` in them."""
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
-    config_flags.DEFINE_config_file(
-        "config",
-        help_string="FILE: settings; --config.SETTING=VALUE changes one",
-        flag_values=values,
-        sys_argv=[*argv],
-    )
+    help_string = "FILE: settings; --config.SETTING=VALUE changes one"
+    flags.DEFINE_string("config", None, help_string, flag_values=values)
     return values
 
 
@@ -59,24 +55,22 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
         UserError: a flag or an override is unknown (the line has the nearest name) or of the wrong type, or there is
             no config.
     """
-    path = _config_path(argv)
-    if path is not None:
-        _check_overrides(load_config(path), argv)
+    path, argv = _take_config_path(argv)
+    if not path:
+        raise UserError("no --config; give --config configs/demo.py or --config configs/full.py")
+    config = load_config(path)
+    _check_overrides(config, argv)
+    del values.config  # the file's path; from here on its settings
     try:
-        _, *rest = values([*argv])
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        _, *rest = values(argv)
     except flags.UnrecognizedFlagError as error:
         near = difflib.get_close_matches(error.flagname, list(values), n=1, cutoff=0)
         raise UserError(f"there is no flag --{error.flagname}; did you mean --{near[0]}?") from None
     except flags.Error as error:
         raise UserError(f"{_one_line(error)}; see --help") from None
-    except Exception as error:  # ml_collections raises what its parsers do
-        raise UserError(f"an override cannot be read ({_one_line(error)}); write --config.SETTING=VALUE") from error
     if rest:
         raise UserError(f"{rest[0]!r} belongs to no flag; a prompt is given as --prompt {rest[0]!r}")
-    config = values["config"].value
-    if config is None:
-        raise UserError("no --config; give --config configs/demo.py or --config configs/full.py")
-    assert isinstance(config, ConfigDict)
     return config
 
 
@@ -112,13 +106,16 @@ def flag_help(values: flags.FlagValues) -> str:
     return "\n".join(f"{label:<{column}} {text}" for label, text in entries)
 
 
-def _config_path(argv: Sequence[str]) -> str | None:
-    for argument, following in zip(argv[1:], [*argv[2:], None], strict=True):
-        if argument in ("--config", "-config"):
-            return following
-        if match := re.match(r"--?config=(.*)", argument):
-            return match[1]
-    return None
+def _take_config_path(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The last `--config FILE` or `--config=FILE`, and the command line without any."""
+    path, rest, arguments = None, list(argv[:1]), iter(argv[1:])
+    for argument in arguments:
+        name, is_given, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            path = value if is_given else next(arguments, None)
+        else:
+            rest.append(argument)
+    return path, rest
 
 
 def _check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:

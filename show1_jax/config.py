@@ -142,6 +142,12 @@ class UNetConfig(Architecture):
                 used += [(channels, self.down_head_dim[level]), (channels, self.up_head_dim[levels - 1 - level])]
         for channels, head_dim in used:
             self._require(channels % head_dim == 0, f"heads of {head_dim} do not divide {channels} channels")
+        if self.cross_attention_norm:
+            dim = self.cross_attention_dim
+            self._require(dim % 32 == 0, f"cross_attention_norm needs text in multiples of 32 channels, not {dim}")
+        if heads := self.text_embedding_heads:
+            width = self.raw_text_dim
+            self._require(width % heads == 0, f"{heads} heads do not divide text states of {width}")
 
     @property
     def embedding_dim(self) -> int:

@@ -56,7 +56,14 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 # Settings of other schedulers that a file may carry along; diffusers 0.19.3 drops them without a word.
-_OTHER_SCHEDULERS = {"disable_corrector", "interpolation_type", "predict_x0", "skip_prk_steps", "solver_p"}
+_OTHER_SCHEDULERS = {
+    "disable_corrector",
+    "final_sigmas_type",
+    "interpolation_type",
+    "predict_x0",
+    "skip_prk_steps",
+    "solver_p",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +168,7 @@ class SchedulerConfig:
 
 def _from_json_value(field: str, kind: Any, value: Any) -> Any:
     """The value as the dataclass types it."""
-    if field == "use_karras_sigmas" and value is None:
+    if kind is bool and value is None:
         return False
     if field == "trained_betas":
         if value is None or (isinstance(value, list) and all(map(_is_number, value))):

@@ -22,6 +22,7 @@ from show1_jax.errors import UserError
 from show1_jax.parallel import from_first_process, is_first_process
 from show1_jax.progress import StageBars
 from show1_jax.prompts import Prompt
+from show1_jax.random_checkpoint import SOURCE as RANDOM
 from show1_jax.random_checkpoint import write_random_checkpoint
 from show1_jax.request import VIDEO_STAGES, Request, SampleConfig
 from show1_jax.runs import Clip, RunDirectory, describe_request, differences
@@ -59,8 +60,8 @@ def run(config: SampleConfig, request: Request) -> None:
     jobs = _jobs(cascade, config, request)
     own_video = from_first_process(lambda: _read_own_video(config, request))
     pending = from_first_process(lambda: _plan(cascade, jobs, request, own_video))
-    if is_first_process():
-        _warn_of_cut_off_prompts(cascade, [jobs[number].prompt for number in pending], request.stages)
+    if pending:
+        from_first_process(lambda: _warn(cascade, [jobs[number].prompt for number in pending], request.stages))
     size = request.batch_size or cascade.mesh.shape["data"]
     for start in range(0, len(pending), size):
         batch = [jobs[number] for number in pending[start : start + size]]
@@ -77,12 +78,8 @@ def _keep_compiled(folder: str) -> None:
 
 
 def _make_random_checkpoint(config: SampleConfig) -> None:
-    if not config.random_weights:
-        return
-    checkpoint = Path(config.checkpoint)
-    if not (checkpoint / MANIFEST).exists():
-        write_random_checkpoint(checkpoint, config.architecture, config.schedulers)
-    print(f"The weights of {checkpoint} are random, not trained: noise is what they give.")
+    if config.random_weights and not (Path(config.checkpoint) / MANIFEST).exists():
+        write_random_checkpoint(Path(config.checkpoint), config.architecture, config.schedulers)
 
 
 def _components(stages: Sequence[Stage]) -> tuple[str, ...]:
@@ -182,7 +179,10 @@ def _check_writable(path: Path) -> None:
         raise UserError(f"cannot write in {folder} ({error.strerror}); choose another place with --out") from error
 
 
-def _warn_of_cut_off_prompts(cascade: Cascade, prompts: Sequence[Prompt], stages: Sequence[Stage]) -> None:
+def _warn(cascade: Cascade, prompts: Sequence[Prompt], stages: Sequence[Stage]) -> None:
+    """Say what a person should know before waiting: random weights, and prompts that are cut off."""
+    if any(component.provenance.get("source") == RANDOM for component in cascade.manifest.components.values()):
+        print(f"warning: the weights of {cascade.checkpoint} are random; noise is what they give", file=sys.stderr)
     components = _components(stages)
     texts = dict.fromkeys(prompt.text for prompt in prompts)
     cut_off: list[tuple[str, str]] = []
@@ -245,7 +245,7 @@ def _stages_before(job: Job, request: Request, inputs: Mapping[Stage, Clip]) -> 
 
 
 def _how_it_was_made(cascade: Cascade, request: Request, batch_size: int) -> dict[str, Any]:
-    devices = jax.devices()
+    devices = cascade.mesh.devices.flat
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "video": None if request.video is None else str(request.video),

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NoReturn, TypedDict
 
 from tqdm import tqdm
 
@@ -68,7 +68,7 @@ class StageBars:
         name = self._coming.pop(0).replace("_", " ") if self._coming else None
         self._start = time.monotonic()
         self._first_step = None
-        self._bar: tqdm[None] = tqdm(
+        self._bar: tqdm[NoReturn] = tqdm(
             desc=name,
             file=sys.stderr,
             bar_format=_WAITING,

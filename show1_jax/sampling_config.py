@@ -1,6 +1,7 @@
 """How the cascade is sampled: the settings of its stages, with the original's released values as defaults."""
 
 import dataclasses
+import math
 from typing import Any, Final, Literal, get_args
 
 from show1_jax.config import Settings
@@ -36,6 +37,7 @@ class StageConfig(Settings):
 
     def __post_init__(self) -> None:
         self._require(self.num_steps >= 1, f"num_steps={self.num_steps} must be at least 1")
+        self._require(math.isfinite(self.guidance_scale), f"guidance_scale={self.guidance_scale} must be finite")
         self._require_choice("sampler", self.sampler, get_args(SamplerName))
 
     def _require_choice(self, name: str, value: Any, choices: tuple[Any, ...]) -> None:

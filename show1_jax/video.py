@@ -7,6 +7,7 @@ PyAV and Pillow are imported where they are used, so that importing the package 
 
 import hashlib
 import io
+import json
 import math
 import os
 import re
@@ -171,7 +172,7 @@ def save_stage(path: str | Path, video: Float32[np.ndarray, "t h w c"], stage: s
         "shape": " ".join(map(str, video.shape)),
         "sha256": digest(video),
     }
-    write_bytes(path, save({"video": video}, metadata))
+    write_bytes(path, _with_sorted_header(save({"video": video}, metadata)))
 
 
 def digest(video: Float32[np.ndarray, "t h w c"]) -> str:
@@ -291,6 +292,14 @@ def _frame_rate(fps: int | float | Fraction, limit: int) -> Fraction:
     if not (math.isfinite(fps) and MIN_FPS <= fps <= limit):
         raise UserError(f"fps must be from {MIN_FPS} to {limit}, not {fps}")
     return Fraction(fps).limit_denominator(1001)
+
+
+def _with_sorted_header(data: bytes) -> bytes:
+    """A safetensors file with its header's keys in order: the library's order changes from one call to the next."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    assert len(header) <= size
+    return data[:8] + header.ljust(size) + data[8 + size :]
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,7 @@
 """Which array lies where. Weights are spread over `fsdp`, batches over `data`; nothing else is sharded by hand."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -51,4 +53,9 @@ def put_batch(x: np.ndarray, mesh: Mesh) -> Array:
 
 def gather(x: Array, mesh: Mesh) -> np.ndarray:
     """The whole of an array, on every process."""
-    return np.asarray(jax.jit(lambda y: y, out_shardings=replicated_sharding(mesh))(x))
+    return np.asarray(x if x.is_fully_addressable else _replicate(mesh)(x))
+
+
+@functools.lru_cache(maxsize=4)
+def _replicate(mesh: Mesh) -> Callable[[Array], Array]:
+    return jax.jit(lambda x: x, out_shardings=replicated_sharding(mesh))

@@ -1,0 +1,274 @@
+"""What released `config.json` files mean: every setting's place, the defaults of absent keys, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convert.architectures import unet_config, vae_config
+from show1_jax.config import UNetConfig, VAEConfig
+from show1_jax.errors import UserError
+
+
+def blocks(*names: str) -> dict[str, list[str]]:
+    """Block types of the way down, and their mirror."""
+    return {
+        "down_block_types": list(names),
+        "up_block_types": [name.replace("Down", "Up", 1) for name in reversed(names)],
+    }
+
+
+PIXEL = {
+    "_class_name": "UNet3DConditionModel",
+    "mid_block_type": "UNetMidBlock3DSimpleCrossAttn",
+    "block_out_channels": [32, 64, 96],
+    **blocks("ResnetDownsampleBlock3D", "SimpleCrossAttnDownBlock3D", "SimpleCrossAttnDownBlock3D"),
+}
+IMAGE = {
+    "_class_name": "UNet2DConditionModel",
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "block_out_channels": [32, 64],
+    **blocks("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+}
+LATENT = {"_class_name": "UNet3DConditionModel"}
+VAE = {"_class_name": "AutoencoderKL"}
+
+
+def test_absent_keys_of_a_pixel_unet_mean_its_class_s_defaults() -> None:
+    assert unet_config(PIXEL) == UNetConfig(
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64, 96),
+        layers_per_block=(2, 2, 2),
+        attention_levels=(False, True, True),
+        down_head_dim=(8, 8, 8),
+        mid_head_dim=8,
+        up_head_dim=(8, 8, 8),
+        cross_attention_dim=1280,
+        only_cross_attention=(False, False, False),
+        act_fn="silu",
+        out_act_fn="silu",
+        time_scale_shift=False,
+    )
+
+
+def test_absent_keys_of_an_image_unet_mean_its_class_s_defaults() -> None:
+    config = unet_config(IMAGE)
+    assert not config.temporal
+    assert config.attention_levels == (False, True)
+    assert (config.attention, config.resampling, config.act_fn) == ("added_kv", "resnet", "silu")
+    assert not config.time_scale_shift
+
+
+def test_absent_keys_of_a_latent_unet_mean_its_class_s_defaults() -> None:
+    assert unet_config(LATENT) == UNetConfig(
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(320, 640, 1280, 1280),
+        layers_per_block=(2, 2, 2, 2),
+        attention_levels=(True, True, True, False),
+        down_head_dim=(64,) * 4,
+        mid_head_dim=64,
+        up_head_dim=(64,) * 4,
+        cross_attention_dim=1024,
+        attention="transformer",
+        resampling="conv",
+        temporal_heads="channels",
+        transformer_in_head_dim=64,
+        act_fn="silu",
+        out_act_fn="silu",
+        time_scale_shift=False,
+    )
+
+
+def test_absent_keys_of_an_autoencoder_mean_its_class_s_defaults() -> None:
+    assert vae_config(VAE) == VAEConfig(3, 3, 4, (64,), 1, 0.18215)
+
+
+def test_every_setting_of_a_pixel_unet_has_its_place() -> None:
+    released = PIXEL | {
+        "in_channels": 6,
+        "out_channels": 6,
+        "layers_per_block": [1, 2, 3],
+        "attention_head_dim": [8, 16, 32],
+        "cross_attention_dim": 64,
+        "cross_attention_norm": "group_norm",
+        "only_cross_attention": [False, True, False],
+        "encoder_hid_dim": 48,
+        "encoder_hid_dim_type": "text_proj",
+        "addition_embed_type": "text",
+        "addition_embed_type_num_heads": 6,
+        "class_embed_type": "timestep",
+        "transfromer_in_opt": True,
+        "act_fn": "gelu",
+        "time_embedding_act_fn": "swish",
+        "time_embedding_dim": 160,
+        "resnet_time_scale_shift": "scale_shift",
+        "resnet_skip_time_act": True,
+        "resnet_out_scale_factor": 1.3,
+        "mid_block_scale_factor": 1.5,
+        "norm_num_groups": 16,
+        "norm_eps": 1e-6,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "conv_in_kernel": 5,
+        "conv_out_kernel": 1,
+    }
+    assert unet_config(released) == UNetConfig(
+        in_channels=6,
+        out_channels=6,
+        block_out_channels=(32, 64, 96),
+        layers_per_block=(1, 2, 3),
+        attention_levels=(False, True, True),
+        down_head_dim=(8, 16, 32),
+        mid_head_dim=32,
+        up_head_dim=(8, 16, 32),  # in the order of the way down, although it is the way up
+        cross_attention_dim=64,
+        transformer_in_head_dim=64,
+        only_cross_attention=(False, True, False),
+        cross_attention_norm=True,
+        text_dim=48,
+        text_embedding_heads=6,
+        noise_level_embedding=True,
+        act_fn="gelu",
+        out_act_fn="gelu",
+        time_embedding_act_fn="silu",
+        time_embedding_dim=160,
+        time_scale_shift=True,
+        skip_time_act=True,
+        out_scale_factor=1.3,
+        mid_scale_factor=1.5,
+        norm_num_groups=16,
+        norm_eps=1e-6,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        conv_in_kernel=5,
+        conv_out_kernel=1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("only_cross", "mid", "levels", "middle"),
+    [
+        (True, None, (True, True, True), True),
+        (True, False, (True, True, True), False),
+        (False, True, (False, False, False), True),
+        ([True, True, True], None, (True, True, True), False),
+        ([False, True, False], True, (False, True, False), True),
+    ],
+)
+def test_one_value_for_text_only_attention_covers_the_middle(
+    only_cross: Any, mid: Any, levels: tuple[bool, ...], middle: bool
+) -> None:
+    config = unet_config(PIXEL | {"only_cross_attention": only_cross, "mid_block_only_cross_attention": mid})
+    assert config.only_cross_attention == levels
+    assert config.mid_only_cross_attention == middle
+
+
+def test_the_latent_unet_has_its_own_fixed_settings() -> None:
+    config = unet_config(LATENT | {"act_fn": "gelu", "attention_head_dim": 32, "mid_block_scale_factor": 2})
+    assert config.down_head_dim == (32,) * 4
+    assert config.transformer_in_head_dim == 32
+    assert (config.act_fn, config.out_act_fn) == ("gelu", "silu")
+    assert (config.flip_sin_to_cos, config.freq_shift, config.out_scale_factor) == (True, 0, 1.0)
+    assert config.mid_scale_factor == 2.0
+
+
+@pytest.mark.parametrize(
+    ("base", "field", "value"),
+    [
+        (PIXEL, "_class_name", "StableDiffusionPipeline"),
+        (PIXEL, "down_block_types", ["AttnDownBlock2D"]),
+        (PIXEL, "down_block_types", 3),
+        (PIXEL, "down_block_types", [["a"]]),
+        (PIXEL, "up_block_types", ["ResnetUpsampleBlock3D"] * 3),
+        (PIXEL, "up_block_types", 3),
+        (PIXEL, "mid_block_type", "UNetMidBlock3DCrossAttn"),
+        (PIXEL, "act_fn", "mish"),
+        (PIXEL, "time_embedding_act_fn", "relu"),
+        (PIXEL, "cross_attention_norm", "layer_norm"),
+        (PIXEL, "resnet_time_scale_shift", "ada_group"),
+        (PIXEL, "class_embed_type", "projection"),
+        (PIXEL, "addition_embed_type", "text_image"),
+        (PIXEL, "encoder_hid_dim_type", "image_proj"),
+        (PIXEL, "encoder_hid_dim", "wide"),
+        (PIXEL, "encoder_hid_dim", 0),
+        (PIXEL, "time_embedding_dim", -4),
+        (PIXEL, "time_embedding_type", "fourier"),
+        (PIXEL, "attention_head_dim", [8, 16]),
+        (PIXEL, "attention_head_dim", 0),
+        (PIXEL, "layers_per_block", 1.5),
+        (PIXEL, "only_cross_attention", [True, 1, False]),
+        (PIXEL, "block_out_channels", [32, 64]),
+        (PIXEL, "num_attention_heads", 8),
+        (PIXEL, "norm_num_groups", None),
+        (PIXEL, "norm_eps", float("nan")),
+        (PIXEL, "a_new_setting", "on"),
+        (IMAGE, "transfromer_in_opt", "yes"),
+        (LATENT, "attention_head_dim", [64, 64, 64, 64]),
+        (LATENT, "downsample_padding", 0),
+        (LATENT, "resnet_time_scale_shift", "scale_shift"),
+        (VAE, "_class_name", "VQModel"),
+        (VAE, "down_block_types", ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]),
+        (VAE, "down_block_types", None),
+        (VAE, "up_block_types", ["UpDecoderBlock2D"] * 2),
+        (VAE, "scaling_factor", 0),
+        (VAE, "latent_channels", True),
+    ],
+)
+def test_what_is_not_built_is_refused_by_field_and_value(base: dict[str, Any], field: str, value: Any) -> None:
+    read = vae_config if base is VAE else unet_config
+    with pytest.raises(UserError) as refusal:
+        read(base | {field: value})
+    assert field in str(refusal.value)
+    assert repr(value) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention_head_dim": [8, 16, 64]}, "heads of 64 do not divide 96 channels"),
+        ({"block_out_channels": [32, 48, 96]}, "48 channels do not divide into norm_num_groups=32"),
+        ({"block_out_channels": [32, 48, 96], "norm_num_groups": 16}, "multiples of 32, not 48"),
+        ({"cross_attention_norm": "group_norm", "cross_attention_dim": 48}, "multiples of 32 channels, not 48"),
+        (
+            {"addition_embed_type": "text", "encoder_hid_dim": 48, "encoder_hid_dim_type": "text_proj"},
+            "64 heads do not divide text states of 48",
+        ),
+    ],
+)
+def test_widths_that_do_not_divide_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        unet_config(PIXEL | changes)
+
+
+def recorded(kind: str) -> list[dict[str, Any]]:
+    checkpoints = Path(__file__).parent.parent / "golden" / "checkpoints"
+    return [json.loads(path.read_text()) for path in sorted(checkpoints.glob(f"*/{kind}/config.json"))]
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 100) | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(data=st.data())
+def test_any_config_is_read_or_refused_in_one_line(data: st.DataObject) -> None:
+    read, known = data.draw(st.sampled_from([(unet_config, recorded("unet")), (vae_config, recorded("vae"))]))
+    config = dict(data.draw(st.sampled_from(known)))
+    for field in data.draw(st.lists(st.sampled_from(sorted(config)) | st.text(max_size=5), min_size=1, max_size=3)):
+        config[field] = data.draw(values)
+    try:
+        result = read(config)
+    except UserError as refusal:
+        lines = str(refusal).splitlines()
+    else:
+        lines = ["read"]
+        assert type(result).from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    assert len(lines) == 1

@@ -1,0 +1,213 @@
+"""The command line of sample.py: every mistake is one line on stderr and exit code 2, and leaves nothing behind."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sample
+from show1_jax.cli import flag_help, load_config, parse_flags, run_command
+from show1_jax.errors import UserError
+from show1_jax.prompts import MAX_SEED
+from show1_jax.request import Request, SampleConfig, choose_prompts, choose_stages
+from show1_jax.sampling_config import STAGES, CascadeConfig
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = {name: str(ROOT / "configs" / f"{name}.py") for name in ("full", "demo")}
+SETTINGS = ["seed", "keyframes.num_steps", "superres_latent.strength", "mesh.fsdp", "output.fps", "precision"]
+
+
+def refusal(*arguments: str) -> str:
+    """The line with which a command line is refused before JAX is asked for anything."""
+    with pytest.raises(UserError) as refused:
+        sample.sample(["sample.py", *arguments])
+    return str(refused.value)
+
+
+def parsed(*arguments: str) -> SampleConfig:
+    argv = ["sample.py", "--config", CONFIGS["demo"], *arguments]
+    return SampleConfig.from_dict(parse_flags(sample.define_flags(), argv).to_dict())
+
+
+def test_help_names_every_flag_and_the_layout(capsys: pytest.CaptureFixture[str]) -> None:
+    sample.sample(["sample.py", "--help"])
+    out = capsys.readouterr().out
+    assert all(f"--{name}" in out for name in sample.define_flags() if name != "h")
+    assert "run.json" in out
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_flag_help_has_a_line_a_flag() -> None:
+    assert len(flag_help(sample.define_flags()).splitlines()) == len(list(sample.define_flags())) - 1
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shipped_configs_are_valid(name: str) -> None:
+    config = SampleConfig.from_dict(load_config(CONFIGS[name]).to_dict())
+    assert choose_prompts(config, [], None, 1)[0].text == "A burning lamborghini driving on rainbow."
+    assert SampleConfig.from_dict(json.loads(json.dumps(config.to_dict()))).keyframes == config.keyframes
+
+
+def test_full_config_has_the_released_settings() -> None:
+    config = SampleConfig.from_dict(load_config(CONFIGS["full"]).to_dict())
+    assert {name: getattr(config, name) for name in CascadeConfig().to_dict()} == vars(CascadeConfig())
+    assert [config.fps(stage) for stage in STAGES] == [2, 8, 8, 8, 8]
+
+
+def test_overrides() -> None:
+    config = parsed("--config.keyframes.num_steps=50", "--config.superres_latent.strength=1", "--config.prompts=x")
+    assert (config.keyframes.num_steps, config.superres_latent.strength) == (50, 1.0)
+    assert config.prompts == ("x",)
+
+
+@given(st.sampled_from(SETTINGS), st.data())
+def test_a_misspelt_override_is_refused_with_the_nearest_name(setting: str, data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(setting) - 1).filter(lambda place: setting[place] != "."))
+    misspelt = setting[:place] + "q" + setting[place + 1 :]
+    line = refusal("--config", CONFIGS["demo"], f"--config.{misspelt}=1")
+    assert line == f"there is no setting --config.{misspelt}; did you mean --config.{setting}?"
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--promt=x", "did you mean --prompt?"),
+        ("--config.keyframes.num_steps=2.5", "--config.keyframes.num_steps=2.5: invalid literal"),
+        ("--config.keyframes.num_steps=", "--config.keyframes.num_steps=: invalid literal"),
+        ("--config.keyframes.num_steps", "Missing value for flag --config.keyframes.num_steps"),
+        ("--config.keyframes.num_steps=0", "num_steps=0 must be at least 1"),
+        ("--config.keyframes.use_negative_prompt=maybe", "--config.keyframes.use_negative_prompt=maybe: "),
+        ("--config.keyframes.sampler=euler", "sampler='euler' is none of"),
+        ("--config.keyframes={}", "there is no setting --config.keyframes;"),
+        ("--config.=1", "there is no setting --config.;"),
+        ("--config.keyframes[0]=1", "there is no setting --config.keyframes[0];"),
+        ("--config.output.fps=51", "fps=51.0 must be from 0.1 to 50"),
+        ("--config.output.keyframes_fps=nan", "keyframes_fps=nan must be"),
+        ("--config.mesh.data=0", "sizes must be positive or -1"),
+        ("--config.precision=float16", "precision='float16' is none of"),
+        ("--seed=-1", "seed=-1 must be from 0"),
+        ("--seed=x", "--seed=x: invalid literal"),
+        (f"--seed={MAX_SEED + 1}", "must be from 0"),
+        ("--overwrite=perhaps", "--overwrite=perhaps: "),
+        ("--videos_per_prompt=0", "--videos_per_prompt=0 must be at least 1"),
+        ("--batch_size=0", "--batch_size=0 must be at least 1"),
+        ("--prompt=", "the prompt is empty"),
+        ("--prompt= ", "the prompt is empty"),
+        ("--prompts=none.txt", "none.txt: cannot be read"),
+        ("--stages=keyframe", "no stage 'keyframe'; the stages are keyframes,"),
+        ("--stages=", "no stages to run"),
+        ("--stages=interpolation", "stage interpolation needs the result of keyframes"),
+        ("--from_stage=last", "no stage 'last'"),
+        ("--from_stage=", "--from_stage takes one stage"),
+        ("--from_stage=keyframes,interpolation", "--from_stage takes one stage"),
+        ("--video=own.mp4", "--video needs --from_stage with one of interpolation, first_frame, superres_latent"),
+        ("a panda", "'a panda' belongs to no flag"),
+        ("--checkpoint=none", "none: no checkpoint; make one with `python -m convert --out none`"),
+    ],
+)
+def test_bad_input(argument: str, said: str) -> None:
+    line = refusal("--config", CONFIGS["full"], argument)
+    assert said in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (None, "there is no config"),
+        ("def get_config(: pass", "does not run (invalid syntax"),
+        ("import nothing_like_this", "does not run (No module named"),
+        ("settings = 1", "does not run ('get_config')"),
+        ("def get_config(): return {}", "must return an ml_collections.ConfigDict"),
+        ("def get_config():\n raise ValueError('no\\nway')", "does not run (no way)"),
+        ("from ml_collections import *\ndef get_config(): return ConfigDict({'sed': 1})", "did you mean 'seed'?"),
+        ("from ml_collections import *\ndef get_config(): return ConfigDict({'prompts': 1})", "a list of strings"),
+        ("from ml_collections import *\ndef get_config(): return ConfigDict()", "no prompts; give --prompt"),
+    ],
+)
+def test_bad_config(tmp_path: Path, source: str | None, said: str) -> None:
+    path = tmp_path / "config.py"
+    if source is not None:
+        path.write_text(source)
+    line = refusal("--config", str(path))
+    assert said in line
+    assert "\n" not in line
+
+
+def test_config_is_needed() -> None:
+    for arguments in (["--prompt", "x"], ["--config"], ["--config="], ["--config.seed=1"]):
+        assert "no --config; give --config configs/demo.py" in refusal(*arguments)
+
+
+def test_seeds_of_prompts(tmp_path: Path) -> None:
+    config = SampleConfig(prompts=("from the config",), seed=5)
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "b", "seed": 9, "negative": "dull"}\n{"prompt": "c"}\n')
+    videos = choose_prompts(config, ["a"], str(file), 2)
+    assert [(p.text, p.negative, p.seed) for p in videos] == [
+        *(("a", None, seed) for seed in (5, 6)),
+        *(("b", "dull", seed) for seed in (9, 10)),
+        *(("c", None, seed) for seed in (5, 6)),
+    ]
+    assert [p.text for p in choose_prompts(config, [], None, 1)] == ["from the config"]
+
+
+def test_no_video_is_asked_for_twice() -> None:
+    with pytest.raises(UserError, match="'a' is asked for twice with seed 345"):
+        choose_prompts(SampleConfig(), ["a", "a"], None, 1)
+    with pytest.raises(UserError, match=f"seed {MAX_SEED + 1} is above"):
+        choose_prompts(SampleConfig(seed=MAX_SEED), ["a"], None, 2)
+
+
+def test_stages_that_are_left() -> None:
+    assert choose_stages(None, None) == STAGES
+    assert choose_stages(None, "superres_pixel") == STAGES[3:]
+    assert choose_stages("interpolation, keyframes", None) == STAGES[:2]
+    assert choose_stages("keyframes,interpolation,first_frame", "interpolation") == STAGES[1:3]
+    resumed = Request((), STAGES[3:], resume=True)
+    assert (resumed.kept, resumed.inputs) == (STAGES[:3], STAGES[1:3])
+    with pytest.raises(UserError, match="superres_pixel needs the result of first_frame"):
+        Request((), ("interpolation", "superres_pixel"), resume=True)
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=20))
+def test_whatever_an_error_says_is_one_line(text: str) -> None:
+    def command() -> None:
+        raise UserError(text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        written: list[str] = []
+        patch.setattr("show1_jax.cli.sys.stderr", type("Stderr", (), {"write": lambda _, s: written.append(s)})())
+        assert run_command("sample", command) == 2
+    assert len("".join(written).splitlines()) == 1
+
+
+def test_negative_prompts() -> None:
+    config = SampleConfig.from_dict({"keyframes": {"use_negative_prompt": True}, "first_frame": {"guidance_scale": 1}})
+    assert [config.guided_away_from(stage) for stage in STAGES] == [
+        *("low resolution, blur", "", None, "", "low resolution, blur")
+    ]
+    assert [config.guided_away_from(stage, "dull") for stage in STAGES] == ["dull", "", None, "", "dull"]
+
+
+def test_flags_come_in_any_order() -> None:
+    argv = ["sample.py", "--config.seed=4", "--prompt", "a", "--config", CONFIGS["demo"], "--seed=3", "--prompt=b"]
+    values = sample.define_flags()
+    assert parse_flags(values, argv).seed == 4
+    assert (values.seed, values.prompt) == (3, ["a", "b"])
+
+
+def test_a_mistake_is_told_at_once_by_the_program_itself(tmp_path: Path) -> None:
+    """Without importing JAX, which takes seconds: with 3 seconds for a busy machine."""
+    command = [sys.executable, ROOT / "sample.py", "--config", CONFIGS["demo"], "--config.keyframes.num_step=3"]
+    start = time.monotonic()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert time.monotonic() - start < 3
+    line = "there is no setting --config.keyframes.num_step; did you mean --config.keyframes.num_steps?"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"sample: {line}\n")
+    assert not list(tmp_path.iterdir())

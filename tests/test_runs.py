@@ -1,0 +1,357 @@
+"""Run directories: what a run leaves, when it is skipped, refused or replaced, and that it goes on bit for bit."""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tiny_config
+
+import sample
+from show1_jax import video
+from show1_jax.cascade import Cascade
+from show1_jax.cli import run_command
+from show1_jax.prompts import Prompt
+from show1_jax.random_checkpoint import write_random_checkpoint
+from show1_jax.request import SampleConfig
+from show1_jax.runs import RunDirectory, differences
+from show1_jax.sampling_config import STAGES, Stage
+from show1_jax.video import fit, load_stage, save_stage
+
+PROMPT, SEED = "a red fox in the snow", 7
+LONG = "a fox " * 80
+FILES = {
+    "contact_sheet.png",
+    "run.json",
+    *(f"{n}_{stage}.{suffix}" for n, stage in enumerate(STAGES, 1) for suffix in ("safetensors", "mp4", "gif")),
+}
+
+
+class Sampler:
+    """sample.py with the tiny config, a checkpoint, one device, and its output under `folder`."""
+
+    def __init__(self, checkpoint: Path, folder: Path, capsys: pytest.CaptureFixture[str] | None = None):
+        self.checkpoint, self.folder, self.capsys = checkpoint, folder, capsys
+
+    def __call__(self, *arguments: str) -> int:
+        argv = [
+            *("sample.py", "--config", tiny_config.__file__, "--out", str(self.folder / "out"), f"--seed={SEED}"),
+            *(f"--checkpoint={self.checkpoint}", "--prompt", PROMPT, *arguments),
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Cascade, "load", lambda path, config: Cascade(Path(path), config, jax.devices()[:1]))
+            return run_command("sample", lambda: sample.sample(argv))
+
+    def refusal(self, *arguments: str) -> str:
+        """The one line on stderr with which the command is refused; the folder stays as it was."""
+        assert self.capsys is not None
+        before, _ = snapshot(self.folder), self.capsys.readouterr()
+        assert self(*arguments) == 2
+        captured = self.capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("sample: ")
+        assert captured.err.count("\n") == 1
+        assert snapshot(self.folder) == before
+        return captured.err
+
+    @property
+    def run(self) -> RunDirectory:
+        return RunDirectory.of(self.folder / "out", Prompt(PROMPT, seed=SEED))
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(folder)): (path.is_file() and path.read_bytes()) or None for path in folder.rglob("*")}
+
+
+def stage_bytes(run: RunDirectory) -> dict[Stage, bytes]:
+    return {stage: run.stage_file(stage).read_bytes() for stage in STAGES if run.has(stage)}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = tiny_config.settings()
+    out = tmp_path_factory.mktemp("runs") / "checkpoint"
+    write_random_checkpoint(out, config.architecture, config.schedulers)
+    return out
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> RunDirectory:
+    """A whole run, not to be changed."""
+    sampler = Sampler(checkpoint, tmp_path_factory.mktemp("finished"))
+    assert sampler() == 0
+    return sampler.run
+
+
+@pytest.fixture
+def sampler(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Sampler:
+    return Sampler(checkpoint, tmp_path, capsys)
+
+
+@pytest.fixture
+def copied(sampler: Sampler, finished: RunDirectory) -> Sampler:
+    """A sampler whose output has a copy of the finished run."""
+    shutil.copytree(finished.path, sampler.run.path)
+    return sampler
+
+
+def unfinish(run: RunDirectory, start: Stage) -> None:
+    """What an interruption in stage `start` leaves."""
+    run.remove(STAGES[STAGES.index(start) :])
+
+
+def test_layout(finished: RunDirectory) -> None:
+    assert {path.name for path in finished.path.iterdir()} == FILES
+    shapes = {stage: finished.load(stage).shape for stage in STAGES}
+    assert shapes == {
+        "keyframes": (3, 8, 8, 3),
+        "interpolation": (5, 8, 8, 3),
+        "first_frame": (1, 16, 16, 3),
+        "superres_pixel": (5, 16, 16, 3),
+        "superres_latent": (5, 24, 24, 3),
+    }
+
+
+def test_record(finished: RunDirectory, checkpoint: Path) -> None:
+    record = json.loads((finished.path / "run.json").read_text())
+    request, made = record["request"], record["made"]
+    assert (request["prompt"], request["seed"], request["precision"]) == (PROMPT, SEED, "float32")
+    assert request["negative_prompts"]["keyframes"] == ""
+    assert request["negative_prompts"]["superres_latent"] == request["config"]["negative_prompt"] != ""
+    assert SampleConfig.from_dict(request["config"]).superres_latent.num_steps == 2
+    assert set(request["checkpoint"]) == {*STAGES, "text_t5", "text_clip", "vae"}
+    assert all(len(value) == 64 for value in request["checkpoint"].values())
+    assert made["versions"]["jax"] == jax.__version__
+    assert (made["mesh"], made["devices"]) == ({"data": 1, "fsdp": 1}, "1 x cpu")
+    assert request["config"]["checkpoint"] == str(checkpoint)
+    assert set(made["times"]) == set(record["stages"]) == set(record["results"]) == set(STAGES)
+
+
+def test_a_finished_video_is_skipped(copied: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cascade, "sample", lambda *_, **__: pytest.fail("sampled again"))
+    before = snapshot(copied.folder)
+    assert copied("--config.compilation_cache=") == copied("--stages=keyframes,interpolation") == 0
+    assert copied("--from_stage=superres_latent") == copied("--overwrite") == 0
+    assert copied.capsys is not None
+    assert copied.capsys.readouterr().out.count("done already, skipped\n") == 4
+    assert snapshot(copied.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config.first_frame.num_steps=3"], "a video with another config.first_frame.num_steps; "),
+        (["--config.output.fps=9"], "a video with another config.output.fps; "),
+        (["--negative_prompt=dull"], "a video with another negative_prompts.superres_latent; "),
+        (["--from_stage=superres_latent", "--config.superres_latent.strength=1"], "another config.superres_latent.str"),
+        (["--config.precision=bfloat16"], "a video with another precision; replace it with --overwrite"),
+    ],
+)
+def test_another_video_is_refused(copied: Sampler, arguments: list[str], said: str) -> None:
+    assert said in copied.refusal(*arguments)
+
+
+def test_a_run_with_other_weights_is_refused(copied: Sampler) -> None:
+    path = copied.run.path / "run.json"
+    record = json.loads(path.read_text())
+    record["request"]["checkpoint"]["vae"] = "0" * 64
+    path.write_text(json.dumps(record))
+    assert "another checkpoint.vae; " in copied.refusal()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"show1_jax.run.v1"', '{"format": "show1_jax.run.v1"}', "[" * 10000])
+def test_a_damaged_record_speaks_for_nothing(copied: Sampler, text: str) -> None:
+    (copied.run.path / "run.json").write_text(text)
+    assert "there is an unfinished video; replace it with --overwrite" in copied.refusal()
+
+
+def test_overwrite_replaces_what_a_run_writes_and_nothing_else(copied: Sampler, finished: RunDirectory) -> None:
+    note = copied.run.path / "note.txt"
+    note.write_text("mine")
+    assert copied("--overwrite", "--stages=keyframes", "--config.output.keyframes_fps=4") == 0
+    names = {path.name for path in copied.run.path.iterdir()}
+    assert names == {"note.txt", "run.json", *(name for name in FILES if name[0] in "1c")}
+    assert note.read_text() == "mine"
+    assert copied.run.record()["stages"] == ["keyframes"]
+    assert stage_bytes(copied.run) == {"keyframes": stage_bytes(finished)["keyframes"]}
+
+
+@pytest.mark.parametrize("start", STAGES[1:])
+def test_going_on_from_a_saved_stage_changes_no_bit(copied: Sampler, finished: RunDirectory, start: Stage) -> None:
+    unfinish(copied.run, start)
+    assert f"finish it with --from_stage {start}, or " in copied.refusal()
+    assert copied(f"--from_stage={start}") == 0
+    assert stage_bytes(copied.run) == stage_bytes(finished)
+    record = copied.run.record()
+    assert record["stages"] == list(STAGES[STAGES.index(start) :])
+    assert record["results"] == finished.record()["results"]
+
+
+def test_stage_by_stage_makes_the_same_whole(sampler: Sampler, finished: RunDirectory) -> None:
+    assert sampler("--stages=keyframes,interpolation") == 0
+    assert sampler("--from_stage=first_frame") == 0
+    record = sampler.run.record()
+    assert record["stages"] == list(STAGES)
+    assert not differences(record["request"], finished.record()["request"])
+    assert stage_bytes(sampler.run) == stage_bytes(finished)
+
+
+def test_overwrite_from_a_stage_keeps_the_stages_before(copied: Sampler, finished: RunDirectory) -> None:
+    arguments = ["--from_stage=superres_latent", "--negative_prompt=dull"]
+    assert copied(*arguments, "--overwrite") == 0
+    before, after = stage_bytes(finished), stage_bytes(copied.run)
+    assert {stage for stage in STAGES if before[stage] != after[stage]} == {"superres_latent"}
+    assert copied.run.record()["stages"] == ["superres_latent"]
+    assert copied.run.record()["request"]["negative_prompts"]["superres_latent"] == "dull"
+
+
+def test_missing_and_damaged_stage_files(copied: Sampler) -> None:
+    unfinish(copied.run, "superres_pixel")
+    file = copied.run.stage_file("first_frame")
+    data = file.read_bytes()
+    file.write_bytes(data[:-1])
+    assert "cannot read stage file" in copied.refusal("--from_stage=superres_pixel")
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert "damaged" in copied.refusal("--from_stage=superres_pixel")
+    file.unlink()
+    said = copied.refusal("--from_stage=superres_pixel")
+    assert "3_first_frame.safetensors; run stage first_frame of this prompt and seed first" in said
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A disk that is full for files whose name has one of the parts that are put into the list."""
+    parts: list[str] = []
+
+    def fsync(number: int) -> None:
+        if any(part in os.readlink(f"/proc/self/fd/{number}") for part in parts):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(video.os, "fsync", fsync)
+    return parts
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs to know the names of open files")
+def test_a_full_disk_leaves_finished_stages_to_go_on_from(
+    sampler: Sampler, finished: RunDirectory, full_disk: list[str]
+) -> None:
+    assert sampler.capsys is not None
+    full_disk.append("first_frame.safetensors")
+    assert sampler() == 2
+    assert "No space left on device): make room" in sampler.capsys.readouterr().err
+    left = {path.name for path in sampler.run.path.iterdir()}
+    assert left == {name for name in FILES if name[0] in "12"} | {"3_first_frame.mp4", "3_first_frame.gif"}
+    full_disk.clear()
+    assert sampler("--from_stage=first_frame", "--overwrite") == 0
+    assert stage_bytes(sampler.run) == stage_bytes(finished)
+
+
+def test_ctrl_c(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("show1_jax.cascade.interpolate", interrupted)
+    assert sampler() == 130
+    assert sampler.capsys is not None
+    assert sampler.capsys.readouterr().err.splitlines()[-1].endswith("sample: interrupted")
+    assert set(stage_bytes(sampler.run)) == {"keyframes"}
+    assert "run.json" not in {path.name for path in sampler.run.path.iterdir()}
+
+
+def test_own_video_in_place_of_each_stage(sampler: Sampler) -> None:
+    own = np.random.default_rng(0).uniform(-1, 1, (30, 20, 40, 3)).astype(np.float32)
+    path = sampler.folder / "own.npy"
+    np.save(path, own)
+    expected: dict[Stage, np.ndarray] = {
+        "interpolation": fit(own[np.linspace(0, 29, 3).round().astype(int)], 8, 8),
+        "first_frame": fit(own[np.linspace(0, 29, 5).round().astype(int)], 8, 8),
+        "superres_latent": fit(own[np.linspace(0, 29, 5).round().astype(int)], 16, 16),
+    }
+    stands_for: dict[Stage, Stage] = {
+        "interpolation": "keyframes",
+        "first_frame": "interpolation",
+        "superres_latent": "superres_pixel",
+    }
+    for start, fitted in expected.items():
+        assert sampler(f"--from_stage={start}", f"--video={path}", "--overwrite", f"--stages={start}") == 0
+        assert set(stage_bytes(sampler.run)) == {stands_for[start], start}
+        np.testing.assert_array_equal(sampler.run.load(stands_for[start]), fitted)
+        assert sampler.run.record()["made"]["video"] == str(path)
+    assert sampler("--from_stage=superres_latent", f"--video={path}") == 0
+    save_stage(sampler.folder / "other.safetensors", own * np.float32(0.5), "superres_pixel")
+    said = sampler.refusal("--from_stage=superres_latent", f"--video={sampler.folder / 'other.safetensors'}")
+    assert "a video of other stages or inputs" in said
+
+
+def test_bad_own_video(sampler: Sampler) -> None:
+    path = sampler.folder / "short.npy"
+    np.save(path, np.zeros((2, 8, 8, 3), np.float32))
+    assert "3 frames are needed and the video has 2" in sampler.refusal("--from_stage=interpolation", f"--video={path}")
+    assert "there is no" in sampler.refusal("--from_stage=interpolation", "--video=none.mp4")
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--config.superres_latent.height=25", "superres_latent cannot make 24x25 (width x height)"),
+        ("--config.keyframes.num_frames=0", "num_frames=0 must be at least 1"),
+        ("--config.first_frame.noise_level=1000", "noise_level=1000 must be"),
+        ("--config.mesh.data=3", "mesh"),
+        ("--config.keyframes.num_steps=1001", "1001"),
+        ("--from_stage=interpolation", "1_keyframes.safetensors; run stage keyframes of this prompt and seed first"),
+    ],
+)
+def test_what_a_stage_cannot_take_is_refused_first(sampler: Sampler, argument: str, said: str) -> None:
+    assert said in sampler.refusal(argument)
+
+
+def test_a_damaged_checkpoint_is_refused_first(sampler: Sampler) -> None:
+    sampler.checkpoint = shutil.copytree(sampler.checkpoint, sampler.folder / "checkpoint")
+    large = max((sampler.checkpoint / "vae" / "weights").rglob("*"), key=lambda path: path.stat().st_size)
+    with large.open("r+b") as file:
+        file.truncate(100)
+    said = sampler.refusal()
+    assert f"{large}: missing or truncated; convert again" in said
+    shutil.rmtree(sampler.checkpoint / "text_clip" / "tokenizer")
+    assert "text_clip" in sampler.refusal()
+
+
+def test_no_place_to_write(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sampler.folder / "out").write_text("a file")
+    assert "choose another place with --out" in sampler.refusal()
+
+    def full(**_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (sampler.folder / "out").unlink()
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    assert "No space left on device" in sampler.refusal()
+
+
+def test_a_prompt_that_is_cut_off_is_warned_of(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cascade, "sample", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert sampler("--prompt", LONG) == 130
+    assert sampler.capsys is not None
+    warnings = [line for line in sampler.capsys.readouterr().err.splitlines() if line.startswith("warning: the prompt")]
+    assert [line.split("'")[0] for line in warnings] == [
+        "warning: the prompt is too long, the pixel stages do not see its end: ",
+        "warning: the prompt is too long, the latent stage does not see its end: ",
+    ]
+    assert all("fox" in line for line in warnings)
+
+
+def test_every_video_has_its_own_directory(sampler: Sampler) -> None:
+    sampled = ["--videos_per_prompt=2", "--batch_size=1", "--stages=keyframes"]
+    assert sampler(*sampled, "--prompt", "another") == 0
+    records = {path.parent: json.loads(path.read_text()) for path in sampler.folder.rglob("run.json")}
+    asked = {(record["request"]["prompt"], record["request"]["seed"]) for record in records.values()}
+    assert asked == {(prompt, seed) for prompt in (PROMPT, "another") for seed in (SEED, SEED + 1)}
+    keyframes = [load_stage(folder / "1_keyframes.safetensors") for folder in records]
+    assert len({video.tobytes() for video in keyframes}) == 4
