@@ -11,6 +11,7 @@ import jax
 from convert.convert import DTYPES, convert
 from convert.released import STAGES
 from convert.verify import verify
+from show1_jax.cli import run_command
 from show1_jax.errors import UserError
 
 
@@ -63,7 +64,9 @@ def _sources(arguments: argparse.Namespace) -> dict[str, str]:
     sources = {}
     for name in STAGES:
         if name in arguments.stages:
-            local = str(arguments.folder.absolute() / STAGES[name].folder) if arguments.folder else STAGES[name].repository
+            local = (
+                str(arguments.folder.absolute() / STAGES[name].folder) if arguments.folder else STAGES[name].repository
+            )
             sources[name] = named[name] or local
         elif named[name]:
             raise UserError(f"--{name} is given but {name} is not among --stages; add it there or leave it out")
@@ -72,22 +75,21 @@ def _sources(arguments: argparse.Namespace) -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line. Returns the exit code: 2 after one line on stderr if the input is bad."""
-    try:
-        if arguments[:1] == ["verify"]:
-            verify(_verify_parser().parse_args(arguments[1:]).checkpoint)
-        else:
-            parsed = _parser().parse_args(arguments)
-            convert(
-                parsed.out,
-                _sources(parsed),
-                variant=parsed.variant,
-                dtype=DTYPES[parsed.dtype],
-                overwrite=parsed.overwrite,
-            )
-    except UserError as error:
-        print(f"convert: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command("convert", lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str]) -> None:
+    if arguments[:1] == ["verify"]:
+        verify(_verify_parser().parse_args(arguments[1:]).checkpoint)
+        return
+    parsed = _parser().parse_args(arguments)
+    convert(
+        parsed.out,
+        _sources(parsed),
+        variant=parsed.variant,
+        dtype=DTYPES[parsed.dtype],
+        overwrite=parsed.overwrite,
+    )
 
 
 if __name__ == "__main__":

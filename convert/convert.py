@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from convert.released import (
     Part,
     Stage,
     check_fit,
-    check_pipeline,
+    check_folder,
     read_architecture,
     read_json,
 )
@@ -31,6 +31,8 @@ from show1_jax.config import Architecture
 from show1_jax.diffusion import SchedulerConfig, alphas_cumprod
 from show1_jax.errors import UserError
 from show1_jax.text import load_clip_tokenizer, load_t5_tokenizer
+
+_LOADERS: Final[Mapping[str, Callable[[Path], object]]] = {"t5": load_t5_tokenizer, "clip": load_clip_tokenizer}
 
 DTYPES: Final[Mapping[str, np.dtype | None]] = {
     "keep": None,
@@ -102,7 +104,7 @@ def _prepare(stage: Stage, source: str, variant: str | None, dtype: np.dtype | N
     folder, revision = Path(source), None
     if not folder.exists() and is_hub_id(source):
         folder, revision = download(source, stage, variant)
-    check_pipeline(stage, folder)
+    check_folder(stage, folder)
     origin = {"source": source, "revision": revision}
     return [_check(stage, part, folder, origin, variant, dtype) for part in stage.parts]
 
@@ -138,7 +140,9 @@ def _tokenizer(part: Part, folder: Path) -> dict[str, Path]:
     found = {name: folder / "tokenizer" / name for name in TOKENIZER_FILES}
     missing = [name for name in part.tokenizer if not found[name].is_file()]
     if missing:
-        raise UserError(f"{folder / 'tokenizer'}: has no {', '.join(missing)}; take the released folder's own tokenizer files")
+        raise UserError(
+            f"{folder / 'tokenizer'}: has no {', '.join(missing)}; take the released folder's own tokenizer files"
+        )
     _LOADERS[part.kind](folder / "tokenizer")
     return {name: path for name, path in found.items() if path.is_file()}
 

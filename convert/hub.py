@@ -113,4 +113,6 @@ def _one_line(repository: str, revision: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise UserError(f"{repository}: the hub answers {error.response.status_code}; try again later") from None
     except OSError as error:
-        raise UserError(f"{repository}: cannot be downloaded ({error.strerror or error}); see to it and try again") from None
+        raise UserError(
+            f"{repository}: cannot be downloaded ({error.strerror or error}); see to it and try again"
+        ) from None

@@ -54,7 +54,6 @@ class Stage:
       name: of the stage.
       repository: the hub id of the released weights.
       licence: of the released weights.
-      pipeline: the class that `model_index.json` names. It is compared, never imported.
       parts: the components to convert, the UNet first.
       description: of the UNet, for a person.
       unet: fields that tell its architecture from the other stages'.
@@ -63,7 +62,6 @@ class Stage:
     name: str
     repository: str
     licence: str
-    pipeline: str
     parts: tuple[Part, ...]
     description: str
     unet: Mapping[str, Any]
@@ -84,7 +82,6 @@ STAGES: Final[Mapping[str, Stage]] = {
             "keyframes",
             "showlab/show-1-base",
             SHOW1_LICENCE,
-            "TextToVideoIFPipeline",
             (
                 Part("keyframes", "unet", "unet", ("scheduler",)),
                 Part("text_t5", "t5", "text_encoder", tokenizer=("spiece.model",)),
@@ -96,7 +93,6 @@ STAGES: Final[Mapping[str, Stage]] = {
             "interpolation",
             "showlab/show-1-interpolation",
             SHOW1_LICENCE,
-            "TextToVideoIFInterpPipeline",
             (Part("interpolation", "unet", "unet", ("scheduler",)),),
             "a 3-D pixel UNet with 7 input channels",
             {"temporal": True, "attention": "added_kv", "in_channels": 7, "noise_level_embedding": False},
@@ -105,7 +101,6 @@ STAGES: Final[Mapping[str, Stage]] = {
             "first_frame",
             "DeepFloyd/IF-II-L-v1.0",
             DEEPFLOYD_LICENCE,
-            "IFSuperResolutionPipeline",
             (Part("first_frame", "unet", "unet", _NOISED),),
             "a 2-D pixel UNet with 6 input channels and a noise level",
             {"temporal": False, "attention": "added_kv", "in_channels": 6, "noise_level_embedding": True},
@@ -114,7 +109,6 @@ STAGES: Final[Mapping[str, Stage]] = {
             "superres_pixel",
             "showlab/show-1-sr1",
             SHOW1_LICENCE,
-            "TextToVideoIFSuperResolutionPipeline_Cond",
             (Part("superres_pixel", "unet", "unet", _NOISED),),
             "a 3-D pixel UNet with 6 input channels and a noise level",
             {"temporal": True, "attention": "added_kv", "in_channels": 6, "noise_level_embedding": True},
@@ -123,7 +117,6 @@ STAGES: Final[Mapping[str, Stage]] = {
             "superres_latent",
             "showlab/show-1-sr2",
             SHOW1_LICENCE,
-            "VideoToVideoSDPipeline",
             (
                 Part("superres_latent", "unet", "unet", ("scheduler",)),
                 Part("text_clip", "clip", "text_encoder", tokenizer=_CLIP_TOKENIZER),
@@ -151,18 +144,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def check_pipeline(stage: Stage, folder: Path) -> None:
-    """Refuses the folder of another stage by the pipeline it names. Unknown pipelines are left to `check_unet`."""
+def check_folder(stage: Stage, folder: Path) -> None:
+    """Refuses what is no folder. Another stage's folder is known by its UNet, not by the pipeline that it names."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the one of {stage.name} ({stage.repository})")
-    path = folder / MODEL_INDEX
-    name = read_json(path).get("_class_name") if path.is_file() else None
-    for other in STAGES.values():
-        if other.pipeline == name and other is not stage:
-            raise UserError(
-                f"{folder}: is the folder of {other.name} ({name}), not of {stage.name}; "
-                f"give one like {stage.repository}"
-            )
 
 
 def read_architecture(stage: Stage, part: Part, folder: Path) -> tuple[Architecture, dict[str, Any]]:

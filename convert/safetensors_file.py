@@ -28,6 +28,8 @@ DTYPES = {
     "BOOL": np.dtype("?"),
 }
 
+_LARGEST = 2**48  # of a side or an offset; NumPy refuses far larger ones even where another side is 0
+
 
 def read_safetensors(path: Path) -> TensorTable:
     """Names and places of the tensors of one `.safetensors` file.
@@ -68,7 +70,7 @@ def _tensor(path: Path, buffer: mmap.mmap, name: str, entry: Any, data_start: in
     try:
         type_name, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         sane = isinstance(type_name, str) and isinstance(shape, list) and len(shape) <= 8
-        sane = sane and all(type(n) is int and 0 <= n <= len(buffer) for n in (*shape, begin, end))
+        sane = sane and all(type(n) is int and 0 <= n < _LARGEST for n in (*shape, begin, end))
     except (TypeError, KeyError, ValueError):
         sane = False
     if not sane:

@@ -1,7 +1,7 @@
 """Show-1 (arXiv 2309.15818) in JAX: a text-to-video cascade of pixel and latent diffusion.
 
-    from show1_jax import Cascade
-    videos = Cascade.load("checkpoints/show1").sample(["a panda eating bamboo"], seeds=[0])
+from show1_jax import Cascade
+videos = Cascade.load("checkpoints/show1").sample(["a panda eating bamboo"], seeds=[0])
 """
 
 import importlib

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,14 +75,14 @@ def denoise_step(
     state: SamplerState,
     coefficients: Coefficients,
     noise: Video | None,
-    *inputs: Array | None,
+    *inputs: Any,
 ) -> SamplerState:
     """One step of a stage: network, guidance and the sampler's update. `inputs` are `guided_output`'s after sample."""
     output = guided_output(graph, weights, state.sample, *inputs)
     return sampler.step(state, output, coefficients, noise)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def _program(graph: "nnx.GraphDef[nnx.Module]", sampler: Sampler) -> Callable[..., SamplerState]:
     return jax.jit(functools.partial(denoise_step, graph, sampler))
 

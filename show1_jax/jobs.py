@@ -1,5 +1,6 @@
 """What `sample.py` does: the videos of a request, batch by batch, each into its run directory."""
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -209,32 +210,36 @@ def _sample(
     """Sample a batch and write every stage as soon as it is there. Only the first process writes."""
     inputs = from_first_process(lambda: [_inputs(job, request, own_video) for job in batch])
     given = {stage: np.stack([clips[stage] for clips in inputs]) for stage in inputs[0]}
-    writes = is_first_process()
     earlier = [_stages_before(job, request, clips) for job, clips in zip(batch, inputs, strict=True)]
-    with closing(StageBars(request.stages, shown=writes)) as bars:
+    with closing(StageBars(request.stages, shown=is_first_process())) as bars:
 
         def write(stage: Stage, videos: Video) -> None:
-            if writes:
-                for job, video in zip(batch, videos, strict=True):
-                    job.directory.write_stage(stage, video, config.fps(stage))
+            for job, video in zip(batch, videos, strict=True):
+                job.directory.write_stage(stage, video, config.fps(stage))
 
         def on_stage(stage: Stage, videos: Video) -> None:
-            write(stage, videos)
+            from_first_process(lambda: write(stage, videos))
             bars.finish(stage)
 
-        if writes and request.overwrite:
+        def clear() -> None:
             for job in batch:
                 job.directory.remove(request.replaced)
+
+        if request.overwrite:
+            from_first_process(clear)
         if own_video is not None:
             for stage, videos in given.items():
-                write(stage, videos)
+                from_first_process(functools.partial(write, stage, videos))
         prompts = [job.prompt for job in batch]
         cascade.sample(prompts, stages=request.stages, given=given, on_step=bars.step, on_stage=on_stage)
-    if writes:
+
+    def finish() -> None:
         made = _how_it_was_made(cascade, request, len(batch)) | {"times": bars.times}
         for job, before in zip(batch, earlier, strict=True):
             stages = [*before, *request.stages]
             job.directory.finish(job.prompt.text, {"request": job.request, "stages": stages, "made": made})
+
+    from_first_process(finish)
 
 
 def _stages_before(job: Job, request: Request, inputs: Mapping[Stage, Clip]) -> list[Stage]:

@@ -27,7 +27,7 @@ CONTACT_SHEET: Final = "contact_sheet.png"
 FORMAT: Final = "show1_jax.run.v1"
 _SUFFIXES: Final = (".mp4", ".gif", ".safetensors")
 _NOT_COMPARED: Final = {
-    *("checkpoint", "out", "compilation_cache"),  # where things are
+    *("checkpoint", "out", "compilation_cache", "mesh"),  # where things are
     *("prompts", "seed", "negative_prompt", "precision"),  # a request has what became of them
     *("random_weights", "architecture", "schedulers"),  # the checkpoint's hashes cover them
 }
@@ -108,8 +108,9 @@ class RunDirectory:
         )
 
     def is_done(self, request: Mapping[str, Any], stages: Sequence[Stage], inputs: Mapping[Stage, str]) -> bool:
-        """Whether these stages of this request have been run, on inputs of these hashes."""
-        return self.vouches(request, inputs) and set(stages) <= set(self.record().get("stages", ()))
+        """Whether these stages of this request have been run, on inputs of these hashes, and all they left is here."""
+        made = self.vouches(request, inputs) and set(stages) <= set(self.record().get("stages", ()))
+        return made and all(self.stage_file(stage, suffix).exists() for stage in stages for suffix in _SUFFIXES)
 
     def existing(self, stages: Sequence[Stage]) -> list[Path]:
         """The files of these stages that are here and, where these are all stages, first those of the whole video."""

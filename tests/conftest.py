@@ -9,10 +9,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 import pytest
+import tiny_config
 from recorded import RecordedRun
 from safetensors.numpy import load_file
 
 from show1_jax.cascade import Cascade
+from show1_jax.random_checkpoint import write_random_checkpoint
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -39,6 +41,15 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("checkpoints") / "golden"
     convert(out, {name: str(GOLDEN / "checkpoints" / stage.folder) for name, stage in STAGES.items()})
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights for `tiny_config`."""
+    config = tiny_config.settings()
+    out = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    write_random_checkpoint(out, config.architecture, config.schedulers)
     return out
 
 

@@ -19,7 +19,6 @@ from show1_jax import video
 from show1_jax.cascade import Cascade
 from show1_jax.cli import run_command
 from show1_jax.prompts import Prompt
-from show1_jax.random_checkpoint import write_random_checkpoint
 from show1_jax.request import SampleConfig
 from show1_jax.runs import RunDirectory, differences
 from show1_jax.sampling_config import STAGES, Stage
@@ -75,24 +74,16 @@ def stage_bytes(run: RunDirectory) -> dict[Stage, bytes]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = tiny_config.settings()
-    out = tmp_path_factory.mktemp("runs") / "checkpoint"
-    write_random_checkpoint(out, config.architecture, config.schedulers)
-    return out
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> RunDirectory:
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> RunDirectory:
     """A whole run, not to be changed."""
-    sampler = Sampler(checkpoint, tmp_path_factory.mktemp("finished"))
+    sampler = Sampler(tiny_checkpoint, tmp_path_factory.mktemp("finished"))
     assert sampler() == 0
     return sampler.run
 
 
 @pytest.fixture
-def sampler(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Sampler:
-    return Sampler(checkpoint, tmp_path, capsys)
+def sampler(tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Sampler:
+    return Sampler(tiny_checkpoint, tmp_path, capsys)
 
 
 @pytest.fixture
@@ -119,7 +110,7 @@ def test_layout(finished: RunDirectory) -> None:
     }
 
 
-def test_record(finished: RunDirectory, checkpoint: Path) -> None:
+def test_record(finished: RunDirectory, tiny_checkpoint: Path) -> None:
     record = json.loads((finished.path / "run.json").read_text())
     request, made = record["request"], record["made"]
     assert (request["prompt"], request["seed"], request["precision"]) == (PROMPT, SEED, "float32")
@@ -130,7 +121,7 @@ def test_record(finished: RunDirectory, checkpoint: Path) -> None:
     assert all(len(value) == 64 for value in request["checkpoint"].values())
     assert made["versions"]["jax"] == jax.__version__
     assert (made["mesh"], made["devices"]) == ({"data": 1, "fsdp": 1}, "1 x cpu")
-    assert request["config"]["checkpoint"] == str(checkpoint)
+    assert request["config"]["checkpoint"] == str(tiny_checkpoint)
     assert set(made["times"]) == set(record["stages"]) == set(record["results"]) == set(STAGES)
 
 

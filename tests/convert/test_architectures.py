@@ -272,3 +272,25 @@ def test_any_config_is_read_or_refused_in_one_line(data: st.DataObject) -> None:
         lines = ["read"]
         assert type(result).from_dict(json.loads(json.dumps(result.to_dict()))) == result
     assert len(lines) == 1
+
+
+def test_settings_without_effect_are_passed_over() -> None:
+    """A latent UNet saved by Show-1's class, nulls for false, and what later releases of diffusers add."""
+    latent = {"_class_name": "UNet3DConditionModel", "block_out_channels": [32, 32, 32, 32], "attention_head_dim": 8}
+    superset = {
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "conv_in_kernel": 3,
+        "time_embedding_type": "positional",
+        "resnet_time_scale_shift": "default",
+        "resnet_out_scale_factor": 1.0,
+        "addition_embed_type_num_heads": 64,
+        "use_linear_projection": True,
+        "class_embeddings_concat": None,
+        "attention_type": "default",
+    }
+    assert unet_config(latent | superset) == unet_config(latent)
+    with pytest.raises(UserError, match="resnet_out_scale_factor"):
+        unet_config(latent | {"resnet_out_scale_factor": 1.5})
+    vae = {"_class_name": "AutoencoderKL", "block_out_channels": [32]}
+    assert vae_config(vae | {"use_quant_conv": True, "mid_block_add_attention": True}) == vae_config(vae)

@@ -185,10 +185,6 @@ def test_the_folder_of_another_stage_is_refused(refused: Callable[..., str], rel
         if other.name != stage:
             folder = released / other.folder
             line = refused("--stages", stage, f"--{stage}", str(folder))
-            assert f"is the folder of {other.name}" in line
-            assert f"not of {stage}; give one like {STAGES[stage].repository}" in line
-            (folder / "model_index.json").unlink()
-            line = refused("--stages", stage, f"--{stage}", str(folder))
             assert f"is the UNet of {other.name}, but {stage} needs {STAGES[stage].description}" in line
 
 
@@ -236,7 +232,7 @@ BAD_FOLDERS: dict[str, tuple[Spoil, str]] = {
     "no config": (lambda stage: (stage / "unet/config.json").unlink(), "unet/config.json: no such file"),
     "config no JSON": (lambda stage: (stage / "unet/config.json").write_text("{"), "unet/config.json: not JSON"),
     "config no table": (lambda stage: (stage / "unet/config.json").write_text("[]"), "not a table of settings"),
-    "unknown setting": (lambda stage: edit(stage / "unet/config.json", dropout=0.5), "config.json: .*dropout=0.5"),
+    "unknown setting": (lambda stage: edit(stage / "unet/config.json", dropout=0.5), "config.json: .*'dropout': 0.5"),
     "unknown value": (lambda stage: edit(stage / "unet/config.json", act_fn="mish"), "act_fn='mish'"),
     "another class": (lambda stage: edit(stage / "unet/config.json", _class_name="Transformer2D"), "Transformer2D"),
     "no scheduler": (
@@ -333,3 +329,20 @@ def test_a_place_that_cannot_be_written(released: Path, tmp_path: Path, capsys: 
 def test_conversion_needs_no_accelerator_and_no_torch(converted: Path) -> None:
     assert jax.default_backend() == "cpu"
     assert "torch" not in sys.modules
+
+
+def test_a_scheduler_that_sampling_cannot_take_is_refused(refused: Callable[..., str], released: Path) -> None:
+    edit(released / "show-1-base/scheduler/scheduler_config.json", _class_name="PNDMScheduler")
+    line = refused("--stages", "keyframes")
+    assert "show-1-base/scheduler/scheduler_config.json: " in line
+    assert "PNDMScheduler" in line
+
+
+def test_a_damaged_tokenizer_is_refused(refused: Callable[..., str], released: Path) -> None:
+    (released / "show-1-base/tokenizer/spiece.model").write_bytes(b"no model")
+    assert "not a sentencepiece model" in refused("--stages", "keyframes")
+
+
+@pytest.mark.parametrize("path", ["../show-1-base", "./missing", "a--b/c", "no/such/folder"])
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(refused: Callable[..., str], path: str) -> None:
+    assert "no such folder" in refused("--stages", "keyframes", "--keyframes", path)
