@@ -89,7 +89,7 @@ def convert(
       UserError: anything wrong with sources, weights, `out` or the disk; `out` is then as it was.
     """
     check_target(out, overwrite=overwrite)
-    jobs = [job for name, source in sources.items() for job in _prepare(STAGES[name], source, variant, dtype)]
+    jobs = _prepare(sources, variant, dtype)
     check_fit({job.part.component: job.architecture for job in jobs})
     if variant is not None and all(job.weights.variant != variant for job in jobs):
         raise UserError(f"--variant {variant}: no source has such files; leave it out to take what there is")
@@ -100,13 +100,33 @@ def convert(
     _report(out, jobs)
 
 
-def _prepare(stage: Stage, source: str, variant: str | None, dtype: np.dtype | None) -> list[_Job]:
+def _prepare(sources: Mapping[str, str], variant: str | None, dtype: np.dtype | None) -> list[_Job]:
+    """Every part of every stage, checked. Raises one UserError with what is wrong in all of them."""
+    jobs, problems = [], []
+    for stage, source in ((STAGES[name], source) for name, source in sources.items()):
+        try:
+            folder, revision = _locate(stage, source, variant)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        origin = {"source": source, "revision": revision}
+        for part in stage.parts:
+            try:
+                jobs.append(_check(stage, part, folder, origin, variant, dtype))
+            except UserError as error:
+                problems.append(str(error))
+    if problems:
+        raise UserError("; ".join(problems))
+    return jobs
+
+
+def _locate(stage: Stage, source: str, variant: str | None) -> tuple[Path, str | None]:
+    """The local folder of a source, and the revision that was downloaded, if it was."""
     folder, revision = Path(source), None
     if not folder.exists() and is_hub_id(source):
         folder, revision = download(source, stage, variant)
     check_folder(stage, folder)
-    origin = {"source": source, "revision": revision}
-    return [_check(stage, part, folder, origin, variant, dtype) for part in stage.parts]
+    return folder, revision
 
 
 def _check(

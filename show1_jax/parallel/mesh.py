@@ -34,7 +34,7 @@ def initialize_distributed(
     """Join the other processes of the job; call it before anything else uses JAX.
 
     With all three arguments the job is what they say (`host:port` of the first process, how many, which this is).
-    Without any, JAX finds them by itself on TPU pods, SLURM and the like.
+    Without any, JAX finds them by itself on TPU pods, SLURM and the like (`sample.py --distributed`).
 
     Raises:
         UserError: only some of the arguments, or the others could not be reached.

@@ -346,3 +346,11 @@ def test_a_damaged_tokenizer_is_refused(refused: Callable[..., str], released: P
 @pytest.mark.parametrize("path", ["../show-1-base", "./missing", "a--b/c", "no/such/folder"])
 def test_a_mistyped_folder_is_not_looked_for_on_the_hub(refused: Callable[..., str], path: str) -> None:
     assert "no such folder" in refused("--stages", "keyframes", "--keyframes", path)
+
+
+def test_problems_of_all_folders_are_listed_at_once(refused: Callable[..., str], released: Path) -> None:
+    (released / "show-1-base/tokenizer/spiece.model").unlink()
+    (released / "show-1-sr2/vae/config.json").write_text("{")
+    line = refused()
+    assert "spiece.model" in line
+    assert "vae/config.json: not JSON" in line
