@@ -148,7 +148,7 @@ def match(
         _check_values(source.key, array, dtype or array.dtype, problems)
         progress(array.nbytes)
         result[path] = source.to_ours(array)
-    for key in given.keys() - {source.key for source in wanted.values()}:
+    for key in sorted(given.keys() - {source.key for source in wanted.values()}):
         problems.add("unexpected keys", key)
     problems.raise_any(where, "use weights and config.json of the same released component")
     return result

@@ -43,11 +43,11 @@ def _check_shapes(checkpoint: Path, name: str, component: Component) -> int:
     wanted = {weight_path(path): tuple(variable.shape) for path, variable in nnx.to_flat_state(state)}
     stored = {path: tuple(leaf.shape) for path, leaf in weight_shapes(checkpoint, name).items()}
     problems = Problems()
-    for path in wanted.keys() - stored.keys():
+    for path in sorted(wanted.keys() - stored.keys()):
         problems.add("missing weights", "/".join(path))
-    for path in stored.keys() - wanted.keys():
+    for path in sorted(stored.keys() - wanted.keys()):
         problems.add("unexpected weights", "/".join(path))
-    for path in stored.keys() & wanted.keys():
+    for path in sorted(stored.keys() & wanted.keys()):
         if stored[path] != wanted[path]:
             problems.add("wrong shapes", f"{'/'.join(path)} is {stored[path]}, not {wanted[path]}")
     problems.raise_any(f"{checkpoint}: {name}", "convert again")

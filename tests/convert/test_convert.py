@@ -136,7 +136,7 @@ def test_verify_names_damage(converted: Path, tmp_path: Path, capsys: pytest.Cap
     error = capsys.readouterr().err
     assert "copy: vae: " in error
     assert "wrong shapes: " in error
-    assert "encoder/conv_in/kernel is (3, 3, 3, 32), not (3, 3, 3, 64)" in error
+    assert "decoder/conv_norm_out/scale is (32,), not (64,)" in error
     assert main(["verify", str(tmp_path)]) == 2
     assert "make one with `python -m convert --out" in capsys.readouterr().err
 
