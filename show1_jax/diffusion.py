@@ -56,14 +56,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 # Settings of other schedulers that a file may carry along; diffusers 0.19.3 drops them without a word.
-_OTHER_SCHEDULERS = {
-    "disable_corrector",
-    "final_sigmas_type",
-    "interpolation_type",
-    "predict_x0",
-    "skip_prk_steps",
-    "solver_p",
-}
+_OTHER_SCHEDULERS = {"disable_corrector", "interpolation_type", "predict_x0", "skip_prk_steps", "solver_p"}
 
 
 @dataclass(frozen=True, kw_only=True)
