@@ -5,10 +5,11 @@ leaves the sampling to `denoise`. Videos are (batch, time, height, width, channe
 between stages, as in the original.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from show1_jax.config import VAEConfig
 from show1_jax.denoise import Condition, OnStep, denoise
 from show1_jax.diffusion import SchedulerConfig, add_noise, alphas_cumprod
 from show1_jax.models import LoadedNetwork
-from show1_jax.noise import Draw, NoiseSource
+from show1_jax.noise import Draw, NoiseSource, Purpose
 from show1_jax.parallel import gather, put_batch
 from show1_jax.resize import resize_bilinear
 from show1_jax.samplers import make_sampler
@@ -76,8 +77,6 @@ class StageContext:
         noise_level: int | None = None,
         windows_per_video: int = 1,
         strength: float = 1.0,
-        steps_before: int = 0,
-        steps_in_all: int | None = None,
     ) -> Video:
         """Sample from `start`. `windows_per_video` windows of each video lie side by side in its batch."""
         sampler = make_sampler(self.scheduler, config.num_steps, strength)
@@ -89,10 +88,18 @@ class StageContext:
             config.guidance_scale,
             step_noise,
             self.mesh,
-            lambda done, total: self.on_step(steps_before + done, steps_in_all or total),
+            self.on_step,
         )
 
-    def draw(self, purpose: Any, shape: tuple[int, ...], *, step: int = 0, window: int = 0) -> Video:
+    def in_window(self, window: int, num_windows: int) -> Self:
+        """The context of one of several windows that run in turn: its steps are counted over all of them."""
+
+        def on_step(done: int, total: int) -> None:
+            self.on_step(window * total + done, num_windows * total)
+
+        return dataclasses.replace(self, on_step=on_step)
+
+    def draw(self, purpose: Purpose, shape: tuple[int, ...], *, step: int = 0, window: int = 0) -> Video:
         """The noise of one draw of this stage."""
         return self.noise(Draw(self.stage, purpose, step, window), shape)
 
@@ -129,7 +136,7 @@ def interpolate(context: StageContext, config: InterpolationConfig, keyframes: V
         return keyframes
     shape = (config.num_between + 2, height, width, 3)
 
-    def draw(purpose: str, step: int = 0) -> Video:
+    def draw(purpose: Purpose, step: int = 0) -> Video:
         draws = [context.draw(purpose, shape, step=step, window=window) for window in range(num_windows)]
         return rearrange(jnp.stack(draws, axis=1), "b v t h w c -> (b v) t h w c")
 
@@ -182,20 +189,17 @@ def superres_pixel(
     Windows overlap: of a shared frame the later window's version is kept, as in the original.
     """
     starts = superres_starts(low.shape[1], config.window, config.stride)
-    steps = len(make_sampler(context.scheduler, config.num_steps).timesteps)
     known, finished = first_frame, []
     for window, start in enumerate(starts):
         channels = superres_condition(context, low[:, start : start + config.window], scale, config.noise_level, window)
         channels = jnp.concatenate([known, channels[:, 1:]], axis=1)
         shape = channels.shape[1:]
-        clip = context.sample(
+        clip = context.in_window(window, len(starts)).sample(
             config,
             context.draw("initial", shape, window=window),
             step_noise=functools.partial(_step_noise, context, shape, window),
             channels=channels,
             noise_level=config.noise_level,
-            steps_before=window * steps,
-            steps_in_all=len(starts) * steps,
         )
         kept = starts[window + 1] - start if window + 1 < len(starts) else clip.shape[1]
         known = clip[:, kept : kept + 1]
