@@ -1,7 +1,8 @@
 """What a UNet is built of: resnets, layers (resnet, temporal convolution, attentions), and levels of layers."""
 
+import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -14,6 +15,7 @@ from show1_jax.layers import (
     activation,
     average_2x2,
     per_frame,
+    rematerialised,
     repeat_2x2,
     resize_nearest,
 )
@@ -183,17 +185,22 @@ class Level(nnx.Module):
             self.temp_attentions = nnx.List([temporal_attention(config, out_channels, head_dim, make) for _ in layers])
         self.temporal = config.temporal
         self.attention = attention
+        self.remat = make.remat
 
-    def layer(self, index: int, x: Video, embedding: Embedding, text: Text) -> Video:
-        """Run one layer."""
-        x = self.resnets[index](x, embedding)
-        if self.temporal:
-            x = self.temp_convs[index](x)
-        if self.attention:
-            x = self.attentions[index](x, text)
-        if self.attention and self.temporal:
-            x = self.temp_attentions[index](x)
-        return x
+    def layer(self, index: int, x: Video, embedding: Embedding, text: Text, skip: Video | None = None) -> Video:
+        """Run one layer; a skip's channels come after the input's."""
+
+        def run(x: Video, embedding: Embedding, text: Text, skip: Video | None) -> Video:
+            x = self.resnets[index](x if skip is None else jnp.concatenate([x, skip], axis=-1), embedding)
+            if self.temporal:
+                x = self.temp_convs[index](x)
+            if self.attention:
+                x = self.attentions[index](x, text)
+            if self.attention and self.temporal:
+                x = self.temp_attentions[index](x)
+            return x
+
+        return rematerialised(run, self.remat)(x, embedding, text, skip)
 
 
 class DownBlock(Level):
@@ -233,7 +240,7 @@ class DownBlock(Level):
             x = self.layer(index, x, embedding, text)
             skips.append(x)
         for downsampler in self.downsamplers:
-            x = downsampler(x, embedding)
+            x = rematerialised(downsampler.__call__, self.remat)(x, embedding)
             skips.append(x)
         return x, skips
 
@@ -253,8 +260,12 @@ class MidBlock(nnx.Module):
             self.temp_convs = nnx.List([TemporalConv(channels, make) for _ in range(2)])
             self.temp_attentions = nnx.List([temporal_attention(config, channels, head_dim, make)])
         self.temporal = config.temporal
+        self.remat = make.remat
 
     def __call__(self, x: Video, embedding: Embedding, text: Text) -> Video:
+        return rematerialised(self._run, self.remat)(x, embedding, text)
+
+    def _run(self, x: Video, embedding: Embedding, text: Text) -> Video:
         x = self.resnets[0](x, embedding)
         if self.temporal:
             x = self.temp_convs[0](x)
@@ -301,8 +312,13 @@ class UpBlock(Level):
     def __call__(self, x: Video, skips: list[Video], embedding: Embedding, text: Text) -> Video:
         """Take this level's skips off the end of `skips`, which is changed in place."""
         for index in range(len(self.resnets)):
-            x = self.layer(index, jnp.concatenate([x, skips.pop()], axis=-1), embedding, text)
+            x = self.layer(index, x, embedding, text, skips.pop())
         for upsampler in self.upsamplers:
             # The next skip has the finer level's size, which is odd where a strided convolution rounded up.
-            x = upsampler(x, skips[-1].shape[2:4] if self.resampling == "conv" else embedding)
+            told = skips[-1].shape[2:4] if self.resampling == "conv" else embedding
+            x = rematerialised(functools.partial(_call, upsampler, told), self.remat)(x)
         return x
+
+
+def _call(upsampler: Any, told: tuple[int, ...] | Embedding, x: Video) -> Video:
+    return upsampler(x, told)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from show1_jax.errors import UserError
 
 Activation = Literal["silu", "gelu"]
+Remat = Literal["none", "dots", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,23 @@ class Settings:
     def _require(self, condition: bool, what: str) -> None:
         if not condition:
             raise UserError(f"{type(self).__name__}: {what}")
+
+    def _require_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        self._require(value in choices, f"{name}={value!r} is none of {', '.join(map(repr, choices))}")
+
+    def _require_at_least(self, least: int, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            self._require(least <= value < math.inf, f"{name}={value} must be at least {least}")
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one dictionary with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:

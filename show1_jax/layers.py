@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +12,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from show1_jax.config import Activation
-
-Initializer = jax.nn.initializers.Initializer
-
-_ZEROS: Final = nnx.initializers.zeros_init()
-_ONES: Final = nnx.initializers.ones_init()
-_FAN_IN: Final = nnx.initializers.lecun_normal()
-_UNIT_NORMAL: Final = nnx.initializers.normal(1.0)
+from show1_jax.config import Activation, Remat
 
 
 class _NoRngs:
-    """Stands in for random streams where parameters are shapes only."""
+    """Stands in for the random streams that NNX layers ask for."""
 
     def params(self) -> None:
         return None
@@ -37,31 +30,27 @@ def _shape_only(key: None, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Shap
 class Layers:
     """Makes the layers that have parameters, with the conventions that all networks share.
 
-    Without `rngs` every parameter is a shape and a dtype and nothing is computed: a full-size network takes a second,
-    where tracing thousands of initialisers takes minutes.
+    Every parameter is a shape and a dtype and nothing is computed: a full-size network takes a second, where tracing
+    thousands of initialisers takes minutes. Weights come from a checkpoint or `show1_jax.initial_weights`.
     """
 
-    rngs: nnx.Rngs | None = None
     dtype: DTypeLike = jnp.float32
     """Compute dtype; norm statistics and softmax are float32 always."""
     param_dtype: DTypeLike = jnp.float32
+    remat: Remat = "none"
+    """What blocks of a UNet keep for the backward pass; see `rematerialised`."""
 
-    def _options(self, **initialisers: Initializer) -> dict[str, Any]:
-        options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        if self.rngs is None:
-            return options | {"rngs": _NoRngs()} | dict.fromkeys(initialisers, _shape_only)
-        return options | {"rngs": self.rngs} | initialisers
+    def _options(self, *parameters: str) -> dict[str, Any]:
+        options = {"dtype": self.dtype, "param_dtype": self.param_dtype, "rngs": _NoRngs()}
+        return options | {f"{name}_init": _shape_only for name in parameters}
 
-    def param(self, shape: tuple[int, ...], init: Initializer) -> nnx.Param:
+    def param(self, shape: tuple[int, ...]) -> nnx.Param:
         """A bare parameter."""
-        if self.rngs is None:
-            return nnx.Param(jax.ShapeDtypeStruct(shape, self.param_dtype))
-        return nnx.Param(init(self.rngs.params(), shape, self.param_dtype))
+        return nnx.Param(jax.ShapeDtypeStruct(shape, self.param_dtype))
 
-    def linear(self, in_dim: int, out_dim: int, *, bias: bool = True, zero: bool = False) -> nnx.Linear:
-        """A linear layer; `zero` starts it at zero."""
-        options = self._options(kernel_init=_ZEROS if zero else _FAN_IN, bias_init=_ZEROS)
-        return nnx.Linear(in_dim, out_dim, use_bias=bias, **options)
+    def linear(self, in_dim: int, out_dim: int, *, bias: bool = True) -> nnx.Linear:
+        """A linear layer."""
+        return nnx.Linear(in_dim, out_dim, use_bias=bias, **self._options("kernel", "bias"))
 
     def conv(
         self,
@@ -71,31 +60,42 @@ class Layers:
         *,
         stride: int = 1,
         padding: Sequence[tuple[int, int]] | None = None,
-        zero: bool = False,
     ) -> nnx.Conv:
         """A 2-D convolution, padded by half its kernel unless said; leading axes of its input are batch axes."""
         height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
         padding = padding or tuple(((size - 1) // 2, (size - 1) // 2) for size in (height, width))
-        options = self._options(kernel_init=_ZEROS if zero else _FAN_IN, bias_init=_ZEROS)
+        options = self._options("kernel", "bias")
         return nnx.Conv(in_channels, out_channels, (height, width), stride, padding=padding, **options)
 
     def group_norm(self, channels: int, groups: int, epsilon: float) -> nnx.GroupNorm:
         """Group norm over everything but the leading axis, with two-pass float32 statistics."""
-        options = self._options(scale_init=_ONES, bias_init=_ZEROS)
+        options = self._options("scale", "bias")
         return nnx.GroupNorm(channels, groups, epsilon=epsilon, use_fast_variance=False, **options)
 
     def layer_norm(self, channels: int, epsilon: float = 1e-5) -> nnx.LayerNorm:
         """Layer norm over channels, with two-pass float32 statistics."""
-        options = self._options(scale_init=_ONES, bias_init=_ZEROS)
+        options = self._options("scale", "bias")
         return nnx.LayerNorm(channels, epsilon=epsilon, use_fast_variance=False, **options)
 
     def rms_norm(self, channels: int, epsilon: float) -> nnx.RMSNorm:
         """Root-mean-square norm over channels, with float32 statistics."""
-        return nnx.RMSNorm(channels, epsilon=epsilon, **self._options(scale_init=_ONES))
+        return nnx.RMSNorm(channels, epsilon=epsilon, **self._options("scale"))
 
     def embed(self, count: int, dim: int) -> nnx.Embed:
         """A table of `count` vectors."""
-        return nnx.Embed(count, dim, **self._options(embedding_init=_UNIT_NORMAL))
+        return nnx.Embed(count, dim, **self._options("embedding"))
+
+
+def rematerialised(block: Callable[..., Array], remat: Remat) -> Callable[..., Array]:
+    """A block whose backward pass computes again what it does not keep (Chen et al. 2016, arXiv 1604.06174).
+
+    It keeps its inputs, and of what lies between: `none` keeps all, `dots` the results of matrix products (attention's
+    and convolutions' are computed again), `full` nothing.
+    """
+    if remat == "none":
+        return block
+    policies = jax.checkpoint_policies
+    return jax.checkpoint(block, policy=policies.dots_with_no_batch_dims_saveable if remat == "dots" else None)
 
 
 def exact_gelu(x: Array) -> Array:
@@ -160,7 +160,7 @@ class AttentionPooling(nnx.Module):
     """Attention with one query, the mean token plus a learned vector, over that token and all others (DeepFloyd IF)."""
 
     def __init__(self, dim: int, num_heads: int, make: Layers):
-        self.positional_embedding = make.param((1, dim), nnx.initializers.normal(dim**-0.5))
+        self.positional_embedding = make.param((1, dim))
         self.q_proj = make.linear(dim, dim)
         self.k_proj = make.linear(dim, dim)
         self.v_proj = make.linear(dim, dim)

@@ -1,13 +1,20 @@
 """The kinds of network that a checkpoint holds, by name."""
 
+import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from show1_jax.config import Architecture, UNetConfig, VAEConfig
+from show1_jax.checkpoint import load_weights, read_manifest
+from show1_jax.config import Architecture, Remat, UNetConfig, VAEConfig
+from show1_jax.layers import Layers
+from show1_jax.parallel import weight_shardings
 from show1_jax.text import CLIPTextConfig, CLIPTextEncoder, T5Config, T5Encoder
 from show1_jax.unet import UNet
 from show1_jax.vae import Autoencoder
@@ -38,11 +45,32 @@ def build(
     kind: str,
     architecture: Architecture,
     *,
-    rngs: nnx.Rngs | None = None,
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
+    remat: Remat = "none",
 ) -> nnx.Module:
-    """A network of that kind; without `rngs` its parameters are shapes only, and nothing is computed."""
-    network = _NETWORKS[kind](architecture, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+    """A network of that kind, whose parameters are shapes only; see `Layers` for that and for the options."""
+    network = _NETWORKS[kind](architecture, Layers(dtype, param_dtype, remat))
     assert isinstance(network, nnx.Module)
     return network
+
+
+def load_network(checkpoint: Path, component: str, mesh: Mesh, dtype: DTypeLike) -> LoadedNetwork:
+    """A network of a checkpoint, its weights spread over the mesh in the dtype that it computes in.
+
+    Raises:
+        UserError: no such checkpoint or component, or its weights are damaged.
+    """
+    record = read_manifest(checkpoint).component(component)
+    architecture = ARCHITECTURES[record.kind].from_dict(record.architecture)
+    graph, shapes = nnx.split(build(record.kind, architecture, dtype=dtype, param_dtype=dtype))
+    weights = load_weights(checkpoint, component, shapes, shardings=weight_shardings(shapes, mesh), dtype=dtype)
+    return LoadedNetwork(graph, weights, architecture)
+
+
+def exact_float32(dtype: DTypeLike) -> contextlib.AbstractContextManager[None]:
+    """A block where float32 is float32: accelerators multiply its matrices in less precision unless told not to.
+
+    Nothing changes where `dtype`, which the networks compute in, is another.
+    """
+    return jax.default_matmul_precision("highest") if jnp.dtype(dtype) == jnp.float32 else contextlib.nullcontext()

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float32
 
+from show1_jax.config import flatten
 from show1_jax.errors import UserError
 from show1_jax.prompts import Prompt, slug
 from show1_jax.request import SampleConfig
@@ -29,7 +30,7 @@ _SUFFIXES: Final = (".mp4", ".gif", ".safetensors")
 _NOT_COMPARED: Final = {
     *("checkpoint", "out", "compilation_cache", "mesh"),  # where things are
     *("prompts", "seed", "negative_prompt", "precision"),  # a request has what became of them
-    *("random_weights", "architecture", "schedulers"),  # the checkpoint's hashes cover them
+    *("random_weights", "architecture", "schedulers", "train"),  # the checkpoint's hashes cover what came of them
 }
 
 Clip = Float32[np.ndarray, "t h w c"]
@@ -167,11 +168,4 @@ _ABSENT = object()
 
 def _compared(request: Mapping[str, Any]) -> dict[str, Any]:
     config = {name: value for name, value in request["config"].items() if name not in _NOT_COMPARED}
-    return _flat({**request, "config": config})
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
+    return flatten({**request, "config": config})

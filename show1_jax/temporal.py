@@ -12,10 +12,10 @@ from show1_jax.layers import Layers
 class TemporalConvStep(nnx.Module):
     """Group norm over all frames, SiLU and a convolution over three frames."""
 
-    def __init__(self, channels: int, make: Layers, *, zero: bool = False):
+    def __init__(self, channels: int, make: Layers):
         self.norm = make.group_norm(channels, 32, 1e-5)
         # A 2-D convolution over (time, pixels): backends are far better at it than at a 3-D one.
-        self.conv = make.conv(channels, channels, (3, 1), zero=zero)
+        self.conv = make.conv(channels, channels, (3, 1))
 
     def __call__(self, x: Float[Array, "b t p c"]) -> Float[Array, "b t p c"]:
         return self.conv(jax.nn.silu(self.norm(x)))
@@ -31,7 +31,7 @@ class TemporalConv(nnx.Module):
         self.conv1 = TemporalConvStep(channels, make)
         self.conv2 = TemporalConvStep(channels, make)
         self.conv3 = TemporalConvStep(channels, make)
-        self.conv4 = TemporalConvStep(channels, make, zero=True)
+        self.conv4 = TemporalConvStep(channels, make)
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
         y = rearrange(x, "b t h w c -> b t (h w) c")
@@ -50,7 +50,7 @@ class TemporalTransformer(nnx.Module):
         self.norm = make.group_norm(channels, num_groups, 1e-6)
         self.proj_in = make.linear(channels, inner)
         self.transformer_blocks = nnx.List([TransformerBlock(inner, num_heads, None, make)])
-        self.proj_out = make.linear(inner, channels, zero=True)
+        self.proj_out = make.linear(inner, channels)
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
         _, _, h, w, _ = x.shape

@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from show1_jax.blocks import DownBlock, MidBlock, UpBlock
@@ -13,6 +12,7 @@ from show1_jax.layers import (
     TimestepEmbedding,
     activation,
     per_frame,
+    rematerialised,
     sinusoidal_embedding,
 )
 from show1_jax.parallel import constrain_batch
@@ -25,15 +25,7 @@ class UNet(nnx.Module):
     It knows no noise schedule: it maps a noisy sample, a timestep and text states to a prediction.
     """
 
-    def __init__(
-        self,
-        config: UNetConfig,
-        *,
-        rngs: nnx.Rngs | None,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-    ):
-        make = Layers(rngs, dtype, param_dtype)
+    def __init__(self, config: UNetConfig, make: Layers):
         first, levels = config.block_out_channels[0], range(len(config.block_out_channels))
         dim = config.embedding_dim
         self.conv_in = make.conv(config.in_channels, first, config.conv_in_kernel)
@@ -52,7 +44,8 @@ class UNet(nnx.Module):
         self.conv_norm_out = make.group_norm(first, config.norm_num_groups, config.norm_eps)
         self.conv_out = make.conv(first, config.out_channels, config.conv_out_kernel)
         self.config = config
-        self.dtype = dtype
+        self.dtype = make.dtype
+        self.remat = make.remat
 
     def __call__(
         self,
@@ -78,7 +71,7 @@ class UNet(nnx.Module):
             text = self.encoder_hid_proj(text)
         x = self.conv_in(sample.astype(self.dtype))
         if self.config.transformer_in_head_dim:
-            x = self.transformer_in(x)
+            x = rematerialised(self.transformer_in.__call__, self.remat)(x)
         skips = [x]
         for down_block in self.down_blocks:
             x, of_block = down_block(constrain_batch(x), embedding, text)

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from show1_jax.blocks import ResnetBlock, Upsample
 from show1_jax.config import VAEConfig
-from show1_jax.layers import Layers, per_frame
+from show1_jax.layers import Layers, per_frame, rematerialised
+from show1_jax.parallel import constrain_batch
 
 _EPSILON = 1e-6
 
@@ -102,12 +102,13 @@ class Encoder(nnx.Module):
         self.mid_block = MidBlock(config, make)
         self.conv_norm_out = make.group_norm(widths[-1], config.norm_num_groups, _EPSILON)
         self.conv_out = make.conv(widths[-1], 2 * config.latent_channels, 3)
+        self.remat = make.remat
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t _ _ 2*z"]:
         x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)
-        return self.conv_out(jax.nn.silu(per_frame(self.conv_norm_out, self.mid_block(x))))
+        for block in (*self.down_blocks, self.mid_block):
+            x = rematerialised(block.__call__, self.remat)(constrain_batch(x))
+        return self.conv_out(jax.nn.silu(per_frame(self.conv_norm_out, x)))
 
 
 class Decoder(nnx.Module):
@@ -128,32 +129,25 @@ class Decoder(nnx.Module):
         )
         self.conv_norm_out = make.group_norm(widths[-1], config.norm_num_groups, _EPSILON)
         self.conv_out = make.conv(widths[-1], config.out_channels, 3)
+        self.remat = make.remat
 
     def __call__(self, z: Float[Array, "b t h w z"]) -> Float[Array, "b t _ _ c"]:
-        x = self.mid_block(self.conv_in(z))
-        for block in self.up_blocks:
-            x = block(x)
+        x = self.conv_in(z)
+        for block in (self.mid_block, *self.up_blocks):
+            x = rematerialised(block.__call__, self.remat)(constrain_batch(x))
         return self.conv_out(jax.nn.silu(per_frame(self.conv_norm_out, x)))
 
 
 class Autoencoder(nnx.Module):
     """Frames to a Gaussian over latents and back; every frame for itself."""
 
-    def __init__(
-        self,
-        config: VAEConfig,
-        *,
-        rngs: nnx.Rngs | None,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-    ):
-        make = Layers(rngs, dtype, param_dtype)
+    def __init__(self, config: VAEConfig, make: Layers):
         self.encoder = Encoder(config, make)
         self.quant_conv = make.conv(2 * config.latent_channels, 2 * config.latent_channels, 1)
         self.post_quant_conv = make.conv(config.latent_channels, config.latent_channels, 1)
         self.decoder = Decoder(config, make)
         self.config = config
-        self.dtype = dtype
+        self.dtype = make.dtype
 
     def encode(self, video: Float[Array, "b t h w c"]) -> tuple[Float[Array, "b t _ _ z"], Float[Array, "b t _ _ z"]]:
         """Mean and log variance, clipped to [-30, 20], of the unscaled latents of `video` in [-1, 1]; in float32."""

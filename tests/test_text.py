@@ -25,6 +25,7 @@ from show1_jax.layers import Layers
 from show1_jax.text.clip import FeedForward
 from show1_jax.text.t5 import relative_position_buckets
 from show1_jax.text.tokenizers import Tokenizer
+from show1_jax.weights import to_state, to_weights
 
 NETWORKS = {"t5": text.T5Encoder, "clip": text.CLIPTextEncoder}
 T5_FOLDER = "checkpoints/show-1-base"
@@ -34,7 +35,7 @@ CLIP_FOLDER = "checkpoints/show-1-sr2"
 def encoder(folder: Path, kind: str, dtype: jnp.dtype = jnp.float32) -> nnx.Module:
     """A recorded encoder, through the production converter's tables."""
     config = KINDS[kind].read_config(json.loads((folder / "text_encoder/config.json").read_text()))
-    network = NETWORKS[kind](config, rngs=None, dtype=dtype, param_dtype=dtype)
+    network = NETWORKS[kind](config, Layers(dtype, dtype))
     state = nnx.state(network, nnx.Param)
     weights = match(open_weights(folder / "text_encoder"), state, KINDS[kind].table, where=kind)
     for path, variable in nnx.to_flat_state(state):
@@ -154,8 +155,9 @@ def test_clip_tokens_see_no_later_ones(golden):
 )
 def test_clip_activations(name, expected):
     config = text.CLIPTextConfig(9, 4, 4, 1, 1, hidden_act=name)
-    layer = FeedForward(config, Layers(nnx.Rngs(0)))
-    layer.fc1.kernel[...] = layer.fc2.kernel[...] = jnp.eye(4)
+    graph, state = nnx.split(FeedForward(config, Layers()))
+    weights = {path: np.eye(4) if path[-1] == "kernel" else np.zeros(4) for path in to_weights(state)}
+    layer = nnx.merge(graph, to_state(state, {path: jnp.float32(weight) for path, weight in weights.items()}))
     np.testing.assert_allclose(layer(jnp.asarray([[[-2.0, -0.5, 0.7, 3.0]]]))[0, 0], expected, atol=1e-6)
 
 
@@ -172,7 +174,7 @@ def test_clip_refuses_more_tokens_than_positions(golden):
 )
 def test_full_size_parameters(golden, component, kind):
     full_size = json.loads(gzip.decompress((golden / "full_size_keys.json.gz").read_bytes()))[component]
-    network = NETWORKS[kind](KINDS[kind].read_config(full_size["config"]), rngs=None)
+    network = NETWORKS[kind](KINDS[kind].read_config(full_size["config"]), Layers())
     state = nnx.state(network, nnx.Param)
     shapes = {source.key: list(source.shape) for source in sources(state, KINDS[kind].table).values()}
     repeated = {"encoder.embed_tokens.weight"} if kind == "t5" else set()

@@ -11,14 +11,15 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import Array
 
 from show1_jax.blocks import ResnetBlock, Upsample, spatial_attention, temporal_attention
 from show1_jax.config import UNetConfig
+from show1_jax.initial_weights import initial_weight
 from show1_jax.layers import Layers, resize_nearest, sinusoidal_embedding
 from show1_jax.temporal import TemporalConv
 from show1_jax.unet import UNet
 from show1_jax.vae import Autoencoder
+from show1_jax.weights import to_state, to_weights
 
 MAKE = Layers()  # shapes alone: `randomised` fills them
 TOLERANCE = 1e-4
@@ -191,13 +192,33 @@ def test_a_temporal_convolution_norms_over_all_frames_in_32_groups() -> None:
 
 
 def test_temporal_layers_are_born_as_the_identity() -> None:
-    def newborn(x: Array) -> tuple[Array, Array]:
-        make = Layers(nnx.Rngs(0))
-        return TemporalConv(32, make)(x), temporal_attention(PIXEL, 32, 8, make)(x)
-
     x = random(1, 3, 1, 2, 32)
-    for y in jax.jit(newborn)(x):
-        np.testing.assert_array_equal(y, x)
+    modules = {"temp_convs": TemporalConv(32, MAKE), "temp_attentions": temporal_attention(PIXEL, 32, 8, MAKE)}
+    for name, module in modules.items():
+        graph, state = nnx.split(module)
+        weights = {
+            path: jax.numpy.asarray(initial_weight((name, "0", *path), leaf.shape))
+            for path, leaf in to_weights(state).items()
+        }
+        assert sum(not weight.any() for path, weight in weights.items() if path[-1] == "kernel") == 1
+        np.testing.assert_array_equal(called(nnx.merge(graph, to_state(state, weights)), x), x)
+
+
+def test_weights_are_born_with_a_variance_of_one_over_their_inputs() -> None:
+    for path, shape, std in (
+        (("resnets", "0", "conv1", "kernel"), (3, 3, 64, 32), 1 / 24),
+        (("attentions", "0", "to_q", "kernel"), (256, 64), 1 / 16),
+        (("shared", "embedding"), (64, 256), 1.0),
+        (("pool", "positional_embedding"), (1, 4096), 1 / 64),
+    ):
+        weight = initial_weight(path, shape, seed=3)
+        assert weight.dtype == np.float32
+        assert abs(weight.std() / std - 1) < 0.05
+        assert abs(weight.mean()) < 0.05 * std
+        np.testing.assert_array_equal(weight, initial_weight(path, shape, seed=3))
+        assert (weight != initial_weight(path, shape, seed=4)).all()
+    assert (initial_weight(("norm", "scale"), (8,)) == 1).all()
+    assert not initial_weight(("conv", "bias"), (8,)).any()
 
 
 @pytest.mark.parametrize(
@@ -255,7 +276,7 @@ def test_upsampling_goes_to_the_size_that_it_is_told() -> None:
 
 def test_the_latent_unet_takes_sizes_that_do_not_halve() -> None:
     config = dataclasses.replace(LATENT, layers_per_block=(1, 1, 1))
-    graph, state = nnx.split(UNet(config, rngs=None))
+    graph, state = nnx.split(UNet(config, Layers()))
     shapes = ((1, 2, 5, 10, 3), (1,), (1, 5, 64))
     inputs = [jax.ShapeDtypeStruct(shape, np.int32 if len(shape) == 1 else np.float32) for shape in shapes]
     output = jax.eval_shape(lambda state, *inputs: nnx.merge(graph, state)(*inputs), state, *inputs)
@@ -275,7 +296,7 @@ def test_settings_go_to_their_levels() -> None:
     config = dataclasses.replace(
         PIXEL, only_cross_attention=(False, True, False), out_scale_factor=1.3, mid_scale_factor=1.5
     )
-    network = UNet(config, rngs=None)
+    network = UNet(config, Layers())
     down, mid, up = network.down_blocks, network.mid_block, network.up_blocks
     assert [block.attentions[0].head_dim for block in down] == [8, 16, 32]
     assert mid.attentions[0].head_dim == 64
@@ -298,14 +319,14 @@ def test_settings_go_to_their_levels() -> None:
 
 
 def test_text_only_attention_of_a_coarse_level_is_first_on_the_way_up() -> None:
-    network = UNet(dataclasses.replace(PIXEL, only_cross_attention=(False, False, True)), rngs=None)
+    network = UNet(dataclasses.replace(PIXEL, only_cross_attention=(False, False, True)), Layers())
     assert [block.attentions[0].to_k is None for block in network.down_blocks] == [False, False, True]
     assert [block.attentions[0].to_k is None for block in network.up_blocks] == [True, False, False]
 
 
 @pytest.mark.parametrize(("config", "head_dim", "inner"), [(LATENT, 16, 128), (PIXEL, 64, 512)])
 def test_transformer_in_has_eight_heads_and_32_groups(config: UNetConfig, head_dim: int, inner: int) -> None:
-    network = UNet(dataclasses.replace(config, transformer_in_head_dim=head_dim), rngs=None)
+    network = UNet(dataclasses.replace(config, transformer_in_head_dim=head_dim), Layers())
     assert network.transformer_in.proj_in.kernel.shape == (32, inner)
     assert network.transformer_in.transformer_blocks[0].attn1.head_dim == head_dim
     assert network.transformer_in.norm.num_groups == 32

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from show1_jax.errors import UserError
@@ -102,19 +101,13 @@ class CLIPTextEncoder(nnx.Module):
     Parameter paths are the released names without `text_model.`, `text_model.embeddings.` and `text_model.encoder.`.
     """
 
-    def __init__(
-        self,
-        config: CLIPTextConfig,
-        *,
-        rngs: nnx.Rngs | None,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-    ):
-        make = Layers(rngs, dtype, param_dtype)
+    def __init__(self, config: CLIPTextConfig, make: Layers):
         self.config = config
-        self.dtype = dtype
+        self.dtype = make.dtype
         # Looked up in its own dtype: casting the whole table for a few rows would be a waste.
-        self.token_embedding = dataclasses.replace(make, dtype=param_dtype).embed(config.vocab_size, config.hidden_size)
+        self.token_embedding = dataclasses.replace(make, dtype=make.param_dtype).embed(
+            config.vocab_size, config.hidden_size
+        )
         self.position_embedding = make.embed(config.max_position_embeddings, config.hidden_size)
         self.layers = nnx.List([Layer(config, make) for _ in range(config.num_hidden_layers)])
         self.final_layer_norm = make.layer_norm(config.hidden_size, config.layer_norm_eps)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from show1_jax.errors import UserError
@@ -169,19 +168,11 @@ class T5Encoder(nnx.Module):
     range of float16. On accelerators compute in bfloat16: in float16 the gated activations may still overflow.
     """
 
-    def __init__(
-        self,
-        config: T5Config,
-        *,
-        rngs: nnx.Rngs | None,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-    ):
-        make = Layers(rngs, dtype, param_dtype)
+    def __init__(self, config: T5Config, make: Layers):
         self.config = config
-        self.dtype = dtype
+        self.dtype = make.dtype
         # Looked up in its own dtype: casting the whole table for a few rows would cost 0.5 GB in T5-XXL.
-        self.shared = dataclasses.replace(make, dtype=param_dtype).embed(config.vocab_size, config.d_model)
+        self.shared = dataclasses.replace(make, dtype=make.param_dtype).embed(config.vocab_size, config.d_model)
         self.block = nnx.List([Block(config, index == 0, make) for index in range(config.num_layers)])
         self.final_layer_norm = _rms_norm(config, make)
 
