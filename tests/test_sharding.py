@@ -1,8 +1,6 @@
 """One video alone, in a batch, over eight devices and over two processes: the same up to rounding."""
 
 import dataclasses
-import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_config
 from jax.sharding import PartitionSpec
+from processes import environment, free_address
 
 from show1_jax.cascade import Cascade
 from show1_jax.errors import UserError
@@ -101,19 +100,16 @@ def test_weights_are_spread_over_fsdp(tiny_checkpoint: Path) -> None:
 
 
 def test_two_processes(tiny_checkpoint: Path, alone: Videos, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     command = [sys.executable, "sample.py", "--config", "tests/tiny_config.py", "--checkpoint", str(tiny_checkpoint)]
     command += ["--stages", ",".join(IN_TWO_PROCESSES)]  # the others would only compile for another minute
     command += [f"--prompt={prompt}" for prompt in PROMPTS[:2]] + ["--seed=5", f"--out={tmp_path}"]
     command += ["--config.mesh.data=2", "--config.mesh.fsdp=2", f"--coordinator_address={address}"]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen(
             [*command, "--num_processes=2", f"--process_id={number}"],
             cwd=Path(__file__).parent.parent,
-            env=environment,
+            env=environment(2),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -133,7 +129,7 @@ def test_two_processes(tiny_checkpoint: Path, alone: Videos, tmp_path: Path) -> 
 
 
 def test_meshes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UserError, match=r"data=3 x fsdp=-1 does not fit 8 devices"):
+    with pytest.raises(UserError, match=r"data=3 x fsdp=-1 x tensor=1 does not fit 8 devices"):
         make_mesh(MeshConfig(data=3, fsdp=-1))
     with pytest.raises(UserError, match="only one axis can be -1"):
         MeshConfig(data=-1, fsdp=-1)
@@ -150,4 +146,22 @@ def test_meshes_that_do_not_fit_are_refused() -> None:
     ],
 )
 def test_weights_lie_along_their_widest_axis(shape: tuple[int, ...], fsdp: int, spec: PartitionSpec) -> None:
-    assert weight_spec(shape, fsdp) == spec
+    assert weight_spec(("conv_in", "kernel"), shape, fsdp) == spec
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "spec"),
+    [
+        ("attentions/0/to_q/kernel", (64, 64), PartitionSpec("fsdp", "tensor")),
+        ("attentions/0/to_out/kernel", (64, 64), PartitionSpec("tensor", "fsdp")),
+        ("resnets/0/conv1/kernel", (3, 3, 32, 64), PartitionSpec(None, None, "fsdp", "tensor")),
+        ("resnets/0/conv2/kernel", (3, 3, 64, 32), PartitionSpec(None, None, "tensor", "fsdp")),
+        ("temp_convs/0/conv4/conv/kernel", (3, 1, 32, 32), PartitionSpec(None, None, "tensor", "fsdp")),
+        ("transformer_blocks/0/ff/proj_in/kernel", (32, 256), PartitionSpec("fsdp", "tensor")),
+        ("layer/0/SelfAttention/o/kernel", (7, 32), PartitionSpec(None, "fsdp")),  # 2 does not divide 7
+        ("proj_in/kernel", (32, 64), PartitionSpec(None, "fsdp")),
+        ("attentions/0/to_q/bias", (64,), PartitionSpec()),
+    ],
+)
+def test_hidden_channels_are_split_over_tensor(path: str, shape: tuple[int, ...], spec: PartitionSpec) -> None:
+    assert weight_spec(tuple(path.split("/")), shape, 4, 2) == spec

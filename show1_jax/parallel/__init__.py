@@ -1,26 +1,36 @@
 """Meshes, shardings and processes: everything that knows there is more than one device."""
 
-from show1_jax.parallel.mesh import MeshConfig, initialize_distributed, is_first_process, make_mesh
-from show1_jax.parallel.processes import from_first_process
+from show1_jax.parallel.mesh import MeshConfig, initialize_distributed, is_first_process, make_mesh, mesh_sizes
+from show1_jax.parallel.processes import from_all_processes, from_first_process
 from show1_jax.parallel.sharding import (
+    BATCH_AXES,
     batch_sharding,
     constrain_batch,
     gather,
+    local_rows,
     put_batch,
+    put_rows,
     replicated_sharding,
+    shardings_by_path,
     weight_shardings,
 )
 
 __all__ = [
+    "BATCH_AXES",
     "MeshConfig",
     "batch_sharding",
     "constrain_batch",
+    "from_all_processes",
     "from_first_process",
     "gather",
     "initialize_distributed",
     "is_first_process",
+    "local_rows",
     "make_mesh",
+    "mesh_sizes",
     "put_batch",
+    "put_rows",
     "replicated_sharding",
+    "shardings_by_path",
     "weight_shardings",
 ]

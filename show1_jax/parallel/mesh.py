@@ -12,20 +12,38 @@ from show1_jax.errors import UserError
 from show1_jax.sampling_config import MeshConfig
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of the devices (all, of all processes, if not given) with axes `data` and `fsdp`.
+def mesh_sizes(config: MeshConfig, num_devices: int, setting: str = "mesh") -> dict[str, int]:
+    """The sizes of the mesh's axes over so many devices, with -1 filled in.
+
+    Args:
+        config: the sizes asked for.
+        num_devices: that they must multiply to.
+        setting: where a person sets them in the config.
 
     Raises:
-        UserError: the axes do not multiply to the number of devices.
+        UserError: they do not.
     """
-    sizes, devices = dataclasses.asdict(config), devices or jax.devices()
+    sizes = dataclasses.asdict(config)
     known = math.prod(size for size in sizes.values() if size != -1)
-    filled = {axis: len(devices) // known if size == -1 else size for axis, size in sizes.items()}
-    if math.prod(filled.values()) != len(devices):
+    filled = {axis: num_devices // known if size == -1 else size for axis, size in sizes.items()}
+    if math.prod(filled.values()) != num_devices:
         asked = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
-        raise UserError(f"mesh {asked} does not fit {len(devices)} devices; set the sizes with --config.mesh.data/fsdp")
-    grid = np.asarray(devices).reshape(tuple(filled.values()))
-    return Mesh(grid, tuple(filled), axis_types=(AxisType.Auto,) * len(filled))
+        raise UserError(
+            f"mesh {asked} does not fit {num_devices} devices; set the sizes with --config.{setting}.data/fsdp/tensor"
+        )
+    return filled
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None, setting: str = "mesh") -> Mesh:
+    """A mesh of the devices (all, of all processes, if not given) with axes `data`, `fsdp` and `tensor`.
+
+    Raises:
+        UserError: the axes do not multiply to the number of devices; see `mesh_sizes`.
+    """
+    devices = devices or jax.devices()
+    sizes = mesh_sizes(config, len(devices), setting)
+    grid = np.asarray(devices).reshape(tuple(sizes.values()))
+    return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def initialize_distributed(
@@ -34,7 +52,7 @@ def initialize_distributed(
     """Join the other processes of the job; call it before anything else uses JAX.
 
     With all three arguments the job is what they say (`host:port` of the first process, how many, which this is).
-    Without any, JAX finds them by itself on TPU pods, SLURM and the like (`sample.py --distributed`).
+    Without any, JAX finds them by itself on TPU pods, SLURM and the like (`--distributed`).
 
     Raises:
         UserError: only some of the arguments, or the others could not be reached.
