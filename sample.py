@@ -28,7 +28,7 @@ def define_flags() -> flags.FlagValues:
     number("videos_per_prompt", 1, "N: with seeds SEED, SEED + 1, ...", flag_values=values)
     text("negative_prompt", None, "TEXT: what the video should not show", flag_values=values)
     number("seed", None, "SEED: of each prompt's first video", flag_values=values)
-    text("checkpoint", None, "DIR: made by `python -m convert`", flag_values=values)
+    text("checkpoint", None, "A,B: checkpoints or training runs; later ones' parts are taken", flag_values=values)
     text("out", None, "DIR: where the videos' directories are", flag_values=values)
     text("stages", None, "A,B: run these only", flag_values=values)
     text(

@@ -9,15 +9,15 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from show1_jax.checkpoint import load_weights, read_manifest
+from show1_jax.checkpoint import tokenizer_folder
+from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.diffusion import SchedulerConfig
 from show1_jax.errors import UserError
-from show1_jax.models import ARCHITECTURES, LoadedNetwork, build
+from show1_jax.models import ARCHITECTURES, LoadedNetwork, exact_float32, load_network
 from show1_jax.noise import NoiseSource, SeededNoise
-from show1_jax.parallel import gather, make_mesh, put_batch, weight_shardings
+from show1_jax.parallel import gather, make_mesh, put_batch
 from show1_jax.prompts import Prompt, check_prompt
 from show1_jax.samplers import DDPM, make_sampler
 from show1_jax.sampling_config import STAGES, CascadeConfig, Stage, check_inputs
@@ -29,7 +29,7 @@ from show1_jax.stages import (
     superres_latent,
     superres_pixel,
 )
-from show1_jax.text import load_clip_tokenizer, load_t5_tokenizer, tokenize_clip, tokenize_t5
+from show1_jax.text.encoding import Tokens, encode_text_jit, load_tokenize
 
 Video = Float32[np.ndarray, "b t h w c"]
 OnStep = Callable[[Stage, int, int], None]
@@ -48,10 +48,10 @@ class Cascade:
         (1, 29, 320, 576, 3)
     """
 
-    def __init__(self, checkpoint: Path, config: CascadeConfig, devices: Sequence[jax.Device] | None = None):
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: str | Path, config: CascadeConfig, devices: Sequence[jax.Device] | None = None):
+        self.checkpoints = CheckpointSet.open(checkpoint)
         self.config = config
-        self.manifest = read_manifest(checkpoint)
+        self.manifest = self.checkpoints.manifest
         self.mesh = make_mesh(config.mesh, devices)
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         self.dtype = jnp.dtype(
@@ -65,17 +65,18 @@ class Cascade:
         config: CascadeConfig | None = None,
         devices: Sequence[jax.Device] | None = None,
     ) -> Self:
-        """Open a checkpoint that `python -m convert` made.
+        """Open a checkpoint that `python -m convert` or `train.py` made, or several.
 
         Args:
-            checkpoint: its directory. Weights are read when a stage's turn comes.
+            checkpoint: its directory; of several, separated by commas, the later ones' components are taken. A training
+                run's working directory stands for its newest step. Weights are read when a stage's turn comes.
             config: settings; the original's released ones if not given.
             devices: to use; all if not given.
 
         Raises:
             UserError: no checkpoint there, or settings that do not fit the devices.
         """
-        return cls(Path(checkpoint), config or CascadeConfig(), devices)
+        return cls(checkpoint, config or CascadeConfig(), devices)
 
     def sample(
         self,
@@ -129,10 +130,10 @@ class Cascade:
         ]
         noise = noise or SeededNoise(numbers + [numbers[-1]] * padding, self.mesh)
         videos = {stage: put_batch(_pad(video, padding), self.mesh) for stage, video in results.items()}
-        with self._float32_is_float32():
+        with exact_float32(self.dtype):
             texts = self._encode_texts(chosen, batch)
         for stage in chosen:
-            with self._float32_is_float32():
+            with exact_float32(self.dtype):
                 videos[stage] = self._run(stage, texts[stage], videos, noise, functools.partial(on_step, stage))
             results[stage] = gather(videos[stage], self.mesh)[: len(asked)]
             on_stage(stage, results[stage])
@@ -210,24 +211,14 @@ class Cascade:
         released = self.manifest.component(stage).schedulers.get("image_noising_scheduler")
         return SchedulerConfig.from_json(released) if released else None
 
-    def _float32_is_float32(self) -> contextlib.AbstractContextManager[None]:
-        """Accelerators multiply float32 matrices in less precision unless they are told not to."""
-        precise = self.dtype == jnp.float32
-        return jax.default_matmul_precision("highest") if precise else contextlib.nullcontext()
-
     @contextlib.contextmanager
     def _loaded(self, component: str) -> Iterator[LoadedNetwork]:
         """A network with its weights on the devices for as long as the block lasts."""
-        record, architecture = self.manifest.component(component), self.architecture(component)
-        model = build(record.kind, architecture, dtype=self.dtype, param_dtype=self.dtype)
-        graph, shapes = nnx.split(model)
-        weights = load_weights(
-            self.checkpoint, component, shapes, shardings=weight_shardings(shapes, self.mesh), dtype=self.dtype
-        )
+        network = load_network(self.checkpoints.path(component), component, self.mesh, self.dtype)
         try:
-            yield LoadedNetwork(graph, weights, architecture)
+            yield network
         finally:
-            for array in jax.tree.leaves(weights):
+            for array in jax.tree.leaves(network.weights):
                 array.delete()
 
     def _encode_texts(self, stages: Sequence[Stage], prompts: Sequence[Prompt]) -> dict[Stage, Float[Array, "b g n d"]]:
@@ -255,14 +246,11 @@ class Cascade:
         return [guided, positive] if guided else [positive]
 
     def _encode(self, component: str, encoder: LoadedNetwork, lines: Sequence[str]) -> Float[Array, "b n d"]:
-        folder = self.checkpoint / component / "tokenizer"
-        tokens: tuple[np.ndarray, ...]
-        if component == "text_t5":
-            tokens = tokenize_t5(load_t5_tokenizer(folder), lines)
-        else:
-            tokens = (tokenize_clip(load_clip_tokenizer(folder), lines),)
+        kind = self.manifest.component(component).kind
+        tokens = load_tokenize(kind, tokenizer_folder(self.checkpoints.path(component), component))(lines)
+        placed = Tokens(*(put_batch(array, self.mesh) for array in tokens))
         with jax.set_mesh(self.mesh):
-            return _encode_text(encoder.graph, encoder.weights, *(put_batch(array, self.mesh) for array in tokens))
+            return encode_text_jit(encoder.graph, encoder.weights, placed, self.config.text_padding)
 
     def _run(
         self,
@@ -297,11 +285,6 @@ class Cascade:
                 case "superres_latent":
                     autoencoder = stack.enter_context(self._loaded("vae"))
                     return superres_latent(context, config.superres_latent, videos["superres_pixel"], autoencoder)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode_text(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, *tokens: Array) -> Float[Array, "b n d"]:
-    return nnx.merge(graph, weights)(*tokens)
 
 
 def _pad(video: Video, padding: int) -> Video:

@@ -6,155 +6,49 @@ path with every part as a string: `state["down_blocks"][0]["conv"]["kernel"]` is
 """
 
 import asyncio
-import dataclasses
 import errno
-import hashlib
-import json
+import logging
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath  # type: ignore[import-untyped]
 from flax import nnx
 from orbax.checkpoint import type_handlers
 
 from show1_jax.errors import UserError
+from show1_jax.manifest import (
+    MANIFEST,
+    CheckpointError,
+    Component,
+    Manifest,
+    check_hashes,
+    check_sizes,
+    describe_files,
+    file_names,
+    read_manifest,
+)
+from show1_jax.weights import WeightPath, to_state, to_weights, weight_path
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 _SAVE_CONCURRENT_BYTES = 2**28
 _RESTORE_CONCURRENT_GB = 4
 
-WeightPath = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Component:
-    """What a checkpoint knows of one component besides its weights. Every field is JSON.
-
-    Attributes:
-      kind: "unet", "vae", "t5" or "clip".
-      architecture: the fields of our configuration dataclass of that kind.
-      dtype: of the stored weights, e.g. "float16"; "mixed" where the released file mixes them and they were kept.
-      schedulers: the released scheduler configurations, verbatim, by role (`scheduler`, `image_noising_scheduler`).
-      config: the component's released `config.json`, verbatim.
-      provenance: where the weights come from: source, revision, file hashes, licence, tool version.
-    """
-
-    kind: str
-    architecture: dict[str, Any]
-    dtype: str
-    schedulers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Contents of `manifest.json`: the components by name, and size and SHA-256 of every file by relative path."""
-
-    components: dict[str, Component]
-    files: dict[str, dict[str, Any]]
-    format_version: int = FORMAT_VERSION
-
-    def component(self, name: str) -> Component:
-        """The component of that name; a UserError says which ones there are."""
-        if name not in self.components:
-            raise UserError(
-                f"the checkpoint has no component {name!r}, only {', '.join(self.components) or 'none'}; "
-                "convert it as well: `python -m convert --help`"
-            )
-        return self.components[name]
-
-    @classmethod
-    def from_json(cls, values: Any) -> Self:
-        components = {name: Component(**fields) for name, fields in values["components"].items()}
-        return cls(components, dict(values["files"]), int(values["format_version"]))
-
-
-def read_manifest(checkpoint: Path) -> Manifest:
-    """Reads a checkpoint's `manifest.json`.
-
-    Raises:
-      UserError: `checkpoint` is missing or no checkpoint (the line has the command that makes one), or is damaged or
-        of another format version.
-    """
-    try:
-        manifest = Manifest.from_json(json.loads((checkpoint / MANIFEST).read_bytes()))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{checkpoint}: no checkpoint; make one with `python -m convert --out {checkpoint}`") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{checkpoint / MANIFEST}: damaged; convert again") from None
-    if manifest.format_version != FORMAT_VERSION:
-        raise UserError(
-            f"{checkpoint}: format version {manifest.format_version}, this program reads {FORMAT_VERSION}; "
-            "convert again with this version"
-        )
-    return manifest
-
-
-def verify_files(checkpoint: Path, progress: Callable[[int], object] = lambda size: None) -> None:
-    """Recomputes the SHA-256 of every file; `progress` is told the bytes done.
-
-    Raises:
-      UserError: names every missing, changed and extra file at once.
-    """
-    recorded = read_manifest(checkpoint).files
-    present = {path.relative_to(checkpoint).as_posix(): path for path in _files(checkpoint)}
-    problems = [f"missing {name}" for name in sorted(recorded.keys() - present.keys())]
-    problems += [f"extra {name}" for name in sorted(present.keys() - recorded.keys())]
-    for name in sorted(recorded.keys() & present.keys()):
-        size = present[name].stat().st_size
-        if size != recorded[name]["size"] or sha256(present[name]) != recorded[name]["sha256"]:
-            problems.append(f"changed {name}")
-        progress(size)
-    if problems:
-        raise UserError(f"{checkpoint}: damaged: {', '.join(problems)}; convert again")
-
-
-def check_sizes(checkpoint: Path, component: str) -> None:
-    """Finds missing and truncated files of a component at once: Orbax reports them late and at length.
-
-    Raises:
-      UserError: names the first such file.
-    """
-    manifest = read_manifest(checkpoint)
-    manifest.component(component)
-    for name, recorded in manifest.files.items():
-        path = checkpoint / name
-        if name.startswith(f"{component}/") and (not path.is_file() or path.stat().st_size != recorded["size"]):
-            raise UserError(f"{path}: missing or truncated; convert again, or copy the checkpoint again")
-
-
-def sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def weight_path(path: tuple[Any, ...]) -> WeightPath:
-    """The place in a checkpoint of the parameter at `path` in an NNX state."""
-    return tuple(str(part) for part in path)
+# Orbax's threads log, with a traceback, what they also raise: a person gets one line, from us.
+logging.getLogger("absl").addFilter(lambda record: not record.pathname.endswith("futures/future.py"))
 
 
 def weight_shapes(checkpoint: Path, component: str) -> dict[WeightPath, jax.ShapeDtypeStruct]:
     """Shape and dtype of every stored weight of a component. Reads no weights."""
     read_manifest(checkpoint).component(component)
-    with _reader() as reader, _orbax_errors(checkpoint, component):
-        metadata = reader.metadata(_weights_folder(checkpoint, component)).item_metadata
-        if metadata is None:
-            raise ValueError("Orbax finds no weights")
-        return {
-            path: jax.ShapeDtypeStruct(leaf.shape, np.dtype(leaf.dtype))
-            for path, leaf in _flatten(metadata.tree).items()
-        }
+    return _stored(checkpoint, f"{component}/weights")
 
 
 def load_weights(
@@ -164,7 +58,9 @@ def load_weights(
     shardings: Any = None,
     dtype: Any = None,
 ) -> nnx.State:
-    """Restores a component's weights straight to the devices.
+    """Restores a component's weights straight to the devices, once their files' hashes are those of the manifest.
+
+    Every process of the job must call it, at the same point: each hashes its share of the files.
 
     Args:
       checkpoint: the checkpoint's directory.
@@ -178,41 +74,100 @@ def load_weights(
       `abstract_state` with arrays in place of shapes.
 
     Raises:
-      UserError: no such checkpoint or component, or names or shapes that differ from `abstract_state` (all listed).
+      UserError: no such checkpoint or component, damaged files, or names or shapes that differ from `abstract_state`
+        (all listed).
     """
-    wanted = {weight_path(path): variable for path, variable in nnx.to_flat_state(abstract_state)}
-    check_sizes(checkpoint, component)
-    _check_shapes(checkpoint, component, {path: tuple(variable.shape) for path, variable in wanted.items()})
     placed = _sharding_by_path(abstract_state, shardings)
-    restore_args = {
-        path: ocp.ArrayRestoreArgs(
-            restore_type=jax.Array, sharding=placed[path], dtype=np.dtype(dtype or variable.dtype)
-        )
-        for path, variable in wanted.items()
+    wanted = {
+        path: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=placed[path])
+        for path, leaf in to_weights(abstract_state).items()
     }
-    with _reader() as reader, _orbax_errors(checkpoint, component):
-        restored = reader.restore(
-            _weights_folder(checkpoint, component),
-            args=ocp.args.PyTreeRestore(item=_nest(dict.fromkeys(wanted, 0)), restore_args=_nest(restore_args)),
-        )
-    arrays = _flatten(restored)
-    return nnx.from_flat_state(
-        [(path, variable.replace(arrays[weight_path(path)])) for path, variable in nnx.to_flat_state(abstract_state)]
-    )
+    check_sizes(checkpoint, component)
+    check_hashes(checkpoint, f"{component}/weights", together=True)
+    return to_state(abstract_state, load_arrays(checkpoint, f"{component}/weights", wanted))
 
 
-def _check_shapes(checkpoint: Path, component: str, wanted: Mapping[WeightPath, tuple[int, ...]]) -> None:
-    stored = {path: leaf.shape for path, leaf in weight_shapes(checkpoint, component).items()}
-    differing = sorted(path for path in stored.keys() | wanted.keys() if stored.get(path) != wanted.get(path))
+def load_arrays(
+    checkpoint: Path, folder: str, wanted: Mapping[WeightPath, jax.ShapeDtypeStruct]
+) -> dict[WeightPath, jax.Array]:
+    """Reads the arrays of one Orbax folder of a checkpoint as they are, their hashes unchecked.
+
+    Args:
+      checkpoint: the checkpoint's directory.
+      folder: its relative path, e.g. "keyframes/weights".
+      wanted: shape of every array, what dtype it is cast to, and where it goes: by default to the default device.
+
+    Raises:
+      UserError: names or shapes differ (all listed), or the files cannot be read.
+    """
+    _check_shapes(checkpoint, folder, wanted)
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    restore_args = {
+        path: ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=leaf.sharding or default, dtype=leaf.dtype)
+        for path, leaf in wanted.items()
+    }
+    args = ocp.args.PyTreeRestore(item=_nest(dict.fromkeys(wanted, 0)), restore_args=_nest(restore_args))
+    with _orbax_errors(checkpoint, folder):
+        return _flatten(_reader().restore(_orbax_path(checkpoint / folder), args=args))
+
+
+def _stored(checkpoint: Path, folder: str) -> dict[WeightPath, jax.ShapeDtypeStruct]:
+    with _orbax_errors(checkpoint, folder):
+        tree = _reader().metadata(_orbax_path(checkpoint / folder)).tree
+        return {path: jax.ShapeDtypeStruct(leaf.shape, np.dtype(leaf.dtype)) for path, leaf in _flatten(tree).items()}
+
+
+def _check_shapes(checkpoint: Path, folder: str, wanted: Mapping[WeightPath, jax.ShapeDtypeStruct]) -> None:
+    there = {path: tuple(leaf.shape) for path, leaf in _stored(checkpoint, folder).items()}
+    asked = {path: tuple(leaf.shape) for path, leaf in wanted.items()}
+    differing = sorted(path for path in there.keys() | asked.keys() if there.get(path) != asked.get(path))
     if differing:
         listed = ", ".join(
-            f"{'/'.join(path)} (stored {stored.get(path, 'nothing')}, wanted {wanted.get(path, 'nothing')})"
+            f"{'/'.join(path)} (stored {there.get(path, 'nothing')}, wanted {asked.get(path, 'nothing')})"
             for path in differing[:20]
         )
-        raise UserError(
-            f"{checkpoint}: the weights of {component} do not fit the network in {len(differing)} places: "
-            f"{listed}{', ...' if len(differing) > 20 else ''}; convert again"
+        raise CheckpointError(
+            checkpoint,
+            f"{checkpoint}: {folder} does not fit the network in {len(differing)} places: "
+            f"{listed}{', ...' if len(differing) > 20 else ''}",
         )
+
+
+def tokenizer_folder(checkpoint: Path, component: str) -> Path:
+    """Where the tokenizer of a text encoder is, once its files' hashes are those of the manifest.
+
+    Raises:
+      UserError: no such checkpoint or component, or damaged files.
+    """
+    read_manifest(checkpoint).component(component)
+    check_hashes(checkpoint, f"{component}/tokenizer")
+    return checkpoint / component / "tokenizer"
+
+
+class BackgroundWrite:
+    """Arrays on their way into an Orbax folder: on the host once this is made, on the disk once `wait` returns.
+
+    Every process of the job makes one, of the same arrays; `finish` is for one process, after `wait` in all.
+    """
+
+    def __init__(self, folder: Path, arrays: Mapping[WeightPath, jax.Array]):
+        self._folder = _orbax_path(folder)
+        self._handler = ocp.PyTreeCheckpointHandler()
+        saving = self._handler.async_save(self._folder, args=ocp.args.PyTreeSave(_nest(arrays)))
+        loop = asyncio.new_event_loop()  # asyncio.run would look at the tasks of other threads too
+        try:
+            self._commits = loop.run_until_complete(saving) or []
+        finally:
+            loop.close()
+
+    def wait(self) -> None:
+        """Returns when this process's part is written, or raises what went wrong."""
+        for commit in self._commits:
+            commit.result()
+
+    def finish(self) -> None:
+        """Joins the parts of all processes."""
+        self._handler.finalize(self._folder)
 
 
 def _sharding_by_path(abstract_state: nnx.State, shardings: Any) -> dict[WeightPath, jax.sharding.Sharding]:
@@ -269,12 +224,7 @@ class CheckpointWriter:
 
     def finish(self) -> None:
         """Writes the manifest."""
-        files = {
-            path.relative_to(self.directory).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
-            for path in _files(self.directory)
-        }
-        manifest = Manifest(self._components, files)
-        (self.directory / MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
+        Manifest(self._components, describe_files(self.directory, file_names(self.directory))).write(self.directory)
 
 
 @contextmanager
@@ -296,8 +246,8 @@ def new_checkpoint(directory: Path, *, overwrite: bool = False) -> Iterator[Chec
         writer.finish()
         _publish(temporary, directory)
     except Exception as error:
-        if line := _disk_error(error):
-            raise UserError(f"{directory}: {line}; choose another place with --out") from error
+        if line := disk_error(error):
+            raise UserError(f"{directory}: {line}, nothing was kept; choose another place with --out") from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -325,12 +275,16 @@ def _sibling(directory: Path) -> Path:
     return directory.absolute().with_name(f".{directory.name}.{secrets.token_hex(4)}")
 
 
-def _disk_error(error: Exception) -> str | None:
-    """Orbax passes on what TensorStore says as any type; the operating system's words are in the text."""
-    number = error.errno if isinstance(error, OSError) else None
+def disk_error(error: Exception) -> str | None:
+    """What a disk that does not take what is written means to a person; None for any other error.
+
+    Orbax passes on what TensorStore says as any type; the operating system's words and number are in the text.
+    """
+    inner = re.search(r"os_error_code='(\d+)'", str(error))
+    number = error.errno if isinstance(error, OSError) else inner and int(inner[1])
     if number in {errno.ENOSPC, errno.EDQUOT} or "No space left on device" in str(error):
-        return "the disk is full, nothing was kept"
-    if number in {errno.EACCES, errno.EROFS, errno.ENOTDIR}:
+        return "the disk is full"
+    if number in {errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EFBIG, errno.EIO}:
         return f"cannot be written ({os.strerror(number)})"
     return None
 
@@ -364,28 +318,21 @@ class _FewAtOnce(type_handlers.NumpyHandler):
 
 
 @contextmanager
-def _orbax_errors(checkpoint: Path, component: str) -> Iterator[None]:
+def _orbax_errors(checkpoint: Path, folder: str) -> Iterator[None]:
     """Damaged or missing weight files raise many kinds of exceptions; all mean the same to a person."""
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(
-            f"{checkpoint}: the weights of {component} cannot be read ({reason}); "
-            f"see what is damaged with `python -m convert verify {checkpoint}`"
-        ) from error
+        raise CheckpointError(checkpoint, f"{checkpoint}: {folder} cannot be read ({reason})") from error
 
 
-def _reader() -> ocp.Checkpointer:
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_RESTORE_CONCURRENT_GB))
+def _reader() -> ocp.PyTreeCheckpointHandler:
+    return ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_RESTORE_CONCURRENT_GB)
 
 
-def _weights_folder(checkpoint: Path, component: str) -> Path:
-    return (checkpoint / component / "weights").absolute()
-
-
-def _files(checkpoint: Path) -> list[Path]:
-    return sorted(path for path in checkpoint.rglob("*") if path.is_file() and path != checkpoint / MANIFEST)
+def _orbax_path(folder: Path) -> epath.Path:
+    return epath.Path(folder.absolute())
 
 
 def _nest(flat: Mapping[WeightPath, Any]) -> dict[str, Any]:

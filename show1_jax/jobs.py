@@ -1,9 +1,7 @@
 """What `sample.py` does: the videos of a request, batch by batch, each into its run directory."""
 
 import functools
-import hashlib
 import importlib.metadata
-import json
 import platform
 import sys
 import tempfile
@@ -18,8 +16,10 @@ import jax
 import numpy as np
 
 from show1_jax.cascade import Cascade, Video
-from show1_jax.checkpoint import MANIFEST, Manifest, check_sizes
+from show1_jax.checkpoint import tokenizer_folder
+from show1_jax.checkpoint_set import is_run, split_names
 from show1_jax.errors import UserError
+from show1_jax.manifest import MANIFEST, Manifest
 from show1_jax.parallel import from_first_process, is_first_process
 from show1_jax.progress import StageBars
 from show1_jax.prompts import Prompt
@@ -53,11 +53,10 @@ def run(config: SampleConfig, request: Request) -> None:
             that are missing; output of another run in the way; a disk that is full or cannot be written. Whatever can
             be known beforehand is refused before anything is sampled or written.
     """
-    _keep_compiled(config.compilation_cache)
-    from_first_process(lambda: _make_random_checkpoint(config))
+    keep_compiled(config.compilation_cache)
+    from_first_process(lambda: make_random_checkpoint(config))
     cascade = Cascade.load(config.checkpoint, config)
-    for component in _components(request.stages):
-        check_sizes(cascade.checkpoint, component)
+    cascade.checkpoints.check_sizes(_components(request.stages))
     jobs = _jobs(cascade, config, request)
     own_video = from_first_process(lambda: _read_own_video(config, request))
     pending = from_first_process(lambda: _plan(cascade, jobs, request, own_video))
@@ -67,20 +66,22 @@ def run(config: SampleConfig, request: Request) -> None:
     for start in range(0, len(pending), size):
         batch = [jobs[number] for number in pending[start : start + size]]
         _announce(batch, start, len(pending))
-        with _memory_errors():
+        with memory_errors("take a smaller --batch_size, or spread the weights with --config.mesh.fsdp"):
             _sample(cascade, config, request, batch, own_video)
 
 
-def _keep_compiled(folder: str) -> None:
+def keep_compiled(folder: str) -> None:
     """Let JAX keep compiled programs there, so that the next run starts at once."""
     if folder:
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHED_COMPILE_SECONDS)
 
 
-def _make_random_checkpoint(config: SampleConfig) -> None:
-    if config.random_weights and not (Path(config.checkpoint) / MANIFEST).exists():
-        write_random_checkpoint(Path(config.checkpoint), config.architecture, config.schedulers)
+def make_random_checkpoint(config: SampleConfig) -> None:
+    """Make the checkpoint with random weights that a config asks for, where there is none."""
+    first = split_names(config.checkpoint)[0]
+    if config.random_weights and not (first / MANIFEST).exists() and not is_run(first):
+        write_random_checkpoint(first, config.architecture, config.schedulers)
 
 
 def _components(stages: Sequence[Stage]) -> tuple[str, ...]:
@@ -103,13 +104,8 @@ def _jobs(cascade: Cascade, config: SampleConfig, request: Request) -> list[Job]
 
 
 def component_digests(manifest: Manifest) -> dict[str, str]:
-    """A hash of every component of a checkpoint: of its files' hashes, its architecture and its schedulers."""
-    digests = {}
-    for name, component in manifest.components.items():
-        files = {path: file["sha256"] for path, file in manifest.files.items() if path.startswith(f"{name}/")}
-        parts = [component.kind, component.architecture, component.schedulers, files]
-        digests[name] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return digests
+    """A hash of every component of a checkpoint."""
+    return {name: manifest.digest(name) for name in manifest.components}
 
 
 def _read_own_video(config: SampleConfig, request: Request) -> Clip | None:
@@ -182,16 +178,17 @@ def _check_writable(path: Path) -> None:
 
 def _warn(cascade: Cascade, prompts: Sequence[Prompt], stages: Sequence[Stage]) -> None:
     """Say what a person should know before waiting: random weights, and prompts that are cut off."""
-    if any(component.provenance.get("source") == RANDOM for component in cascade.manifest.components.values()):
-        print(f"warning: the weights of {cascade.checkpoint} are random; noise is what they give", file=sys.stderr)
-    components = _components(stages)
+    components, checkpoints = _components(stages), cascade.checkpoints
+    random = {name for name, part in cascade.manifest.components.items() if part.provenance.get("source") == RANDOM}
+    for folder in dict.fromkeys(checkpoints.path(name) for name in components if name in random):
+        print(f"warning: the weights of {folder} are random; noise is what they give", file=sys.stderr)
     texts = dict.fromkeys(prompt.text for prompt in prompts)
     cut_off: list[tuple[str, str]] = []
     if "text_t5" in components:
-        t5 = load_t5_tokenizer(cascade.checkpoint / "text_t5" / "tokenizer")
+        t5 = load_t5_tokenizer(tokenizer_folder(checkpoints.path("text_t5"), "text_t5"))
         cut_off += [("the pixel stages do", t5_cut_off(t5, text)) for text in texts]
     if "text_clip" in components:
-        clip = load_clip_tokenizer(cascade.checkpoint / "text_clip" / "tokenizer")
+        clip = load_clip_tokenizer(tokenizer_folder(checkpoints.path("text_clip"), "text_clip"))
         cut_off += [("the latent stage does", clip_cut_off(clip, text)) for text in texts]
     for who, text in cut_off:
         if text:
@@ -271,11 +268,11 @@ def _version(distribution: str) -> str | None:
 
 
 @contextmanager
-def _memory_errors() -> Iterator[None]:
+def memory_errors(advice: str) -> Iterator[None]:
+    """Say in one line that the devices' memory is too small, and what to do."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        advice = "take a smaller --batch_size, or spread the weights with --config.mesh.fsdp"
         raise UserError(f"the devices' memory is too small; {advice}") from error

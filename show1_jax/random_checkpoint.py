@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from show1_jax.checkpoint import Component, new_checkpoint, weight_path
+from show1_jax.checkpoint import new_checkpoint
+from show1_jax.manifest import Component
 from show1_jax.models import ARCHITECTURES, build
 from show1_jax.text import byte_level_tokenizers
+from show1_jax.weights import weight_path
 
 KINDS = {"text_t5": "t5", "text_clip": "clip", "vae": "vae"}
 """The kind of network of each component that is no UNet."""

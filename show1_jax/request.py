@@ -9,6 +9,7 @@ from show1_jax.config import Settings
 from show1_jax.errors import UserError
 from show1_jax.prompts import MAX_SEED, Prompt, check_prompt, read_prompts
 from show1_jax.sampling_config import INPUTS, STAGES, CascadeConfig, Stage, check_inputs
+from show1_jax.training_config import TrainingConfig
 from show1_jax.video import MAX_GIF_FPS, MIN_FPS
 
 VIDEO_STAGES: Final[dict[Stage, Stage]] = {
@@ -21,7 +22,10 @@ VIDEO_STAGES: Final[dict[Stage, Stage]] = {
 
 @dataclasses.dataclass(frozen=True)
 class OutputConfig(Settings):
-    """Frames a second of the mp4 and gif files. They are how fast a video is shown; its frames are the same."""
+    """Frames a second of the mp4 and gif files, and of the clips that networks are trained on.
+
+    In sampling they are how fast a video is shown; its frames are the same.
+    """
 
     keyframes_fps: float = 2.0
     fps: float = 8.0
@@ -34,9 +38,10 @@ class OutputConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig(CascadeConfig):
-    """A config file of `sample.py`: the cascade's settings, and what is done with them."""
+    """A config file: the cascade's settings, and what `sample.py` and `train.py` do with them."""
 
     checkpoint: str = "checkpoints/show1"
+    """A checkpoint, or several, separated by commas, see `CheckpointSet.open`."""
     prompts: tuple[str, ...] = ()
     """Sampled where the command line names none."""
     seed: int = 345
@@ -47,9 +52,11 @@ class SampleConfig(CascadeConfig):
     random_weights: bool = False
     """Make a checkpoint with random weights from `architecture` and `schedulers` where there is none."""
     architecture: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Of such a checkpoint: for every component the fields of its architecture."""
+    """Of networks that are made here: for every component the fields of its architecture."""
     schedulers: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Of such a checkpoint: for every UNet its scheduler configs, by role, in diffusers' form."""
+    """Of networks that are made here: for every UNet its scheduler configs, by role, in diffusers' form."""
+    train: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    """Read by `train.py` alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,5 +1,6 @@
 """Checkpoints: what is written is what is read, straight to the devices; damage and wrong places give one line."""
 
+import contextlib
 import errno
 import json
 from pathlib import Path
@@ -11,19 +12,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from show1_jax import checkpoint as checkpoints
-from show1_jax.checkpoint import (
-    Component,
-    load_weights,
-    new_checkpoint,
-    read_manifest,
-    verify_files,
-    weight_path,
-    weight_shapes,
-)
+from show1_jax.checkpoint import load_weights, new_checkpoint, tokenizer_folder, weight_shapes
 from show1_jax.errors import UserError
+from show1_jax.manifest import Component, read_manifest, verify_files
+from show1_jax.weights import weight_path
 
 WEIGHTS = {
     ("blocks", "0", "kernel"): np.arange(64, dtype=np.float16).reshape(8, 8).T / 8,
@@ -129,9 +126,9 @@ def test_damaged_manifests(written: Path, text: str) -> None:
 
 
 def test_a_manifest_of_another_version(written: Path) -> None:
-    manifest = json.loads((written / "manifest.json").read_text()) | {"format_version": 2}
+    manifest = json.loads((written / "manifest.json").read_text()) | {"format_version": 1}
     (written / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="format version 2, this program reads 1"):
+    with pytest.raises(UserError, match="format version 1, this program reads 2; convert again"):
         read_manifest(written)
 
 
@@ -155,6 +152,69 @@ def test_missing_and_truncated_weights_are_found_before_loading(written: Path, a
     largest.unlink()
     with pytest.raises(UserError, match=f"{largest.name}: missing or truncated"):
         load_weights(written, "keyframes", abstract)
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint; whoever changes it changes it back."""
+    return write(tmp_path_factory.mktemp("fuzzed") / "checkpoint")
+
+
+SHARES = st.floats(0, 1, exclude_max=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(which=SHARES, where=SHARES, mask=st.integers(1, 255))
+def test_a_flipped_byte_never_gives_other_weights(fuzzed: Path, which: float, where: float, mask: int) -> None:
+    files = sorted(path for path in fuzzed.rglob("*") if path.is_file() and path.stat().st_size)
+    path = files[int(which * len(files))]
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[int(where * len(whole))] ^= mask
+    path.write_bytes(flipped)
+    try:
+        component = read_manifest(fuzzed).component("keyframes")
+        state = load_weights(fuzzed, "keyframes", nnx.state(Toy(), nnx.Param))
+    except UserError:
+        return
+    finally:
+        path.write_bytes(whole)
+    assert component == COMPONENT
+    for name, array in values(state).items():
+        np.testing.assert_array_equal(array, WEIGHTS[name].astype(np.float32))
+
+
+def test_a_manifest_with_a_flipped_byte_says_the_same_or_nothing(written: Path) -> None:
+    path, manifest = written / "manifest.json", read_manifest(written)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for offset, mask in enumerate(rng.integers(1, 256, len(whole))):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ mask]) + whole[offset + 1 :])
+        with contextlib.suppress(UserError):
+            assert read_manifest(written) == manifest
+
+
+def test_a_flipped_byte_is_found_before_it_is_loaded(written: Path, abstract: nnx.State) -> None:
+    """Orbax itself loads most of them without a word."""
+    largest = max((written / "keyframes/weights").rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    with pytest.raises(UserError, match=rf"missing or changed: .*{largest.name}; convert again"):
+        load_weights(written, "keyframes", abstract)
+
+
+def test_a_tokenizer_is_checked_before_it_is_used(tmp_path: Path) -> None:
+    vocabulary = tmp_path / "vocab.json"
+    vocabulary.write_text("{}")
+    with new_checkpoint(tmp_path / "checkpoint") as writer:
+        writer.add(
+            "text_t5", COMPONENT, WEIGHTS, dict.fromkeys(WEIGHTS, np.dtype("float16")), {vocabulary.name: vocabulary}
+        )
+    folder = tokenizer_folder(tmp_path / "checkpoint", "text_t5")
+    assert (folder / "vocab.json").read_text() == "{}"
+    (folder / "vocab.json").write_text("[]")
+    with pytest.raises(UserError, match=r"missing or changed: text_t5/tokenizer/vocab\.json; convert again"):
+        tokenizer_folder(tmp_path / "checkpoint", "text_t5")
 
 
 def test_weights_that_do_not_fit_are_all_named(written: Path, abstract: nnx.State) -> None:
@@ -202,7 +262,7 @@ def test_a_failing_disk_leaves_nothing(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(checkpoints, {"add": "_nest", "finish": "sha256"}[moment], fail)
+    monkeypatch.setattr(checkpoints, {"add": "_nest", "finish": "describe_files"}[moment], fail)
     with pytest.raises(UserError, match=message):
         write(tmp_path / "checkpoint")
     assert list(tmp_path.iterdir()) == []

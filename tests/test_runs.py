@@ -120,7 +120,7 @@ def test_record(finished: RunDirectory, tiny_checkpoint: Path) -> None:
     assert set(request["checkpoint"]) == {*STAGES, "text_t5", "text_clip", "vae"}
     assert all(len(value) == 64 for value in request["checkpoint"].values())
     assert made["versions"]["jax"] == jax.__version__
-    assert (made["mesh"], made["devices"]) == ({"data": 1, "fsdp": 1}, "1 x cpu")
+    assert (made["mesh"], made["devices"]) == ({"data": 1, "fsdp": 1, "tensor": 1}, "1 x cpu")
     assert request["config"]["checkpoint"] == str(tiny_checkpoint)
     assert set(made["times"]) == set(record["stages"]) == set(record["results"]) == set(STAGES)
 

@@ -1,0 +1,86 @@
+"""One or several checkpoints as one: the components of the later ones take the place of the earlier ones'."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from show1_jax.errors import UserError
+from show1_jax.manifest import MANIFEST, Component, Manifest, check_sizes, read_manifest
+from show1_jax.parallel.processes import from_first_process
+from show1_jax.training.checkpoints import CHECKPOINTS, latest
+
+
+class CheckpointSet:
+    """Where each component is, and what is known of it.
+
+    Attributes:
+        paths: the checkpoint that holds a component, by the component's name.
+        manifest: of all components, as if they were one checkpoint's.
+
+    Example:
+        >>> checkpoints = CheckpointSet.open("checkpoints/show1,runs/keyframes")
+        >>> load_network(checkpoints.path("keyframes"), "keyframes", mesh, jnp.bfloat16)
+    """
+
+    def __init__(self, checkpoints: Sequence[Path]):
+        self.paths: dict[str, Path] = {}
+        self.manifest = Manifest({}, {})
+        for checkpoint in checkpoints:
+            self._add(checkpoint, read_manifest(checkpoint))
+
+    @classmethod
+    def open(cls, names: str | Path) -> Self:
+        """Every process of a job calls it, at the same point.
+
+        Args:
+            names: folders, separated by commas. Each is a converted checkpoint, a step of a training run, or a run's
+                working directory, which stands for its newest good step.
+
+        Raises:
+            UserError: one of them is no checkpoint, or damaged, or a run without a good step.
+        """
+        return cls([_resolve(path) for path in split_names(names)])
+
+    def component(self, name: str) -> Component:
+        """What is known of a component; a UserError says which ones there are."""
+        return self.manifest.component(name)
+
+    def path(self, name: str) -> Path:
+        """The checkpoint that holds a component; a UserError says which ones there are."""
+        self.component(name)
+        return self.paths[name]
+
+    def check_sizes(self, components: Sequence[str]) -> None:
+        """Find missing and truncated files at once.
+
+        Raises:
+            UserError: names the first such file, or a component that none of the checkpoints has.
+        """
+        for component in components:
+            check_sizes(self.path(component), component)
+
+    def _add(self, checkpoint: Path, manifest: Manifest) -> None:
+        for name, component in manifest.components.items():
+            kept = {path: file for path, file in self.manifest.files.items() if not path.startswith(f"{name}/")}
+            added = {path: file for path, file in manifest.files.items() if path.startswith(f"{name}/")}
+            self.manifest = Manifest({**self.manifest.components, name: component}, kept | added)
+            self.paths[name] = checkpoint
+
+
+def split_names(names: str | Path) -> list[Path]:
+    """The folders that `A,B` names; a folder whose own name has a comma is one."""
+    return [Path(names)] if Path(names).exists() else [Path(name.strip()) for name in str(names).split(",")]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is the working directory of a training run."""
+    return not (folder / MANIFEST).exists() and (folder / CHECKPOINTS).is_dir()
+
+
+def _resolve(folder: Path) -> Path:
+    if not is_run(folder):
+        return folder
+    step = from_first_process(lambda: latest(folder))
+    if step is None:
+        raise UserError(f"{folder}: this training run has no checkpoint yet; take another, or train on")
+    return step
