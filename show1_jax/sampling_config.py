@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 from show1_jax.config import Settings
 from show1_jax.errors import UserError
@@ -11,6 +11,8 @@ Stage = Literal["keyframes", "interpolation", "first_frame", "superres_pixel", "
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 SamplerName = Literal["checkpoint", "ddpm", "dpm_solver++", "ddim"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Between = Literal["blend", "zeros"]
+TextPadding = Literal["encoded", "zeros"]
 
 INPUTS: Final[dict[Stage, tuple[Stage, ...]]] = {
     "keyframes": (),
@@ -36,16 +38,9 @@ class StageConfig(Settings):
     """Guide away from the negative prompt; otherwise from the empty prompt."""
 
     def __post_init__(self) -> None:
-        self._require(self.num_steps >= 1, f"num_steps={self.num_steps} must be at least 1")
+        self._require_at_least(1, "num_steps")
         self._require(math.isfinite(self.guidance_scale), f"guidance_scale={self.guidance_scale} must be finite")
-        self._require_choice("sampler", self.sampler, get_args(SamplerName))
-
-    def _require_choice(self, name: str, value: Any, choices: tuple[Any, ...]) -> None:
-        self._require(value in choices, f"{name}={value!r} is none of {', '.join(map(repr, choices))}")
-
-    def _require_positive(self, *names: str) -> None:
-        for name in names:
-            self._require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
+        self._require_choice("sampler", get_args(SamplerName))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +55,7 @@ class KeyframesConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_positive("num_frames", "height", "width")
+        self._require_at_least(1, "num_frames", "height", "width")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +66,14 @@ class InterpolationConfig(StageConfig):
     guidance_scale: float = 4.0
     num_between: int = 3
     """New frames between two keyframes; the released network was trained for 3."""
+    between: Between = "blend"
+    """What the network is told of these frames: the linear `blend` of the two keyframes, as the released network was
+    trained and is run, or the paper's `zeros`. A network is to be sampled as it was trained."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_positive("num_between")
+        self._require_at_least(1, "num_between")
+        self._require_choice("between", get_args(Between))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +89,7 @@ class FirstFrameConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_positive("scale")
+        self._require_at_least(1, "scale")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +106,7 @@ class SuperresPixelConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_positive("window", "stride")
+        self._require_at_least(1, "window", "stride")
         self._require(
             self.stride < self.window,
             f"stride={self.stride} must be smaller than window={self.window}: windows share a frame",
@@ -129,7 +128,7 @@ class SuperresLatentConfig(StageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require(0 < self.strength <= 1, f"strength={self.strength} must be above 0 and at most 1")
-        self._require_positive("height", "width")
+        self._require_at_least(1, "height", "width")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,10 +138,12 @@ class MeshConfig(Settings):
     data: int = -1
     """Videos of a batch are spread over it."""
     fsdp: int = 1
-    """Weights are spread over it."""
+    """Weights are spread over it; so are the videos, where they divide."""
+    tensor: int = 1
+    """The channels of wide layers, and the heads of attention, are spread over it."""
 
     def __post_init__(self) -> None:
-        sizes = (self.data, self.fsdp)
+        sizes = (self.data, self.fsdp, self.tensor)
         self._require(all(size >= 1 or size == -1 for size in sizes), f"sizes must be positive or -1, not {sizes}")
         self._require(sizes.count(-1) <= 1, "only one axis can be -1")
 
@@ -158,13 +159,16 @@ class CascadeConfig(Settings):
     superres_latent: SuperresLatentConfig = SuperresLatentConfig()
     negative_prompt: str = "low resolution, blur"
     """For the stages with `use_negative_prompt`, unless a prompt brings its own."""
+    text_padding: TextPadding = "encoded"
+    """What networks see after a text's last token, which no network masks: what the encoder gives there (`encoded`,
+    as the released networks were trained), or `zeros`. Training, caches of text states and sampling must agree."""
     mesh: MeshConfig = MeshConfig()
     precision: Precision = "auto"
     """Of weights and activations; `auto` is bfloat16 on accelerators and float32 on CPUs."""
 
     def __post_init__(self) -> None:
-        choices = get_args(Precision)
-        self._require(self.precision in choices, f"precision={self.precision!r} is none of {', '.join(choices)}")
+        self._require_choice("precision", get_args(Precision))
+        self._require_choice("text_padding", get_args(TextPadding))
 
     def stage(self, name: Stage) -> StageConfig:
         """The settings of a stage by its name."""

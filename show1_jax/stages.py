@@ -28,6 +28,7 @@ from show1_jax.parallel import gather, put_batch
 from show1_jax.resize import resize_bilinear
 from show1_jax.samplers import make_sampler
 from show1_jax.sampling_config import (
+    Between,
     FirstFrameConfig,
     InterpolationConfig,
     KeyframesConfig,
@@ -114,16 +115,20 @@ def sample_keyframes(context: StageContext, config: KeyframesConfig) -> Video:
     )
 
 
-def interpolation_condition(keyframes: Video, num_between: int) -> Float32[Array, "b*v t h w 4"]:
-    """Condition of every window between two keyframes: their linear blend, and a mask that is 1 at both ends.
+def interpolation_condition(
+    keyframes: Video, num_between: int, between: Between = "blend"
+) -> Float32[Array, "b*v t h w 4"]:
+    """Condition of every window between two keyframes: both keyframes with a filling, and a mask that is 1 at them.
 
-    The paper (eq. 6) puts zeros between the ends; the released network was trained and is run with the blend.
+    The released network was trained and is run with their linear blend between them; the paper (eq. 6) has zeros.
     """
     share = np.linspace(0, 1, num_between + 2, dtype=np.float32)[:, None, None, None]
-    blend = keyframes[:, :-1, None] * (1 - share) + keyframes[:, 1:, None] * share
-    is_end = np.isin(np.arange(num_between + 2), (0, num_between + 1)).astype(np.float32)
-    mask = jnp.broadcast_to(is_end[:, None, None, None], (*blend.shape[:-1], 1))
-    return rearrange(jnp.concatenate([blend, mask], axis=-1), "b v t h w c -> (b v) t h w c")
+    is_end = np.isin(share, (0, 1)).astype(np.float32)
+    frames = keyframes[:, :-1, None] * (1 - share) + keyframes[:, 1:, None] * share
+    if between == "zeros":
+        frames *= is_end
+    mask = jnp.broadcast_to(is_end, (*frames.shape[:-1], 1))
+    return rearrange(jnp.concatenate([frames, mask], axis=-1), "b v t h w c -> (b v) t h w c")
 
 
 def interpolate(context: StageContext, config: InterpolationConfig, keyframes: Video) -> Video:
@@ -144,7 +149,7 @@ def interpolate(context: StageContext, config: InterpolationConfig, keyframes: V
         config,
         draw("initial"),
         step_noise=lambda step: draw("step", step),
-        channels=interpolation_condition(keyframes, config.num_between),
+        channels=interpolation_condition(keyframes, config.num_between, config.between),
         windows_per_video=num_windows,
     )
     clips = rearrange(clips, "(b v) t h w c -> b v t h w c", v=num_windows)
@@ -213,11 +218,8 @@ def resize_for_latents(video: Video, height: int, width: int, mesh: Mesh) -> Vid
     return put_batch(np.stack([from_uint8(resize_uint8(clip, height, width)) for clip in frames]), mesh)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, video: Video, noise: Video) -> Video:
-    """Scaled latents, sampled from the posterior; frame after frame, to bound memory."""
-    autoencoder = nnx.merge(graph, weights)
-    assert isinstance(autoencoder, Autoencoder)
+def sample_latents(autoencoder: Autoencoder, video: Video, noise: Video) -> Video:
+    """Scaled latents of `video`, sampled from the posterior by `noise`; frame after frame, to bound memory."""
 
     def encode_frame(arguments: tuple[Array, Array]) -> Array:
         frame, noise = arguments
@@ -226,6 +228,13 @@ def _encode(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, video: Video,
 
     frames = (rearrange(video, "b t h w c -> t b h w c"), rearrange(noise, "b t h w c -> t b h w c"))
     return rearrange(jax.lax.map(encode_frame, frames), "t b h w c -> b t h w c")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, video: Video, noise: Video) -> Video:
+    autoencoder = nnx.merge(graph, weights)
+    assert isinstance(autoencoder, Autoencoder)
+    return sample_latents(autoencoder, video, noise)
 
 
 @functools.partial(jax.jit, static_argnums=0)

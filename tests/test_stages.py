@@ -164,6 +164,16 @@ def test_interpolation_is_told_the_blend_and_which_frames_are_keyframes(keyframe
                 np.testing.assert_array_equal(row[..., 3], float(frame in (0, last)))
 
 
+def test_interpolation_can_be_told_zeros_between_the_keyframes(sampled: Recorder) -> None:
+    keyframes = video(3, 1, 2)
+    config = InterpolationConfig(num_steps=3, guidance_scale=4.0, num_between=2, between="zeros")
+    stages.interpolate(context("interpolation"), config, keyframes)
+    told = rearrange(np.asarray(sampled.calls[0].condition.channels), "(b v) t h w c -> b v t h w c", v=2)
+    np.testing.assert_array_equal(told[:, :, [0, -1], ..., :3], np.stack([keyframes[:, :2], keyframes[:, 1:]], axis=2))
+    assert (told[:, :, [0, -1], ..., 3] == 1).all()
+    assert not told[:, :, 1:-1].any()
+
+
 def test_interpolation_runs_all_windows_at_once_and_later_ones_overwrite(sampled: Recorder) -> None:
     keyframes = video(4, 1, 2)
     config = InterpolationConfig(num_steps=3, guidance_scale=4.0)
