@@ -1,0 +1,348 @@
+"""Batches of clips: of built videos or of the synthetic world, in an order that depends on the seed alone.
+
+Element e of training is the clip in row e % batch_size of global batch e // batch_size. Which clip that is, where it
+starts and how it is cropped are functions of (seed, e); so global batch n is the same on any number of processes and
+workers, and the iterator's state is the number of its next batch.
+
+The synthetic world is read without PyAV, Grain or TFDS.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from show1_jax.data import synthetic
+from show1_jax.data.failures import Failures, VideoError
+from show1_jax.data.order import Order, uniform
+from show1_jax.data.pools import end_with_parent, in_order, pool
+from show1_jax.errors import UserError
+from show1_jax.training_config import DataConfig
+
+BATCHES_AHEAD = 2
+"""So many batches of a process's rows are made before they are asked for."""
+MAX_ATTEMPTS = 20
+"""Clips that are tried for one element."""
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """What a stage wants of a video: so many frames at `fps`, `height` x `width` pixels."""
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+
+    @property
+    def seconds(self) -> float:
+        """From the first frame to the last: what a video must last."""
+        return (self.num_frames - 1) / self.fps
+
+
+class ClipBatch(NamedTuple):
+    """A process's rows of a global batch."""
+
+    video: UInt8[np.ndarray, "rows time height width 3"]
+    captions: list[str]
+
+
+class ValidationBatch(NamedTuple):
+    """A process's rows of a global validation batch; a mean counts the valid ones, over all processes."""
+
+    video: UInt8[np.ndarray, "rows time height width 3"]
+    captions: list[str]
+    valid: Bool[np.ndarray, " rows"]
+
+
+class Draw(NamedTuple):
+    """How a clip is taken from a video, as shares from 0 to 1: of the possible starts, and of the crop's positions."""
+
+    start: float
+    crop: float
+
+
+class ClipSource(Protocol):
+    """Videos by number. Workers get a pickled copy."""
+
+    def __len__(self) -> int: ...
+
+    def clip(self, position: int, spec: ClipSpec, draw: Draw) -> tuple[UInt8[np.ndarray, "t h w 3"], str]:
+        """A clip and its caption. Raises `VideoError` if it cannot be read."""
+        ...
+
+    def name(self, position: int) -> str:
+        """What the video is called."""
+        ...
+
+
+@dataclass(frozen=True)
+class SyntheticSource:
+    """Scenes of the synthetic world; clips start at multiples of 1 / fps."""
+
+    world: synthetic.SyntheticWorld
+
+    def __len__(self) -> int:
+        return len(self.world)
+
+    def clip(self, position: int, spec: ClipSpec, draw: Draw) -> tuple[UInt8[np.ndarray, "t h w 3"], str]:
+        """A clip of a scene, and the caption."""
+        num_starts = int((synthetic.DURATION - spec.seconds) * spec.fps + 1e-6) + 1
+        start = int(draw.start * num_starts) / spec.fps
+        video = self.world.clip(position, spec.num_frames, spec.fps, spec.height, spec.width, start)
+        return video, self.world.caption(position)
+
+    def name(self, position: int) -> str:
+        """A scene's number."""
+        return f"scene {position}"
+
+
+class _Example(NamedTuple):
+    """One element, and the (name, reason) of every clip that could not be read for it. No video: none could."""
+
+    video: UInt8[np.ndarray, "t h w 3"] | None
+    caption: str
+    failed: list[tuple[str, str]]
+
+
+_Reading = Generator[_Example, None, None]
+
+
+@dataclass(frozen=True)
+class _TrainingExamples:
+    """Random access to a process's elements from batch `first_batch` on; Grain reads it as a data source."""
+
+    source: ClipSource
+    spec: ClipSpec
+    seed: int
+    batch_size: int
+    rows: tuple[int, ...]
+    first_batch: int = 0
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> _Example:
+        batch, place = divmod(int(index), len(self.rows))
+        element = (self.first_batch + batch) * self.batch_size + self.rows[place]
+        order = Order(len(self.source), self.seed)
+        draw = Draw(uniform("start", self.seed, element), uniform("crop", self.seed, element))
+        failed: list[tuple[str, str]] = []
+        for attempt in range(MAX_ATTEMPTS):
+            position = order.replacement(element, attempt) if attempt else order.clip(element)
+            try:
+                return _Example(*self.source.clip(position, self.spec, draw), failed)
+            except VideoError as error:
+                failed.append((self.source.name(position), str(error)))
+        return _Example(None, "", failed)
+
+
+class ClipIterator:
+    """Endless training batches.
+
+    Attributes:
+        failures: counts and names of the videos that could not be read.
+        fingerprint: a hash of what decides the order and the clips; two that are equal give the same batches.
+    """
+
+    def __init__(self, examples: _TrainingExamples, config: DataConfig, identity: dict[str, Any]):
+        self._examples = examples
+        self._config = config
+        self._next_batch = 0
+        self._running: _Reading | None = None
+        self.failures = Failures(config.max_failed_share)
+        self.fingerprint = _fingerprint(identity | {"seed": config.seed, "spec": dataclasses.asdict(examples.spec)})
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> ClipBatch:
+        """The next batch's rows. A row for which nothing can be read is black, and the next `check` raises."""
+        if self._running is None:
+            from_here = dataclasses.replace(self._examples, first_batch=self._next_batch)
+            start = _threaded if self._config.name == "synthetic" else _grain
+            self._running = start(from_here, self._config.num_workers)
+        read = [next(self._running) for _ in self._examples.rows]
+        self._next_batch += 1
+        num_good = sum(example.video is not None for example in read)
+        self.failures.count((failure for example in read for failure in example.failed), num_good)
+        if num_good < len(read):
+            self.failures.hopeless = (
+                f"{MAX_ATTEMPTS} videos one after the other cannot be read; build the dataset again"
+            )
+        return ClipBatch(_stack(read, self._examples.spec), [example.caption for example in read])
+
+    def check(self) -> None:
+        """Stop all processes if one of them cannot read its clips, or all together too few.
+
+        Every process calls it, at the same point, before a state is saved that its batches led to.
+
+        Raises:
+            UserError: more clips than `max_failed_share` cannot be read, or none of many for one row.
+        """
+        self.failures.check()
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the iterator is, for JSON: exact, whatever was read ahead. After `check`, the same in every process."""
+        return {"next_batch": self._next_batch, "failures": self.failures.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a `get_state`, of any number of processes and workers."""
+        self.close()
+        self._next_batch = state["next_batch"]
+        self.failures.set_state(state["failures"])
+
+    def close(self) -> None:
+        """Stop reading ahead, and end the workers."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+
+@dataclass(frozen=True)
+class ValidationClips:
+    """The validation clips, from their middle, as batches; every iteration gives the same.
+
+    The last batch is filled up with clips that are not valid. A clip that cannot be read is black and not valid.
+    """
+
+    source: ClipSource
+    spec: ClipSpec
+    batch_size: int
+    rows: tuple[int, ...]
+    failures: Failures = dataclasses.field(default_factory=lambda: Failures(max_share=1.0))
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // self.batch_size)
+
+    def __iter__(self) -> Iterator[ValidationBatch]:
+        elements = [batch * self.batch_size + row for batch in range(len(self)) for row in self.rows]
+        with pool(0, threads=_num_threads()) as executor:
+            read = in_order(executor, self._example, elements, BATCHES_AHEAD * len(self.rows))
+            for start in range(0, len(elements), len(self.rows)):
+                batch = [next(read) for _ in self.rows]
+                self.failures.count((failure for example in batch for failure in example.failed), 0)
+                valid = [
+                    element < len(self.source) and example.video is not None
+                    for element, example in zip(elements[start:], batch, strict=False)
+                ]
+                yield ValidationBatch(
+                    _stack(batch, self.spec),
+                    [example.caption for example in batch],
+                    np.array(valid),
+                )
+
+    def _example(self, element: int) -> _Example:
+        position = element % len(self.source)
+        try:
+            return _Example(*self.source.clip(position, self.spec, Draw(0.5, 0.5)), [])
+        except VideoError as error:
+            return _Example(None, "", [(self.source.name(position), str(error))])
+
+
+def training_clips(config: DataConfig, spec: ClipSpec, *, batch_size: int, rows: Sequence[int]) -> ClipIterator:
+    """Batches to train on, from the first.
+
+    Args:
+        config: which data, and how it is read.
+        spec: what a clip is.
+        batch_size: of the global batch.
+        rows: of the global batch, that this process wants.
+
+    Raises:
+        UserError: there is no such dataset, or it was not built by us, is empty, or too small for a batch, or has
+            videos that are too short for the clip.
+    """
+    source, _, identity = _open(config, spec)
+    if len(source) < batch_size:
+        raise UserError(
+            f"{len(source)} clips are left to train on, without {config.num_validation} for validation, and a batch "
+            f"is {batch_size}; give more videos, or a smaller batch_size or data.num_validation"
+        )
+    return ClipIterator(_TrainingExamples(source, spec, config.seed, batch_size, tuple(rows)), config, identity)
+
+
+def validation_clips(config: DataConfig, spec: ClipSpec, *, batch_size: int, rows: Sequence[int]) -> ValidationClips:
+    """The `config.num_validation` clips that are kept from training, the same for every seed of built videos.
+
+    Arguments and errors are those of `training_clips`; a batch may be larger than the split.
+    """
+    _, source, _ = _open(config, spec)
+    return ValidationClips(source, spec, batch_size, tuple(rows))
+
+
+def _open(config: DataConfig, spec: ClipSpec) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
+    """The training source, the validation source, and what the data is."""
+    if config.name == "synthetic":
+        _check_seconds(spec, synthetic.DURATION, "the synthetic world's")
+        world = synthetic.SyntheticWorld(config.num_synthetic, config.seed)
+        kept = synthetic.SyntheticWorld(config.num_validation, config.seed, first=config.num_synthetic)
+        identity = {"name": "synthetic", "num_scenes": config.num_synthetic, "num_validation": config.num_validation}
+        return SyntheticSource(world), SyntheticSource(kept), identity
+    from show1_jax.data.videos import VideoSource
+
+    videos = VideoSource.open(Path(config.path))
+    _check_seconds(spec, videos.shortest_seconds, f"the shortest video of {config.path}")
+    if len(videos) < config.num_validation:
+        raise UserError(
+            f"{config.path} has {len(videos)} videos, fewer than data.num_validation={config.num_validation}; "
+            "give more videos or make that smaller"
+        )
+    identity = {"name": "videos", "sha256": videos.sha256, "num_validation": config.num_validation}
+    split = config.num_validation
+    return videos.part(slice(split, None)), videos.part(slice(split)), identity
+
+
+def _check_seconds(spec: ClipSpec, seconds: float, whose: str) -> None:
+    if spec.seconds > seconds + 1e-6:
+        raise UserError(
+            f"{spec.num_frames} frames at {spec.fps:g} fps span {spec.seconds:.3g} s, and {whose} lasts "
+            f"{seconds:.3g} s; build the dataset with --min_seconds {spec.seconds:.3g}, or train on fewer frames"
+        )
+
+
+def _stack(examples: Sequence[_Example], spec: ClipSpec) -> UInt8[np.ndarray, "rows time height width 3"]:
+    black = np.zeros((spec.num_frames, spec.height, spec.width, 3), np.uint8)
+    return np.stack([black if example.video is None else example.video for example in examples])
+
+
+def _fingerprint(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _num_threads() -> int:
+    return min(16, os.cpu_count() or 1)
+
+
+def _threaded(examples: _TrainingExamples, num_workers: int) -> _Reading:
+    """The examples in order, made ahead by threads or worker processes."""
+    with pool(num_workers, threads=_num_threads()) as executor:
+        yield from in_order(executor, examples.__getitem__, range(len(examples)), BATCHES_AHEAD * len(examples.rows))
+
+
+def _grain(examples: _TrainingExamples, num_workers: int) -> _Reading:
+    """The examples in order, read ahead by Grain's threads or worker processes."""
+    import grain
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read flags of its own, which have defaults
+    ahead = BATCHES_AHEAD * len(examples.rows)
+    num_threads, buffer = (1, 1) if num_workers else (_num_threads(), max(_num_threads(), ahead))
+    dataset = grain.MapDataset.source(examples).to_iter_dataset(grain.ReadOptions(num_threads, buffer))
+    if num_workers:
+        workers = grain.MultiprocessingOptions(num_workers, -(-ahead // num_workers))
+        dataset = dataset.mp_prefetch(workers, worker_init_fn=end_with_parent)
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()

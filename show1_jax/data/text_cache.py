@@ -1,0 +1,349 @@
+"""A cache of text states: every caption goes through the text encoder once, instead of once in every training step.
+
+A cache is a folder: `cache.json` says what was encoded and by which encoder, `states.array_record` has the bfloat16
+states of each caption, and `keys.bin` the captions' hashes in the records' order, which is sorted. With the padding
+"encoded" a record has the states of all positions (0.63 MB with T5-XXL), with "zeros" those of the tokens alone.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from einops import rearrange
+from jaxtyping import BFloat16
+from tqdm import tqdm
+
+from show1_jax.checkpoint import disk_error, tokenizer_folder
+from show1_jax.errors import UserError
+from show1_jax.manifest import read_manifest
+from show1_jax.models import ARCHITECTURES, LoadedNetwork, load_network
+from show1_jax.parallel import MeshConfig, gather, make_mesh, put_batch
+from show1_jax.progress import refresh_seconds
+from show1_jax.sampling_config import TextPadding
+from show1_jax.text.encoding import Tokens, encode_text_jit, load_tokenize
+
+FORMAT: Final = "show1_jax.text_cache.v1"
+TEXT_COMPONENTS: Final = ("text_t5", "text_clip")
+_RECORD, _STATES, _KEYS = "cache.json", "states.array_record", "keys.bin"
+_KEY_BYTES: Final = 12
+_STATE_BYTES: Final = 2
+# Each record by itself, for random access; bfloat16 states hardly compress.
+_WRITER_OPTIONS: Final = "group_size:1,uncompressed"
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheRecord:
+    """What a cache says of itself, in `cache.json`.
+
+    Attributes:
+        component: the text encoder, "text_t5" or "text_clip".
+        encoder: its digest, `Manifest.digest`.
+        text_padding: what is stored, see `CascadeConfig.text_padding`.
+        num_captions: with the empty one, which is always there.
+        positions: tokens and padding of a caption.
+        width: of a state.
+    """
+
+    component: str
+    encoder: str
+    text_padding: TextPadding
+    num_captions: int
+    positions: int
+    width: int
+    format: str = FORMAT
+
+
+class TextCache:
+    """The states of captions, read at random from a cache; safe in threads, and in processes that it is sent to.
+
+    Little of it is in memory: the hashes are a memory-mapped file, the records' places an index of some bytes each.
+
+    Attributes:
+        folder: of the cache.
+        record: what it says of itself.
+    """
+
+    def __init__(self, folder: Path, record: CacheRecord):
+        self.folder = folder
+        self.record = record
+
+    @classmethod
+    def open(cls, folder: str | Path, component: str, padding: TextPadding, encoder: str | None = None) -> Self:
+        """Open a cache that `python -m show1_jax.data encode_text` made.
+
+        Args:
+            folder: of the cache.
+            component: the text encoder whose states are wanted.
+            padding: the run's `text_padding`.
+            encoder: the digest that the text encoder must have, where it is known.
+
+        Raises:
+            UserError: no cache there, or a damaged one; one of another encoder or padding.
+        """
+        cache = cls(Path(folder), _read_record(Path(folder)))
+        record, remake = cache.record, "make one with `python -m show1_jax.data encode_text`"
+        if record.component != component:
+            raise UserError(f"{folder}: a cache of {record.component}, but {component} is wanted; {remake}")
+        if encoder is not None and record.encoder != encoder:
+            raise UserError(f"{folder}: a cache of another {component} than the checkpoint's; {remake}")
+        if record.text_padding != padding:
+            raise UserError(
+                f"{folder}: made with text_padding={record.text_padding!r}, but the config has {padding!r}; "
+                f"set it to {record.text_padding!r}, or {remake}"
+            )
+        with _damage(cache.folder):
+            if not len(cache._keys) == len(cache._states) == record.num_captions:
+                raise ValueError("its files are not of one cache")
+        return cache
+
+    def read(self, captions: Sequence[str]) -> BFloat16[np.ndarray, "b n d"]:
+        """The states of captions, padded to all positions.
+
+        Raises:
+            UserError: a caption is not in the cache (named), or a record is damaged.
+        """
+        numbers = [self._number(caption) for caption in captions]
+        states = np.zeros((len(captions), self.record.positions, self.record.width), ml_dtypes.bfloat16)
+        with _damage(self.folder):
+            for row, data in zip(states, self._states.__getitems__(numbers), strict=True):
+                tokens = rearrange(np.frombuffer(data, ml_dtypes.bfloat16), "(n d) -> n d", d=self.record.width)
+                row[: len(tokens)] = tokens
+        return states
+
+    def _number(self, caption: str) -> int:
+        key = np.asarray(_key(caption), self._keys.dtype)
+        number = int(np.searchsorted(self._keys, key))
+        if number == len(self._keys) or self._keys[number] != key:
+            raise UserError(
+                f"{self.folder}: no states of the caption {caption[:80]!r}; "
+                "make the cache again with `python -m show1_jax.data encode_text`, from the same captions"
+            )
+        return number
+
+    @functools.cached_property
+    def _keys(self) -> np.ndarray:
+        return np.memmap(self.folder / _KEYS, f"S{2 * _KEY_BYTES}", mode="r")
+
+    @functools.cached_property
+    def _states(self) -> Any:
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        return ArrayRecordDataSource(str(self.folder / _STATES))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open files: each process opens its own."""
+        return {"folder": self.folder, "record": self.record}
+
+
+def collect_captions(
+    *, data: Path | None = None, synthetic: int | None = None, seed: int = 0, file: Path | None = None
+) -> set[str]:
+    """The captions of all the places that are given.
+
+    Args:
+        data: a dataset of `python -m show1_jax.data build`.
+        synthetic: so many scenes of the synthetic world.
+        seed: of that world.
+        file: a caption a line, UTF-8.
+
+    Raises:
+        UserError: no place is given, or one cannot be read.
+    """
+    from show1_jax.data.synthetic import SyntheticWorld
+    from show1_jax.data.videos import VideoSource
+
+    if data is None and synthetic is None and file is None:
+        raise UserError("no captions; give --data, --synthetic or --captions")
+    captions = set(_read_lines(file)) if file is not None else set()
+    if synthetic is not None:
+        world = SyntheticWorld(synthetic, seed)
+        captions.update(_bar("reading captions", map(world.caption, range(synthetic)), synthetic))
+    if data is not None:
+        videos = VideoSource.open(data)
+        captions.update(_bar("reading captions", videos.captions(), len(videos)))
+    return captions
+
+
+def write_text_cache(
+    out: Path,
+    captions: Iterable[str],
+    checkpoint: Path,
+    component: str,
+    *,
+    padding: TextPadding = "encoded",
+    batch_size: int = 64,
+    devices: Sequence[jax.Device] | None = None,
+) -> CacheRecord:
+    """Encode captions, each once, and the empty one; speaks to a person as it goes.
+
+    Args:
+        out: folder of the cache; it appears when all is done.
+        captions: may repeat.
+        checkpoint: has the text encoder.
+        component: "text_t5" or "text_clip".
+        padding: what is stored, see `CascadeConfig.text_padding`.
+        batch_size: captions that are encoded together, over all devices; rounded up to what these divide.
+        devices: to use; all if not given.
+
+    Raises:
+        UserError: `out` exists, no such text encoder, or too little room on the disk.
+    """
+    if out.exists():
+        raise UserError(f"{out}: exists; choose another place with --out, or remove it")
+    if component not in TEXT_COMPONENTS:
+        raise UserError(f"--component={component} is none of {', '.join(TEXT_COMPONENTS)}")
+    if batch_size < 1:
+        raise UserError(f"--batch_size={batch_size} must be at least 1")
+    digest = read_manifest(checkpoint).digest(component)
+    encoder = _Encoder(checkpoint, component, padding, batch_size, devices)
+    texts = sorted({"", *captions}, key=_key)
+    record = CacheRecord(component, digest, padding, len(texts), encoder.positions, encoder.width)
+    _check_room(out, record, encoder.count_stored(texts))
+    with _new_folder(out) as folder:
+        _write_states(folder / _STATES, encoder, texts)
+        (folder / _KEYS).write_bytes(b"".join(_key(text) for text in texts))
+        (folder / _RECORD).write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+    return record
+
+
+class _Encoder:
+    """A text encoder that takes batches of one size, spread over the devices; its weights are read when it is used."""
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        component: str,
+        padding: TextPadding,
+        batch_size: int,
+        devices: Sequence[jax.Device] | None,
+    ):
+        record = read_manifest(checkpoint).component(component)
+        architecture: Any = ARCHITECTURES[record.kind].from_dict(record.architecture)
+        self.tokenize = load_tokenize(record.kind, tokenizer_folder(checkpoint, component))
+        self.positions = int(self.tokenize([""]).ids.shape[1])
+        self.width: int = architecture.d_model if record.kind == "t5" else architecture.hidden_size
+        self.padding = padding
+        self.mesh = make_mesh(MeshConfig(data=-1), devices)
+        self.batch_size = batch_size + -batch_size % self.mesh.shape["data"]
+        self._checkpoint, self._component = checkpoint, component
+
+    @functools.cached_property
+    def _network(self) -> LoadedNetwork:
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        dtype = jnp.float32 if on_cpu else jnp.bfloat16
+        return load_network(self._checkpoint, self._component, self.mesh, dtype)
+
+    def count_stored(self, texts: Sequence[str]) -> int:
+        """States of all texts that are stored."""
+        if self.padding == "encoded":
+            return len(texts) * self.positions
+        return sum(int(self.tokenize(batch).mask.sum()) for batch in self.batches(texts))
+
+    def batches(self, texts: Sequence[str]) -> Iterator[Sequence[str]]:
+        """Texts that are encoded together."""
+        return (texts[start : start + self.batch_size] for start in range(0, len(texts), self.batch_size))
+
+    def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The states of each text that are stored."""
+        tokens = self.tokenize([*texts, *[""] * (self.batch_size - len(texts))])
+        placed = Tokens(*(put_batch(array, self.mesh) for array in tokens))
+        with jax.set_mesh(self.mesh):
+            states = encode_text_jit(self._network.graph, self._network.weights, placed, self.padding)
+        stored = tokens.mask > 0 if self.padding == "zeros" else np.ones_like(tokens.mask, bool)
+        rows = zip(gather(states, self.mesh).astype(ml_dtypes.bfloat16), stored, strict=True)
+        return [row[kept] for row, kept in rows][: len(texts)]
+
+
+def _write_states(path: Path, encoder: _Encoder, texts: Sequence[str]) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+    try:
+        with _bar("encoding captions", None, len(texts)) as bar:
+            for batch in encoder.batches(texts):
+                for states in encoder(batch):
+                    writer.write(states.tobytes())
+                bar.update(len(batch))
+    finally:
+        writer.close()
+
+
+def _bar(name: str, captions: Iterable[str] | None, total: int | None = None) -> "tqdm[Any]":
+    return tqdm(captions, name, total, unit=" captions", mininterval=refresh_seconds())
+
+
+def _read_lines(file: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read as UTF-8 text ({error}); give a caption a line") from None
+    return [line for line in lines if line.strip()]
+
+
+def _key(caption: str) -> bytes:
+    return hashlib.blake2b(caption.encode(errors="surrogatepass"), digest_size=_KEY_BYTES).hexdigest().encode()
+
+
+def _check_room(out: Path, record: CacheRecord, num_states: int) -> None:
+    """Say how large the cache will be, and refuse a disk that is too small."""
+    needed = num_states * record.width * _STATE_BYTES
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    each = needed / record.num_captions
+    print(f"{out}: {record.num_captions} captions of {each / 1e6:.3g} MB take {needed / 1e9:.3g} GB", flush=True)
+    if needed > free:
+        raise UserError(
+            f"{folder} has only {free / 1e9:.3g} GB left; choose another place with --out, or store less with "
+            "--text_padding=zeros (the networks must then be trained and sampled with it)"
+        )
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder that appears at `out` when the block ends well, and not at all otherwise."""
+    temporary = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(out)
+    except (OSError, RuntimeError) as error:  # ArrayRecord reports all errors as the latter
+        if line := disk_error(error):
+            raise UserError(f"{out}: {line}, nothing was kept; choose another place with --out") from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_record(folder: Path) -> CacheRecord:
+    try:
+        record = CacheRecord(**json.loads((folder / _RECORD).read_bytes()))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{folder}: no cache of text states; make one with `python -m show1_jax.data encode_text --out {folder}`"
+        ) from None
+    except (ValueError, TypeError, RecursionError):
+        raise UserError(f"{folder / _RECORD}: damaged; make the cache again") from None
+    if record.format != FORMAT:
+        raise UserError(f"{folder}: format {record.format}, this program reads {FORMAT}; make the cache again")
+    return record
+
+
+@contextmanager
+def _damage(folder: Path) -> Iterator[None]:
+    """Damaged files raise several kinds of exceptions; all mean the same to a person."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, IndexError, EOFError) as error:
+        reason = str(error).split(";")[0][:200]
+        raise UserError(f"{folder}: the cache is damaged ({reason}); make it again") from error
