@@ -8,7 +8,7 @@ import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -219,6 +219,11 @@ def alphas_cumprod(config: SchedulerConfig) -> Float32[np.ndarray, " timesteps"]
     return np.cumprod(1 - _betas(config), dtype=np.float64).astype(np.float32)
 
 
+def exact_alphas_cumprod(config: SchedulerConfig) -> Float[np.ndarray, " timesteps"]:
+    """`alphas_cumprod` in float64, of the float32 betas, for what its rounding would spoil."""
+    return np.cumprod(1 - _betas(config).astype(np.float64))
+
+
 def signal_and_noise(
     schedule: Float[ArrayLike, " timesteps"], timesteps: Int[ArrayLike, " batch"], ndim: int
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
@@ -295,3 +300,53 @@ def prediction_target(
     if prediction_type == "sample":
         return x0
     return eps * alpha - x0 * sigma
+
+
+def prediction_slope(prediction_type: str, alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """What `predict_x0` changes by where the output changes by 1: the clean sample's error of an output's error."""
+    return {"epsilon": -sigma / alpha, "sample": np.ones_like(alpha), "v_prediction": -sigma}[prediction_type]
+
+
+class Posterior(NamedTuple):
+    """The Gaussian q(x_s | x_t, x0), s < t: its mean is x0 x0 + sample x_t (Ho et al. 2020, equations 6 and 7)."""
+
+    x0: np.ndarray
+    sample: np.ndarray
+    variance: np.ndarray  # beta tilde; 0 where x_s is x0 itself
+    beta: np.ndarray  # of the step from s to t; an upper bound of the variance
+
+
+def posterior(now: np.ndarray, previous: np.ndarray) -> Posterior:
+    """The posterior of steps from `alphas_cumprod` = `now` down to `previous`, in the precision of these."""
+    alpha = now / previous
+    beta = 1 - alpha
+    return Posterior(
+        x0=np.sqrt(previous) * beta / (1 - now),
+        sample=np.sqrt(alpha) * (1 - previous) / (1 - now),
+        variance=(1 - previous) / (1 - now) * beta,
+        beta=beta,
+    )
+
+
+def split_variance(
+    output: Float32[Array, "*batch output_channel"], channels: int
+) -> tuple[Float32[Array, "*batch channel"], Float32[Array, "*batch channel"] | None]:
+    """A network's output as the prediction, of `channels`, and the variance behind it, where there is one.
+
+    Raises:
+        UserError: the output has neither as many channels nor twice as many.
+    """
+    if output.shape[-1] == channels:
+        return output, None
+    if output.shape[-1] == 2 * channels:
+        return output[..., :channels], output[..., channels:]
+    raise UserError(
+        f"the network gives {output.shape[-1]} channels for a sample of {channels}: "
+        f"it must give {channels}, or {2 * channels} with a variance"
+    )
+
+
+def learned_log_variance(variance: Float32[Array, "*shape"], low: Scale, high: Scale) -> Float32[Array, "*shape"]:
+    """From `low` at -1 to `high` at 1: what a `learned_range` network says (Nichol and Dhariwal 2021, equation 15)."""
+    fraction = (variance + 1) / 2
+    return fraction * high + (1 - fraction) * low

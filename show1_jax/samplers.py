@@ -17,7 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
-from show1_jax.diffusion import Scale, SchedulerConfig, alphas_cumprod, predict_eps, predict_x0
+from show1_jax.diffusion import (
+    Scale,
+    SchedulerConfig,
+    alphas_cumprod,
+    learned_log_variance,
+    posterior,
+    predict_eps,
+    predict_x0,
+    split_variance,
+)
 from show1_jax.errors import UserError
 
 DDPM, DPM_SOLVER, DDIM = "DDPMScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"
@@ -88,7 +97,7 @@ class Sampler:
             UserError: the network's channels do not fit the sample or the variance type.
         """
         config, at = self.config, coefficients
-        output, variance = _split_variance(model_output.astype(jnp.float32), state.sample.shape[-1])
+        output, variance = split_variance(model_output.astype(jnp.float32), state.sample.shape[-1])
         x0 = predict_x0(config.prediction_type, state.sample, output, at.alpha, at.sigma)
         predictions = (_restrict(config, x0), *state.history)
         sample = state.sample * at.sample
@@ -164,19 +173,6 @@ def _order(config: SchedulerConfig) -> int:
     return config.solver_order if config.class_name == DPM_SOLVER else 1
 
 
-def _split_variance(
-    output: Float32[Array, "*batch output_channel"], channels: int
-) -> tuple[Float32[Array, "*batch channel"], Float32[Array, "*batch channel"] | None]:
-    if output.shape[-1] == channels:
-        return output, None
-    if output.shape[-1] == 2 * channels:
-        return output[..., :channels], output[..., channels:]
-    raise UserError(
-        f"the network gives {output.shape[-1]} channels for a sample of {channels}: "
-        f"it must give {channels}, or {2 * channels} with a variance"
-    )
-
-
 def _restrict(
     config: SchedulerConfig, x0: Float32[Array, "*batch height width channel"]
 ) -> Float32[Array, "*batch height width channel"]:
@@ -191,7 +187,7 @@ def _restrict(
 
 
 def _noise_scale(config: SchedulerConfig, at: Coefficients, variance: Float32[Array, "*batch channel"] | None) -> Scale:
-    """The standard deviation of a DDPM step; learned_range is Nichol and Dhariwal 2021, equation 15."""
+    """The standard deviation of a DDPM step."""
     if config.variance_type not in ("learned", "learned_range"):
         return at.noise
     if variance is None:
@@ -201,9 +197,7 @@ def _noise_scale(config: SchedulerConfig, at: Coefficients, variance: Float32[Ar
         )
     if config.variance_type == "learned":
         return jnp.sqrt(variance) * at.noise
-    fraction = (variance + 1) / 2
-    log_variance = fraction * at.log_variance[1] + (1 - fraction) * at.log_variance[0]
-    return jnp.exp(0.5 * log_variance) * at.noise
+    return jnp.exp(0.5 * learned_log_variance(variance, at.log_variance[0], at.log_variance[1])) * at.noise
 
 
 def _timesteps(config: SchedulerConfig, num_steps: int, schedule: np.ndarray) -> np.ndarray:
@@ -264,20 +258,19 @@ def _ddpm_tables(
     timesteps = timesteps[first:]
     now = schedule[timesteps]
     previous = _previous(config, num_steps, schedule, timesteps, np.float32(1))
-    alpha = now / previous
-    beta = 1 - alpha
-    variance = np.maximum((1 - previous) / (1 - now) * beta, np.float32(1e-20))
+    step = posterior(now, previous)
+    variance = np.maximum(step.variance, np.float32(1e-20))
     if config.variance_type in ("learned", "learned_range"):
         noise = np.ones_like(now)
     else:
-        noise = np.sqrt(beta if config.variance_type == "fixed_large" else variance)
+        noise = np.sqrt(step.beta if config.variance_type == "fixed_large" else variance)
     return _tables(
         schedule,
         timesteps,
-        x0=(np.sqrt(previous) * beta / (1 - now))[:, None],
-        sample=np.sqrt(alpha) * (1 - previous) / (1 - now),
+        x0=step.x0[:, None],
+        sample=step.sample,
         noise=np.where(timesteps > 0, noise, 0),
-        log_variance=np.log(np.stack([variance, beta], axis=-1)),
+        log_variance=np.log(np.stack([variance, step.beta], axis=-1)),
     )
 
 

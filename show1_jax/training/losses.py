@@ -1,0 +1,208 @@
+"""What a network's output costs, example by example. Neither networks nor random draws are known here."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import log_ndtr
+from jaxtyping import Array, Float32, Int32
+
+from show1_jax.diffusion import (
+    SchedulerConfig,
+    exact_alphas_cumprod,
+    learned_log_variance,
+    posterior,
+    prediction_slope,
+    split_variance,
+)
+
+Video = Float32[Array, "b t h w c"]
+PerExample = Float32[Array, " b"]
+
+_HALF_BIN = 1 / 255
+"""Half the distance of two of the 256 levels of [-1, 1]."""
+
+
+class Losses(NamedTuple):
+    """Losses of a batch, one an example.
+
+    Attributes:
+        loss: what is trained.
+        timestep: at which it was taken; None where there is none (the autoencoder).
+        parts: what the loss is made of, and other statistics, by name. Their means over any number of examples are
+            meaningful.
+    """
+
+    loss: PerExample
+    timestep: Int32[Array, " b"] | None
+    parts: dict[str, PerExample]
+
+
+def band_sums(
+    losses: Losses, num_timesteps: int, num_bands: int
+) -> tuple[Float32[Array, " {num_bands}"], Float32[Array, " {num_bands}"]]:
+    """Sums and counts of the losses in each of `num_bands` equal bands of timesteps 0 to `num_timesteps` - 1.
+
+    Band k holds the timesteps from k num_timesteps / num_bands up to below (k + 1) num_timesteps / num_bands. Sums and
+    counts of several batches may be added before they are divided. Losses without timesteps are in no band.
+    """
+    if losses.timestep is None:
+        return jnp.zeros(num_bands), jnp.zeros(num_bands)
+    bands = jnp.arange(num_bands, dtype=jnp.int32)
+    in_band = (losses.timestep * num_bands // num_timesteps == bands[:, None]).astype(jnp.float32)
+    return (in_band * losses.loss).sum(axis=1), in_band.sum(axis=1)
+
+
+def diffusion_losses(
+    scheduler: SchedulerConfig,
+    variational_weight: float,
+    x0: Video,
+    target: Video,
+    output: Float32[Array, "b t h w o"],
+    timestep: Int32[Array, " b"],
+) -> Losses:
+    """The mean squared error (Show-1, equations 5 and 6) and, where the network predicts a variance, the bound.
+
+    The hybrid objective of Nichol and Dhariwal 2021 (arXiv 2102.09672, equation 16) is L_simple + lambda L_vlb, and
+    L_vlb the sum of the T terms L_t of all timesteps: for one random timestep, T L_t. T is the whole schedule's, also
+    where fewer timesteps are trained, so that each one's two parts keep their proportion.
+
+    A network says that it predicts a variance by twice the sample's channels, whatever `variance_type` the scheduler
+    has: DPM-Solver and DDIM do without what was learned, and DDPM can be chosen later.
+
+    Args:
+        scheduler: schedule and prediction type.
+        variational_weight: lambda.
+        x0: the clean sample.
+        target: what a perfect network would predict.
+        output: what it predicts; the sample's channels, or twice as many, the second half a `learned_range` variance.
+        timestep: of each example.
+
+    Raises:
+        UserError: `output` has neither as many channels as the sample nor twice as many.
+    """
+    prediction, variance = split_variance(output, x0.shape[-1])
+    error = prediction - target
+    simple = _mean(jnp.square(error))
+    if variance is None:
+        return Losses(simple, timestep, {"simple": simple})
+    variational = variational_bound(scheduler, x0, error, variance, timestep)
+    loss = simple + variational_weight * scheduler.num_train_timesteps * variational
+    return Losses(loss, timestep, {"simple": simple, "variational": variational})
+
+
+class BoundTables(NamedTuple):
+    """What the variational bound takes of the schedule, for every timestep; made in float64."""
+
+    slope: np.ndarray  # error of x0 for an error of the network's output
+    low: np.ndarray  # log of beta tilde, the posterior's variance
+    spread: np.ndarray  # log of beta over beta tilde
+    weight: np.ndarray  # squared error of the mean over beta tilde, for a squared error of the output
+
+
+def bound_tables(scheduler: SchedulerConfig) -> BoundTables:
+    """The tables of a schedule.
+
+    Beta tilde is 0 at timestep 0, where the variance cannot be interpolated from its logarithm; that of timestep 1
+    stands in for it, as in the published training code of improved DDPM. No sampler uses the variance there.
+    """
+    now = exact_alphas_cumprod(scheduler)
+    step = posterior(now, np.append(1.0, now[:-1]))
+    slope = prediction_slope(scheduler.prediction_type, np.sqrt(now), np.sqrt(1 - now))
+    variance = np.append(step.variance[1:2], step.variance[1:])
+    low = np.log(variance)
+    tables = BoundTables(slope, low, np.log(step.beta) - low, (step.x0 * slope) ** 2 / variance)
+    return BoundTables(*(table.astype(np.float32) for table in tables))
+
+
+def variational_bound(
+    scheduler: SchedulerConfig, x0: Video, error: Video, variance: Video, timestep: Int32[Array, " b"]
+) -> PerExample:
+    """The term L_t of the variational bound, in bits per dimension; only the variance is trained by it.
+
+    At t > 0 the divergence of the network's step p(x_{t-1} | x_t) from the posterior q(x_{t-1} | x_t, x0), at t = 0
+    the negative log likelihood of x0's 8-bit levels (Ho et al. 2020, arXiv 2006.11239, equations 5 and 13). Latents
+    have no such levels and are treated as if (as in DiT, arXiv 2212.09748).
+
+    Args:
+        scheduler: schedule and prediction type.
+        x0: the clean sample.
+        error: of the network's prediction; no gradient passes.
+        variance: the network's, from -1 (beta tilde) to 1 (beta).
+        timestep: of each example.
+    """
+    error = jax.lax.stop_gradient(error)
+    tables = bound_tables(scheduler)
+    divergence = _divergence(tables, error, variance, timestep)
+    likelihood = _decoder_log_likelihood(tables, x0, error, variance)
+    nats = jnp.where(timestep == 0, -_mean(likelihood), _mean(divergence))
+    return nats / math.log(2)
+
+
+def _divergence(tables: BoundTables, error: Video, variance: Video, timestep: Int32[Array, " b"]) -> Video:
+    """KL(q || p) of two Gaussians, of the ratio of their variances and of the squared distance of their means."""
+    spread, weight = (
+        jnp.asarray(table)[timestep][:, None, None, None, None] for table in (tables.spread, tables.weight)
+    )
+    log_ratio = learned_log_variance(variance, jnp.zeros_like(spread), spread)
+    # expm1: the ratio is close to 1, and exp(-log_ratio) - 1 + log_ratio would lose the digits that count.
+    return 0.5 * (log_ratio + jnp.expm1(-log_ratio) + weight * jnp.square(error) * jnp.exp(-log_ratio))
+
+
+def _decoder_log_likelihood(tables: BoundTables, x0: Video, error: Video, variance: Video) -> Video:
+    """log of the mass that the step at timestep 0 gives to the level of `x0`; the outer levels reach to infinity.
+
+    The numbers are those of timestep 0 for every example: those of other timesteps go unused and stay finite.
+    """
+    distance = -tables.slope[0] * error
+    log_variance = learned_log_variance(variance, tables.low[0], tables.low[0] + tables.spread[0])
+    precision = jnp.exp(-0.5 * log_variance)
+    lower, upper = (distance - _HALF_BIN) * precision, (distance + _HALF_BIN) * precision
+    # log(Phi(upper) - Phi(lower)), on the side of the Gaussian where both are small: there no digits cancel.
+    mirrored = distance > 0
+    log_low = log_ndtr(jnp.where(mirrored, -upper, lower))
+    log_high = log_ndtr(jnp.where(mirrored, -lower, upper))
+    inner = log_high + jnp.log1p(-jnp.exp(log_low - log_high))
+    return jnp.where(x0 < -1 + _HALF_BIN, log_ndtr(upper), jnp.where(x0 > 1 - _HALF_BIN, log_ndtr(-lower), inner))
+
+
+def autoencoder_losses(
+    kl_weight: float, video: Video, reconstruction: Video, mean: Video, logvar: Video, latents: Video
+) -> Losses:
+    """Latent Diffusion's objective (arXiv 2112.10752, appendix G), over the number of a clip's pixel values.
+
+    Its perceptual and adversarial terms are left out: what remains is the absolute error and, weighted, the divergence
+    of the latents' Gaussians from the unit one, summed over all latents.
+
+    Args:
+        kl_weight: weight of the divergence.
+        video: in [-1, 1].
+        reconstruction: the decoder's, of `latents`.
+        mean: of the posterior.
+        logvar: its log variance.
+        latents: unscaled, sampled from the posterior.
+
+    Returns:
+        With `latent_mean` and `latent_mean_square`; averaged over examples they give `latent_std`.
+    """
+    absolute = _mean(jnp.abs(reconstruction - video))
+    divergence = 0.5 * (jnp.square(mean) + jnp.expm1(logvar) - logvar)
+    kl = divergence.sum(axis=(1, 2, 3, 4)) / math.prod(video.shape[1:])
+    parts = {
+        "reconstruction": absolute,
+        "kl": kl,
+        "latent_mean": _mean(latents),
+        "latent_mean_square": _mean(jnp.square(latents)),
+    }
+    return Losses(absolute + kl_weight * kl, None, parts)
+
+
+def latent_std(latent_mean: float, latent_mean_square: float) -> float:
+    """Standard deviation of all latents, from means of the autoencoder's parts; `scaling_factor` is 1 over it."""
+    return math.sqrt(max(latent_mean_square - latent_mean**2, 0.0))
+
+
+def _mean(values: Video) -> PerExample:
+    return values.mean(axis=(1, 2, 3, 4))

@@ -1,0 +1,285 @@
+"""The objective of every stage: a clean clip in, what its network is shown, and what its answer costs.
+
+A stage adds its condition and its range of timesteps to one denoising objective. Every draw is a function of the
+example's own key and of what the draw is for, so that a clip gets the same noise however the batch is split.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, Protocol, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import reduce
+from jaxtyping import Array, Float, Float32, Int32, Key
+
+from show1_jax.config import Architecture, UNetConfig, VAEConfig
+from show1_jax.diffusion import (
+    SchedulerConfig,
+    add_noise,
+    alphas_cumprod,
+    exact_alphas_cumprod,
+    prediction_target,
+    signal_and_noise,
+)
+from show1_jax.errors import UserError
+from show1_jax.resize import resize_bilinear
+from show1_jax.sampling_config import Between, CascadeConfig
+from show1_jax.stages import interpolation_condition, sample_latents
+from show1_jax.training.losses import Losses, autoencoder_losses, diffusion_losses
+from show1_jax.training_config import (
+    AutoencoderTrainingConfig,
+    DenoisingTrainingConfig,
+    InterpolationTrainingConfig,
+    StageTrainingConfig,
+    TrainedStage,
+)
+from show1_jax.vae import Autoencoder
+
+Video = Float32[Array, "b t h w c"]
+Keys = Key[Array, " b"]
+Purpose = Literal["timestep", "noise", "noise_level", "augmentation", "posterior"]
+_PURPOSES: Final = get_args(Purpose)
+
+_IN_CHANNELS: Final = {"keyframes": 3, "interpolation": 3 + 4, "first_frame": 3 + 3, "superres_pixel": 3 + 3}
+"""The noisy sample and what stands beside it."""
+_SUPERRES: Final = ("first_frame", "superres_pixel")
+
+
+class Objective(Protocol):
+    """The loss of a batch. Pure, in float32, and of each example for itself."""
+
+    def __call__(self, network: Any, video: Video, text: Float[Array, "b n d"] | None, keys: Keys) -> Losses:
+        """Draw what is random, ask the network, and compare.
+
+        Args:
+            network: called as a `UNet` is, with sample, timestep, text and noise level (None for the stages without);
+                of the autoencoder's objective an `Autoencoder`.
+            video: clips of the stage's training size in [-1, 1]; of stage 4 their scaled latents (`encode_latents`).
+            text: states of the text encoder, padding included; None for the autoencoder.
+            keys: one an example.
+
+        Raises:
+            UserError: the network's channels or the video's size do not fit the stage (when traced).
+        """
+
+
+def _draw(keys: Keys, purpose: Purpose, sample: Callable[[Array], Array]) -> Array:
+    number = _PURPOSES.index(purpose)
+    return jax.vmap(lambda key: sample(jax.random.fold_in(key, number)))(keys)
+
+
+def _draw_normal(keys: Keys, purpose: Purpose, shape: tuple[int, ...]) -> Float32[Array, "b ..."]:
+    return _draw(keys, purpose, lambda key: jax.random.normal(key, shape, jnp.float32))
+
+
+def _draw_below(keys: Keys, purpose: Purpose, bound: int) -> Int32[Array, " b"]:
+    return _draw(keys, purpose, lambda key: jax.random.randint(key, (), 0, bound, jnp.int32))
+
+
+def encode_latents(autoencoder: Autoencoder, video: Video, keys: Keys) -> Float32[Array, "b t _ _ z"]:
+    """Scaled latents of `video` in [-1, 1], sampled from the posterior frame after frame: what stage 4 trains on."""
+    config = autoencoder.config
+    frames, height, width = video.shape[1:4]
+    shape = (frames, height // config.size_multiple, width // config.size_multiple, config.latent_channels)
+    return sample_latents(autoencoder, video, _draw_normal(keys, "posterior", shape))
+
+
+class Condition(NamedTuple):
+    """What a network is told of a clip besides text and timestep: see `show1_jax.denoise.Condition`."""
+
+    channels: Float32[Array, "b t h w e"] | None = None
+    noise_level: Int32[Array, " b"] | None = None
+
+
+def no_condition(video: Video, keys: Keys) -> Condition:
+    """The condition of the stages that have none."""
+    return Condition()
+
+
+@dataclass(frozen=True)
+class InterpolationCondition:
+    """The two end frames with a filling between them, and which frames are given (section 3.4).
+
+    Both ends are noised to one random timestep from 0 to `max_noise_level` - 1 of the stage's own schedule, which the
+    network is not told; 0 is the schedule's first, least noisy timestep. With a `max_noise_level` of 0 they are clean.
+    """
+
+    scheduler: SchedulerConfig
+    num_between: int
+    between: Between
+    max_noise_level: int
+
+    def __call__(self, video: Float32[Array, "b {self.num_between}+2 h w 3"], keys: Keys) -> Condition:
+        ends = video[:, :: self.num_between + 1]
+        if self.max_noise_level:
+            level = _draw_below(keys, "noise_level", self.max_noise_level)
+            noise = _draw_normal(keys, "augmentation", ends.shape[1:])
+            ends = add_noise(alphas_cumprod(self.scheduler), ends, noise, level)
+        return Condition(interpolation_condition(ends, self.num_between, self.between))
+
+
+@dataclass(frozen=True)
+class SuperresCondition:
+    """The clip at low resolution, upsampled and noised to a random level that the network is told (section 3.5).
+
+    Low resolution is the average of blocks of `scale` x `scale` pixels, levels are all timesteps of
+    `noising_scheduler`. With `first_frame_given` the first frame is told clean and sharp, as windows are sampled.
+    """
+
+    noising_scheduler: SchedulerConfig
+    scale: int
+    first_frame_given: bool
+
+    def __call__(self, video: Video, keys: Keys) -> Condition:
+        height, width = video.shape[2:4]
+        if height % self.scale or width % self.scale:
+            raise UserError(
+                f"clips of {height}x{width} (height x width) cannot be made smaller by scale={self.scale}: "
+                "take a height and a width that it divides"
+            )
+        low = reduce(video, "b t (h i) (w j) c -> b t h w c", "mean", i=self.scale, j=self.scale)
+        level = _draw_below(keys, "noise_level", self.noising_scheduler.num_train_timesteps)
+        noise = _draw_normal(keys, "augmentation", video.shape[1:])
+        channels = add_noise(alphas_cumprod(self.noising_scheduler), resize_bilinear(low, height, width), noise, level)
+        if self.first_frame_given:
+            channels = jnp.concatenate([video[:, :1], channels[:, 1:]], axis=1)
+        return Condition(channels, level)
+
+
+@dataclass(frozen=True)
+class DenoisingObjective:
+    """The objective of all stages but the autoencoder; see `Objective` and `diffusion_losses`.
+
+    Attributes:
+        scheduler: noise schedule and prediction type.
+        num_timesteps: timesteps are drawn from 0 to this - 1.
+        variational_weight: of the bound, for networks that predict a variance.
+        condition: of the stage.
+    """
+
+    scheduler: SchedulerConfig
+    num_timesteps: int
+    variational_weight: float
+    condition: Callable[[Video, Keys], Condition] = no_condition
+
+    def __call__(self, network: Any, video: Video, text: Float[Array, "b n d"] | None, keys: Keys) -> Losses:
+        schedule = alphas_cumprod(self.scheduler)
+        timestep = _draw_below(keys, "timestep", self.num_timesteps)
+        eps = _draw_normal(keys, "noise", video.shape[1:])
+        sample = add_noise(schedule, video, eps, timestep)
+        channels, noise_level = self.condition(video, keys)
+        inputs = sample if channels is None else jnp.concatenate([sample, channels], axis=-1)
+        output = network(inputs, timestep, text, noise_level).astype(jnp.float32)
+        alpha, sigma = signal_and_noise(schedule, timestep, video.ndim)
+        target = prediction_target(self.scheduler.prediction_type, video, eps, alpha, sigma)
+        return diffusion_losses(self.scheduler, self.variational_weight, video, target, output, timestep)
+
+
+@dataclass(frozen=True)
+class AutoencoderObjective:
+    """The objective of the autoencoder; see `Objective` and `autoencoder_losses`."""
+
+    kl_weight: float
+
+    def __call__(self, network: Any, video: Video, text: Float[Array, "b n d"] | None, keys: Keys) -> Losses:
+        mean, logvar = network.encode(video)
+        latents = mean + jnp.exp(0.5 * logvar) * _draw_normal(keys, "posterior", mean.shape[1:])
+        return autoencoder_losses(self.kl_weight, video, network.decode(latents), mean, logvar, latents)
+
+
+def make_objective(
+    stage: TrainedStage,
+    training: StageTrainingConfig,
+    cascade: CascadeConfig,
+    scheduler: SchedulerConfig | None,
+    noising_scheduler: SchedulerConfig | None,
+    architecture: Architecture,
+) -> Objective:
+    """The objective of a stage.
+
+    Args:
+        stage: its name.
+        training: its training settings.
+        cascade: how it is sampled: what it is conditioned on is the same.
+        scheduler: its noise schedule; the autoencoder has none.
+        noising_scheduler: the schedule of the noise on the low-resolution condition, where the stage has one.
+        architecture: its network's.
+
+    Raises:
+        UserError: settings that do not fit the stage, its schedules or its network.
+    """
+    if stage == "autoencoder":
+        assert isinstance(training, AutoencoderTrainingConfig)
+        assert isinstance(architecture, VAEConfig)
+        for name in ("in_channels", "out_channels"):
+            value = getattr(architecture, name)
+            _require(value == 3, stage, f"{name}={value} of its network must be 3")
+        return AutoencoderObjective(training.kl_weight)
+    assert isinstance(architecture, UNetConfig)
+    if scheduler is None:
+        raise UserError(f"stage {stage}: it has no scheduler; give its noise schedule")
+    _check_schedule(stage, training, scheduler)
+    _check_network(stage, scheduler, architecture)
+    condition = _condition(stage, training, cascade, scheduler, noising_scheduler)
+    assert isinstance(training, DenoisingTrainingConfig)
+    return DenoisingObjective(scheduler, training.num_timesteps, training.variational_weight, condition)
+
+
+def _condition(
+    stage: TrainedStage,
+    training: StageTrainingConfig,
+    cascade: CascadeConfig,
+    scheduler: SchedulerConfig,
+    noising_scheduler: SchedulerConfig | None,
+) -> Callable[[Video, Keys], Condition]:
+    if stage == "interpolation":
+        assert isinstance(training, InterpolationTrainingConfig)
+        config = cascade.interpolation
+        return InterpolationCondition(scheduler, config.num_between, config.between, training.max_noise_level)
+    if stage not in _SUPERRES:
+        return no_condition
+    if noising_scheduler is None:
+        raise UserError(f"stage {stage}: it has no image_noising_scheduler, which noises its condition; give one")
+    return SuperresCondition(noising_scheduler, cascade.first_frame.scale, stage == "superres_pixel")
+
+
+def _check_schedule(stage: TrainedStage, training: StageTrainingConfig, scheduler: SchedulerConfig) -> None:
+    for name in ("num_timesteps", "max_noise_level"):
+        value, length = getattr(training, name, 0), scheduler.num_train_timesteps
+        _require(value <= length, stage, f"{name}={value} must be at most the {length} timesteps of its scheduler")
+
+
+def _check_network(stage: TrainedStage, scheduler: SchedulerConfig, network: UNetConfig) -> None:
+    channels = network.in_channels if stage == "superres_latent" else 3
+    taken = _IN_CHANNELS.get(stage, channels)
+    _require(network.in_channels == taken, stage, f"in_channels={network.in_channels} of its network must be {taken}")
+    _require(
+        network.out_channels in (channels, 2 * channels),
+        stage,
+        f"out_channels={network.out_channels} of its network must be {channels}, or {2 * channels} with a variance",
+    )
+    told = stage in _SUPERRES
+    _require(network.noise_level_embedding == told, stage, f"noise_level_embedding of its network must be {told}")
+    if network.out_channels == 2 * channels:
+        _check_variance(stage, scheduler)
+
+
+def _check_variance(stage: TrainedStage, scheduler: SchedulerConfig) -> None:
+    _require(
+        scheduler.variance_type != "learned",
+        stage,
+        "a variance is trained as variance_type='learned_range', not 'learned'; change its scheduler",
+    )
+    falling = np.diff(exact_alphas_cumprod(scheduler), prepend=1.0) < 0
+    _require(
+        len(falling) > 1 and bool(falling.all()),
+        stage,
+        "no variance can be trained on a schedule of one timestep or with a beta of 0; change its scheduler",
+    )
+
+
+def _require(condition: bool, stage: TrainedStage, what: str) -> None:
+    if not condition:
+        raise UserError(f"stage {stage}: {what}")
