@@ -21,6 +21,11 @@ class StageTime(TypedDict):
     first_step: float
 
 
+def refresh_seconds() -> float:
+    """Seconds between two states of a bar on stderr: few where it is no terminal, for they stay in a log."""
+    return 0.1 if sys.stderr.isatty() else _LOG_INTERVAL
+
+
 class StageBars:
     """A bar on stderr for each stage when its turn comes, and the time that each took.
 
@@ -72,6 +77,6 @@ class StageBars:
             desc=name,
             file=sys.stderr,
             bar_format=_WAITING,
-            mininterval=0.1 if sys.stderr.isatty() else _LOG_INTERVAL,
+            mininterval=refresh_seconds(),
             disable=name is None or not self._shown,
         )

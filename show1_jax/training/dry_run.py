@@ -1,0 +1,116 @@
+"""What a run would need of each device, from shapes alone: a job for a pod is sized on a laptop."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import AbstractMesh
+
+from show1_jax.models import ARCHITECTURES, build
+from show1_jax.parallel import mesh_sizes, shardings_by_path
+from show1_jax.training.inputs import abstract_inputs
+from show1_jax.training.optimizer import make_optimizer
+from show1_jax.training.plan import Plan
+from show1_jax.training.state import abstract_state
+from show1_jax.training.step import Batch, Frozen, Keys, Model
+from show1_jax.training_config import StageTrainingConfig
+from show1_jax.weights import to_weights
+
+GB = 1e9
+_UNEVEN = 1.5
+"""So many times an even share of the weights on each device is worth a word."""
+
+
+def describe(plan: Plan, num_devices: int, kept: int) -> str:
+    """A table of the memory that each of so many devices needs, and what fills it.
+
+    Counted: weights, their average, the optimiser's moments and the gradient (float32, spread over the mesh), the
+    frozen networks in the compute dtype, and what the forward pass keeps for the backward pass. Not counted: what is
+    computed again block by block, and the compiler's own buffers; leave room for them.
+
+    Args:
+        plan: of the stage.
+        num_devices: of the job.
+        kept: bytes that the forward pass keeps of a clip; see `kept_bytes`.
+
+    Raises:
+        UserError: the mesh does not fit the devices.
+    """
+    sizes = mesh_sizes(plan.config.train.mesh, num_devices, "train.mesh")
+    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
+    shapes, training = plan.shapes(), plan.training
+    state = abstract_state(shapes, make_optimizer(training.optimizer, training.num_steps), mesh)
+    weights = _bytes_per_device(state.weights)
+    places = sizes["data"] * sizes["fsdp"]
+    at_a_time = math.ceil(training.batch_size / training.num_microbatches / places)
+    gradients = 2 if training.num_microbatches > 1 else 1
+    needs = {
+        "weights": weights,
+        "average": _bytes_per_device(state.average),
+        "optimizer": _bytes_per_device(state.optimizer),
+        "gradient": gradients * weights,
+        "frozen networks": sum(_frozen_bytes(plan, name, mesh) for name in plan.frozen),
+        f"kept for {at_a_time} clips": kept * at_a_time,
+    }
+    return _table(plan, sizes, sum(math.prod(leaf.shape) for leaf in shapes.values()), needs)
+
+
+def _table(plan: Plan, sizes: Mapping[str, int], num_parameters: int, needs: Mapping[str, float]) -> str:
+    training, spec = plan.training, plan.spec
+    mesh = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
+    lines = [
+        f"{plan.stage} on {math.prod(sizes.values())} devices, mesh {mesh}",
+        f"  {num_parameters / 1e6:,.1f} million parameters; {plan.dtype} activations; remat={training.remat}",
+        f"  {training.batch_size} clips of {spec.num_frames} x {spec.height} x {spec.width} a step, in "
+        f"{training.num_microbatches} microbatches{_advice(training, sizes)}",
+        *(f"  {name:<22}{size / GB:>9.3f} GB" for name, size in needs.items()),
+        f"  {'each device':<22}{sum(needs.values()) / GB:>9.3f} GB",
+    ]
+    if needs["weights"] > _UNEVEN * 4 * num_parameters / (sizes["fsdp"] * sizes["tensor"]):
+        lines.append(f"  fsdp={sizes['fsdp']} divides few of the weights: a smaller fsdp with a larger data needs less")
+    return "\n".join(lines)
+
+
+def _advice(training: StageTrainingConfig, sizes: Mapping[str, int]) -> str:
+    """What to do where the batch does not divide: clips are counted as if it did."""
+    multiple = sizes["data"] * sizes["fsdp"] * training.num_microbatches
+    return f": take a multiple of {multiple} clips" if training.batch_size % multiple else ""
+
+
+def _bytes_per_device(tree: Any) -> int:
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _frozen_bytes(plan: Plan, name: str, mesh: AbstractMesh) -> int:
+    record = plan.frozen_record(name)
+    architecture = ARCHITECTURES[record.kind].from_dict(record.architecture)
+    model = build(record.kind, architecture, dtype=plan.dtype, param_dtype=plan.dtype)
+    shapes = to_weights(nnx.state(model, nnx.Param))
+    shardings = shardings_by_path(shapes, mesh)
+    return sum(
+        math.prod(shardings[path].shard_shape(leaf.shape)) * leaf.dtype.itemsize for path, leaf in shapes.items()
+    )
+
+
+def kept_bytes(plan: Plan) -> int:
+    """Bytes that the forward pass of one clip keeps for the backward pass: what a second clip adds."""
+    graph, like = plan.network()
+    model = Model(graph, like, plan.objective(), _no_inputs, plan.training)
+
+    def of_batch(batch_size: int) -> int:
+        video, text = abstract_inputs(plan, batch_size)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
+        kept = jax.eval_shape(
+            lambda weights, *inputs: jax.vjp(lambda weights: model.losses(weights, *inputs).loss.sum(), weights)[1],
+            *(plan.shapes(), video, text, keys),
+        )
+        return sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(kept))
+
+    return of_batch(2) - of_batch(1)
+
+
+def _no_inputs(frozen: Frozen, batch: Batch, keys: Keys, *, training: bool) -> NoReturn:
+    raise AssertionError("shapes need no inputs")

@@ -1,0 +1,70 @@
+"""Operations of a training step, and how many a device can do."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Final
+
+import jax
+
+from show1_jax.training.inputs import abstract_inputs
+from show1_jax.training.plan import Plan
+from show1_jax.training.step import Model
+
+_PEAK: Final = {
+    "h200": 989e12,
+    "h100": 989e12,
+    "a100": 312e12,
+    "tpu v6 lite": 918e12,
+    "tpu v5 lite": 197e12,
+    "tpu v5": 459e12,
+    "tpu v4": 275e12,
+}
+"""Dense bfloat16 operations a second, as the makers state them."""
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Dense bfloat16 operations a second that the maker states for a device; None where we know none."""
+    kind = device.device_kind.lower()
+    return next((flops for name, flops in _PEAK.items() if name in kind), None)
+
+
+def model_flops(plan: Plan, model: Model) -> float:
+    """Operations of a step that train the network: three times its forward pass over the batch.
+
+    What is computed again for want of memory, the frozen networks and the optimiser are not counted, as in the usual
+    definition of model FLOP utilisation (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
+    """
+    video, text = abstract_inputs(plan, batch_size=1)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    forward = jax.make_jaxpr(lambda weights, *inputs: model.losses(weights, *inputs).loss)
+    return 3.0 * count_flops(forward(plan.shapes(), video, text, keys).jaxpr) * plan.training.batch_size
+
+
+def count_flops(jaxpr: Any) -> float:
+    """Operations of the matrix products and convolutions of a traced program, a multiplication and an addition each.
+
+    Compilers count them too, but not on every kind of device before the program is compiled.
+    """
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            inputs = [equation.invars[0].aval.shape[axis] for axis in contracted]
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(inputs)
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
+        else:
+            times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+            total += times * sum(count_flops(part) for part in _parts(equation.params.values()))
+    return total
+
+
+def _parts(values: Any) -> Iterator[Any]:
+    """The programs among an equation's parameters."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _parts(value)
+        elif hasattr(inner := getattr(value, "jaxpr", value), "eqns"):
+            yield inner

@@ -1,0 +1,102 @@
+"""From batches of clips and captions to what an objective takes: video or latents, and text states."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from show1_jax.config import VAEConfig
+from show1_jax.models import ARCHITECTURES, LoadedNetwork, load_network
+from show1_jax.parallel import put_rows
+from show1_jax.text.tokenizers import MAX_LENGTH
+from show1_jax.training.objectives import encode_latents
+from show1_jax.training.plan import Plan
+from show1_jax.training.step import Batch, Frozen, Keys, Text, Video
+from show1_jax.training.text import TextSource, drop_captions, empty_caption, load_text_source
+from show1_jax.training_config import DenoisingTrainingConfig
+from show1_jax.vae import Autoencoder
+
+_CAPTION_DRAW = 1000
+"""Folded into an example's key where its caption's fate is drawn, apart from all draws of the objective."""
+
+
+class Inputs:
+    """Makes the inputs of a stage's step: on the host, and in the step by frozen networks.
+
+    Attributes:
+        text: the source of text states; None for the autoencoder.
+        encode: the source's `encode`, compiled.
+        autoencoder: of the latent stage.
+    """
+
+    def __init__(self, plan: Plan, mesh: Mesh):
+        config = plan.config
+        self._mesh, self._batch_size = mesh, plan.training.batch_size
+        self.text: TextSource | None = None
+        self.autoencoder: LoadedNetwork | None = None
+        if plan.text is not None:
+            self.text = load_text_source(
+                config.train.text,
+                config.checkpoint,
+                plan.text,
+                padding=config.text_padding,
+                mesh=mesh,
+                dtype=plan.dtype,
+            )
+            assert isinstance(plan.training, DenoisingTrainingConfig)
+            self._empty, self._dropout = empty_caption(self.text), plan.training.text_dropout
+            self.encode = jax.jit(self.text.encode)
+        if plan.stage == "superres_latent":
+            self.autoencoder = load_network(plan.frozen_folder("vae"), "vae", mesh, plan.dtype)
+
+    @property
+    def frozen(self) -> Frozen:
+        """The weights that the step takes besides the state."""
+        weights = {}
+        if self.text is not None:
+            weights["text"] = self.text.weights
+        if self.autoencoder is not None:
+            weights["vae"] = self.autoencoder.weights
+        return weights
+
+    def put(self, video: np.ndarray, captions: Sequence[str], rows: range) -> Batch:
+        """This process's rows of a batch, spread over the devices."""
+        text = self.text.prepare(captions) if self.text is not None else ()
+        arrays = [put_rows(array, rows, self._batch_size, self._mesh) for array in (video, *text)]
+        return Batch(arrays[0], tuple(arrays[1:]))
+
+    def prepare(self, frozen: Frozen, batch: Batch, keys: Keys, *, training: bool) -> tuple[Video, Text | None]:
+        """In the step: what the objective takes; see `Prepare`."""
+        video = batch.video.astype(jnp.float32) / 127.5 - 1
+        if self.autoencoder is not None:
+            autoencoder = nnx.merge(self.autoencoder.graph, frozen["vae"])
+            assert isinstance(autoencoder, Autoencoder)
+            video = encode_latents(autoencoder, video, keys)
+        if self.text is None:
+            return video, None
+        text = batch.text
+        if training:
+            draws = jax.vmap(lambda key: jax.random.fold_in(key, _CAPTION_DRAW))(keys)
+            text = drop_captions(text, self._empty, draws, self._dropout)
+        return video, self.text.encode(frozen["text"], text)
+
+
+def abstract_inputs(plan: Plan, batch_size: int) -> tuple[Any, Any]:
+    """Shapes of what the objective takes: video or latents, and text states or None."""
+    spec = plan.spec
+    shape: tuple[int, ...] = (spec.num_frames, spec.height, spec.width, 3)
+    if plan.stage == "superres_latent":
+        vae = VAEConfig.from_dict(plan.frozen_record("vae").architecture)
+        sides = (spec.height // vae.size_multiple, spec.width // vae.size_multiple)
+        shape = (spec.num_frames, *sides, vae.latent_channels)
+    video = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
+    if plan.text is None:
+        return video, None
+    encoder = plan.frozen_record(plan.text)
+    architecture: Any = ARCHITECTURES[encoder.kind].from_dict(encoder.architecture)
+    width = architecture.d_model if encoder.kind == "t5" else architecture.hidden_size
+    return video, jax.ShapeDtypeStruct((batch_size, MAX_LENGTH, width), plan.dtype)

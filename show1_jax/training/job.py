@@ -1,0 +1,84 @@
+"""What `train.py` does."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from show1_jax.errors import UserError
+from show1_jax.jobs import keep_compiled, make_random_checkpoint, memory_errors
+from show1_jax.models import exact_float32
+from show1_jax.parallel import from_first_process
+from show1_jax.random_checkpoint import SOURCE as RANDOM
+from show1_jax.request import SampleConfig
+from show1_jax.training.dry_run import describe, kept_bytes
+from show1_jax.training.loop import Loop
+from show1_jax.training.metrics import MetricsWriter
+from show1_jax.training.plan import Plan, make_plan
+from show1_jax.training.run import TrainingRun
+from show1_jax.training_config import TrainedStage
+
+
+def run(
+    config: SampleConfig,
+    stage: TrainedStage,
+    workdir: Path,
+    *,
+    profile: tuple[int, int] | None = None,
+    wandb_project: str = "",
+) -> None:
+    """Train a stage to its last step, from the beginning or from the last good checkpoint in `workdir`.
+
+    Args:
+        config: all settings.
+        stage: what is trained.
+        workdir: of the run.
+        profile: the first step and the number of steps that are profiled.
+        wandb_project: where metrics go as well; empty: nowhere.
+
+    Raises:
+        UserError: bad settings, data or checkpoints, or a disk that is full. Whatever can be known beforehand is
+            refused before anything is written.
+        SystemExit: a signal asked to stop, and the state is saved.
+    """
+    keep_compiled(config.compilation_cache)
+    from_first_process(lambda: make_random_checkpoint(config))
+    plan = make_plan(config, stage, jax.devices()[0].platform)
+    with memory_errors("take more num_microbatches, or more devices with train.mesh.fsdp"), exact_float32(plan.dtype):
+        training = TrainingRun.open(plan, workdir)
+        from_first_process(lambda: _warn(plan))
+        from_first_process(lambda: _write_config(workdir, config))
+        first = int(training.state.step)
+        writer = MetricsWriter(workdir, resumed_step=first, config=config.to_dict(), wandb_project=wandb_project)
+        with contextlib.closing(writer):
+            Loop(training, writer, profile).train()
+
+
+def dry_run(config: SampleConfig, stage: TrainedStage, devices: Sequence[int]) -> None:
+    """Print what a stage would need of each device, for each number of devices; those that are here if none is given.
+
+    Raises:
+        UserError: a mesh that does not fit so many devices.
+    """
+    plan = make_plan(config, stage, "accelerator" if devices else jax.devices()[0].platform)
+    kept = kept_bytes(plan)
+    for number in devices or (jax.device_count(),):
+        print(describe(plan, number, kept), flush=True)
+
+
+def _write_config(workdir: Path, config: SampleConfig) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write in {workdir} ({error.strerror}); take another --workdir") from error
+
+
+def _warn(plan: Plan) -> None:
+    """Say if a network that is not trained has random weights: a text encoder may, an autoencoder should not."""
+    for name in plan.frozen:
+        if plan.frozen_record(name).provenance.get("source") == RANDOM:
+            print(f"warning: the weights of {name} in {plan.config.checkpoint} are random", file=sys.stderr)

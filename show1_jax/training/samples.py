@@ -1,0 +1,154 @@
+"""Videos that a network makes while it trains: its stage alone, on validation clips, with the averaged weights."""
+
+import functools
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import reduce
+from flax import nnx
+from jaxtyping import Array, Float, Float32, UInt8
+
+from show1_jax.models import LoadedNetwork
+from show1_jax.noise import SeededNoise
+from show1_jax.parallel import from_all_processes, from_first_process, gather, put_batch, put_rows
+from show1_jax.resize import resize_bilinear
+from show1_jax.stages import (
+    StageContext,
+    interpolate,
+    sample_keyframes,
+    superres_first_frame,
+    superres_latent,
+    superres_pixel,
+)
+from show1_jax.training.run import TrainingRun
+from show1_jax.vae import Autoencoder
+from show1_jax.video import contact_sheet, from_uint8, to_uint8, write_gif, write_mp4
+from show1_jax.weights import to_state
+
+CONTACT_SHEET: Final = "contact_sheet.png"
+NUM_SAMPLES: Final = 4
+"""Clips that are sampled, or as many more as the mesh's data axis has places."""
+
+Video = Float32[Array, "b t h w c"]
+Clip = UInt8[np.ndarray, "t h w 3"]
+
+
+def write_samples(run: TrainingRun, step: int) -> Path:
+    """Sample the stage of a run into `WORKDIR/samples/STEP`, with a contact sheet of samples and true clips.
+
+    Every stage but the keyframes starts from the true clip: its end frames, or the clip at low resolution.
+
+    Args:
+        run: with the state to sample from.
+        step: names the folder.
+
+    Returns:
+        The contact sheet.
+    """
+    folder = run.workdir / "samples" / f"{step:08d}"
+    videos, captions = _true_clips(run)
+    with jax.set_mesh(run.mesh):
+        samples = _sample(run, put_batch(from_uint8(videos), run.mesh), captions)
+    made = to_uint8(gather(samples, run.mesh))
+    from_first_process(lambda: _write(folder, made, videos, captions, run))
+    return folder / CONTACT_SHEET
+
+
+def _write(folder: Path, made: np.ndarray, true: np.ndarray, captions: Sequence[str], run: TrainingRun) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, clip in enumerate(made):
+        _write_video(folder / str(number), clip, run.plan.spec.fps)
+    rows: dict[str, Clip] = {}
+    for number, caption in enumerate(captions):
+        rows[f"{number} {caption}"] = made[number]
+        rows[f"{number} true clip"] = true[number]
+    contact_sheet(folder / CONTACT_SHEET, rows, f"{run.plan.stage}, {folder.name} steps")
+
+
+def _write_video(path: Path, clip: Clip, fps: float) -> None:
+    """As mp4, or as gif where PyAV is missing: the synthetic world trains without it."""
+    if importlib.util.find_spec("av"):
+        write_mp4(path.with_suffix(".mp4"), clip, fps)
+    else:
+        write_gif(path.with_suffix(".gif"), clip, fps)
+
+
+def _true_clips(run: TrainingRun) -> tuple[UInt8[np.ndarray, "b t h w 3"], list[str]]:
+    """The first validation clips, whole on every process."""
+    places = run.mesh.shape["data"]
+    num = -(-NUM_SAMPLES // places) * places
+    batch_size = run.plan.training.batch_size
+    first = next(iter(run.validation))
+    videos = gather(put_rows(first.video, run.rows, batch_size, run.mesh), run.mesh)
+    parts = from_all_processes(dict(zip(run.rows, first.captions, strict=True)))
+    captions = {row: caption for part in parts for row, caption in part.items()}
+    chosen = np.arange(num) % batch_size
+    return videos[chosen], [captions[row] for row in chosen]
+
+
+def _sample(run: TrainingRun, clips: Video, captions: Sequence[str]) -> Video:
+    plan, config = run.plan, run.plan.config
+    graph, like = plan.network()
+    network = LoadedNetwork(graph, to_state(like, run.state.average), plan.architecture)
+    if plan.stage == "autoencoder":
+        return _reconstruct(network.graph, network.weights, clips)
+    scheduler = plan.scheduler("scheduler")
+    assert scheduler is not None
+    context = StageContext(
+        stage=plan.stage,
+        network=network,
+        scheduler=scheduler,
+        noising_scheduler=plan.scheduler("image_noising_scheduler"),
+        text=_text(run, captions),
+        noise=SeededNoise(list(range(len(clips))), run.mesh),
+        mesh=run.mesh,
+        on_step=lambda done, total: None,
+    )
+    scale = config.first_frame.scale
+    match plan.stage:
+        case "keyframes":
+            return sample_keyframes(context, config.keyframes)
+        case "interpolation":
+            return interpolate(context, config.interpolation, clips[:, [0, -1]])
+        case "first_frame":
+            return superres_first_frame(context, config.first_frame, _smaller(clips, scale))
+        case "superres_pixel":
+            return superres_pixel(context, config.superres_pixel, _smaller(clips, scale), clips[:, :1], scale)
+        case "superres_latent":
+            assert run.inputs.autoencoder is not None
+            key = config.keyframes
+            low = resize_bilinear(clips, key.height * scale, key.width * scale)
+            return superres_latent(context, config.superres_latent, low, run.inputs.autoencoder)
+
+
+def _smaller(clips: Video, scale: int) -> Video:
+    return reduce(clips, "b t (h i) (w j) c -> b t h w c", "mean", i=scale, j=scale)
+
+
+def _text(run: TrainingRun, captions: Sequence[str]) -> Float[Array, "b g n d"]:
+    """States of the negative and the true captions, or of the captions alone; a cache has no negative but the empty."""
+    config, stage, source = run.plan.config, run.plan.stage, run.inputs.text
+    assert stage != "autoencoder"
+    assert source is not None
+    negative = config.guided_away_from(stage)
+    if negative is not None and config.train.text.source == "cache":
+        negative = ""
+    halves = [list(captions)] if negative is None else [[negative] * len(captions), list(captions)]
+    states = [
+        run.inputs.encode(source.weights, tuple(put_batch(array, run.mesh) for array in source.prepare(lines)))
+        for lines in halves
+    ]
+    return jnp.stack(states, axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _reconstruct(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, clips: Video) -> Video:
+    network = nnx.merge(graph, weights)
+    assert isinstance(network, Autoencoder)
+    mean, _ = network.encode(clips)
+    return network.decode(mean)

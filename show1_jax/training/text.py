@@ -1,0 +1,134 @@
+"""What the networks are told of captions while they train: tokens for a frozen encoder, or states from a cache.
+
+Both are a `TextSource`: the host prepares arrays for a batch of captions, the step makes states of them. Neither knows
+which of the two it is.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
+
+from show1_jax.checkpoint import tokenizer_folder
+from show1_jax.checkpoint_set import CheckpointSet
+from show1_jax.data.text_cache import TextCache
+from show1_jax.errors import UserError
+from show1_jax.models import LoadedNetwork, load_network
+from show1_jax.sampling_config import TextPadding
+from show1_jax.text.encoding import Tokenize, Tokens, encode_text, load_tokenize
+from show1_jax.training_config import TextConfig
+
+HostText = tuple[np.ndarray, ...]
+"""A batch of captions as `prepare` gives it; all arrays have the batch as their leading axis."""
+DeviceText = tuple[Array, ...]
+"""The same on the devices."""
+
+
+class TextSource(Protocol):
+    """Where the text states of a training step come from."""
+
+    @property
+    def weights(self) -> nnx.State:
+        """The frozen encoder's parameters, spread over the mesh; an argument of the step. A cache has none."""
+
+    def prepare(self, captions: Sequence[str]) -> HostText:
+        """On the host: what goes to the devices for these captions."""
+
+    def encode(self, weights: nnx.State, text: DeviceText) -> Float[Array, "b n d"]:
+        """In the step, and pure: the states that the network listens to."""
+
+
+@dataclass(frozen=True)
+class FrozenEncoder:
+    """A `TextSource` that runs the text encoder in every step."""
+
+    network: LoadedNetwork
+    tokenize: Tokenize
+    padding: TextPadding
+
+    @property
+    def weights(self) -> nnx.State:
+        return self.network.weights
+
+    def prepare(self, captions: Sequence[str]) -> HostText:
+        return tuple(self.tokenize(captions))
+
+    def encode(self, weights: nnx.State, text: DeviceText) -> Float[Array, "b n d"]:
+        return encode_text(self.network.graph, jax.lax.stop_gradient(weights), Tokens(*text), self.padding)
+
+
+@dataclass(frozen=True)
+class StoredStates:
+    """A `TextSource` that reads bfloat16 states from a cache; the network casts them to what it computes in."""
+
+    cache: TextCache
+
+    @property
+    def weights(self) -> nnx.State:
+        return nnx.State({})
+
+    def prepare(self, captions: Sequence[str]) -> HostText:
+        return (self.cache.read(captions),)
+
+    def encode(self, weights: nnx.State, text: DeviceText) -> Float[Array, "b n d"]:
+        (states,) = text
+        return states
+
+
+def load_text_source(
+    config: TextConfig, checkpoint: str | Path, component: str, *, padding: TextPadding, mesh: Mesh, dtype: DTypeLike
+) -> TextSource:
+    """The text source that a config names.
+
+    Args:
+        config: encoder or cache.
+        checkpoint: one or several, see `CheckpointSet`, with the text encoder. With a cache there need be none, but if
+            there is, its encoder must be the cache's.
+        component: "text_t5" or "text_clip".
+        padding: see `CascadeConfig.text_padding`.
+        mesh: the encoder's weights are spread over it.
+        dtype: the encoder computes in it.
+
+    Raises:
+        UserError: no checkpoint or text encoder there, or no cache of it.
+    """
+    if config.source == "cache":
+        encoder = None
+        with contextlib.suppress(UserError):
+            encoder = CheckpointSet.open(checkpoint).manifest.digest(component)
+        return StoredStates(TextCache.open(config.cache, component, padding, encoder))
+    checkpoints = CheckpointSet.open(checkpoint)
+    kind, folder = checkpoints.component(component).kind, checkpoints.path(component)
+    tokenize = load_tokenize(kind, tokenizer_folder(folder, component))
+    return FrozenEncoder(load_network(folder, component, mesh, dtype), tokenize, padding)
+
+
+def empty_caption(source: TextSource) -> HostText:
+    """What stands for a caption that is dropped: the empty one, as `prepare` gives it but without the batch axis."""
+    return tuple(array[0] for array in source.prepare([""]))
+
+
+def drop_captions(text: DeviceText, empty: HostText, keys: Key[Array, " b"], rate: float) -> DeviceText:
+    """Put the empty caption in place of some, for classifier-free guidance (arXiv 2207.12598); pure.
+
+    Args:
+        text: of a batch.
+        empty: of `empty_caption`.
+        keys: one an example, so that its draw is the same on any mesh.
+        rate: share of captions that are dropped, from 0 to 1.
+    """
+    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
+
+    def choose(array: Array, of_empty: np.ndarray) -> Array:
+        return jnp.where(dropped.reshape(-1, *(1,) * (array.ndim - 1)), jnp.asarray(of_empty), array)
+
+    return tuple(choose(*pair) for pair in zip(text, empty, strict=True))

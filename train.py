@@ -1,0 +1,96 @@
+"""Train a network of the cascade.
+
+  python train.py --config configs/demo.py --stage keyframes --workdir runs/keyframes
+  python train.py --config configs/full.py --stage superres_pixel --workdir DIR --config.train.superres_pixel.init=DIR
+  python train.py --config configs/full.py --stage keyframes --dry_run --devices 8,64,256
+
+The stages: keyframes, interpolation, first_frame, superres_pixel, superres_latent, autoencoder.
+The working directory gets checkpoints/, metrics.jsonl, tensorboard/, samples/ and config.json. The same command goes on
+from the last good checkpoint there. SIGTERM and Ctrl-C save first. `sample.py --checkpoint A,DIR` samples with what was
+trained in place of A's network.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from show1_jax.cli import flag_help, new_flags, parse_flags, run_command
+from show1_jax.errors import UserError
+from show1_jax.request import SampleConfig
+from show1_jax.training_config import check_stage
+
+
+def define_flags() -> flags.FlagValues:
+    """The flags of this command; help texts start with the value's name."""
+    values = new_flags()
+    text, number, toggle = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
+    text("stage", None, "STAGE: what is trained", flag_values=values)
+    text("workdir", None, "DIR: of this run; where one is already, it goes on", flag_values=values)
+    text("checkpoint", None, "A,B: text encoders and autoencoder, made by `python -m convert`", flag_values=values)
+    toggle("dry_run", False, "say what each device would need, and do nothing", flag_values=values)
+    text("devices", None, "N,M: how many, for --dry_run; otherwise those that are here", flag_values=values)
+    text("profile", None, "STEP:N: profile N steps from this one on, for TensorBoard", flag_values=values)
+    text("wandb", None, "PROJECT: send the metrics there too; needs the extra `wandb`", flag_values=values)
+    toggle("distributed", False, "join the job's other processes, found by JAX (TPU pods, SLURM)", flag_values=values)
+    text("coordinator_address", None, "HOST:PORT: of the first of several processes", flag_values=values)
+    number("num_processes", None, "N: how many processes there are", flag_values=values)
+    number("process_id", None, "N: which process this is, from 0", flag_values=values)
+    toggle("help", False, "show this", short_name="h", flag_values=values)
+    return values
+
+
+def train(argv: Sequence[str]) -> None:
+    """Run the command line. JAX is imported once it is known to be right."""
+    values = define_flags()
+    if {"--help", "-help", "-h"} & set(argv):
+        print(__doc__, flag_help(values), sep="\n")
+        return
+    settings = parse_flags(values, argv)
+    if values.checkpoint is not None:
+        settings.checkpoint = values.checkpoint
+    config = SampleConfig.from_dict(settings.to_dict())
+    stage = check_stage(values.stage)
+    if not values.dry_run and not values.workdir:
+        raise UserError("no --workdir; give the directory of this run")
+    if values.devices is not None and not values.dry_run:
+        raise UserError("--devices is for --dry_run; a run takes all devices that are here")
+    profile = _steps(values.profile)
+    devices = _numbers(values.devices)
+
+    from show1_jax.parallel import initialize_distributed
+    from show1_jax.training.job import dry_run, run
+
+    processes = (values.coordinator_address, values.num_processes, values.process_id)
+    if values.distributed or any(value is not None for value in processes):
+        initialize_distributed(*processes)
+    if values.dry_run:
+        dry_run(config, stage, devices)
+        return
+    run(config, stage, Path(values.workdir), profile=profile, wandb_project=values.wandb or "")
+
+
+def _steps(profile: str | None) -> tuple[int, int] | None:
+    if profile is None:
+        return None
+    first, _, num = profile.partition(":")
+    if not (first.isdecimal() and num.isdecimal() and int(num) > 0):
+        raise UserError(f"--profile={profile} must be STEP:N, e.g. 100:5")
+    return int(first), int(num)
+
+
+def _numbers(devices: str | None) -> tuple[int, ...]:
+    parts = [] if devices is None else devices.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--devices={devices} must be numbers, e.g. 8,64,256")
+    return tuple(int(part) for part in parts)
+
+
+def main() -> int:
+    """Run the command line of this process; returns its exit code."""
+    return run_command("train", lambda: train(sys.argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
