@@ -1,4 +1,7 @@
-"""`python -m convert`: released PyTorch folders in, one checkpoint out; `python -m convert verify`: is it whole?"""
+"""`python -m convert`: released PyTorch folders in, one checkpoint out. With a word behind it:
+
+`inflate` makes a checkpoint to train from, `export` writes released folders again, `verify` says whether one is whole.
+"""
 
 import argparse
 import sys
@@ -9,6 +12,8 @@ from typing import Any, NoReturn
 import jax
 
 from convert.convert import DTYPES, convert
+from convert.export import export
+from convert.inflate import STARTS, inflate
 from convert.released import STAGES
 from convert.verify import verify
 from show1_jax.cli import run_command
@@ -27,10 +32,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m convert",
         description="Convert the released folders of Show-1's five stages to one checkpoint. Sources are local folders "
         "or hub ids with an optional @revision; the default is the hub's released repository.",
-        epilog="`python -m convert verify CHECKPOINT` checks a checkpoint and says what is in it.",
+        epilog="Further commands: `python -m convert inflate --help`, which makes a checkpoint to train from, "
+        "`python -m convert export --help`, which writes released folders again, and "
+        "`python -m convert verify CHECKPOINT`, which checks a checkpoint and says what is in it.",
         allow_abbrev=False,
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint to make")
     parser.add_argument(
         "--from",
         dest="folder",
@@ -43,9 +49,48 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--stages", type=lambda text: text.split(","), default=list(STAGES), metavar="A,B", help="convert these only"
     )
+    _add_output(parser)
+    return parser
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """What all commands that make a checkpoint share."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint to make")
     parser.add_argument("--variant", help="weights to prefer where a folder has several, e.g. fp16")
     parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="of the stored weights")
     parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint at DIR")
+
+
+def _inflate_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m convert inflate",
+        description="Make a checkpoint to train from, as the paper did: image UNets with newborn temporal layers, and "
+        "an interpolation UNet that starts as the keyframe UNet. Sources are local folders or hub ids with an optional "
+        "@revision; stages without one are left out.",
+        allow_abbrev=False,
+    )
+    for stage in STARTS.values():
+        more = "; or a checkpoint, or `keyframes`: the UNet made here" if stage.name == "interpolation" else ""
+        parser.add_argument(f"--{stage.name}", metavar="SOURCE", help=f"a folder like {stage.repository}{more}")
+    parser.add_argument("--seed", type=int, default=0, help="of the newborn layers")
+    _add_output(parser)
+    return parser
+
+
+def _export_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m convert export",
+        description="Write networks of a checkpoint as diffusers folders. Without --component: all of them, in a "
+        "folder for each stage, which `python -m convert --from FOLDER` reads again.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", help="a checkpoint or a training run; several, separated by commas")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
+    parser.add_argument(
+        "--component", action="append", default=[], metavar="NAME", help="write this one only (can be repeated)"
+    )
+    parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="of the written weights")
+    parser.add_argument("--overwrite", action="store_true", help="replace what was exported to FOLDER")
     return parser
 
 
@@ -79,9 +124,41 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    if arguments[:1] == ["verify"]:
-        verify(_verify_parser().parse_args(arguments[1:]).checkpoint)
-        return
+    commands = {"verify": _run_verify, "inflate": _run_inflate, "export": _run_export}
+    command = commands.get(arguments[0]) if arguments else None
+    if command:
+        command(arguments[1:])
+    else:
+        _run_convert(arguments)
+
+
+def _run_verify(arguments: Sequence[str]) -> None:
+    verify(_verify_parser().parse_args(arguments).checkpoint)
+
+
+def _run_inflate(arguments: Sequence[str]) -> None:
+    parsed = _inflate_parser().parse_args(arguments)
+    sources = {name: source for name in STARTS if (source := getattr(parsed, name))}
+    if not sources:
+        raise UserError(f"no sources; give at least one of {', '.join(f'--{name}' for name in STARTS)}")
+    if not 0 <= parsed.seed < 2**32:
+        raise UserError(f"--seed {parsed.seed}: must be from 0 to 2^32 - 1")
+    inflate(
+        parsed.out,
+        sources,
+        seed=parsed.seed,
+        variant=parsed.variant,
+        dtype=DTYPES[parsed.dtype],
+        overwrite=parsed.overwrite,
+    )
+
+
+def _run_export(arguments: Sequence[str]) -> None:
+    parsed = _export_parser().parse_args(arguments)
+    export(parsed.checkpoint, parsed.out, parsed.component, dtype=DTYPES[parsed.dtype], overwrite=parsed.overwrite)
+
+
+def _run_convert(arguments: Sequence[str]) -> None:
     parsed = _parser().parse_args(arguments)
     convert(
         parsed.out,

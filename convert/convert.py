@@ -2,8 +2,8 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -26,11 +26,13 @@ from convert.released import (
 )
 from convert.rules import match
 from convert.tables import KINDS, parameters
-from show1_jax.checkpoint import CheckpointWriter, Component, WeightPath, check_target, new_checkpoint, sha256
+from show1_jax.checkpoint import CheckpointWriter, check_target, new_checkpoint
 from show1_jax.config import Architecture
 from show1_jax.diffusion import SchedulerConfig, alphas_cumprod
 from show1_jax.errors import UserError
+from show1_jax.manifest import Component, sha256
 from show1_jax.text import load_clip_tokenizer, load_t5_tokenizer
+from show1_jax.weights import WeightPath
 
 _LOADERS: Final[Mapping[str, Callable[[Path], object]]] = {"t5": load_t5_tokenizer, "clip": load_clip_tokenizer}
 
@@ -43,13 +45,29 @@ DTYPES: Final[Mapping[str, np.dtype | None]] = {
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A part that was checked and can be written."""
+class Job:
+    """A part that was checked and can be written.
+
+    Attributes:
+      stage: that the part belongs to.
+      part: what it is.
+      origin: where it comes from, for its provenance.
+      files: SHA-256 of these is recorded, by their place in the folder.
+      architecture: of the network.
+      config: its released `config.json`; empty where the network is not a released one.
+      schedulers: settings by role.
+      tokenizer: files by name.
+      weights: the mapped files behind `arrays`.
+      arrays: the weights in our layout.
+      dtypes: what each is stored as.
+      draw: called with a folder for scratch files when the part is written, gives weights in place of some `arrays`,
+        by path joined with slashes: what no file holds is made only then.
+    """
 
     stage: Stage
     part: Part
-    folder: Path
     origin: dict[str, Any]
+    files: dict[str, Path]
     architecture: Architecture
     config: dict[str, Any]
     schedulers: dict[str, dict[str, Any]]
@@ -57,6 +75,7 @@ class _Job:
     weights: Weights
     arrays: dict[WeightPath, np.ndarray]
     dtypes: dict[WeightPath, np.dtype]
+    draw: Callable[[Path], Weights] = lambda scratch: Weights({})
 
     @property
     def stored_bytes(self) -> int:
@@ -89,35 +108,53 @@ def convert(
       UserError: anything wrong with sources, weights, `out` or the disk; `out` is then as it was.
     """
     check_target(out, overwrite=overwrite)
-    jobs = _prepare(sources, variant, dtype)
-    check_fit({job.part.component: job.architecture for job in jobs})
-    if variant is not None and all(job.weights.variant != variant for job in jobs):
-        raise UserError(f"--variant {variant}: no source has such files; leave it out to take what there is")
-    _check_space(out, sum(job.stored_bytes for job in jobs))
-    with new_checkpoint(out, overwrite=overwrite) as writer:
-        for job in jobs:
-            _write(writer, job)
-    _report(out, jobs)
+    jobs = prepare([(STAGES[name], source) for name, source in sources.items()], variant, dtype)
+    write_checkpoint(out, jobs, overwrite=overwrite)
 
 
-def _prepare(sources: Mapping[str, str], variant: str | None, dtype: np.dtype | None) -> list[_Job]:
-    """Every part of every stage, checked. Raises one UserError with what is wrong in all of them."""
-    jobs, problems = [], []
-    for stage, source in ((STAGES[name], source) for name, source in sources.items()):
+def prepare(sources: Sequence[tuple[Stage, str]], variant: str | None, dtype: np.dtype | None) -> list[Job]:
+    """Every part of every stage, checked; an optional one only where a folder has it and none before it had.
+
+    Raises:
+      UserError: what is wrong in all of them.
+    """
+    jobs: list[Job] = []
+    problems = []
+    for stage, source in sources:
+        taken = {job.part.component for job in jobs}
+        needed = replace(stage, parts=tuple(part for part in stage.parts if part.component not in taken))
         try:
-            folder, revision = _locate(stage, source, variant)
+            folder, revision = _locate(needed, source, variant)
         except UserError as error:
             problems.append(str(error))
             continue
         origin = {"source": source, "revision": revision}
-        for part in stage.parts:
+        for part in needed.parts:
+            if part.optional and not (folder / part.config).is_file():
+                continue
             try:
                 jobs.append(_check(stage, part, folder, origin, variant, dtype))
             except UserError as error:
                 problems.append(str(error))
     if problems:
         raise UserError("; ".join(problems))
+    if variant is not None and all(job.weights.variant != variant for job in jobs):
+        raise UserError(f"--variant {variant}: no source has such files; leave it out to take what there is")
     return jobs
+
+
+def write_checkpoint(out: Path, jobs: Sequence[Job], *, overwrite: bool = False) -> None:
+    """Writes what was prepared, and says what it is.
+
+    Raises:
+      UserError: parts that do not fit each other, or anything wrong with `out` or the disk; `out` is then as it was.
+    """
+    check_fit({job.part.component: job.architecture for job in jobs})
+    check_space(out, sum(job.stored_bytes for job in jobs))
+    with new_checkpoint(out, overwrite=overwrite) as writer:
+        for job in jobs:
+            _write(writer, job)
+    _report(out, jobs)
 
 
 def _locate(stage: Stage, source: str, variant: str | None) -> tuple[Path, str | None]:
@@ -131,7 +168,7 @@ def _locate(stage: Stage, source: str, variant: str | None) -> tuple[Path, str |
 
 def _check(
     stage: Stage, part: Part, folder: Path, origin: dict[str, Any], variant: str | None, dtype: np.dtype | None
-) -> _Job:
+) -> Job:
     architecture, config = read_architecture(stage, part, folder)
     schedulers = {role: _scheduler(folder / role / "scheduler_config.json") for role in part.schedulers}
     tokenizer = _tokenizer(part, folder)
@@ -141,7 +178,10 @@ def _check(
         where = f"{folder / part.folder}"
         arrays = match(weights, state, KINDS[part.kind].table, where=where, dtype=dtype, progress=bar.advance)
     dtypes = {path: dtype or array.dtype for path, array in arrays.items()}
-    return _Job(stage, part, folder, origin, architecture, config, schedulers, tokenizer, weights, arrays, dtypes)
+    used = [*weights.files, folder / part.config, *(folder / role / "scheduler_config.json" for role in schedulers)]
+    files = {path.relative_to(folder).as_posix(): path for path in (*used, *tokenizer.values())}
+    origin = {**origin, "variant": weights.variant}
+    return Job(stage, part, origin, files, architecture, config, schedulers, tokenizer, weights, arrays, dtypes)
 
 
 def _scheduler(path: Path) -> dict[str, Any]:
@@ -167,7 +207,9 @@ def _tokenizer(part: Part, folder: Path) -> dict[str, Path]:
     return {name: path for name, path in found.items() if path.is_file()}
 
 
-def _write(writer: CheckpointWriter, job: _Job) -> None:
+def _write(writer: CheckpointWriter, job: Job) -> None:
+    drawn = job.draw(writer.directory)
+    arrays = {path: drawn.get("/".join(path), array) for path, array in job.arrays.items()}
     component = Component(
         kind=job.part.kind,
         architecture=job.architecture.to_dict(),
@@ -176,21 +218,14 @@ def _write(writer: CheckpointWriter, job: _Job) -> None:
         config=job.config,
         provenance=_provenance(job),
     )
-    with _bar(f"write {job.part.component}", sum(array.nbytes for array in job.arrays.values()), job.weights) as bar:
-        writer.add(job.part.component, component, job.arrays, job.dtypes, job.tokenizer, bar.advance)
+    with _bar(f"write {job.part.component}", sum(array.nbytes for array in arrays.values()), job.weights, drawn) as bar:
+        writer.add(job.part.component, component, arrays, job.dtypes, job.tokenizer, bar.advance)
 
 
-def _provenance(job: _Job) -> dict[str, Any]:
-    files = [
-        *job.weights.files,
-        job.folder / job.part.folder / "config.json",
-        *(job.folder / role / "scheduler_config.json" for role in job.schedulers),
-        *job.tokenizer.values(),
-    ]
+def _provenance(job: Job) -> dict[str, Any]:
     return {
         **job.origin,
-        "variant": job.weights.variant,
-        "files": {path.relative_to(job.folder).as_posix(): sha256(path) for path in files},
+        "files": {name: sha256(path) for name, path in job.files.items()},
         "licence": job.stage.licence,
         "tool": f"show1-jax {_version()}",
     }
@@ -203,12 +238,13 @@ def _version() -> str:
         return "from a checkout"
 
 
-def _check_space(out: Path, needed: int) -> None:
+def check_space(out: Path, needed: int) -> None:
+    """Raises UserError where the disk of `out` has fewer than `needed` bytes free."""
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise UserError(
-            f"{out}: the checkpoint needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free; "
+            f"{out}: needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free; "
             "free space or choose another place with --out"
         )
 
@@ -216,24 +252,26 @@ def _check_space(out: Path, needed: int) -> None:
 class _Bar(tqdm):
     """A progress bar in bytes that gives the memory of finished tensors back."""
 
-    def __init__(self, weights: Weights, **options: Any) -> None:
+    def __init__(self, *weights: Weights, **options: Any) -> None:
         super().__init__(unit="B", unit_scale=True, leave=False, **options)
         self._weights = weights
 
     def advance(self, size: int) -> None:
         """Counts `size` bytes as done."""
         self.update(size)
-        self._weights.release()
+        for weights in self._weights:
+            weights.release()
 
 
-def _bar(what: str, total: int, weights: Weights) -> _Bar:
-    return _Bar(weights, desc=what, total=total, file=sys.stderr)
+def _bar(what: str, total: int, *weights: Weights) -> _Bar:
+    return _Bar(*weights, desc=what, total=total, file=sys.stderr)
 
 
-def _report(out: Path, jobs: list[_Job]) -> None:
+def _report(out: Path, jobs: Sequence[Job]) -> None:
     for job in jobs:
         taken = f" (variant {job.weights.variant})" if job.weights.variant else ""
-        print(f"{job.part.component}: {', '.join(path.name for path in job.weights.files)}{taken} as {job.dtype_name}")
+        files = ", ".join(path.name for path in job.weights.files) or job.origin["source"]
+        print(f"{job.part.component}: {files}{taken} as {job.dtype_name}")
     for licence in dict.fromkeys(job.stage.licence for job in jobs):
         stages = dict.fromkeys(job.stage.name for job in jobs if job.stage.licence == licence)
         print(f"The weights of {', '.join(stages)} are under the {licence}.")

@@ -76,7 +76,9 @@ def _wanted(
     if MODEL_INDEX in names:
         yield MODEL_INDEX
     for part in stage.parts:
-        yield f"{part.folder}/config.json"
+        if part.optional and part.config not in names:
+            continue
+        yield part.config
         prefix = f"{part.folder}/"
         inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
         chosen = choose_file(inside, variant, where=f"{source}/{part.folder}")

@@ -38,7 +38,9 @@ class Weights(Mapping[str, np.ndarray]):
       files: every file the tensors come from, the index first if there is one.
     """
 
-    def __init__(self, tensors: Mapping[str, MappedTensor], files: tuple[Path, ...], variant: str | None) -> None:
+    def __init__(
+        self, tensors: Mapping[str, MappedTensor], files: tuple[Path, ...] = (), variant: str | None = None
+    ) -> None:
         self._tensors = tensors
         self.files = files
         self.variant = variant

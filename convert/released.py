@@ -37,6 +37,7 @@ class Part:
       folder: of its config and weights.
       schedulers: folders of the scheduler configurations that belong to it.
       tokenizer: names of the tokenizer files that it must have.
+      optional: the released folder may lack it.
     """
 
     component: str
@@ -44,6 +45,12 @@ class Part:
     folder: str
     schedulers: tuple[str, ...] = ()
     tokenizer: tuple[str, ...] = ()
+    optional: bool = False
+
+    @property
+    def config(self) -> str:
+        """Where its `config.json` is."""
+        return f"{self.folder}/config.json"
 
 
 @dataclass(frozen=True)
@@ -156,18 +163,20 @@ def read_architecture(stage: Stage, part: Part, folder: Path) -> tuple[Architect
     Raises:
       UserError: missing or damaged file, unsupported settings, or a UNet of another stage.
     """
-    path = folder / part.folder / "config.json"
+    path = folder / part.config
     config = read_json(path)
     try:
         architecture = KINDS[part.kind].read_config(config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if isinstance(architecture, UNetConfig):
-        _check_unet(stage, architecture, path)
+        check_unet(stage, architecture, str(path))
     return architecture, config
 
 
-def _check_unet(stage: Stage, architecture: UNetConfig, path: Path) -> None:
+def check_unet(stage: Stage, architecture: UNetConfig, where: str) -> None:
+    """Refuses the UNet of another stage. Raises UserError."""
+
     def fits(other: Stage) -> bool:
         return all(getattr(architecture, name) == value for name, value in other.unet.items())
 
@@ -179,7 +188,7 @@ def _check_unet(stage: Stage, architecture: UNetConfig, path: Path) -> None:
             else ", ".join(f"{name}={getattr(architecture, name)!r}" for name in stage.unet)
         )
         raise UserError(
-            f"{path}: is {actual}, but {stage.name} needs {stage.description}; give a folder like {stage.repository}"
+            f"{where}: is {actual}, but {stage.name} needs {stage.description}; give a folder like {stage.repository}"
         )
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from show1_jax.checkpoint import WeightPath, weight_path
 from show1_jax.errors import UserError
+from show1_jax.weights import WeightPath, weight_path
 
 _LISTED = 20
 _CHUNK_ELEMENTS = 2**24
@@ -145,13 +145,25 @@ def match(
         if array.shape != source.shape:
             problems.add("wrong shapes", f"{source.key} is {array.shape}, not {source.shape}")
             continue
-        _check_values(source.key, array, dtype or array.dtype, problems)
+        check_values(source.key, array, dtype or array.dtype, problems)
         progress(array.nbytes)
         result[path] = source.to_ours(array)
     for key in sorted(given.keys() - {source.key for source in wanted.values()}):
         problems.add("unexpected keys", key)
     problems.raise_any(where, "use weights and config.json of the same released component")
     return result
+
+
+def check_values(key: str, array: np.ndarray, dtype: np.dtype, problems: Problems) -> None:
+    """Notes an array that holds no floats, or NaN or infinity, or is too large for `dtype`."""
+    if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
+        problems.add("weights that are no floats", f"{key} is {array.dtype}")
+    elif not all(np.isfinite(chunk).all() for chunk in _chunks(array)):
+        problems.add("weights with NaN or infinity", key)
+    elif dtype != array.dtype:
+        with np.errstate(over="ignore"):
+            if not all(np.isfinite(chunk.astype(dtype)).all() for chunk in _chunks(array)):
+                problems.add(f"weights too large for {dtype}", key)
 
 
 def _layouts(dotted: str, rank: int, table: Table) -> tuple[str, str] | None:
@@ -195,17 +207,6 @@ def _canonical(weights: Mapping[str, np.ndarray], table: Table, problems: Proble
             problems.add("duplicate keys with different values", f"{key} and {repeat}")
         given.setdefault(key, array)
     return given
-
-
-def _check_values(key: str, array: np.ndarray, dtype: np.dtype, problems: Problems) -> None:
-    if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
-        problems.add("weights that are no floats", f"{key} is {array.dtype}")
-    elif not all(np.isfinite(chunk).all() for chunk in _chunks(array)):
-        problems.add("weights with NaN or infinity", key)
-    elif dtype != array.dtype:
-        with np.errstate(over="ignore"):
-            if not all(np.isfinite(chunk.astype(dtype)).all() for chunk in _chunks(array)):
-                problems.add(f"weights too large for {dtype}", key)
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:

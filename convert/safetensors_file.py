@@ -1,11 +1,13 @@
 """`.safetensors`: an 8-byte length, a JSON header, then the tensors (https://github.com/huggingface/safetensors).
 
 The library's NumPy reader copies what it reads and knows no bfloat16; here every tensor is a view of the mapped file.
+Its writer wants all tensors at once; here they are asked for one by one.
 """
 
 import json
 import math
 import mmap
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,37 @@ def read_safetensors(path: Path) -> TensorTable:
     return {
         name: _tensor(path, buffer, name, entry, data_start) for name, entry in header.items() if name != "__metadata__"
     }
+
+
+def write_safetensors(
+    path: Path,
+    tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    read: Callable[[str], np.ndarray],
+) -> None:
+    """Writes one `.safetensors` file, tensor by tensor.
+
+    Args:
+      path: must not exist.
+      tensors: shape and dtype of each by name.
+      read: gives the tensor of a name, when it is written; wider dtypes come first, so that all are aligned.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    order = sorted(tensors, key=lambda name: -tensors[name][1].itemsize)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers reads no file without it
+    end = 0
+    for name in order:
+        shape, dtype = tensors[name]
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("xb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            shape, dtype = tensors[name]
+            array = np.asarray(read(name), dtype, order="C")
+            assert array.shape == shape
+            file.write(array.reshape(-1).view(np.uint8).data)
 
 
 def _header(path: Path, buffer: mmap.mmap) -> tuple[dict[str, Any], int]:

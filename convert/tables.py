@@ -7,6 +7,7 @@ from typing import Any, Final
 from flax import nnx
 
 from convert.architectures import unet_config, vae_config
+from convert.config_files import clip_json, t5_json, unet_json, vae_json
 from convert.rules import Table
 from show1_jax.config import Architecture
 from show1_jax.models import build
@@ -52,17 +53,20 @@ CLIP: Final = Table(
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of component: how its released config is read, and the table of its keys."""
+    """A kind of component: how its released config is read and written, the table of its keys, and its files' names."""
 
     read_config: Callable[[Mapping[str, Any]], Architecture]
+    write_config: Callable[[Any], dict[str, Any]]
     table: Table
+    folder: str
+    weights: str
 
 
 KINDS: Final[Mapping[str, Kind]] = {
-    "unet": Kind(unet_config, UNET),
-    "vae": Kind(vae_config, VAE),
-    "t5": Kind(T5Config.from_json, T5),
-    "clip": Kind(CLIPTextConfig.from_json, CLIP),
+    "unet": Kind(unet_config, unet_json, UNET, "unet", "diffusion_pytorch_model.safetensors"),
+    "vae": Kind(vae_config, vae_json, VAE, "vae", "diffusion_pytorch_model.safetensors"),
+    "t5": Kind(T5Config.from_json, t5_json, T5, "text_encoder", "model.safetensors"),
+    "clip": Kind(CLIPTextConfig.from_json, clip_json, CLIP, "text_encoder", "model.safetensors"),
 }
 
 

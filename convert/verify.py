@@ -8,10 +8,11 @@ from flax import nnx
 from tqdm import tqdm
 
 from convert.rules import Problems
+from convert.stored import stored_architecture
 from convert.tables import parameters
-from show1_jax.checkpoint import Component, read_manifest, verify_files, weight_path, weight_shapes
-from show1_jax.errors import UserError
-from show1_jax.models import ARCHITECTURES
+from show1_jax.checkpoint import weight_shapes
+from show1_jax.manifest import Component, read_manifest, verify_files
+from show1_jax.weights import weight_path
 
 
 def verify(checkpoint: Path) -> None:
@@ -37,9 +38,7 @@ def verify(checkpoint: Path) -> None:
 
 def _check_shapes(checkpoint: Path, name: str, component: Component) -> int:
     """Number of parameters, all of which have the shapes that the architecture says."""
-    if component.kind not in ARCHITECTURES:
-        raise UserError(f"{checkpoint}: {name} is of the unknown kind {component.kind!r}; convert again")
-    state = parameters(component.kind, ARCHITECTURES[component.kind].from_dict(component.architecture))
+    state = parameters(component.kind, stored_architecture(checkpoint, name, component))
     wanted = {weight_path(path): tuple(variable.shape) for path, variable in nnx.to_flat_state(state)}
     stored = {path: tuple(leaf.shape) for path, leaf in weight_shapes(checkpoint, name).items()}
     problems = Problems()

@@ -21,8 +21,10 @@ from convert.reader import open_weights
 from convert.released import STAGES
 from convert.rules import sources
 from convert.tables import KINDS, parameters
-from show1_jax.checkpoint import load_weights, read_manifest, sha256, verify_files, weight_path
+from show1_jax.checkpoint import load_weights
+from show1_jax.manifest import Manifest, read_manifest, sha256, verify_files
 from show1_jax.models import ARCHITECTURES
+from show1_jax.weights import weight_path
 
 COMPONENTS = {
     "keyframes": ("unet", "show-1-base/unet"),
@@ -131,7 +133,7 @@ def test_verify_names_damage(converted: Path, tmp_path: Path, capsys: pytest.Cap
     manifest = json.loads((converted / "manifest.json").read_text())
     manifest["components"]["vae"]["architecture"]["block_out_channels"][0] = 64
     (copy / "text_clip/tokenizer/merges.txt").write_bytes((converted / "text_clip/tokenizer/merges.txt").read_bytes())
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    Manifest.from_json(manifest).write(copy)
     assert main(["verify", str(copy)]) == 2
     error = capsys.readouterr().err
     assert "copy: vae: " in error

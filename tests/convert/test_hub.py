@@ -14,9 +14,10 @@ from huggingface_hub import constants
 
 from convert.__main__ import main
 from convert.hub import download, is_hub_id
+from convert.inflate import STARTS
 from convert.released import STAGES
-from show1_jax.checkpoint import read_manifest
 from show1_jax.errors import UserError
+from show1_jax.manifest import read_manifest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -128,6 +129,18 @@ def test_only_what_is_needed_is_downloaded(
     assert taken == sorted(
         ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json", f"unet/{index}", f"unet/{shard}"]
     )
+
+
+@pytest.mark.parametrize(
+    ("stage", "source", "has_text"),
+    [("superres_pixel", "DeepFloyd/IF-II-L-v1.0", False), ("interpolation", "showlab/show-1-base", True)],
+)
+def test_optional_parts_are_downloaded_where_there_are_any(
+    hub: type[Hub], stage: str, source: str, has_text: bool
+) -> None:
+    folder, _ = download(source, STARTS[stage])
+    assert (folder / "unet/config.json").is_file()
+    assert (folder / "text_encoder/config.json").is_file() == has_text
 
 
 @pytest.mark.parametrize(

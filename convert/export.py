@@ -1,0 +1,204 @@
+"""From a checkpoint to diffusers folders: `convert.convert` backwards, through the same tables."""
+
+import json
+import math
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from convert.convert import DTYPES, check_space
+from convert.model_index import model_index
+from convert.released import MODEL_INDEX, STAGES
+from convert.rules import Source, sources
+from convert.safetensors_file import write_safetensors
+from convert.stored import read_weights, stored_architecture
+from convert.tables import KINDS, Kind, parameters
+from show1_jax.checkpoint import disk_error
+from show1_jax.checkpoint_set import CheckpointSet
+from show1_jax.config import Architecture
+from show1_jax.errors import UserError
+from show1_jax.manifest import Component
+from show1_jax.weights import WeightPath
+
+_STAGE_FOLDERS: Final = {part.component: stage.folder for stage in STAGES.values() for part in stage.parts}
+_NAMES: Final = {
+    MODEL_INDEX,
+    "tokenizer",
+    *_STAGE_FOLDERS.values(),
+    *(kind.folder for kind in KINDS.values()),
+    *(role for stage in STAGES.values() for part in stage.parts for role in part.schedulers),
+}
+"""What an exported folder can hold; nothing else is overwritten."""
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A component that can be written.
+
+    Attributes:
+      name: in its checkpoint.
+      checkpoint: that holds it.
+      record: its entry in the manifest.
+      kind: of network.
+      folder: that its own folders go to, below the exported one.
+      config: its `config.json`.
+      state: its parameters, as shapes.
+      tensors: our path, and the way there, of every released key; those that repeat another one's tensor are there too.
+    """
+
+    name: str
+    checkpoint: Path
+    record: Component
+    kind: Kind
+    folder: str
+    config: dict[str, Any]
+    state: nnx.State
+    tensors: dict[str, tuple[WeightPath, Source]]
+
+    def written_bytes(self, dtype: np.dtype | None) -> int:
+        """Size of its file; where the stored weights are of several dtypes, at most."""
+        width = dtype or DTYPES.get(self.record.dtype) or np.dtype("float32")
+        return sum(math.prod(source.shape) for _, source in self.tensors.values()) * width.itemsize
+
+
+def export(
+    checkpoint: str | Path,
+    out: Path,
+    components: Sequence[str] = (),
+    *,
+    dtype: np.dtype | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes networks of a checkpoint as diffusers folders.
+
+    Args:
+      checkpoint: a checkpoint's directory, a training run's, or several, as `CheckpointSet.open` takes them.
+      out: the folder to make; it appears when everything is written.
+      components: to write into `out`, as `unet`, `text_encoder` and so on; by default all of them, into a folder in
+        `out` for each stage, named as the released one.
+      dtype: of the written weights; None keeps each.
+      overwrite: replace what was exported to `out` before.
+
+    Raises:
+      UserError: no such checkpoint or component, damaged weights, two components for one folder, a network that no
+        released class is, or anything wrong with `out` or the disk; `out` is then as it was.
+    """
+    _check_target(out, overwrite)
+    networks = _networks(CheckpointSet.open(checkpoint), components)
+    check_space(out, sum(network.written_bytes(dtype) for network in networks))
+    with _new_folder(out) as folder:
+        for network in networks:
+            _write(network, folder / network.folder, dtype)
+        for name in {network.folder for network in networks}:
+            _write_index(folder / name, [network for network in networks if network.folder == name])
+    for network in networks:
+        name = dtype.name if dtype else network.record.dtype
+        print(f"{network.name}: {out / network.folder / network.kind.folder} as {name}")
+
+
+def _networks(checkpoints: CheckpointSet, components: Sequence[str]) -> list[_Network]:
+    """What will be written, checked as far as it can be without reading weights."""
+    networks = []
+    owners: dict[str, str] = {}
+    for name in dict.fromkeys(components or checkpoints.paths):
+        record, checkpoint = checkpoints.component(name), checkpoints.path(name)
+        architecture = stored_architecture(checkpoint, name, record)
+        kind = KINDS[record.kind]
+        folder = "" if components else _STAGE_FOLDERS.get(name, "")
+        place = f"{folder}/{kind.folder}".strip("/")
+        if place in owners:
+            raise UserError(f"{owners[place]} and {name} both go to {place}/; export them one by one")
+        owners[place] = name
+        if unknown := sorted(record.schedulers.keys() - _NAMES):
+            raise UserError(
+                f"{checkpoint}: {name} has schedulers of unknown roles: {', '.join(unknown)}; convert again"
+            )
+        state = parameters(record.kind, architecture)
+        config = _config(name, record, kind, architecture)
+        networks.append(_Network(name, checkpoint, record, kind, folder, config, state, _tensors(kind, state)))
+    return networks
+
+
+def _tensors(kind: Kind, state: nnx.State) -> dict[str, tuple[WeightPath, Source]]:
+    by_key = {source.key: (path, source) for path, source in sources(state, kind.table).items()}
+    return by_key | {repeat: by_key[key] for repeat, key in kind.table.tied.items()}
+
+
+def _config(name: str, record: Component, kind: Kind, architecture: Architecture) -> dict[str, Any]:
+    """The released `config.json`, where that is what the network still is, or else one that says the same."""
+    if record.config and kind.read_config(record.config) == architecture:
+        return record.config
+    try:
+        return kind.write_config(architecture)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def _write(network: _Network, folder: Path, dtype: np.dtype | None) -> None:
+    kind, tensors = network.kind, network.tensors
+    (folder / kind.folder).mkdir(parents=True)
+    _write_json(folder / kind.folder / "config.json", network.config)
+    for role, settings in network.record.schedulers.items():
+        (folder / role).mkdir()
+        _write_json(folder / role / "scheduler_config.json", settings)
+    tokenizer = network.checkpoint / network.name / "tokenizer"
+    if tokenizer.is_dir():
+        shutil.copytree(tokenizer, folder / "tokenizer")
+    weights = read_weights(network.checkpoint, network.name, network.state, dtype)
+    with tqdm(desc=f"write {network.name}", total=len(tensors), leave=False, file=sys.stderr) as bar:
+
+        def read(key: str) -> np.ndarray:
+            path, source = tensors[key]
+            bar.update()
+            return source.to_released(weights[path])
+
+        specs = {key: (source.shape, dtype or weights[path].dtype) for key, (path, source) in tensors.items()}
+        write_safetensors(folder / kind.folder / kind.weights, specs, read)
+
+
+def _write_index(folder: Path, networks: Sequence[_Network]) -> None:
+    records = {network.name: network.record for network in networks}
+    if index := model_index(records, {network.name: network.config for network in networks}):
+        _write_json(folder / MODEL_INDEX, index)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not overwrite:
+        raise UserError(f"{out}: exists; choose another place, or replace it with --overwrite")
+    if not out.is_dir() or any(path.name not in _NAMES for path in out.iterdir()):
+        raise UserError(f"{out}: is no exported folder, so it is not overwritten; choose another place")
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder that takes the place of `out` when the block ends well, and is gone otherwise."""
+    temporary, replaced = (out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}") for _ in range(2))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if out.exists():
+            os.replace(out, replaced)
+        os.replace(temporary, out)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except OSError as error:
+        if line := disk_error(error):
+            raise UserError(f"{out}: {line}, nothing was kept; choose another place with --out") from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,63 @@
+"""`model_index.json`: which class of which library reads each folder of an exported pipeline."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from convert.tables import KINDS
+from show1_jax.manifest import Component
+
+_PIPELINES: Final[Mapping[str, str]] = {
+    "keyframes": "TextToVideoIFPipeline",
+    "interpolation": "TextToVideoIFInterpPipeline",
+    "first_frame": "IFSuperResolutionPipeline",
+    "superres_pixel": "TextToVideoIFSuperResolutionPipeline_Cond",
+    "superres_latent": "VideoToVideoSDPipeline",
+}
+_ABSENT: Final[Mapping[str, tuple[str, ...]]] = {
+    "keyframes": ("feature_extractor",),
+    "interpolation": ("feature_extractor",),
+    "first_frame": ("feature_extractor", "safety_checker", "watermarker"),
+    "superres_pixel": ("feature_extractor",),
+    "superres_latent": (),
+}
+"""Parts that the pipeline's class knows and no folder has."""
+_TEXT: Final[Mapping[str, tuple[str, str]]] = {
+    "t5": ("T5EncoderModel", "T5Tokenizer"),
+    "clip": ("CLIPTextModel", "CLIPTokenizer"),
+}
+
+
+def model_index(records: Mapping[str, Component], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The index of a folder that holds these components, by name; None without a UNet of the cascade.
+
+    A pipeline whose text encoder is elsewhere has none in its index: the original shares one among its pixel stages.
+
+    Args:
+      records: their entries in the manifest.
+      configs: their `config.json` files.
+    """
+    stage = next((name for name in records if name in _PIPELINES), None)
+    if stage is None:
+        return None
+    absent = ("text_encoder", "tokenizer", *_ABSENT[stage])
+    parts: dict[str, Any] = {name: [None, None] for name in absent}
+    for name, record in records.items():
+        parts |= _parts(record, configs[name])
+    if "safety_checker" in absent:
+        parts["requires_safety_checker"] = False
+    return {
+        "_class_name": _PIPELINES[stage],
+        "_diffusers_version": "0.19.3",
+        **{name: parts[name] for name in sorted(parts)},
+    }
+
+
+def _parts(record: Component, config: Mapping[str, Any]) -> dict[str, list[str]]:
+    schedulers = {role: ["diffusers", settings["_class_name"]] for role, settings in record.schedulers.items()}
+    folder = KINDS[record.kind].folder
+    if record.kind in _TEXT:
+        encoder, tokenizer = _TEXT[record.kind]
+        return {folder: ["transformers", encoder], "tokenizer": ["transformers", tokenizer]}
+    is_show1 = config.get("mid_block_type") == "UNetMidBlock3DSimpleCrossAttn"
+    library = "showone.models.unet_3d_condition" if is_show1 else "diffusers"
+    return schedulers | {folder: [library, config["_class_name"]]}

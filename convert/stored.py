@@ -1,0 +1,51 @@
+"""Networks in our own checkpoints, for the commands that read one."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from convert.rules import Problems, check_values
+from show1_jax.checkpoint import load_weights, weight_shapes
+from show1_jax.config import Architecture
+from show1_jax.errors import UserError
+from show1_jax.manifest import Component
+from show1_jax.models import ARCHITECTURES
+from show1_jax.weights import WeightPath, to_state, to_weights
+
+
+def stored_architecture(checkpoint: Path, name: str, component: Component) -> Architecture:
+    """The architecture of a component. Raises UserError for a kind that is not known, or damaged settings."""
+    if component.kind not in ARCHITECTURES:
+        raise UserError(f"{checkpoint}: {name} is of the unknown kind {component.kind!r}; convert again")
+    return ARCHITECTURES[component.kind].from_dict(component.architecture)
+
+
+def read_weights(
+    checkpoint: Path, name: str, state: nnx.State, dtype: np.dtype | None = None
+) -> dict[WeightPath, np.ndarray]:
+    """The weights of a component as they are stored, each in its dtype, in the host's memory.
+
+    Args:
+      checkpoint: the checkpoint's directory.
+      name: of the component.
+      state: the parameters of its network, as `parameters` gives them.
+      dtype: what they will be stored as; None keeps each.
+
+    Raises:
+      UserError: no such component; weights that are damaged, do not fit the network, or are NaN, infinite or too large
+        for `dtype`.
+    """
+    stored = weight_shapes(checkpoint, name)
+    as_stored = {
+        path: jax.ShapeDtypeStruct(leaf.shape, stored.get(path, leaf).dtype) for path, leaf in to_weights(state).items()
+    }
+    on_host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    loaded = load_weights(checkpoint, name, to_state(state, as_stored), shardings=on_host)
+    weights = {path: np.asarray(array) for path, array in to_weights(loaded).items()}
+    problems = Problems()
+    for path, array in weights.items():
+        check_values("/".join(path), array, dtype or array.dtype, problems)
+    problems.raise_any(f"{checkpoint}: {name}", "take another checkpoint, or a wider --dtype")
+    return weights
