@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from show1_jax.request import SampleConfig
+from show1_jax.training_config import TRAINED_STAGES
 
 PROMPTS = ("A burning lamborghini driving on rainbow.",)
 
@@ -42,7 +43,7 @@ LATENT_UNET = UNET | {
     "attention": "transformer",
     "resampling": "conv",
     "temporal_heads": "channels",
-    "transformer_in_head_dim": 8,
+    "transformer_in_head_dim": 16,
     "act_fn": "silu",
     "out_act_fn": "silu",
     "time_scale_shift": False,
@@ -77,8 +78,13 @@ LATENT_DPM_SOLVER = {
 }
 
 
+# Ours, for short runs of small networks.
+TRAINING = {"num_steps": 2000, "batch_size": 16, "remat": "none"}
+OPTIMIZER = {"learning_rate": 1e-3, "warmup_steps": 100, "ema_decay": 0.999}
+
+
 def get_config() -> ConfigDict:
-    """The settings of `sample.py`, and what its checkpoint is made from where there is none."""
+    """The settings of `sample.py` and `train.py`, and what a checkpoint is made from where there is none."""
     settings = SampleConfig(checkpoint="checkpoints/demo-random", random_weights=True)
     config = ConfigDict(settings.to_dict() | {"prompts": PROMPTS})
     config.keyframes.update(num_steps=8, height=10, width=16)
@@ -103,4 +109,11 @@ def get_config() -> ConfigDict:
         "superres_pixel": {"scheduler": DPM_SOLVER, "image_noising_scheduler": NOISING},
         "superres_latent": {"scheduler": LATENT_DPM_SOLVER},
     }
+    config.train.data.name = "synthetic"
+    config.train.update(log_every=10, evaluate_every=200, save_every=200, sample_every=1000)
+    for stage in TRAINED_STAGES:
+        config.train[stage].update(TRAINING)
+        config.train[stage].optimizer.update(OPTIMIZER)
+    config.train.superres_latent.num_frames = 8
+    config.train.autoencoder.update(height=80, width=144)
     return config

@@ -1,7 +1,11 @@
 """The paper's cascade with the released settings: 8 keyframes of 64x40 become 29 frames of 576x320.
 
-Every setting and its released value is documented in `show1_jax.sampling_config`, where it stands once.
+Every setting and its default is documented where it stands once: `show1_jax.sampling_config` for sampling,
+`show1_jax.training_config` for training. Networks and schedules are those of the released weights; they are read when
+a network is trained from scratch, since a checkpoint brings its own.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -15,7 +19,112 @@ PROMPTS = (
     "An astronaut waters tomato plants in a greenhouse on Mars.",
 )
 
+RESNET_SCALE = 1.4142271248762552  # as released: not quite the square root of two
+PIXEL_UNET: dict[str, Any] = {
+    "out_channels": 6,  # noise and its variance
+    "mid_head_dim": 64,
+    "text_dim": 4096,
+    "text_embedding_heads": 64,
+    "cross_attention_norm": True,
+    "time_embedding_act_fn": "gelu",
+    "skip_time_act": True,
+    "out_scale_factor": RESNET_SCALE,
+    "mid_scale_factor": RESNET_SCALE,
+}
+KEYFRAMES_UNET = PIXEL_UNET | {
+    "block_out_channels": (320, 640, 960, 1280),
+    "layers_per_block": (3,) * 4,
+    "attention_levels": (False, True, True, True),
+    "down_head_dim": (64,) * 4,
+    "up_head_dim": (64,) * 4,
+    "cross_attention_dim": 1280,
+}
+SUPERRES_UNET = PIXEL_UNET | {
+    "in_channels": 6,
+    "block_out_channels": (192, 384, 768, 1152, 1152),
+    "layers_per_block": (2, 2, 3, 5, 5),
+    "attention_levels": (False, False, False, True, True),
+    "down_head_dim": (64,) * 5,
+    "up_head_dim": (64,) * 5,
+    "cross_attention_dim": 1152,
+    "only_cross_attention": (True,) * 5,
+    "mid_only_cross_attention": True,
+    "noise_level_embedding": True,
+    "time_embedding_dim": 1152,
+}
+LATENT_UNET = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": (2,) * 4,
+    "attention_levels": (True, True, True, False),
+    "down_head_dim": (64,) * 4,
+    "mid_head_dim": 64,
+    "up_head_dim": (64,) * 4,
+    "cross_attention_dim": 1024,
+    "attention": "transformer",
+    "resampling": "conv",
+    "temporal_heads": "channels",
+    "transformer_in_head_dim": 64,
+    "act_fn": "silu",
+    "out_act_fn": "silu",
+    "time_scale_shift": False,
+}
+VAE = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "scaling_factor": 0.18215,
+}
+T5 = {"vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
+CLIP = {
+    "vocab_size": 49408,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
+}
+
+PIXEL_SCHEDULE = {
+    "beta_schedule": "squaredcos_cap_v2",
+    "variance_type": "learned_range",
+    "thresholding": True,
+    "dynamic_thresholding_ratio": 0.95,
+    "sample_max_value": 1.5,
+}
+SUPERRES_SCHEDULE = PIXEL_SCHEDULE | {"sample_max_value": 1.0}
+DPM_SOLVER = {"_class_name": "DPMSolverMultistepScheduler"}
+DDPM = {"_class_name": "DDPMScheduler"}
+NOISING = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2"}
+LATENT_DPM_SOLVER = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+}
+
 
 def get_config() -> ConfigDict:
-    """The settings of `sample.py`."""
-    return ConfigDict(SampleConfig(checkpoint="checkpoints/show1").to_dict() | {"prompts": PROMPTS})
+    """The settings of `sample.py` and `train.py`."""
+    config = ConfigDict(SampleConfig(checkpoint="checkpoints/show1").to_dict() | {"prompts": PROMPTS})
+    config.architecture = {
+        "keyframes": KEYFRAMES_UNET | {"in_channels": 3},
+        "interpolation": KEYFRAMES_UNET | {"in_channels": 7},
+        "first_frame": SUPERRES_UNET | {"temporal": False},
+        "superres_pixel": SUPERRES_UNET,
+        "superres_latent": LATENT_UNET,
+        "vae": VAE,
+        "text_t5": T5,
+        "text_clip": CLIP,
+    }
+    config.schedulers = {
+        "keyframes": {"scheduler": DPM_SOLVER | PIXEL_SCHEDULE},
+        "interpolation": {"scheduler": DPM_SOLVER | PIXEL_SCHEDULE},
+        "first_frame": {"scheduler": DDPM | SUPERRES_SCHEDULE, "image_noising_scheduler": NOISING},
+        "superres_pixel": {"scheduler": DPM_SOLVER | SUPERRES_SCHEDULE, "image_noising_scheduler": NOISING},
+        "superres_latent": {"scheduler": LATENT_DPM_SOLVER},
+    }
+    return config

@@ -1,0 +1,1 @@
+"""Measurements, each with its recipe; see README.md."""

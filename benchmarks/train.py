@@ -1,0 +1,153 @@
+"""Speed of training: `python -m benchmarks.train --config configs/demo.py --stages keyframes,superres_pixel`.
+
+For every stage and variant, on the synthetic world: seconds to trace and to compile, the median step and its spread,
+frames a second, the share of time waiting for data, model FLOP/s and, where the device's peak is known, utilisation,
+and the memory that the compiler gives the program (which is not to be trusted for bfloat16 on CPUs). Variants take
+turns, a few steps each, so that a slow minute of the machine slows all of them.
+"""
+
+import argparse
+import dataclasses
+import gc
+import importlib.metadata
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from show1_jax.cli import load_config, run_command
+from show1_jax.config import Remat
+from show1_jax.errors import UserError
+from show1_jax.jobs import make_random_checkpoint
+from show1_jax.models import exact_float32
+from show1_jax.request import SampleConfig
+from show1_jax.training.flops import model_flops, peak_flops
+from show1_jax.training.plan import make_plan
+from show1_jax.training.run import TrainingRun
+from show1_jax.training_config import check_stage
+
+ROUND = 3
+"""Steps that a variant runs before it is the next one's turn."""
+HEADER = (
+    "| stage | precision | remat | clips x frames | trace s | compile s | step ms (median, min to max) | frames/s "
+    "| waiting for data | model GFLOP/s | utilisation | program GB |"
+)
+
+
+@dataclass
+class Variant:
+    """One way to train a stage, and what was measured of it."""
+
+    run: TrainingRun
+    trace_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    program_bytes: int = 0
+    steps: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+
+    def compile(self) -> None:
+        """Trace and compile the step, timed, and run it once."""
+        run, batch = self.run, self.run.next_batch()
+        with jax.set_mesh(run.mesh):
+            start = time.perf_counter()
+            lowered = run.compiled_step.lower(run.state, run.inputs.frozen, batch)
+            self.trace_seconds = time.perf_counter() - start
+            start = time.perf_counter()
+            memory = lowered.compile().memory_analysis()
+            self.compile_seconds = time.perf_counter() - start
+        self.program_bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        self.step()
+        self.steps.clear()
+        self.waits.clear()
+
+    def step(self) -> None:
+        """One step, timed with its data."""
+        start = time.perf_counter()
+        batch = self.run.next_batch()
+        self.waits.append(time.perf_counter() - start)
+        jax.block_until_ready(self.run.train_step(batch))
+        self.steps.append(time.perf_counter() - start)
+
+    def row(self) -> str:
+        """A line of the table."""
+        plan, median = self.run.plan, statistics.median(self.steps)
+        flops = model_flops(plan, self.run.model) / median
+        peak = peak_flops(jax.devices()[0])
+        batch_size, num_frames = plan.training.batch_size, plan.spec.num_frames
+        cells = [
+            plan.stage,
+            str(plan.dtype),
+            plan.training.remat,
+            f"{batch_size} x {num_frames} of {plan.spec.width}x{plan.spec.height}",
+            f"{self.trace_seconds:.1f}",
+            f"{self.compile_seconds:.1f}",
+            f"{1e3 * median:.0f} ({1e3 * min(self.steps):.0f} to {1e3 * max(self.steps):.0f})",
+            f"{batch_size * num_frames / median:.1f}",
+            f"{sum(self.waits) / sum(self.steps):.1%}",
+            f"{flops / 1e9:.1f}",
+            f"{flops / peak / self.run.mesh.size:.1%}" if peak else "peak not known",
+            f"{self.program_bytes / 1e9:.2f}",
+        ]
+        return f"| {' | '.join(cells)} |"
+
+
+def measure(config: SampleConfig, stages: Sequence[str], remats: Sequence[Remat], batch_size: int, steps: int) -> None:
+    """Print a table row for every stage and variant."""
+    print(f"{_machine()}\n\n{HEADER}\n|{' --- |' * HEADER.count(' |')}", flush=True)
+    for stage in stages:
+        with tempfile.TemporaryDirectory() as folder:
+            variants = [_variant(config, stage, remat, batch_size, Path(folder) / remat) for remat in remats]
+            with exact_float32(variants[0].run.plan.dtype):
+                for variant in variants:
+                    variant.compile()
+                for _ in range(0, steps, ROUND):
+                    for variant in variants:
+                        for _ in range(ROUND):
+                            variant.step()
+                for variant in variants:
+                    print(variant.row(), flush=True)
+                    variant.run.close()
+            del variants, variant
+            gc.collect()
+
+
+def _variant(config: SampleConfig, stage: str, remat: Remat, batch_size: int, workdir: Path) -> Variant:
+    train = config.train
+    data = dataclasses.replace(train.data, name="synthetic", num_validation=1)
+    own = dataclasses.replace(train.stage(stage), remat=remat, batch_size=batch_size, num_microbatches=1)  # type: ignore[arg-type]
+    config = dataclasses.replace(config, train=dataclasses.replace(train, data=data, **{stage: own}))
+    return Variant(TrainingRun.open(make_plan(config, check_stage(stage), jax.devices()[0].platform), workdir))
+
+
+def _machine() -> str:
+    device = jax.devices()[0]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax"))
+    machine = f"{jax.device_count()} x {device.device_kind}, {platform.machine()}"
+    return f"{machine}, Python {platform.python_version()}, {versions}"
+
+
+def _main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--stages", type=lambda text: text.split(","), default=["keyframes"], metavar="A,B")
+    parser.add_argument("--remat", type=lambda text: text.split(","), default=["none", "dots", "full"], metavar="A,B")
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=15, help="timed steps of every variant")
+    parsed = parser.parse_args(arguments)
+    if parsed.steps < 1:
+        raise UserError(f"--steps={parsed.steps} must be at least 1")
+    config = SampleConfig.from_dict(load_config(parsed.config).to_dict())
+    make_random_checkpoint(config)
+    jnp.zeros(()).block_until_ready()  # the backend's start is no variant's
+    measure(config, parsed.stages, parsed.remat, parsed.batch_size, parsed.steps)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("benchmarks.train", lambda: _main(sys.argv[1:])))

@@ -1,0 +1,69 @@
+"""The configs' networks and schedules: those of the full config are the released ones."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import demo, full
+from convert.architectures import unet_config, vae_config
+from show1_jax.diffusion import SchedulerConfig
+from show1_jax.models import ARCHITECTURES
+from show1_jax.random_checkpoint import KINDS
+from show1_jax.request import SampleConfig
+from show1_jax.text import CLIPTextConfig, T5Config
+
+FOLDERS = {
+    "keyframes": "show-1-base",
+    "interpolation": "show-1-interpolation",
+    "first_frame": "IF-II-L-v1.0",
+    "superres_pixel": "show-1-sr1",
+    "superres_latent": "show-1-sr2",
+}
+
+
+@pytest.fixture(scope="module")
+def released(golden: Path) -> dict[str, Any]:
+    files: dict[str, Any] = json.loads(gzip.decompress((golden / "full_size_keys.json.gz").read_bytes()))
+    return {name: component["config"] for name, component in files.items()}
+
+
+@pytest.mark.parametrize("stage", FOLDERS)
+def test_full_size_networks_are_the_released_ones(stage: str, released: dict[str, Any]) -> None:
+    name = "UNet2DConditionModel" if stage == "first_frame" else "UNet3DConditionModel"
+    config = SampleConfig.from_dict(full.get_config().to_dict())
+    ours = ARCHITECTURES["unet"].from_dict(config.architecture[stage])
+    theirs = unet_config(released[f"{FOLDERS[stage]}/unet"] | {"_class_name": name})
+    assert ours.to_dict() == theirs.to_dict() | {
+        # A list of nowhere is the same as no list.
+        "only_cross_attention": list(theirs.only_cross_attention) if any(theirs.only_cross_attention) else [],
+    }
+
+
+def test_full_size_encoders_are_the_released_ones(released: dict[str, Any]) -> None:
+    architecture = full.get_config().architecture.to_dict()
+    t5, clip = (released[f"{folder}/text_encoder"] for folder in ("show-1-base", "show-1-sr2"))
+    assert T5Config.from_dict(architecture["text_t5"]) == T5Config.from_json(t5)
+    assert CLIPTextConfig.from_dict(architecture["text_clip"]) == CLIPTextConfig.from_json(clip)
+    vae = vae_config(released["show-1-sr2/vae"] | {"_class_name": "AutoencoderKL"})
+    assert ARCHITECTURES["vae"].from_dict(architecture["vae"]) == vae
+
+
+@pytest.mark.parametrize("stage", FOLDERS)
+@pytest.mark.parametrize("role", ["scheduler", "image_noising_scheduler"])
+def test_full_size_schedules_are_the_released_ones(stage: str, role: str, golden: Path) -> None:
+    path = golden / "checkpoints" / FOLDERS[stage] / role / "scheduler_config.json"
+    ours = full.get_config().schedulers[stage].get(role)
+    assert (ours is not None) == path.exists()
+    if ours is not None:
+        assert SchedulerConfig.from_json(ours) == SchedulerConfig.from_json(json.loads(path.read_text()))
+
+
+@pytest.mark.parametrize("config", [full, demo])
+def test_configs_state_every_network(config: Any) -> None:
+    settings = SampleConfig.from_dict(config.get_config().to_dict())
+    for name, fields in settings.architecture.items():
+        ARCHITECTURES[KINDS.get(name, "unet")].from_dict(fields)
+    assert set(settings.schedulers) == set(FOLDERS)
