@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from show1_jax.cli import flag_help, new_flags, parse_flags, run_command
+from show1_jax.cli import asked_processes, define_process_flags, flag_help, new_flags, parse_flags, run_command
 from show1_jax.request import Request, SampleConfig, choose_prompts, choose_stages
 
 
@@ -37,11 +37,7 @@ def define_flags() -> flags.FlagValues:
     text("video", None, "PATH: your own video, for --from_stage", flag_values=values)
     number("batch_size", None, "N: videos that are sampled together", flag_values=values)
     toggle("overwrite", False, "replace what another run left", flag_values=values)
-    toggle("distributed", False, "join the job's other processes, found by JAX (TPU pods, SLURM)", flag_values=values)
-    text("coordinator_address", None, "HOST:PORT: of the first of several processes", flag_values=values)
-    number("num_processes", None, "N: how many processes there are", flag_values=values)
-    number("process_id", None, "N: which process this is, from 0", flag_values=values)
-    toggle("help", False, "show this", short_name="h", flag_values=values)
+    define_process_flags(values)
     return values
 
 
@@ -68,8 +64,7 @@ def sample(argv: Sequence[str]) -> None:
     from show1_jax.jobs import run
     from show1_jax.parallel import initialize_distributed
 
-    processes = (values.coordinator_address, values.num_processes, values.process_id)
-    if values.distributed or any(value is not None for value in processes):
+    if processes := asked_processes(values):
         initialize_distributed(*processes)
     run(config, request)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from show1_jax.cli import flag_help, new_flags, parse_flags, run_command
+from show1_jax.cli import asked_processes, define_process_flags, flag_help, new_flags, parse_flags, run_command
 from show1_jax.errors import UserError
 from show1_jax.request import SampleConfig
 from show1_jax.training_config import check_stage
@@ -25,7 +25,7 @@ from show1_jax.training_config import check_stage
 def define_flags() -> flags.FlagValues:
     """The flags of this command; help texts start with the value's name."""
     values = new_flags()
-    text, number, toggle = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
+    text, toggle = flags.DEFINE_string, flags.DEFINE_bool
     text("stage", None, "STAGE: what is trained", flag_values=values)
     text("workdir", None, "DIR: of this run; where one is already, it goes on", flag_values=values)
     text("checkpoint", None, "A,B: text encoders and autoencoder, made by `python -m convert`", flag_values=values)
@@ -33,11 +33,7 @@ def define_flags() -> flags.FlagValues:
     text("devices", None, "N,M: how many, for --dry_run; otherwise those that are here", flag_values=values)
     text("profile", None, "STEP:N: profile N steps from this one on, for TensorBoard", flag_values=values)
     text("wandb", None, "PROJECT: send the metrics there too; needs the extra `wandb`", flag_values=values)
-    toggle("distributed", False, "join the job's other processes, found by JAX (TPU pods, SLURM)", flag_values=values)
-    text("coordinator_address", None, "HOST:PORT: of the first of several processes", flag_values=values)
-    number("num_processes", None, "N: how many processes there are", flag_values=values)
-    number("process_id", None, "N: which process this is, from 0", flag_values=values)
-    toggle("help", False, "show this", short_name="h", flag_values=values)
+    define_process_flags(values)
     return values
 
 
@@ -62,8 +58,7 @@ def train(argv: Sequence[str]) -> None:
     from show1_jax.parallel import initialize_distributed
     from show1_jax.training.job import dry_run, run
 
-    processes = (values.coordinator_address, values.num_processes, values.process_id)
-    if values.distributed or any(value is not None for value in processes):
+    if processes := asked_processes(values):
         initialize_distributed(*processes)
     if values.dry_run:
         dry_run(config, stage, devices)

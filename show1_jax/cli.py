@@ -41,6 +41,23 @@ def new_flags() -> flags.FlagValues:
     return values
 
 
+def define_process_flags(values: flags.FlagValues) -> None:
+    """The flags with which a command is one of several processes, and `--help`, which comes last."""
+    number, toggle = flags.DEFINE_integer, flags.DEFINE_bool
+    toggle("distributed", False, "join the job's other processes, found by JAX (TPU pods, SLURM)", flag_values=values)
+    help_string = "HOST:PORT: of the first of several processes"
+    flags.DEFINE_string("coordinator_address", None, help_string, flag_values=values)
+    number("num_processes", None, "N: how many processes there are", flag_values=values)
+    number("process_id", None, "N: which process this is, from 0", flag_values=values)
+    toggle("help", False, "show this", short_name="h", flag_values=values)
+
+
+def asked_processes(values: flags.FlagValues) -> tuple[str | None, int | None, int | None] | None:
+    """What `initialize_distributed` takes; None where the command line names no other processes."""
+    processes = (values.coordinator_address, values.num_processes, values.process_id)
+    return processes if values.distributed or any(value is not None for value in processes) else None
+
+
 def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
     """Parse a command line; the flags of `values` then have their values.
 

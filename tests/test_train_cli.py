@@ -117,10 +117,8 @@ def test_clips_are_of_the_size_and_rate_that_a_stage_makes(stage: TrainedStage) 
 
 def test_the_expert_is_trained_below_timestep_900() -> None:
     training = SampleConfig.from_dict(load_config(FULL).to_dict()).train
-    assert {stage: training.stage(stage).num_timesteps for stage in TRAINED_STAGES} == {
-        **dict.fromkeys(TRAINED_STAGES, 1000),
-        "superres_latent": 900,
-    }
+    assert training.superres_latent.num_timesteps == 900
+    assert training.keyframes.num_timesteps == training.superres_pixel.num_timesteps == 1000
 
 
 def test_learning_rate_rises_then_falls() -> None:
