@@ -26,6 +26,12 @@ from show1_jax.random_checkpoint import write_random_checkpoint
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 GOLDEN = Path(__file__).parent / "golden"
+LONG = ("test_training.py", "test_training_meshes.py", "test_sharding.py", "test_cascade_parity.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that none is left to one process at the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")

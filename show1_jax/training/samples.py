@@ -13,6 +13,7 @@ from einops import reduce
 from flax import nnx
 from jaxtyping import Array, Float, Float32, UInt8
 
+from show1_jax.errors import UserError
 from show1_jax.models import LoadedNetwork
 from show1_jax.noise import SeededNoise
 from show1_jax.parallel import from_all_processes, from_first_process, gather, put_batch, put_rows
@@ -60,7 +61,10 @@ def write_samples(run: TrainingRun, step: int) -> Path:
 
 
 def _write(folder: Path, made: np.ndarray, true: np.ndarray, captions: Sequence[str], run: TrainingRun) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error.strerror}); make room, then go on") from error
     for number, clip in enumerate(made):
         _write_video(folder / str(number), clip, run.plan.spec.fps)
     rows: dict[str, Clip] = {}
