@@ -2,12 +2,9 @@
 
 import json
 import math
-import os
-import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,10 +20,10 @@ from convert.rules import Source, sources
 from convert.safetensors_file import write_safetensors
 from convert.stored import read_weights, stored_architecture
 from convert.tables import KINDS, Kind, parameters
-from show1_jax.checkpoint import disk_error
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.config import Architecture
 from show1_jax.errors import UserError
+from show1_jax.folders import new_folder
 from show1_jax.manifest import Component
 from show1_jax.weights import WeightPath
 
@@ -96,7 +93,7 @@ def export(
     _check_target(out, overwrite)
     networks = _networks(CheckpointSet.open(checkpoint), components)
     check_space(out, sum(network.written_bytes(dtype) for network in networks))
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         for network in networks:
             _write(network, folder / network.folder, dtype)
         for name in {network.folder for network in networks}:
@@ -183,22 +180,3 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out}: exists; choose another place, or replace it with --overwrite")
     if not out.is_dir() or any(path.name not in _NAMES for path in out.iterdir()):
         raise UserError(f"{out}: is no exported folder, so it is not overwritten; choose another place")
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that takes the place of `out` when the block ends well, and is gone otherwise."""
-    temporary, replaced = (out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}") for _ in range(2))
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if out.exists():
-            os.replace(out, replaced)
-        os.replace(temporary, out)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except OSError as error:
-        if line := disk_error(error):
-            raise UserError(f"{out}: {line}, nothing was kept; choose another place with --out") from error
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

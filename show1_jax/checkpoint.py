@@ -6,11 +6,7 @@ path with every part as a string: `state["down_blocks"][0]["conv"]["kernel"]` is
 """
 
 import asyncio
-import errno
 import logging
-import os
-import re
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +21,7 @@ from flax import nnx
 from orbax.checkpoint import type_handlers
 
 from show1_jax.errors import UserError
+from show1_jax.folders import new_folder
 from show1_jax.manifest import (
     MANIFEST,
     CheckpointError,
@@ -231,26 +228,15 @@ class CheckpointWriter:
 def new_checkpoint(directory: Path, *, overwrite: bool = False) -> Iterator[CheckpointWriter]:
     """A writer for a checkpoint that appears at `directory` when the block ends well, and not at all otherwise.
 
-    Everything is written to a sibling directory, which is renamed at the end.
-
     Raises:
       UserError: `directory` exists and may not be overwritten (with `overwrite`: is no checkpoint), cannot be
         written, or the disk is full.
     """
     check_target(directory, overwrite=overwrite)
-    temporary = _sibling(directory)
-    try:
-        temporary.mkdir(parents=True)
+    with new_folder(directory) as temporary:
         writer = CheckpointWriter(temporary)
         yield writer
         writer.finish()
-        _publish(temporary, directory)
-    except Exception as error:
-        if line := disk_error(error):
-            raise UserError(f"{directory}: {line}, nothing was kept; choose another place with --out") from error
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_target(directory: Path, *, overwrite: bool = False) -> None:
@@ -261,32 +247,6 @@ def check_target(directory: Path, *, overwrite: bool = False) -> None:
         raise UserError(f"{directory}: exists; choose another place, or replace it with --overwrite")
     if not (directory / MANIFEST).is_file() and not (directory.is_dir() and not any(directory.iterdir())):
         raise UserError(f"{directory}: is no checkpoint, so it is not overwritten; choose another place")
-
-
-def _publish(temporary: Path, directory: Path) -> None:
-    replaced = _sibling(directory)
-    if directory.exists():
-        os.replace(directory, replaced)
-    os.replace(temporary, directory)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _sibling(directory: Path) -> Path:
-    return directory.absolute().with_name(f".{directory.name}.{secrets.token_hex(4)}")
-
-
-def disk_error(error: Exception) -> str | None:
-    """What a disk that does not take what is written means to a person; None for any other error.
-
-    Orbax passes on what TensorStore says as any type; the operating system's words and number are in the text.
-    """
-    inner = re.search(r"os_error_code='(\d+)'", str(error))
-    number = error.errno if isinstance(error, OSError) else inner and int(inner[1])
-    if number in {errno.ENOSPC, errno.EDQUOT} or "No space left on device" in str(error):
-        return "the disk is full"
-    if number in {errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EFBIG, errno.EIO}:
-        return f"cannot be written ({os.strerror(number)})"
-    return None
 
 
 class _FewAtOnce(type_handlers.NumpyHandler):

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +23,9 @@ from einops import rearrange
 from jaxtyping import BFloat16
 from tqdm import tqdm
 
-from show1_jax.checkpoint import disk_error, tokenizer_folder
+from show1_jax.checkpoint import tokenizer_folder
 from show1_jax.errors import UserError
+from show1_jax.folders import new_folder
 from show1_jax.manifest import read_manifest
 from show1_jax.models import ARCHITECTURES, LoadedNetwork, load_network
 from show1_jax.parallel import MeshConfig, gather, make_mesh, put_batch
@@ -210,7 +210,7 @@ def write_text_cache(
     texts = sorted({"", *captions}, key=_key)
     record = CacheRecord(component, digest, padding, len(texts), encoder.positions, encoder.width)
     _check_room(out, record, encoder.count_stored(texts))
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         _write_states(folder / _STATES, encoder, texts)
         (folder / _KEYS).write_bytes(b"".join(_key(text) for text in texts))
         (folder / _RECORD).write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n")
@@ -307,22 +307,6 @@ def _check_room(out: Path, record: CacheRecord, num_states: int) -> None:
             f"{folder} has only {free / 1e9:.3g} GB left; choose another place with --out, or store less with "
             "--text_padding=zeros (the networks must then be trained and sampled with it)"
         )
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that appears at `out` when the block ends well, and not at all otherwise."""
-    temporary = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(out)
-    except (OSError, RuntimeError) as error:  # ArrayRecord reports all errors as the latter
-        if line := disk_error(error):
-            raise UserError(f"{out}: {line}, nothing was kept; choose another place with --out") from error
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read_record(folder: Path) -> CacheRecord:

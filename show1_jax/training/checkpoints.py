@@ -22,8 +22,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import jax
 
-from show1_jax.checkpoint import BackgroundWrite, disk_error, load_arrays
+from show1_jax.checkpoint import BackgroundWrite, load_arrays
 from show1_jax.errors import UserError
+from show1_jax.folders import disk_error
 from show1_jax.manifest import (
     TRAINING,
     CheckpointError,
