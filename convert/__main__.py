@@ -1,6 +1,7 @@
 """`python -m convert`: released PyTorch folders in, one checkpoint out. With a word behind it:
 
-`inflate` makes a checkpoint to train from, `export` writes released folders again, `verify` says whether one is whole.
+`inflate` makes a checkpoint to train from, `merge` makes one checkpoint of several, `export` writes released folders
+again, `verify` says whether one is whole.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import jax
 from convert.convert import DTYPES, convert
 from convert.export import export
 from convert.inflate import STARTS, inflate
+from convert.merge import merge
 from convert.released import STAGES
 from convert.verify import verify
 from show1_jax.cli import run_command
@@ -33,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Convert the released folders of Show-1's five stages to one checkpoint. Sources are local folders "
         "or hub ids with an optional @revision; the default is the hub's released repository.",
         epilog="Further commands: `python -m convert inflate --help`, which makes a checkpoint to train from, "
+        "`python -m convert merge --help`, which makes one checkpoint of several, "
         "`python -m convert export --help`, which writes released folders again, and "
         "`python -m convert verify CHECKPOINT`, which checks a checkpoint and says what is in it.",
         allow_abbrev=False,
@@ -49,14 +52,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--stages", type=lambda text: text.split(","), default=list(STAGES), metavar="A,B", help="convert these only"
     )
+    _add_variant(parser)
     _add_output(parser)
     return parser
+
+
+def _add_variant(parser: argparse.ArgumentParser) -> None:
+    """What all commands that read released folders share."""
+    parser.add_argument("--variant", help="weights to prefer where a folder has several, e.g. fp16")
+
+
+def _add_components(parser: argparse.ArgumentParser) -> None:
+    """What all commands that read components of our checkpoints share."""
+    parser.add_argument("checkpoint", help="a checkpoint or a training run; several, separated by commas")
+    parser.add_argument(
+        "--component", action="append", default=[], metavar="NAME", help="write this one only (can be repeated)"
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     """What all commands that make a checkpoint share."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint to make")
-    parser.add_argument("--variant", help="weights to prefer where a folder has several, e.g. fp16")
     parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="of the stored weights")
     parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint at DIR")
 
@@ -73,6 +89,19 @@ def _inflate_parser() -> argparse.ArgumentParser:
         more = "; or a checkpoint, or `keyframes`: the UNet made here" if stage.name == "interpolation" else ""
         parser.add_argument(f"--{stage.name}", metavar="SOURCE", help=f"a folder like {stage.repository}{more}")
     parser.add_argument("--seed", type=int, default=0, help="of the newborn layers")
+    _add_variant(parser)
+    _add_output(parser)
+    return parser
+
+
+def _merge_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m convert merge",
+        description="Write components of several checkpoints as one checkpoint: of each name the last one's. A "
+        "training run stands for the averaged weights of its newest good step. Without --component: all of them.",
+        allow_abbrev=False,
+    )
+    _add_components(parser)
     _add_output(parser)
     return parser
 
@@ -84,11 +113,8 @@ def _export_parser() -> argparse.ArgumentParser:
         "folder for each stage, which `python -m convert --from FOLDER` reads again.",
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", help="a checkpoint or a training run; several, separated by commas")
+    _add_components(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
-    parser.add_argument(
-        "--component", action="append", default=[], metavar="NAME", help="write this one only (can be repeated)"
-    )
     parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="of the written weights")
     parser.add_argument("--overwrite", action="store_true", help="replace what was exported to FOLDER")
     return parser
@@ -124,7 +150,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    commands = {"verify": _run_verify, "inflate": _run_inflate, "export": _run_export}
+    commands = {"verify": _run_verify, "inflate": _run_inflate, "merge": _run_merge, "export": _run_export}
     command = commands.get(arguments[0]) if arguments else None
     if command:
         command(arguments[1:])
@@ -151,6 +177,11 @@ def _run_inflate(arguments: Sequence[str]) -> None:
         dtype=DTYPES[parsed.dtype],
         overwrite=parsed.overwrite,
     )
+
+
+def _run_merge(arguments: Sequence[str]) -> None:
+    parsed = _merge_parser().parse_args(arguments)
+    merge(parsed.checkpoint, parsed.out, parsed.component, dtype=DTYPES[parsed.dtype], overwrite=parsed.overwrite)
 
 
 def _run_export(arguments: Sequence[str]) -> None:

@@ -1,0 +1,104 @@
+"""Components of several checkpoints and training runs as one checkpoint: what a trained cascade is shipped as."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from convert.convert import check_space
+from convert.released import check_fit
+from convert.stored import read_weights, stored_architecture
+from convert.tables import parameters
+from show1_jax.checkpoint import CheckpointWriter, check_target, new_checkpoint, tokenizer_folder, weight_shapes
+from show1_jax.checkpoint_set import CheckpointSet
+from show1_jax.config import Architecture
+from show1_jax.errors import UserError
+from show1_jax.manifest import Component, read_manifest
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A component that will be written.
+
+    Attributes:
+      name: of the component, in both checkpoints.
+      checkpoint: that holds it.
+      record: its entry in the new manifest.
+      architecture: of its network.
+      dtype: of the written weights; None keeps each.
+    """
+
+    name: str
+    checkpoint: Path
+    record: Component
+    architecture: Architecture
+    dtype: np.dtype | None
+
+    def written_bytes(self) -> int:
+        """Size of its weights."""
+        stored = weight_shapes(self.checkpoint, self.name).values()
+        return sum(math.prod(leaf.shape) * (self.dtype or leaf.dtype).itemsize for leaf in stored)
+
+    def state(self) -> nnx.State:
+        """Its parameters, as shapes."""
+        return parameters(self.record.kind, self.architecture)
+
+
+def merge(
+    checkpoints: str | Path,
+    out: Path,
+    components: Sequence[str] = (),
+    *,
+    dtype: np.dtype | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes components of one or several checkpoints as one, each with its tokenizer, its settings and its origin.
+
+    Args:
+      checkpoints: a checkpoint's directory, a training run's, or several, as `CheckpointSet.open` takes them: what the
+        later ones hold takes the place of what the earlier ones do.
+      out: the checkpoint's directory; it appears when everything is written.
+      components: to write; by default all of them.
+      dtype: of the stored weights; None keeps each tensor's.
+      overwrite: replace a checkpoint that is there; it may be one of `checkpoints`.
+
+    Raises:
+      UserError: no such checkpoint or component, damaged files, networks that do not fit each other, weights that are
+        NaN, infinite or too large for `dtype`, or anything wrong with `out` or the disk; `out` is then as it was.
+    """
+    check_target(out, overwrite=overwrite)
+    opened = CheckpointSet.open(checkpoints)
+    parts = [_part(opened, name, dtype) for name in dict.fromkeys(components or opened.paths)]
+    check_fit({part.name: part.architecture for part in parts})
+    check_space(out, sum(part.written_bytes() for part in parts))
+    with new_checkpoint(out, overwrite=overwrite) as writer:
+        for part in parts:
+            _write(writer, part)
+    for part in parts:
+        print(f"{part.name}: {part.checkpoint} as {part.record.dtype}")
+    print(f"{out}: written")
+
+
+def _part(checkpoints: CheckpointSet, name: str, dtype: np.dtype | None) -> _Part:
+    """A component, checked as far as it can be without reading weights."""
+    record, checkpoint = checkpoints.component(name), checkpoints.path(name)
+    if not name.isidentifier():
+        raise UserError(f"{checkpoint}: {name!r} is no component's name; convert again")
+    architecture = stored_architecture(checkpoint, name, record)
+    return _Part(name, checkpoint, replace(record, dtype=dtype.name if dtype else record.dtype), architecture, dtype)
+
+
+def _write(writer: CheckpointWriter, part: _Part) -> None:
+    weights = read_weights(part.checkpoint, part.name, part.state(), part.dtype)
+    dtypes = {path: part.dtype or array.dtype for path, array in weights.items()}
+    folder = tokenizer_folder(part.checkpoint, part.name)
+    recorded = map(part.checkpoint.joinpath, read_manifest(part.checkpoint).files)
+    tokenizer = {path.name: path for path in recorded if path.parent == folder}
+    total = sum(array.nbytes for array in weights.values())
+    with tqdm(desc=f"write {part.name}", total=total, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+        writer.add(part.name, part.record, weights, dtypes, tokenizer, bar.update)

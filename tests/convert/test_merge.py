@@ -1,0 +1,248 @@
+"""Components of several checkpoints and training runs as one checkpoint: nothing is lost, and nothing bad goes in."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import tiny_config
+
+from convert.__main__ import main
+from convert.stored import read_weights, stored_architecture
+from convert.tables import parameters
+from convert.verify import verify
+from show1_jax.checkpoint import new_checkpoint, tokenizer_folder, weight_shapes
+from show1_jax.manifest import Manifest, read_manifest
+from show1_jax.random_checkpoint import write_random_checkpoint
+from show1_jax.text import load_clip_tokenizer, load_t5_tokenizer
+from show1_jax.training.checkpoints import TrainingCheckpoints
+from show1_jax.weights import WeightPath
+
+Arrays = dict[WeightPath, np.ndarray]
+NAMES = ("first_frame", "text_clip", "text_t5")
+KERNEL = ("token_embedding", "embedding")
+"""A weight of the CLIP text encoder."""
+
+
+def random_checkpoint(out: Path, *names: str, seed: int = 0) -> Path:
+    config = tiny_config.settings()
+    write_random_checkpoint(out, {name: config.architecture[name] for name in names}, config.schedulers, seed)
+    return out
+
+
+def weights_of(checkpoint: Path, name: str) -> Arrays:
+    record = read_manifest(checkpoint).component(name)
+    return read_weights(checkpoint, name, parameters(record.kind, stored_architecture(checkpoint, name, record)))
+
+
+def assert_equal(ours: Mapping[WeightPath, np.ndarray], theirs: Mapping[WeightPath, np.ndarray]) -> None:
+    """Bit for bit."""
+    assert ours.keys() == theirs.keys()
+    for path, array in ours.items():
+        assert (array.dtype, array.shape) == (theirs[path].dtype, theirs[path].shape)
+        assert array.tobytes() == theirs[path].tobytes()
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_checkpoint(tmp_path_factory.mktemp("first") / "checkpoint", *NAMES)
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_checkpoint(tmp_path_factory.mktemp("second") / "checkpoint", "text_clip", seed=1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, first: Path) -> Path:
+    """A training run whose averaged weights are all the number of the step."""
+    workdir = tmp_path_factory.mktemp("runs") / "first_frame"
+    record, shapes = read_manifest(first).component("first_frame"), weight_shapes(first, "first_frame")
+    checkpoints = TrainingCheckpoints(workdir / "checkpoints", keep=2, keep_every=0)
+    for step in (1, 2):
+        average = {path: jnp.full(leaf.shape, step, jnp.float32) for path, leaf in shapes.items()}
+        record = replace(record, provenance={"source": "train.py", "step": step})
+        checkpoints.save(step, "first_frame", record, average, {"step": jnp.int32(step)}, {})
+    checkpoints.close()
+    return workdir
+
+
+Merge = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def merge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Merge:
+    """Merges to `out`. Returns the exit code and the last line on stderr (bars are erased)."""
+
+    def merge(checkpoints: Path | str, *arguments: str) -> tuple[int, str]:
+        code = main(["merge", str(checkpoints), "--out", str(tmp_path / "out"), *arguments])
+        error = capsys.readouterr().err.split("\r")[-1].strip("\n")
+        assert "\n" not in error
+        return code, error
+
+    return merge
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def test_the_same_again(merge: Merge, first: Path, out: Path) -> None:
+    assert merge(first) == (0, "")
+    assert read_manifest(out).components == read_manifest(first).components
+    for name in NAMES:
+        assert_equal(weights_of(out, name), weights_of(first, name))
+    verify(out)
+
+
+def test_tokenizers_come_along(merge: Merge, first: Path, out: Path) -> None:
+    assert merge(first, "--component", "text_t5", "--component", "text_clip") == (0, "")
+    assert list(read_manifest(out).components) == ["text_t5", "text_clip"]
+    assert load_clip_tokenizer(tokenizer_folder(out, "text_clip"))
+    assert load_t5_tokenizer(tokenizer_folder(out, "text_t5"))
+    for path in (first / "text_clip/tokenizer").iterdir():
+        assert (out / "text_clip/tokenizer" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_later_ones_replace_earlier_ones(merge: Merge, first: Path, second: Path, out: Path) -> None:
+    assert merge(f"{first},{second}", "--component", "text_t5", "--component", "text_clip") == (0, "")
+    assert_equal(weights_of(out, "text_clip"), weights_of(second, "text_clip"))
+    assert_equal(weights_of(out, "text_t5"), weights_of(first, "text_t5"))
+    provenance = {name: record.provenance["seed"] for name, record in read_manifest(out).components.items()}
+    assert provenance == {"text_t5": 0, "text_clip": 1}
+
+
+@pytest.mark.parametrize("step", [None, 1])
+def test_a_training_run(merge: Merge, first: Path, run: Path, out: Path, step: int | None) -> None:
+    trained = run if step is None else run / "checkpoints" / f"{step:08d}"
+    assert merge(f"{first},{trained}", "--dtype", "float16") == (0, "")
+    assert set(read_manifest(out).components) == set(NAMES)
+    record = read_manifest(out).component("first_frame")
+    assert record.provenance == {"source": "train.py", "step": step or 2}
+    assert record.schedulers == read_manifest(first).component("first_frame").schedulers
+    assert {value for array in weights_of(out, "first_frame").values() for value in np.unique(array)} == {step or 2}
+    assert {path.name for path in out.iterdir()} == {*NAMES, "manifest.json"}
+    verify(out)
+
+
+def with_values(out: Path, source: Path, values: np.ndarray) -> Path:
+    """A checkpoint of the CLIP text encoder of `source` with these values at the beginning of one weight."""
+    weights = {path: array.copy() for path, array in weights_of(source, "text_clip").items()}
+    weights[KERNEL].reshape(-1)[: values.size] = values
+    with new_checkpoint(out) as writer:
+        dtypes = {path: array.dtype for path, array in weights.items()}
+        writer.add("text_clip", read_manifest(source).component("text_clip"), weights, dtypes)
+    return out
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_dtypes(merge: Merge, second: Path, tmp_path: Path, out: Path, dtype: str) -> None:
+    """As NumPy rounds, also where float16 has few bits left, and just below where it overflows."""
+    rng = np.random.default_rng(0)
+    values = np.ldexp(rng.uniform(-1, 1, 10_000), rng.integers(-30, 15, 10_000)).astype(np.float32)
+    values[:4] = (65519.996, -65504, 2**-25, 1 + 2**-11)
+    source = with_values(tmp_path / "values", second, values)
+    assert merge(source, "--dtype", dtype) == (0, "")
+    numpy_dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    expected = {path: array.astype(numpy_dtype) for path, array in weights_of(source, "text_clip").items()}
+    assert_equal(weights_of(out, "text_clip"), expected)
+    assert read_manifest(out).component("text_clip").dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("value", "arguments", "message"),
+    [
+        (65520, ["--dtype", "float16"], "1 weights too large for float16: token_embedding/embedding; "),
+        (3.4e38, ["--dtype", "bfloat16"], "1 weights too large for bfloat16: token_embedding/embedding; "),
+        (np.nan, [], "1 weights with NaN or infinity: token_embedding/embedding; "),
+    ],
+)
+def test_bad_values(
+    merge: Merge, second: Path, tmp_path: Path, value: float, arguments: list[str], message: str
+) -> None:
+    code, error = merge(with_values(tmp_path / "values", second, np.array([value])), *arguments)
+    assert (code, message in error) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["values"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--component", "keyframes"], "has no component 'keyframes', only first_frame, text_clip, text_t5"),
+        (["--dtype", "int8"], "--dtype: invalid choice: 'int8'"),
+        (["--variant", "fp16"], "unrecognized arguments: --variant fp16"),
+    ],
+)
+def test_bad_arguments(merge: Merge, first: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    code, error = merge(first, *arguments)
+    assert (code, message in error) == (2, True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_checkpoint(merge: Merge, first: Path, tmp_path: Path) -> None:
+    code, error = merge(f"{first},{tmp_path / 'none'}")
+    assert (code, "none: no checkpoint; make one with" in error) == (2, True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_overwriting(merge: Merge, first: Path, second: Path, tmp_path: Path, out: Path) -> None:
+    assert merge(first, "--component", "text_clip")[0] == 0
+    before = (out / "manifest.json").read_bytes()
+    code, error = merge(second)
+    assert (code, "out: exists; choose another place, or replace it with --overwrite" in error) == (2, True)
+    assert (out / "manifest.json").read_bytes() == before
+    assert merge(f"{out},{second}", "--overwrite") == (0, "")  # in place
+    assert_equal(weights_of(out, "text_clip"), weights_of(second, "text_clip"))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("folder", ["weights", "tokenizer"])
+def test_damage_is_not_passed_on(merge: Merge, second: Path, tmp_path: Path, folder: str) -> None:
+    copy = Path(shutil.copytree(second, tmp_path / "copy"))
+    files = [path for path in (copy / "text_clip" / folder).rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    code, error = merge(copy)
+    assert (code, f"missing or changed: text_clip/{folder}/" in error) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_files_that_no_manifest_vouches_for_stay_behind(merge: Merge, second: Path, tmp_path: Path, out: Path) -> None:
+    copy = Path(shutil.copytree(second, tmp_path / "copy"))
+    (copy / "text_clip/tokenizer/added_tokens.json").write_text("{}")
+    assert merge(copy) == (0, "")
+    assert not (out / "text_clip/tokenizer/added_tokens.json").exists()
+
+
+def test_networks_that_do_not_fit_each_other(merge: Merge, first: Path, tmp_path: Path) -> None:
+    wider = {**tiny_config.settings().architecture["text_t5"], "d_model": 48}
+    write_random_checkpoint(tmp_path / "wider", {"text_t5": wider}, {})
+    code, error = merge(f"{first},{tmp_path / 'wider'}")
+    assert (code, "first_frame takes text states of width 32, but text_t5 gives 48" in error) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["wider"]
+
+
+def test_a_component_s_name_leads_nowhere_else(merge: Merge, first: Path, tmp_path: Path) -> None:
+    (tmp_path / "evil").mkdir()
+    Manifest({"../elsewhere": read_manifest(first).component("text_t5")}, {}).write(tmp_path / "evil")
+    code, error = merge(tmp_path / "evil")
+    assert (code, "'../elsewhere' is no component's name" in error) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["evil"]
+
+
+def test_too_little_room(merge: Merge, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")
+    needed = sum(2 * array.size for array in weights_of(first, "text_clip").values())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
+    code, error = merge(first, "--component", "text_clip", "--dtype", "float16")
+    assert (code, "free space or choose another place with --out" in error) == (2, True)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
+    assert merge(first, "--component", "text_clip", "--dtype", "float16") == (0, "")
