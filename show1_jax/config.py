@@ -154,7 +154,10 @@ class UNetConfig(Architecture):
                 f"{channels} channels do not divide into norm_num_groups={self.norm_num_groups}",
             )
             if self.temporal:
-                self._require(channels % 32 == 0, f"temporal layers need channels in multiples of 32, not {channels}")
+                self._require(
+                    channels % min(32, channels) == 0,
+                    f"temporal layers have 32 groups, or one for each of fewer channels; {channels} do not divide",
+                )
         used = [(self.block_out_channels[-1], self.mid_head_dim)]
         for level, channels in enumerate(self.block_out_channels):
             if self.attention_levels[level]:

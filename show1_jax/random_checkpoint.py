@@ -12,7 +12,7 @@ from flax import nnx
 from show1_jax.checkpoint import new_checkpoint
 from show1_jax.manifest import Component
 from show1_jax.models import ARCHITECTURES, build
-from show1_jax.text import byte_level_tokenizers
+from show1_jax.text import write_tokenizers
 from show1_jax.weights import weight_path
 
 KINDS = {"text_t5": "t5", "text_clip": "clip", "vae": "vae"}
@@ -41,7 +41,7 @@ def write_random_checkpoint(
     """
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as scratch, new_checkpoint(directory) as writer:
-        byte_level_tokenizers(scratch)
+        write_tokenizers(scratch)
         for name, fields in architecture.items():
             kind = KINDS.get(name, "unet")
             config = ARCHITECTURES[kind].from_dict(fields)

@@ -22,6 +22,7 @@ TRAINED_STAGES: Final[tuple[TrainedStage, ...]] = get_args(TrainedStage)
 LearningRateSchedule = Literal["constant", "cosine", "linear"]
 DataName = Literal["synthetic", "videos"]
 TextSource = Literal["encoder", "cache"]
+ReconstructionError = Literal["absolute", "squared"]
 
 COMPONENTS: Final[dict[TrainedStage, str]] = {**{stage: stage for stage in STAGES}, "autoencoder": "vae"}
 """The component of a checkpoint that a stage trains."""
@@ -159,6 +160,8 @@ class SuperresLatentTrainingConfig(DenoisingTrainingConfig):
 class AutoencoderTrainingConfig(StageTrainingConfig):
     """The autoencoder of stage 4, on single frames; the released one was trained elsewhere (arXiv 2112.10752)."""
 
+    error: ReconstructionError = "absolute"
+    """Of a pixel: `absolute`, as Latent Diffusion's, or `squared`, which does not let small things be overlooked."""
     kl_weight: float = 1e-6
     """Weight of the latents' divergence from the unit Gaussian."""
     height: int = 256
@@ -166,6 +169,7 @@ class AutoencoderTrainingConfig(StageTrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._require_choice("error", get_args(ReconstructionError))
         self._require_at_least(0, "kl_weight")
         self._require_at_least(1, "height", "width")
 

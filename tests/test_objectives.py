@@ -422,13 +422,14 @@ def encoded(video: np.ndarray, noise: Any) -> tuple[np.ndarray, np.ndarray, np.n
     return mean, 2 * mean - 1, mean + np.exp(mean - 0.5) * np.asarray(noise, np.float64)
 
 
+@pytest.mark.parametrize(("error", "of_pixels"), [("absolute", np.abs), ("squared", np.square)])
 @pytest.mark.usefixtures("draws")
-def test_the_autoencoder_is_trained_on_absolute_error_and_divergence() -> None:
+def test_the_autoencoder_is_trained_on_error_and_divergence(error: str, of_pixels: Any) -> None:
     clip = levels(1, BATCH, 1, 8, 6, 3)
-    losses = objective("autoencoder", kl_weight=0.5)(FakeAutoencoder(), jnp.asarray(clip), None, KEYS)
+    losses = objective("autoencoder", error=error, kl_weight=0.5)(FakeAutoencoder(), jnp.asarray(clip), None, KEYS)
     mean, logvar, latents = encoded(clip, gaussian("posterior", (1, 4, 3, 4)))
     decoded = np.tanh(latents[..., :3].repeat(2, axis=2).repeat(2, axis=3))
-    reconstruction = per_example(np.abs(clip - decoded))
+    reconstruction = per_example(of_pixels(clip - decoded))
     kl = (mean**2 + np.exp(logvar) - 1 - logvar).sum(axis=(1, 2, 3, 4)) / 2 / (8 * 6 * 3)
     np.testing.assert_allclose(losses.loss, reconstruction + 0.5 * kl, rtol=RELATIVE)
     np.testing.assert_allclose(losses.parts["reconstruction"], reconstruction, rtol=RELATIVE)

@@ -360,7 +360,7 @@ assert not {{"torch", "tensorflow"}} & set(sys.modules)
 @pytest.fixture(scope="module")
 def byte_level(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Tokenizer]:
     folder = tmp_path_factory.mktemp("tokenizers")
-    text.byte_level_tokenizers(folder)
+    text.write_tokenizers(folder)
     return text.load_t5_tokenizer(folder / "t5"), text.load_clip_tokenizer(folder / "clip")
 
 
@@ -389,6 +389,6 @@ def test_byte_level_tokenizers_know_every_character(byte_level):
 
 def test_byte_level_tokenizers_are_the_same_every_time(tmp_path):
     for folder in ("a", "b"):
-        text.byte_level_tokenizers(tmp_path / folder)
+        text.write_tokenizers(tmp_path / folder)
     for path in (tmp_path / "a").rglob("*.*"):
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()

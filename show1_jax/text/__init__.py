@@ -3,13 +3,13 @@
 from show1_jax.text.clip import CLIPTextConfig, CLIPTextEncoder
 from show1_jax.text.t5 import T5Config, T5Encoder
 from show1_jax.text.tokenizers import (
-    byte_level_tokenizers,
     clip_cut_off,
     load_clip_tokenizer,
     load_t5_tokenizer,
     t5_cut_off,
     tokenize_clip,
     tokenize_t5,
+    write_tokenizers,
 )
 
 __all__ = [
@@ -17,11 +17,11 @@ __all__ = [
     "CLIPTextEncoder",
     "T5Config",
     "T5Encoder",
-    "byte_level_tokenizers",
     "clip_cut_off",
     "load_clip_tokenizer",
     "load_t5_tokenizer",
     "t5_cut_off",
     "tokenize_clip",
     "tokenize_t5",
+    "write_tokenizers",
 ]

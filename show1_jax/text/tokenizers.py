@@ -19,6 +19,7 @@ from show1_jax.errors import UserError
 
 MAX_LENGTH = 77
 """Tokens of a prompt, for both encoders: what the networks were trained with."""
+_NUM_MERGES = 128
 
 
 @runtime_checkable
@@ -106,17 +107,20 @@ def clip_cut_off(tokenizer: CLIPTokenizer, prompt: str) -> str:
     return tokenizer.decode(_clip_body(tokenizer, prompt)[tokenizer.model_max_length - 2 :]).strip()
 
 
-def byte_level_tokenizers(folder: str | Path) -> None:
-    """Write a minimal tokenizer of each kind into `folder`/t5 and `folder`/clip: no vocabulary but the 256 bytes.
+def write_tokenizers(folder: str | Path, texts: Sequence[str] = ()) -> None:
+    """Write a small tokenizer of each kind, in the released formats, into `folder`/t5 and `folder`/clip.
 
-    They are for cascades with random weights, in the released formats and without any download.
+    Both know every byte, and what byte-pair encoding (Sennrich et al. 2016) merges in `texts` by at most
+    `_NUM_MERGES` merges: a few dozen words become a token each.
     """
     t5, clip = Path(folder) / "t5", Path(folder) / "clip"
     for path in (t5, clip):
         path.mkdir(parents=True, exist_ok=True)
-    (t5 / "spiece.model").write_bytes(_byte_sentencepiece())
-    (clip / "vocab.json").write_text(json.dumps(_byte_vocabulary(), ensure_ascii=False), encoding="utf-8")
-    (clip / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    (t5 / "spiece.model").write_bytes(_sentencepiece(texts))
+    merges = _merges(texts)
+    (clip / "vocab.json").write_text(json.dumps(_vocabulary(merges), ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (clip / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_LENGTH, "pad_token": "<|endoftext|>"}
     (clip / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
@@ -156,17 +160,18 @@ def _transformers() -> Any:
     return transformers
 
 
-def _byte_sentencepiece() -> bytes:
-    """A sentencepiece model of ASCII characters, and UTF-8 bytes for all others; the first three ids are T5's."""
+def _sentencepiece(texts: Sequence[str]) -> bytes:
+    """A sentencepiece model of ASCII characters, UTF-8 bytes for all others, and merges; its first ids are T5's."""
     import sentencepiece
 
     alphabet = [letter for letter in string.printable if not letter.isspace()]
+    merged = {"model_type": "bpe"} if texts else {"max_sentencepiece_length": 1}
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(alphabet),
+        sentence_iterator=iter([*alphabet, *texts]),
         model_writer=model,
-        vocab_size=3 + 256 + len(alphabet) + 1,
-        max_sentencepiece_length=1,
+        vocab_size=3 + 256 + len(alphabet) + 1 + _NUM_MERGES * bool(texts),
+        hard_vocab_limit=False,
         character_coverage=1.0,
         byte_fallback=True,
         pad_id=0,
@@ -174,14 +179,31 @@ def _byte_sentencepiece() -> bytes:
         unk_id=2,
         bos_id=-1,
         minloglevel=2,
+        **merged,
     )
     return model.getvalue()
 
 
-def _byte_vocabulary() -> dict[str, int]:
-    """CLIP's ids for bytes within a word, bytes that end one, and the two special tokens."""
+def _merges(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs of pieces that CLIP's tokenizer merges, in their order."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    if not texts:
+        return []
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    letters = {letter for text in texts for letter in text if not letter.isspace()}
+    size = 2 * len(letters) + _NUM_MERGES
+    trainer = trainers.BpeTrainer(vocab_size=size, end_of_word_suffix="</w>", show_progress=False)
+    learner.train_from_iterator(texts, trainer)
+    return [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+
+
+def _vocabulary(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """CLIP's ids for bytes within a word, bytes that end one, merged pieces, and the two special tokens."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     alphabet = sorted(ByteLevel.alphabet())
-    pieces = [*alphabet, *(letter + "</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    ends = [letter + "</w>" for letter in alphabet]
+    pieces = [*alphabet, *ends, *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
     return {piece: index for index, piece in enumerate(pieces)}

@@ -17,6 +17,7 @@ from show1_jax.diffusion import (
     prediction_slope,
     split_variance,
 )
+from show1_jax.training_config import ReconstructionError
 
 Video = Float32[Array, "b t h w c"]
 PerExample = Float32[Array, " b"]
@@ -169,14 +170,21 @@ def _decoder_log_likelihood(tables: BoundTables, x0: Video, error: Video, varian
 
 
 def autoencoder_losses(
-    kl_weight: float, video: Video, reconstruction: Video, mean: Video, logvar: Video, latents: Video
+    error: ReconstructionError,
+    kl_weight: float,
+    video: Video,
+    reconstruction: Video,
+    mean: Video,
+    logvar: Video,
+    latents: Video,
 ) -> Losses:
     """Latent Diffusion's objective (arXiv 2112.10752, appendix G), over the number of a clip's pixel values.
 
-    Its perceptual and adversarial terms are left out: what remains is the absolute error and, weighted, the divergence
-    of the latents' Gaussians from the unit one, summed over all latents.
+    Its perceptual and adversarial terms are left out: what remains is the error and, weighted, the divergence of the
+    latents' Gaussians from the unit one, summed over all latents.
 
     Args:
+        error: `absolute`, as there, or `squared`.
         kl_weight: weight of the divergence.
         video: in [-1, 1].
         reconstruction: the decoder's, of `latents`.
@@ -187,16 +195,17 @@ def autoencoder_losses(
     Returns:
         With `latent_mean` and `latent_mean_square`; averaged over examples they give `latent_std`.
     """
-    absolute = _mean(jnp.abs(reconstruction - video))
+    difference = reconstruction - video
+    distance = _mean(jnp.abs(difference) if error == "absolute" else jnp.square(difference))
     divergence = 0.5 * (jnp.square(mean) + jnp.expm1(logvar) - logvar)
     kl = divergence.sum(axis=(1, 2, 3, 4)) / math.prod(video.shape[1:])
     parts = {
-        "reconstruction": absolute,
+        "reconstruction": distance,
         "kl": kl,
         "latent_mean": _mean(latents),
         "latent_mean_square": _mean(jnp.square(latents)),
     }
-    return Losses(absolute + kl_weight * kl, None, parts)
+    return Losses(distance + kl_weight * kl, None, parts)
 
 
 def latent_std(latent_mean: float, latent_mean_square: float) -> float:

@@ -32,6 +32,7 @@ from show1_jax.training_config import (
     AutoencoderTrainingConfig,
     DenoisingTrainingConfig,
     InterpolationTrainingConfig,
+    ReconstructionError,
     StageTrainingConfig,
     TrainedStage,
 )
@@ -181,12 +182,14 @@ class DenoisingObjective:
 class AutoencoderObjective:
     """The objective of the autoencoder; see `Objective` and `autoencoder_losses`."""
 
+    error: ReconstructionError
     kl_weight: float
 
     def __call__(self, network: Any, video: Video, text: Float[Array, "b n d"] | None, keys: Keys) -> Losses:
         mean, logvar = network.encode(video)
         latents = mean + jnp.exp(0.5 * logvar) * _draw_normal(keys, "posterior", mean.shape[1:])
-        return autoencoder_losses(self.kl_weight, video, network.decode(latents), mean, logvar, latents)
+        decoded = network.decode(latents)
+        return autoencoder_losses(self.error, self.kl_weight, video, decoded, mean, logvar, latents)
 
 
 def make_objective(
@@ -216,7 +219,7 @@ def make_objective(
         for name in ("in_channels", "out_channels"):
             value = getattr(architecture, name)
             _require(value == 3, stage, f"{name}={value} of its network must be 3")
-        return AutoencoderObjective(training.kl_weight)
+        return AutoencoderObjective(training.error, training.kl_weight)
     assert isinstance(architecture, UNetConfig)
     if scheduler is None:
         raise UserError(f"stage {stage}: it has no scheduler; give its noise schedule")

@@ -18,7 +18,6 @@ from einops import rearrange, repeat
 from flax import nnx
 from recorded import relative_error
 
-from configs import demo
 from convert import inflate as inflating
 from convert.__main__ import main
 from convert.architectures import unet_config
@@ -45,7 +44,7 @@ def image_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "text_t5": config.architecture["text_t5"],
     }
     out = tmp_path_factory.mktemp("image") / "checkpoint"
-    write_random_checkpoint(out, networks, {"keyframes": {"scheduler": demo.DDPM}})
+    write_random_checkpoint(out, networks, {"keyframes": {"scheduler": tiny_config.DDPM}})
     return out
 
 
@@ -90,7 +89,7 @@ def inputs(channels: int, *, noise_level: bool = False) -> list[Any]:
     """Two videos, their timesteps, text states and, if the network is told one, noise levels."""
     rng = np.random.default_rng(0)
     video = rng.standard_normal((2, FRAMES, 4, 6, channels), np.float32)
-    text = rng.standard_normal((2, 5, demo.TEXT_DIM), np.float32)
+    text = rng.standard_normal((2, 5, tiny_config.TEXT_DIM), np.float32)
     return [video, jnp.asarray([3, 700]), text, *([jnp.asarray([20, 400])] if noise_level else [])]
 
 
@@ -261,10 +260,11 @@ def test_an_image_network_in_a_checkpoint(refused: Refused, image_checkpoint: Pa
 def test_widths_that_temporal_layers_cannot_have(refused: Refused, tmp_path: Path) -> None:
     odd = {"block_out_channels": (48,), "norm_num_groups": 16, "temporal": False}
     networks = {"keyframes": {**tiny_config.settings().architecture["keyframes"], **odd}}
-    write_random_checkpoint(tmp_path / "odd", networks, {"keyframes": {"scheduler": demo.DDPM}})
+    write_random_checkpoint(tmp_path / "odd", networks, {"keyframes": {"scheduler": tiny_config.DDPM}})
     export(tmp_path / "odd", tmp_path / "IF-I", ["keyframes"])
     line = refused("--keyframes", str(tmp_path / "IF-I"))
-    assert "IF-I: cannot be inflated: UNetConfig: temporal layers need channels in multiples of 32, not 48" in line
+    assert "IF-I: cannot be inflated: UNetConfig: temporal layers have 32 groups" in line
+    assert "48 do not divide" in line
 
 
 def test_text_encoders_must_fit(refused: Refused, image_checkpoint: Path, tmp_path: Path) -> None:

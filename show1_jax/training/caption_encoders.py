@@ -1,0 +1,207 @@
+"""Text encoders for a small cascade, trained on the synthetic world's captions alone, and their tokenizers.
+
+    python -m show1_jax.training.caption_encoders --config configs/demo.py --out checkpoints/demo-text
+
+The released cascade's encoders have read the internet; these have read one grammar, in which every word is a token.
+Each token's state learns to tell, through a linear layer that is thrown away, which words stand in the token's own
+clause and in the phrase that names the background; the end token learns all words of the caption. So a state that a
+pixel attends to says what belongs together: which shape is red, and which of two things moves up.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float32
+from tqdm import tqdm
+
+from show1_jax.checkpoint import CheckpointWriter, new_checkpoint
+from show1_jax.cli import load_config, run_command
+from show1_jax.data.synthetic import scene_from_index
+from show1_jax.errors import UserError
+from show1_jax.initial_weights import initial_weight
+from show1_jax.manifest import Component
+from show1_jax.models import ARCHITECTURES, build
+from show1_jax.request import SampleConfig
+from show1_jax.text import write_tokenizers
+from show1_jax.text.encoding import Tokenize, Tokens, encode_text, load_tokenize
+from show1_jax.weights import Weights, to_state, to_weights
+
+ENCODERS: Final = {"text_t5": "t5", "text_clip": "clip"}
+NUM_CAPTIONS: Final = 20_000
+BATCH_SIZE: Final = 128
+LEARNING_RATE: Final = 3e-3
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train the encoders that a config describes, and write them as a checkpoint.
+
+    Raises:
+        UserError: the config has no such architectures, or they do not fit the tokenizers; or the target exists.
+    """
+    parser = argparse.ArgumentParser(prog="python -m show1_jax.training.caption_encoders", allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="a config file with architecture.text_t5 and .text_clip")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint to make")
+    parser.add_argument("--steps", type=int, default=1500, help="of training each encoder")
+    parsed = parser.parse_args(arguments)
+    config = SampleConfig.from_dict(load_config(parsed.config).to_dict())
+    captions = [scene_from_index(index).scene.sentence() for index in range(NUM_CAPTIONS)]
+    with tempfile.TemporaryDirectory() as scratch, new_checkpoint(parsed.out) as writer:
+        write_tokenizers(scratch, captions)
+        for name in ENCODERS:
+            _add_encoder(writer, name, config, captions, Path(scratch) / ENCODERS[name], parsed.steps)
+
+
+def _add_encoder(
+    writer: CheckpointWriter, name: str, config: SampleConfig, captions: Sequence[str], folder: Path, steps: int
+) -> None:
+    """Train one encoder and write it with its tokenizer."""
+    if name not in config.architecture:
+        raise UserError(f"the config has no architecture.{name}; state one")
+    kind = ENCODERS[name]
+    architecture = ARCHITECTURES[kind].from_dict(config.architecture[name])
+    tokenize = load_tokenize(kind, folder)
+    largest = int(tokenize(captions).ids.max())
+    vocab_size = config.architecture[name]["vocab_size"]
+    if largest >= vocab_size:
+        raise UserError(
+            f"architecture.{name}: vocab_size={vocab_size} must be at least {largest + 1} for these captions"
+        )
+    graph, shapes = nnx.split(build(kind, architecture))
+    weights, accuracy = train_encoder(graph, shapes, tokenize, captions, steps, name)
+    record = Component(
+        kind=kind,
+        architecture=architecture.to_dict(),
+        dtype="float32",
+        provenance={"source": "show1_jax.training.caption_encoders", "steps": steps, "accuracy": accuracy},
+    )
+    stored = {path: np.asarray(weight) for path, weight in weights.items()}
+    dtypes = {path: weight.dtype for path, weight in stored.items()}
+    writer.add(name, record, stored, dtypes, {path.name: path for path in folder.iterdir()})
+
+
+def train_encoder(
+    graph: "nnx.GraphDef[nnx.Module]",
+    shapes: nnx.State,
+    tokenize: Tokenize,
+    captions: Sequence[str],
+    steps: int,
+    name: str = "",
+) -> tuple[Weights, float]:
+    """Train one encoder from scratch.
+
+    Args:
+        graph: its structure.
+        shapes: its parameters, as shapes.
+        tokenize: of its tokenizer.
+        captions: sentences of the synthetic world.
+        steps: of `BATCH_SIZE` captions.
+        name: for the progress bar.
+
+    Returns:
+        Its weights, and the share of captions all of whose words the end token tells, over the last tenth of the steps.
+
+    Raises:
+        UserError: the tokenizer does not make one token of each word.
+    """
+    lessons = Lessons.of(captions, tokenize)
+    weights: Weights = {
+        path: jnp.asarray(initial_weight(path, leaf.shape)) for path, leaf in to_weights(shapes).items()
+    }
+
+    def logits(trained: Any, tokens: Tokens) -> Array:
+        weights, head = trained
+        return encode_text(graph, to_state(shapes, weights), tokens, "encoded") @ head
+
+    width = to_weights(shapes)["final_layer_norm", "scale"].shape[0]
+    head = jnp.asarray(initial_weight(("head", "kernel"), (width, lessons.told.shape[-1])))
+    optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
+
+    @jax.jit
+    def step(trained: Any, moments: Any, lesson: Lessons) -> tuple[Any, Any, Array]:
+        def loss(trained: Any) -> tuple[Array, Array]:
+            guess = logits(trained, Tokens(lesson.ids, lesson.mask))
+            errors = optax.sigmoid_binary_cross_entropy(guess, lesson.told).sum(axis=-1)
+            return (errors * lesson.mask).sum() / lesson.mask.sum(), lesson.share_told(guess)
+
+        with jax.numpy_dtype_promotion("standard"):  # Optax raises floats to integer powers
+            grads, share = jax.grad(loss, has_aux=True)(trained)
+            updates, moments = optimizer.update(grads, moments)
+        return optax.apply_updates(trained, updates), moments, share
+
+    trained: Any = (weights, head)
+    moments = optimizer.init(trained)
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in tqdm(range(steps), desc=name, disable=None):
+        trained, moments, share = step(trained, moments, lessons.draw(rng))
+        shares.append(share)
+    return trained[0], float(np.mean(shares[-max(steps // 10, 1) :]))
+
+
+class Lessons(NamedTuple):
+    """Captions as tokens, and the words that each token is to tell.
+
+    Attributes:
+        ids: of the tokens, int32 (captions, tokens); as wide as the longest caption.
+        mask: 1 for tokens that are to tell something, 0 for padding and a start token; like `ids`.
+        told: 1 for every word of the vocabulary that a token is to tell, float32 (captions, tokens, words).
+    """
+
+    ids: Any
+    mask: Any
+    told: Any
+
+    @classmethod
+    def of(cls, captions: Sequence[str], tokenize: Tokenize) -> Self:
+        """The lessons of all captions."""
+        words = sorted({word for caption in captions for word in caption.split()})
+        tokens = tokenize(captions)
+        lengths = tokens.mask.sum(axis=1)
+        ids, mask = (array[:, : lengths.max()] for array in tokens)
+        told = np.zeros((*ids.shape, len(words)), np.float32)
+        for caption, length, caption_told, caption_mask in zip(captions, lengths, told, mask, strict=True):
+            sets = told_words(caption)
+            first = int(length) - len(sets)  # CLIP's texts start with a token of their own
+            if first not in (0, 1):
+                raise UserError(f"the tokenizer makes {length} tokens of {caption!r}, not one of each word")
+            caption_mask[:first] = 0
+            for row, told_set in zip(caption_told[first:], sets, strict=False):
+                row[[words.index(word) for word in told_set]] = 1
+        return cls(ids, mask, told)
+
+    def draw(self, rng: np.random.Generator) -> Self:
+        """A random batch."""
+        rows = rng.integers(len(self.ids), size=BATCH_SIZE)
+        return type(self)(*(array[rows] for array in self))
+
+    def share_told(self, logits: Float32[Array, "b n words"]) -> Float32[Array, ""]:
+        """The share of captions whose last token tells exactly the words that it should."""
+        right = ((logits > 0) == (self.told > 0)).all(axis=-1)
+        last = self.mask.shape[1] - 1 - jnp.argmax(self.mask[:, ::-1], axis=1)
+        return jnp.take_along_axis(right, last[:, None], axis=1).mean()
+
+
+def told_words(caption: str) -> list[set[str]]:
+    """What each word's token, and the end token after them, is to tell: words of its clause and of the background.
+
+    The background's own words, and the end, tell the whole caption.
+    """
+    things, on, background = caption.partition(" on ")
+    everything, shared = set(caption.split()), set(background.split())
+    sets = []
+    for clause in things.replace(" and ", "\nand ").split("\n"):
+        sets += [set(clause.split()) | shared] * len(clause.split())
+    return sets + [everything] * (len((on + background).split()) + 1)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("caption_encoders", lambda: main(sys.argv[1:])))

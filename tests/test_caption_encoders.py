@@ -1,0 +1,123 @@
+"""Text encoders trained on captions alone, and tokenizers whose tokens are words."""
+
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from show1_jax.checkpoint import tokenizer_folder
+from show1_jax.data.synthetic import scene_from_index
+from show1_jax.errors import UserError
+from show1_jax.manifest import read_manifest
+from show1_jax.models import ARCHITECTURES, build
+from show1_jax.text import load_clip_tokenizer, load_t5_tokenizer, tokenize_clip, tokenize_t5, write_tokenizers
+from show1_jax.text.encoding import load_tokenize
+from show1_jax.training import caption_encoders
+from show1_jax.training.caption_encoders import Lessons, main, told_words, train_encoder
+
+CAPTIONS = [scene_from_index(index, held_out=None).scene.sentence() for index in range(2000)]
+T5 = {"vocab_size": 512, "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizers")
+    write_tokenizers(folder, CAPTIONS)
+    return folder
+
+
+def test_every_word_is_a_token(folder):
+    t5, clip = load_t5_tokenizer(folder / "t5"), load_clip_tokenizer(folder / "clip")
+    lengths = np.array([len(caption.split()) for caption in CAPTIONS])
+    ids, mask = tokenize_t5(t5, CAPTIONS)
+    assert (mask.sum(axis=1) == lengths + 1).all()
+    assert [t5.decode(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True)] == CAPTIONS
+    ids = tokenize_clip(clip, CAPTIONS)
+    assert (np.argmax(ids == clip.eos_token_id, axis=1) == lengths + 1).all()
+
+
+@settings(deadline=None)
+@given(prompt=st.text(max_size=100))
+def test_other_text_is_known_byte_by_byte(folder, prompt):
+    t5, clip = load_t5_tokenizer(folder / "t5"), load_clip_tokenizer(folder / "clip")
+    assert t5.unk_token_id not in tokenize_t5(t5, [prompt])[0]
+    assert tokenize_clip(clip, [prompt]).max() <= clip.eos_token_id
+
+
+def test_tokenizers_are_the_same_every_time(folder, tmp_path):
+    write_tokenizers(tmp_path, CAPTIONS)
+    for path in folder.rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes()
+
+
+def test_what_each_token_tells():
+    caption = "a red circle grows and a small blue square moves up on a navy background"
+    shared = {"a", "navy", "background"}
+    first = {"a", "red", "circle", "grows"} | shared
+    second = {"and", "a", "small", "blue", "square", "moves", "up"} | shared
+    everything = set(caption.split())
+    assert told_words(caption) == [first] * 4 + [second] * 7 + [everything] * 5
+    assert told_words("a red circle grows") == [{"a", "red", "circle", "grows"}] * 5
+
+
+@pytest.mark.parametrize("kind", ["t5", "clip"])
+def test_lessons_stand_at_their_tokens(folder, kind):
+    lessons = Lessons.of(CAPTIONS[:50], load_tokenize(kind, folder / kind))
+    words = sorted({word for caption in CAPTIONS[:50] for word in caption.split()})
+    for caption, mask, told in zip(CAPTIONS, lessons.mask, lessons.told, strict=False):
+        taught = told[mask > 0]
+        assert [{words[i] for i in np.flatnonzero(row)} for row in taught] == told_words(caption)
+        assert mask[0] == (kind == "t5")  # CLIP's start token has read nothing
+    assert lessons.share_told(2 * lessons.told - 1) == 1
+    assert lessons.share_told(1 - 2 * lessons.told) == 0
+
+
+def test_a_word_of_several_tokens_is_refused(folder):
+    with pytest.raises(UserError, match="not one of each word"):
+        Lessons.of(["a red panda"], load_tokenize("t5", folder / "t5"))
+
+
+def test_training_teaches_the_words(folder, monkeypatch):
+    monkeypatch.setattr(caption_encoders, "BATCH_SIZE", 32)
+    monkeypatch.setattr(caption_encoders, "LEARNING_RATE", 0.02)
+    graph, shapes = nnx.split(build("t5", ARCHITECTURES["t5"].from_dict(T5)))
+    tokenize = load_tokenize("t5", folder / "t5")
+    _, before = train_encoder(graph, shapes, tokenize, CAPTIONS, 1)
+    _, after = train_encoder(graph, shapes, tokenize, CAPTIONS, 300)
+    assert before == 0
+    assert after > 0.5
+
+
+def config_file(folder, **fields):
+    clip = {
+        "vocab_size": 642,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+    }
+    architecture = {"text_t5": T5 | fields, "text_clip": clip}
+    path = folder / "config.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    return ConfigDict({{'architecture': {architecture!r}}})\n"
+    )
+    return str(path)
+
+
+def test_command_writes_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(caption_encoders, "NUM_CAPTIONS", 500)
+    main(["--config", config_file(tmp_path), "--out", str(tmp_path / "out"), "--steps", "2"])
+    manifest = read_manifest(tmp_path / "out")
+    assert {name: record.kind for name, record in manifest.components.items()} == caption_encoders.ENCODERS
+    assert manifest.component("text_t5").provenance["steps"] == 2
+    t5 = load_t5_tokenizer(tokenizer_folder(tmp_path / "out", "text_t5"))
+    assert tokenize_t5(t5, ["a red circle grows"])[1].sum() == 5
+
+
+def test_command_refuses_too_few_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(caption_encoders, "NUM_CAPTIONS", 500)
+    with pytest.raises(UserError, match=r"architecture.text_t5: vocab_size=300 must be at least \d+"):
+        main(["--config", config_file(tmp_path, vocab_size=300), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
