@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 
@@ -18,19 +18,12 @@ from convert.inflate import STARTS, inflate
 from convert.merge import merge
 from convert.released import STAGES
 from convert.verify import verify
-from show1_jax.cli import run_command
+from show1_jax.cli import ArgumentParser, run_command
 from show1_jax.errors import UserError
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as everything here does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see `{self.prog} --help`")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = ArgumentParser(
         prog="python -m convert",
         description="Convert the released folders of Show-1's five stages to one checkpoint. Sources are local folders "
         "or hub ids with an optional @revision; the default is the hub's released repository.",
@@ -38,7 +31,6 @@ def _parser() -> argparse.ArgumentParser:
         "`python -m convert merge --help`, which makes one checkpoint of several, "
         "`python -m convert export --help`, which writes released folders again, and "
         "`python -m convert verify CHECKPOINT`, which checks a checkpoint and says what is in it.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--from",
@@ -78,12 +70,11 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _inflate_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = ArgumentParser(
         prog="python -m convert inflate",
         description="Make a checkpoint to train from, as the paper did: image UNets with newborn temporal layers, and "
         "an interpolation UNet that starts as the keyframe UNet. Sources are local folders or hub ids with an optional "
         "@revision; stages without one are left out.",
-        allow_abbrev=False,
     )
     for stage in STARTS.values():
         more = "; or a checkpoint, or `keyframes`: the UNet made here" if stage.name == "interpolation" else ""
@@ -95,11 +86,10 @@ def _inflate_parser() -> argparse.ArgumentParser:
 
 
 def _merge_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = ArgumentParser(
         prog="python -m convert merge",
         description="Write components of several checkpoints as one checkpoint: of each name the last one's. A "
         "training run stands for the averaged weights of its newest good step. Without --component: all of them.",
-        allow_abbrev=False,
     )
     _add_components(parser)
     _add_output(parser)
@@ -107,11 +97,10 @@ def _merge_parser() -> argparse.ArgumentParser:
 
 
 def _export_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = ArgumentParser(
         prog="python -m convert export",
         description="Write networks of a checkpoint as diffusers folders. Without --component: all of them, in a "
         "folder for each stage, which `python -m convert --from FOLDER` reads again.",
-        allow_abbrev=False,
     )
     _add_components(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
@@ -121,7 +110,7 @@ def _export_parser() -> argparse.ArgumentParser:
 
 
 def _verify_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m convert verify", description="Recompute hashes and shapes of a checkpoint.")
+    parser = ArgumentParser(prog="python -m convert verify", description="Recompute hashes and shapes of a checkpoint.")
     parser.add_argument("checkpoint", type=Path)
     return parser
 

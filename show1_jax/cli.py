@@ -1,14 +1,17 @@
 """Command lines: flags and config overrides in, and every mistake as one line.
 
-absl parses the flags and ml_collections the config file; what is wrong is found, or put into words, here.
+absl parses the flags and ml_collections the config file, or argparse where there are sub-commands; what is wrong is
+found, or put into words, here.
 """
 
+import argparse
 import difflib
 import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -30,6 +33,17 @@ def run_command(program: str, command: Callable[[], None]) -> int:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Argparse whose refusals are one line, and whose options are not guessed from their beginnings."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        raise UserError(f"{message}; see `{self.prog} --help`")
 
 
 def new_flags() -> flags.FlagValues:

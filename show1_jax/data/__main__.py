@@ -9,21 +9,12 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from show1_jax.cli import run_command
-from show1_jax.errors import UserError
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as everything here does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see `{self.prog} --help`")
+from show1_jax.cli import ArgumentParser, run_command
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m show1_jax.data", description="Make data to train on.", allow_abbrev=False)
+    parser = ArgumentParser(prog="python -m show1_jax.data", description="Make data to train on.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_build(commands)
     _add_export(commands)
@@ -43,13 +34,12 @@ def _at_least(least: int | float) -> Callable[[str], int | float]:
     return number
 
 
-def _add_build(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     build = commands.add_parser(
         "build",
         help="a dataset from a folder of videos and their captions",
         description="Build a dataset from mp4 files and their captions. Every video is decoded once; those that cannot "
         "be used are named and left out.",
-        allow_abbrev=False,
     )
     build.add_argument("--videos", type=Path, required=True, metavar="DIR", help="holds the mp4 files, also in folders")
     build.add_argument(
@@ -87,13 +77,12 @@ def _build(arguments: argparse.Namespace) -> None:
     )
 
 
-def _add_export(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_export(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     export = commands.add_parser(
         "export",
         help="videos and captions for `build` from a TFDS video dataset, such as UCF-101",
         description="Write the videos of a TFDS dataset as mp4 files, with their captions or classes as text files; "
         "needs TensorFlow: pip install 'show1-jax[tfds-video]'.",
-        allow_abbrev=False,
     )
     export.add_argument("name", help="as TFDS has it, e.g. ucf101/ucf101_1")
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
@@ -111,14 +100,13 @@ def _export(arguments: argparse.Namespace) -> None:
     export(arguments.name, arguments.out, fps=arguments.fps, split=arguments.split, data_dir=arguments.data_dir)
 
 
-def _add_encode_text(commands: "argparse._SubParsersAction[_Parser]") -> None:
+def _add_encode_text(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     encode = commands.add_parser(
         "encode_text",
         help="a cache of the text states of captions, for training without a text encoder",
         description="Run a text encoder over captions, each once, and keep its states for training with "
         "--config.train.text.source=cache. The empty caption is always among them. Captions may come from several "
         "places: add those of the prompts that training samples with --captions.",
-        allow_abbrev=False,
     )
     encode.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="has the text encoder")
     encode.add_argument("--component", required=True, choices=["text_t5", "text_clip"], help="the text encoder")

@@ -8,7 +8,6 @@ clause and in the phrase that names the background; the end token learns all wor
 pixel attends to says what belongs together: which shape is red, and which of two things moves up.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from jaxtyping import Array, Float32
 from tqdm import tqdm
 
 from show1_jax.checkpoint import CheckpointWriter, new_checkpoint
-from show1_jax.cli import load_config, run_command
+from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.data.synthetic import scene_from_index
 from show1_jax.errors import UserError
 from show1_jax.initial_weights import initial_weight
@@ -47,7 +46,9 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UserError: the config has no such architectures, or they do not fit the tokenizers; or the target exists.
     """
-    parser = argparse.ArgumentParser(prog="python -m show1_jax.training.caption_encoders", allow_abbrev=False)
+    parser = ArgumentParser(
+        prog="python -m show1_jax.training.caption_encoders", description="Train small text encoders on captions."
+    )
     parser.add_argument("--config", required=True, help="a config file with architecture.text_t5 and .text_clip")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint to make")
     parser.add_argument("--steps", type=int, default=1500, help="of training each encoder")

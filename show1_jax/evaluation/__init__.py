@@ -1,0 +1,1 @@
+"""How good the demo's videos are, measured."""
