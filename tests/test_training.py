@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -185,7 +186,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(name: str, ti
         loop._log(6, Window([metrics]), None)
 
 
-def test_the_first_signal_is_noted_and_the_second_takes_effect() -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell's background jobs are born without it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_signal_is_noted_and_the_second_takes_effect(interruptible: None) -> None:
     with StopSignal() as stop:
         assert stop.requested(0) is None
         signal.raise_signal(signal.SIGINT)
