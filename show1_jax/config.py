@@ -84,6 +84,11 @@ class Architecture(Settings):
     """Base of what a checkpoint records of a network."""
 
 
+def temporal_groups(channels: int) -> int:
+    """Groups of the norms of temporal convolutions and of the first transformer: 32, or one for each channel."""
+    return min(32, channels)
+
+
 @dataclasses.dataclass(frozen=True)
 class UNetConfig(Architecture):
     """One UNet; its settings give the pixel 3-D UNets, the latent 3-D UNet and the 2-D image UNet.
@@ -155,7 +160,7 @@ class UNetConfig(Architecture):
             )
             if self.temporal:
                 self._require(
-                    channels % min(32, channels) == 0,
+                    channels % temporal_groups(channels) == 0,
                     f"temporal layers have 32 groups, or one for each of fewer channels; {channels} do not divide",
                 )
         used = [(self.block_out_channels[-1], self.mid_head_dim)]

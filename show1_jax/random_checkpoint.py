@@ -15,11 +15,12 @@ from show1_jax.models import ARCHITECTURES, build
 from show1_jax.text import write_tokenizers
 from show1_jax.weights import weight_path
 
-KINDS = {"text_t5": "t5", "text_clip": "clip", "vae": "vae"}
+TEXT_ENCODERS = {"text_t5": "t5", "text_clip": "clip"}
+"""The kind of each text encoder, which is also the folder that `write_tokenizers` gives its tokenizer."""
+KINDS = {**TEXT_ENCODERS, "vae": "vae"}
 """The kind of network of each component that is no UNet."""
 SOURCE = "random weights"
 """What the provenance of such components says."""
-_TOKENIZERS = {"text_t5": "t5", "text_clip": "clip"}
 
 
 def write_random_checkpoint(
@@ -54,8 +55,8 @@ def write_random_checkpoint(
                 schedulers={role: dict(values) for role, values in schedulers.get(name, {}).items()},
                 provenance={"source": SOURCE, "seed": seed},
             )
-            folder = Path(scratch) / _TOKENIZERS.get(name, "")
-            tokenizer = {path.name: path for path in folder.iterdir()} if name in _TOKENIZERS else None
+            folder = Path(scratch) / TEXT_ENCODERS.get(name, "")
+            tokenizer = {path.name: path for path in folder.iterdir()} if name in TEXT_ENCODERS else None
             writer.add(name, record, weights, {path: array.dtype for path, array in weights.items()}, tokenizer)
 
 

@@ -6,14 +6,15 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from show1_jax.attention import TransformerBlock
+from show1_jax.config import temporal_groups
 from show1_jax.layers import Layers
 
 
 class TemporalConvStep(nnx.Module):
-    """Group norm over all frames (32 groups, or one for each of fewer channels), SiLU, a convolution over 3 frames."""
+    """Group norm over all frames, SiLU and a convolution over three frames."""
 
     def __init__(self, channels: int, make: Layers):
-        self.norm = make.group_norm(channels, min(32, channels), 1e-5)
+        self.norm = make.group_norm(channels, temporal_groups(channels), 1e-5)
         # A 2-D convolution over (time, pixels): backends are far better at it than at a 3-D one.
         self.conv = make.conv(channels, channels, (3, 1))
 

@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from show1_jax.blocks import DownBlock, MidBlock, UpBlock
-from show1_jax.config import UNetConfig
+from show1_jax.config import UNetConfig, temporal_groups
 from show1_jax.layers import (
     Layers,
     TextTimeEmbedding,
@@ -30,7 +30,8 @@ class UNet(nnx.Module):
         dim = config.embedding_dim
         self.conv_in = make.conv(config.in_channels, first, config.conv_in_kernel)
         if config.transformer_in_head_dim:
-            self.transformer_in = TemporalTransformer(first, 8, config.transformer_in_head_dim, 32, make)
+            groups = temporal_groups(first)
+            self.transformer_in = TemporalTransformer(first, 8, config.transformer_in_head_dim, groups, make)
         self.time_embedding = TimestepEmbedding(first, dim, config.act_fn, make)
         if config.noise_level_embedding:
             self.class_embedding = TimestepEmbedding(first, dim, config.act_fn, make)

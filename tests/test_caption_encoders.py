@@ -82,9 +82,9 @@ def test_training_teaches_the_words(folder, monkeypatch):
     monkeypatch.setattr(caption_encoders, "BATCH_SIZE", 32)
     monkeypatch.setattr(caption_encoders, "LEARNING_RATE", 0.02)
     graph, shapes = nnx.split(build("t5", ARCHITECTURES["t5"].from_dict(T5)))
-    tokenize = load_tokenize("t5", folder / "t5")
-    _, before = train_encoder(graph, shapes, tokenize, CAPTIONS, 1)
-    _, after = train_encoder(graph, shapes, tokenize, CAPTIONS, 300)
+    lessons = Lessons.of(CAPTIONS, load_tokenize("t5", folder / "t5"))
+    _, before = train_encoder(graph, shapes, lessons, 1)
+    _, after = train_encoder(graph, shapes, lessons, 300)
     assert before == 0
     assert after > 0.5
 
@@ -110,7 +110,7 @@ def test_command_writes_a_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(caption_encoders, "NUM_CAPTIONS", 500)
     main(["--config", config_file(tmp_path), "--out", str(tmp_path / "out"), "--steps", "2"])
     manifest = read_manifest(tmp_path / "out")
-    assert {name: record.kind for name, record in manifest.components.items()} == caption_encoders.ENCODERS
+    assert {name: record.kind for name, record in manifest.components.items()} == {"text_t5": "t5", "text_clip": "clip"}
     assert manifest.component("text_t5").provenance["steps"] == 2
     t5 = load_t5_tokenizer(tokenizer_folder(tmp_path / "out", "text_t5"))
     assert tokenize_t5(t5, ["a red circle grows"])[1].sum() == 5

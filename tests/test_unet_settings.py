@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import tiny_config
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -189,6 +190,13 @@ def test_a_temporal_convolution_norms_over_all_frames_in_32_groups() -> None:
         kernel = w[f"{name}.conv.kernel"]
         y = sum(y[:, tap : tap + 3] @ kernel[tap, 0] for tap in range(3)) + w[f"{name}.conv.bias"]
     close(called(module, x), x + y)
+
+
+def test_temporal_norms_of_few_channels_have_a_group_for_each() -> None:
+    config = UNetConfig.from_dict(tiny_config.LATENT_UNET | {"block_out_channels": (16,), "norm_num_groups": 4})
+    network = UNet(config, Layers())
+    assert network.transformer_in.norm.num_groups == 16
+    assert network.down_blocks[0].temp_convs[0].conv1.norm.num_groups == 16
 
 
 def test_temporal_layers_are_born_as_the_identity() -> None:

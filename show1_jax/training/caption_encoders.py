@@ -29,12 +29,12 @@ from show1_jax.errors import UserError
 from show1_jax.initial_weights import initial_weight
 from show1_jax.manifest import Component
 from show1_jax.models import ARCHITECTURES, build
+from show1_jax.random_checkpoint import TEXT_ENCODERS
 from show1_jax.request import SampleConfig
 from show1_jax.text import write_tokenizers
 from show1_jax.text.encoding import Tokenize, Tokens, encode_text, load_tokenize
 from show1_jax.weights import Weights, to_state, to_weights
 
-ENCODERS: Final = {"text_t5": "t5", "text_clip": "clip"}
 NUM_CAPTIONS: Final = 20_000
 BATCH_SIZE: Final = 128
 LEARNING_RATE: Final = 3e-3
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str]) -> None:
     captions = [scene_from_index(index).scene.sentence() for index in range(NUM_CAPTIONS)]
     with tempfile.TemporaryDirectory() as scratch, new_checkpoint(parsed.out) as writer:
         write_tokenizers(scratch, captions)
-        for name in ENCODERS:
-            _add_encoder(writer, name, config, captions, Path(scratch) / ENCODERS[name], parsed.steps)
+        for name, kind in TEXT_ENCODERS.items():
+            _add_encoder(writer, name, config, captions, Path(scratch) / kind, parsed.steps)
 
 
 def _add_encoder(
@@ -67,17 +67,17 @@ def _add_encoder(
     """Train one encoder and write it with its tokenizer."""
     if name not in config.architecture:
         raise UserError(f"the config has no architecture.{name}; state one")
-    kind = ENCODERS[name]
+    kind = TEXT_ENCODERS[name]
     architecture = ARCHITECTURES[kind].from_dict(config.architecture[name])
-    tokenize = load_tokenize(kind, folder)
-    largest = int(tokenize(captions).ids.max())
+    lessons = Lessons.of(captions, load_tokenize(kind, folder))
+    largest = int(lessons.ids.max())
     vocab_size = config.architecture[name]["vocab_size"]
     if largest >= vocab_size:
         raise UserError(
             f"architecture.{name}: vocab_size={vocab_size} must be at least {largest + 1} for these captions"
         )
     graph, shapes = nnx.split(build(kind, architecture))
-    weights, accuracy = train_encoder(graph, shapes, tokenize, captions, steps, name)
+    weights, accuracy = train_encoder(graph, shapes, lessons, steps, name)
     record = Component(
         kind=kind,
         architecture=architecture.to_dict(),
@@ -90,30 +90,20 @@ def _add_encoder(
 
 
 def train_encoder(
-    graph: "nnx.GraphDef[nnx.Module]",
-    shapes: nnx.State,
-    tokenize: Tokenize,
-    captions: Sequence[str],
-    steps: int,
-    name: str = "",
+    graph: "nnx.GraphDef[nnx.Module]", shapes: nnx.State, lessons: "Lessons", steps: int, name: str = ""
 ) -> tuple[Weights, float]:
     """Train one encoder from scratch.
 
     Args:
         graph: its structure.
         shapes: its parameters, as shapes.
-        tokenize: of its tokenizer.
-        captions: sentences of the synthetic world.
+        lessons: captions, as its tokenizer's tokens.
         steps: of `BATCH_SIZE` captions.
         name: for the progress bar.
 
     Returns:
         Its weights, and the share of captions all of whose words the end token tells, over the last tenth of the steps.
-
-    Raises:
-        UserError: the tokenizer does not make one token of each word.
     """
-    lessons = Lessons.of(captions, tokenize)
     weights: Weights = {
         path: jnp.asarray(initial_weight(path, leaf.shape)) for path, leaf in to_weights(shapes).items()
     }
@@ -163,8 +153,13 @@ class Lessons(NamedTuple):
 
     @classmethod
     def of(cls, captions: Sequence[str], tokenize: Tokenize) -> Self:
-        """The lessons of all captions."""
+        """The lessons of all captions, sentences of the synthetic world.
+
+        Raises:
+            UserError: the tokenizer does not make one token of each word.
+        """
         words = sorted({word for caption in captions for word in caption.split()})
+        places = {word: place for place, word in enumerate(words)}
         tokens = tokenize(captions)
         lengths = tokens.mask.sum(axis=1)
         ids, mask = (array[:, : lengths.max()] for array in tokens)
@@ -176,7 +171,7 @@ class Lessons(NamedTuple):
                 raise UserError(f"the tokenizer makes {length} tokens of {caption!r}, not one of each word")
             caption_mask[:first] = 0
             for row, told_set in zip(caption_told[first:], sets, strict=False):
-                row[[words.index(word) for word in told_set]] = 1
+                row[[places[word] for word in told_set]] = 1
         return cls(ids, mask, told)
 
     def draw(self, rng: np.random.Generator) -> Self:
