@@ -60,11 +60,12 @@ class _Fields:
         return False if value is None and default is False else value
 
     def only(self, name: str, *supported: Any, default: Any = None) -> Any:
-        """The field's value, which must be among `supported`."""
+        """The one of `supported` that the field's value equals: false for 0, as JSON writers differ."""
         value = self.take(name, default)
-        if value not in supported:
-            raise self.refuse(name, value, " or ".join(repr(other) for other in supported))
-        return value
+        for other in supported:
+            if value == other:
+                return other
+        raise self.refuse(name, value, " or ".join(repr(other) for other in supported))
 
     def number(self, name: str, default: Any, kind: type[int] | type[float], least: float) -> Any:
         """The field's value as a number of at least `least`."""

@@ -156,6 +156,7 @@ def test_every_setting_of_a_pixel_unet_has_its_place() -> None:
         (True, None, (True, True, True), True),
         (True, False, (True, True, True), False),
         (False, True, (False, False, False), True),
+        (False, 0, (False, False, False), False),
         ([True, True, True], None, (True, True, True), False),
         ([False, True, False], True, (False, True, False), True),
     ],
@@ -165,7 +166,7 @@ def test_one_value_for_text_only_attention_covers_the_middle(
 ) -> None:
     config = unet_config(PIXEL | {"only_cross_attention": only_cross, "mid_block_only_cross_attention": mid})
     assert config.only_cross_attention == levels
-    assert config.mid_only_cross_attention == middle
+    assert config.mid_only_cross_attention is middle
 
 
 def test_the_latent_unet_has_its_own_fixed_settings() -> None:
