@@ -1,12 +1,13 @@
-"""Folders that are there whole or not at all."""
+"""Folders that are there whole or not at all, and folders that one process alone writes."""
 
 import errno
+import fcntl
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from show1_jax.errors import UserError
@@ -35,6 +36,32 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """A folder, made if need be, that no other process can lock while the block lasts; left empty, it is removed.
+
+    The lock ends with the process, however that ends. A file system that knows no locks goes without.
+
+    Raises:
+        UserError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{folder}: another process is writing there; wait until it has ended") from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
+    finally:
+        os.close(descriptor)
 
 
 def disk_error(error: Exception) -> str | None:

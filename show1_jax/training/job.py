@@ -3,12 +3,13 @@
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 
 from show1_jax.errors import UserError
+from show1_jax.folders import locked_folder
 from show1_jax.jobs import keep_compiled, make_random_checkpoint, memory_errors
 from show1_jax.models import exact_float32
 from show1_jax.parallel import from_first_process
@@ -47,14 +48,17 @@ def run(
     keep_compiled(config.compilation_cache)
     from_first_process(lambda: make_random_checkpoint(config))
     plan = make_plan(config, stage, jax.devices()[0].platform)
-    with memory_errors("take more num_microbatches, or more devices with train.mesh.fsdp"), exact_float32(plan.dtype):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(memory_errors("take more num_microbatches, or more devices with train.mesh.fsdp"))
+        stack.enter_context(exact_float32(plan.dtype))
+        from_first_process(lambda: _lock(workdir, stack))
         training = TrainingRun.open(plan, workdir)
         from_first_process(lambda: _warn(plan))
         from_first_process(lambda: _write_config(workdir, config))
         first = int(training.state.step)
         writer = MetricsWriter(workdir, resumed_step=first, config=config.to_dict(), wandb_project=wandb_project)
-        with contextlib.closing(writer):
-            Loop(training, writer, profile).train()
+        stack.enter_context(contextlib.closing(writer))
+        Loop(training, writer, profile).train()
 
 
 def dry_run(config: SampleConfig, stage: TrainedStage, devices: Sequence[int]) -> None:
@@ -69,10 +73,21 @@ def dry_run(config: SampleConfig, stage: TrainedStage, devices: Sequence[int]) -
         print(describe(plan, number, kept), flush=True)
 
 
+def _lock(workdir: Path, stack: contextlib.ExitStack) -> None:
+    """Two runs in one directory would remove each other's unfinished checkpoints."""
+    with _writing(workdir):
+        stack.enter_context(locked_folder(workdir))
+
+
 def _write_config(workdir: Path, config: SampleConfig) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
+    with _writing(workdir):
         (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def _writing(workdir: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"cannot write in {workdir} ({error.strerror}); take another --workdir") from error
 
