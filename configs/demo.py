@@ -30,6 +30,13 @@ PIXEL_UNET: dict[str, Any] = {
     "act_fn": "silu",  # a third of gelu's time on a CPU
     "out_act_fn": "silu",
 }
+KEYFRAMES_UNET = PIXEL_UNET | {
+    "position_channels": True,
+    "down_head_dim": (32, 32),
+    "mid_head_dim": 32,
+    "up_head_dim": (32, 32),
+    "temporal_heads": "channels",
+}
 INTERPOLATION_UNET = PIXEL_UNET | {"in_channels": 7}
 SUPERRES_UNET = PIXEL_UNET | {
     "in_channels": 6,
@@ -105,7 +112,7 @@ def get_config() -> ConfigDict:
     config.superres_pixel.update(num_steps=4, guidance_scale=1.0, noise_level=100)
     config.superres_latent.update(num_steps=8, strength=0.5, guidance_scale=1.0, height=80, width=144)
     config.architecture = {
-        "keyframes": PIXEL_UNET,
+        "keyframes": KEYFRAMES_UNET,
         "interpolation": INTERPOLATION_UNET,
         "first_frame": SUPERRES_UNET | {"temporal": False},
         "superres_pixel": SUPERRES_UNET,

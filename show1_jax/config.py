@@ -127,6 +127,9 @@ class UNetConfig(Architecture):
     """Width of the text states where they are projected to `cross_attention_dim` first; None: they are that wide."""
     text_embedding_heads: int | None = None
     """Heads of the attention pooling that adds a text term to the timestep embedding; None: no such term."""
+    position_channels: bool = False
+    """Each pixel's place in time, height and width, from -1 to 1, is appended to the sample (CoordConv, arXiv
+    1807.03247). The released networks have no such channels."""
     noise_level_embedding: bool = False
     """The network is told the noise level of its low-resolution condition."""
     act_fn: Activation = "gelu"

@@ -130,6 +130,13 @@ def resize_nearest(x: Float[Array, "b t h w c"], height: int, width: int) -> Flo
     return x[:, :, rows][:, :, :, columns]
 
 
+def pixel_positions(x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w 3"]:
+    """Each pixel's place in time, height and width, from -1 (the first) to 1 (the last)."""
+    sides = x.shape[1:4]
+    places = jnp.meshgrid(*(jnp.linspace(-1, 1, side, dtype=x.dtype) for side in sides), indexing="ij")
+    return jnp.broadcast_to(jnp.stack(places, axis=-1), (len(x), *sides, 3))
+
+
 def sinusoidal_embedding(
     timestep: Int[Array, " b"] | Float[Array, " b"], dim: int, *, flip_sin_to_cos: bool, freq_shift: int
 ) -> Float[Array, "b {dim}"]:

@@ -12,6 +12,7 @@ from show1_jax.layers import (
     TimestepEmbedding,
     activation,
     per_frame,
+    pixel_positions,
     rematerialised,
     sinusoidal_embedding,
 )
@@ -28,7 +29,8 @@ class UNet(nnx.Module):
     def __init__(self, config: UNetConfig, make: Layers):
         first, levels = config.block_out_channels[0], range(len(config.block_out_channels))
         dim = config.embedding_dim
-        self.conv_in = make.conv(config.in_channels, first, config.conv_in_kernel)
+        in_channels = config.in_channels + (3 if config.position_channels else 0)
+        self.conv_in = make.conv(in_channels, first, config.conv_in_kernel)
         if config.transformer_in_head_dim:
             groups = temporal_groups(first)
             self.transformer_in = TemporalTransformer(first, 8, config.transformer_in_head_dim, groups, make)
@@ -70,6 +72,8 @@ class UNet(nnx.Module):
         embedding = self._embed(timestep, text, noise_level)
         if self.config.text_dim:
             text = self.encoder_hid_proj(text)
+        if self.config.position_channels:
+            sample = jnp.concatenate([sample, pixel_positions(sample)], axis=-1)
         x = self.conv_in(sample.astype(self.dtype))
         if self.config.transformer_in_head_dim:
             x = rematerialised(self.transformer_in.__call__, self.remat)(x)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from show1_jax.blocks import ResnetBlock, Upsample, spatial_attention, temporal_attention
 from show1_jax.config import UNetConfig
 from show1_jax.initial_weights import initial_weight
-from show1_jax.layers import Layers, resize_nearest, sinusoidal_embedding
+from show1_jax.layers import Layers, pixel_positions, resize_nearest, sinusoidal_embedding
 from show1_jax.temporal import TemporalConv
 from show1_jax.unet import UNet
 from show1_jax.vae import Autoencoder
@@ -289,6 +289,18 @@ def test_the_latent_unet_takes_sizes_that_do_not_halve() -> None:
     inputs = [jax.ShapeDtypeStruct(shape, np.int32 if len(shape) == 1 else np.float32) for shape in shapes]
     output = jax.eval_shape(lambda state, *inputs: nnx.merge(graph, state)(*inputs), state, *inputs)
     assert output.shape == (1, 2, 5, 10, 6)
+
+
+def test_pixels_are_told_where_they_are() -> None:
+    places = np.asarray(pixel_positions(np.zeros((2, 3, 5, 4, 1), np.float32)))
+    for frame, row, column in ((0, 0, 0), (1, 4, 3), (2, 1, 2)):
+        expected = [frame / 2 * 2 - 1, row / 4 * 2 - 1, column / 3 * 2 - 1]
+        np.testing.assert_allclose(places[:, frame, row, column], [expected] * 2, atol=1e-6)
+    graph, state = nnx.split(UNet(dataclasses.replace(PIXEL, position_channels=True), MAKE))
+    inputs = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((2, 3, 4, 8, 3), (2, 5, 64))]
+    timestep = jax.ShapeDtypeStruct((2,), np.int32)
+    run = lambda state, sample, text, timestep: nnx.merge(graph, state)(sample, timestep, text)  # noqa: E731
+    assert jax.eval_shape(run, state, *inputs, timestep).shape == (2, 3, 4, 8, 6)
 
 
 @settings(max_examples=8, deadline=None)
