@@ -9,8 +9,6 @@ turns, a few steps each, so that a slow minute of the machine slows all of them.
 import argparse
 import dataclasses
 import gc
-import importlib.metadata
-import platform
 import statistics
 import sys
 import tempfile
@@ -22,6 +20,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from benchmarks.machine import describe_machine
 from show1_jax.cli import load_config, run_command
 from show1_jax.config import Remat
 from show1_jax.errors import UserError
@@ -100,7 +99,7 @@ class Variant:
 
 def measure(config: SampleConfig, stages: Sequence[str], remats: Sequence[Remat], batch_size: int, steps: int) -> None:
     """Print a table row for every stage and variant."""
-    print(f"{_machine()}\n\n{HEADER}\n|{' --- |' * HEADER.count(' |')}", flush=True)
+    print(f"{describe_machine('optax')}\n\n{HEADER}\n|{' --- |' * HEADER.count(' |')}", flush=True)
     for stage in stages:
         with tempfile.TemporaryDirectory() as folder:
             variants = [_variant(config, stage, remat, batch_size, Path(folder) / remat) for remat in remats]
@@ -124,13 +123,6 @@ def _variant(config: SampleConfig, stage: str, remat: Remat, batch_size: int, wo
     own = dataclasses.replace(train.stage(stage), remat=remat, batch_size=batch_size, num_microbatches=1)  # type: ignore[arg-type]
     config = dataclasses.replace(config, train=dataclasses.replace(train, data=data, **{stage: own}))
     return Variant(TrainingRun.open(make_plan(config, check_stage(stage), jax.devices()[0].platform), workdir))
-
-
-def _machine() -> str:
-    device = jax.devices()[0]
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax"))
-    machine = f"{jax.device_count()} x {device.device_kind}, {platform.machine()}"
-    return f"{machine}, Python {platform.python_version()}, {versions}"
 
 
 def _main(arguments: Sequence[str]) -> None:

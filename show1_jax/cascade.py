@@ -4,18 +4,20 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
-from show1_jax.checkpoint import tokenizer_folder
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.diffusion import SchedulerConfig
 from show1_jax.errors import UserError
-from show1_jax.models import ARCHITECTURES, LoadedNetwork, exact_float32, load_network
+from show1_jax.manifest import Manifest
+from show1_jax.models import ARCHITECTURES, LoadedNetwork, exact_float32
 from show1_jax.noise import NoiseSource, SeededNoise
 from show1_jax.parallel import gather, make_mesh, put_batch
 from show1_jax.prompts import Prompt, check_prompt
@@ -29,13 +31,25 @@ from show1_jax.stages import (
     superres_latent,
     superres_pixel,
 )
-from show1_jax.text.encoding import Tokens, encode_text_jit, load_tokenize
+from show1_jax.text.encoding import Tokenize, Tokens, encode_text_jit
 
 Video = Float32[np.ndarray, "b t h w c"]
 OnStep = Callable[[Stage, int, int], None]
 """Called after every denoising step with the stage, the steps done and their total."""
 OnStage = Callable[[Stage, Video], None]
 """Called with every stage's result as soon as it is there."""
+
+
+class Networks(Protocol):
+    """Where a cascade's networks come from: a `CheckpointSet`, or what stands in for one."""
+
+    manifest: Manifest
+
+    def load(self, component: str, mesh: Mesh, dtype: DTypeLike) -> LoadedNetwork:
+        """A network with its weights on the devices of `mesh`."""
+
+    def tokenize(self, component: str) -> Tokenize:
+        """What makes tokens of texts for a text encoder."""
 
 
 class Cascade:
@@ -48,10 +62,10 @@ class Cascade:
         (1, 29, 320, 576, 3)
     """
 
-    def __init__(self, checkpoint: str | Path, config: CascadeConfig, devices: Sequence[jax.Device] | None = None):
-        self.checkpoints = CheckpointSet.open(checkpoint)
+    def __init__(self, networks: Networks, config: CascadeConfig, devices: Sequence[jax.Device] | None = None):
+        self.networks = networks
         self.config = config
-        self.manifest = self.checkpoints.manifest
+        self.manifest = networks.manifest
         self.mesh = make_mesh(config.mesh, devices)
         on_cpu = self.mesh.devices.flat[0].platform == "cpu"
         self.dtype = jnp.dtype(
@@ -76,7 +90,7 @@ class Cascade:
         Raises:
             UserError: no checkpoint there, or settings that do not fit the devices.
         """
-        return cls(checkpoint, config or CascadeConfig(), devices)
+        return cls(CheckpointSet.open(checkpoint), config or CascadeConfig(), devices)
 
     def sample(
         self,
@@ -214,7 +228,7 @@ class Cascade:
     @contextlib.contextmanager
     def _loaded(self, component: str) -> Iterator[LoadedNetwork]:
         """A network with its weights on the devices for as long as the block lasts."""
-        network = load_network(self.checkpoints.path(component), component, self.mesh, self.dtype)
+        network = self.networks.load(component, self.mesh, self.dtype)
         try:
             yield network
         finally:
@@ -246,9 +260,7 @@ class Cascade:
         return [guided, positive] if guided else [positive]
 
     def _encode(self, component: str, encoder: LoadedNetwork, lines: Sequence[str]) -> Float[Array, "b n d"]:
-        kind = self.manifest.component(component).kind
-        tokens = load_tokenize(kind, tokenizer_folder(self.checkpoints.path(component), component))(lines)
-        placed = Tokens(*(put_batch(array, self.mesh) for array in tokens))
+        placed = Tokens(*(put_batch(array, self.mesh) for array in self.networks.tokenize(component)(lines)))
         with jax.set_mesh(self.mesh):
             return encode_text_jit(encoder.graph, encoder.weights, placed, self.config.text_padding)
 

@@ -4,9 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from show1_jax.checkpoint import tokenizer_folder
 from show1_jax.errors import UserError
 from show1_jax.manifest import MANIFEST, Component, Manifest, check_sizes, read_manifest
+from show1_jax.models import LoadedNetwork, load_network
 from show1_jax.parallel.processes import from_first_process
+from show1_jax.text.encoding import Tokenize, load_tokenize
 from show1_jax.training.checkpoints import CHECKPOINTS, latest
 
 
@@ -19,7 +25,7 @@ class CheckpointSet:
 
     Example:
         >>> checkpoints = CheckpointSet.open("checkpoints/show1,runs/keyframes")
-        >>> load_network(checkpoints.path("keyframes"), "keyframes", mesh, jnp.bfloat16)
+        >>> checkpoints.load("keyframes", mesh, jnp.bfloat16)
     """
 
     def __init__(self, checkpoints: Sequence[Path]):
@@ -49,6 +55,14 @@ class CheckpointSet:
         """The checkpoint that holds a component; a UserError says which ones there are."""
         self.component(name)
         return self.paths[name]
+
+    def load(self, component: str, mesh: Mesh, dtype: DTypeLike) -> LoadedNetwork:
+        """A component's network; see `load_network`."""
+        return load_network(self.path(component), component, mesh, dtype)
+
+    def tokenize(self, component: str) -> Tokenize:
+        """What makes tokens of texts for a text encoder; a UserError says what is damaged or not there."""
+        return load_tokenize(self.component(component).kind, tokenizer_folder(self.path(component), component))
 
     def check_sizes(self, components: Sequence[str]) -> None:
         """Find missing and truncated files at once.

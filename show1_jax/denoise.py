@@ -83,7 +83,8 @@ def denoise_step(
 
 
 @functools.lru_cache(maxsize=64)
-def _program(graph: "nnx.GraphDef[nnx.Module]", sampler: Sampler) -> Callable[..., SamplerState]:
+def step_program(graph: "nnx.GraphDef[nnx.Module]", sampler: Sampler) -> Any:
+    """`denoise_step` of a network and a sampler, jitted; one program for all their steps."""
     return jax.jit(functools.partial(denoise_step, graph, sampler))
 
 
@@ -112,7 +113,7 @@ def denoise(
     Returns:
         The clean video or latents, as predicted; not clamped.
     """
-    program = _program(network.graph, sampler)
+    program = step_program(network.graph, sampler)
     state = jax.device_put(sampler.init(sample), batch_sharding(mesh))
     noise_level = None if condition.noise_level is None else np.int32(condition.noise_level)
     unused = jnp.zeros_like(sample) if sampler.takes_noise else None

@@ -17,7 +17,7 @@ import numpy as np
 
 from show1_jax.cascade import Cascade, Video
 from show1_jax.checkpoint import tokenizer_folder
-from show1_jax.checkpoint_set import is_run, split_names
+from show1_jax.checkpoint_set import CheckpointSet, is_run, split_names
 from show1_jax.errors import UserError
 from show1_jax.manifest import MANIFEST, Manifest
 from show1_jax.parallel import from_first_process, is_first_process
@@ -55,13 +55,14 @@ def run(config: SampleConfig, request: Request) -> None:
     """
     keep_compiled(config.compilation_cache)
     from_first_process(lambda: make_random_checkpoint(config))
-    cascade = Cascade.load(config.checkpoint, config)
-    cascade.checkpoints.check_sizes(_components(request.stages))
+    checkpoints = CheckpointSet.open(config.checkpoint)
+    cascade = Cascade(checkpoints, config)
+    checkpoints.check_sizes(_components(request.stages))
     jobs = _jobs(cascade, config, request)
     own_video = from_first_process(lambda: _read_own_video(config, request))
     pending = from_first_process(lambda: _plan(cascade, jobs, request, own_video))
     if pending:
-        from_first_process(lambda: _warn(cascade, [jobs[number].prompt for number in pending], request.stages))
+        from_first_process(lambda: _warn(checkpoints, [jobs[number].prompt for number in pending], request.stages))
     size = request.batch_size or cascade.mesh.shape["data"]
     for start in range(0, len(pending), size):
         batch = [jobs[number] for number in pending[start : start + size]]
@@ -176,10 +177,10 @@ def _check_writable(path: Path) -> None:
         raise UserError(f"cannot write in {folder} ({error.strerror}); choose another place with --out") from error
 
 
-def _warn(cascade: Cascade, prompts: Sequence[Prompt], stages: Sequence[Stage]) -> None:
+def _warn(checkpoints: CheckpointSet, prompts: Sequence[Prompt], stages: Sequence[Stage]) -> None:
     """Say what a person should know before waiting: random weights, and prompts that are cut off."""
-    components, checkpoints = _components(stages), cascade.checkpoints
-    random = {name for name, part in cascade.manifest.components.items() if part.provenance.get("source") == RANDOM}
+    components = _components(stages)
+    random = {name for name, part in checkpoints.manifest.components.items() if part.provenance.get("source") == RANDOM}
     for folder in dict.fromkeys(checkpoints.path(name) for name in components if name in random):
         print(f"warning: the weights of {folder} are random; noise is what they give", file=sys.stderr)
     texts = dict.fromkeys(prompt.text for prompt in prompts)

@@ -44,20 +44,27 @@ def write_random_checkpoint(
     with tempfile.TemporaryDirectory() as scratch, new_checkpoint(directory) as writer:
         write_tokenizers(scratch)
         for name, fields in architecture.items():
-            kind = KINDS.get(name, "unet")
-            config = ARCHITECTURES[kind].from_dict(fields)
-            shapes = nnx.to_flat_state(nnx.state(build(kind, config), nnx.Param))
+            record = random_component(name, fields, schedulers.get(name, {}), seed)
+            network = build(record.kind, ARCHITECTURES[record.kind].from_dict(record.architecture))
+            shapes = nnx.to_flat_state(nnx.state(network, nnx.Param))
             weights = {weight_path(path): _random_weight(rng, path[-1], leaf.shape) for path, leaf in shapes}
-            record = Component(
-                kind=kind,
-                architecture=config.to_dict(),
-                dtype="float32",
-                schedulers={role: dict(values) for role, values in schedulers.get(name, {}).items()},
-                provenance={"source": SOURCE, "seed": seed},
-            )
             folder = Path(scratch) / TEXT_ENCODERS.get(name, "")
             tokenizer = {path.name: path for path in folder.iterdir()} if name in TEXT_ENCODERS else None
             writer.add(name, record, weights, {path: array.dtype for path, array in weights.items()}, tokenizer)
+
+
+def random_component(
+    name: str, architecture: Mapping[str, Any], schedulers: Mapping[str, Mapping[str, Any]], seed: int = 0
+) -> Component:
+    """The record of a component with random weights; arguments as of `write_random_checkpoint`, for one component."""
+    kind = KINDS.get(name, "unet")
+    return Component(
+        kind=kind,
+        architecture=ARCHITECTURES[kind].from_dict(architecture).to_dict(),
+        dtype="float32",
+        schedulers={role: dict(values) for role, values in schedulers.items()},
+        provenance={"source": SOURCE, "seed": seed},
+    )
 
 
 def _random_weight(rng: np.random.Generator, name: Any, shape: tuple[int, ...]) -> np.ndarray:

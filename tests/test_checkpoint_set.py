@@ -47,15 +47,15 @@ def load(names: str) -> Cascade:
 @pytest.mark.parametrize("step", [None, 1, 2])
 def test_a_training_run_replaces_its_component(tiny_checkpoint: Path, run: Path, step: int | None) -> None:
     trained = run if step is None else run / "checkpoints" / f"{step:08d}"
-    cascade, before = load(f"{tiny_checkpoint},{trained}"), read_manifest(tiny_checkpoint)
-    assert cascade.checkpoints.path("keyframes") == run / "checkpoints" / f"{step or 2:08d}"
-    assert keyframe_values(cascade) == {step or 2}
-    assert set(cascade.manifest.components) == set(before.components)
+    checkpoints, before = CheckpointSet.open(f"{tiny_checkpoint},{trained}"), read_manifest(tiny_checkpoint)
+    assert checkpoints.path("keyframes") == run / "checkpoints" / f"{step or 2:08d}"
+    assert keyframe_values(load(f"{tiny_checkpoint},{trained}")) == {step or 2}
+    assert set(checkpoints.manifest.components) == set(before.components)
     for name in set(before.components) - {"keyframes"}:
-        assert cascade.checkpoints.path(name) == tiny_checkpoint
-        assert cascade.manifest.digest(name) == before.digest(name)
-    assert cascade.manifest.digest("keyframes") != before.digest("keyframes")
-    cascade.checkpoints.check_sizes(tuple(before.components))
+        assert checkpoints.path(name) == tiny_checkpoint
+        assert checkpoints.manifest.digest(name) == before.digest(name)
+    assert checkpoints.manifest.digest("keyframes") != before.digest("keyframes")
+    checkpoints.check_sizes(tuple(before.components))
 
 
 def test_the_last_one_counts(tiny_checkpoint: Path, run: Path) -> None:

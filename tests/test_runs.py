@@ -1,6 +1,7 @@
 """Run directories: what a run leaves, when it is skipped, refused or replaced, and that it goes on bit for bit."""
 
 import errno
+import functools
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import pytest
 import tiny_config
 
 import sample
-from show1_jax import video
+from show1_jax import jobs, video
 from show1_jax.cascade import Cascade
 from show1_jax.cli import run_command
 from show1_jax.prompts import Prompt
@@ -45,7 +46,7 @@ class Sampler:
             *(f"--checkpoint={self.checkpoint}", "--prompt", PROMPT, *arguments),
         ]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Cascade, "load", lambda path, config: Cascade(Path(path), config, jax.devices()[:1]))
+            patch.setattr(jobs, "Cascade", functools.partial(Cascade, devices=jax.devices()[:1]))
             return run_command("sample", lambda: sample.sample(argv))
 
     def refusal(self, *arguments: str) -> str:

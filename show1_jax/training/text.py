@@ -18,13 +18,12 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from show1_jax.checkpoint import tokenizer_folder
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.data.text_cache import TextCache
 from show1_jax.errors import UserError
-from show1_jax.models import LoadedNetwork, load_network
+from show1_jax.models import LoadedNetwork
 from show1_jax.sampling_config import TextPadding
-from show1_jax.text.encoding import Tokenize, Tokens, encode_text, load_tokenize
+from show1_jax.text.encoding import Tokenize, Tokens, encode_text
 from show1_jax.training_config import TextConfig
 
 HostText = tuple[np.ndarray, ...]
@@ -107,9 +106,7 @@ def load_text_source(
             encoder = CheckpointSet.open(checkpoint).manifest.digest(component)
         return StoredStates(TextCache.open(config.cache, component, padding, encoder))
     checkpoints = CheckpointSet.open(checkpoint)
-    kind, folder = checkpoints.component(component).kind, checkpoints.path(component)
-    tokenize = load_tokenize(kind, tokenizer_folder(folder, component))
-    return FrozenEncoder(load_network(folder, component, mesh, dtype), tokenize, padding)
+    return FrozenEncoder(checkpoints.load(component, mesh, dtype), checkpoints.tokenize(component), padding)
 
 
 def empty_caption(source: TextSource) -> HostText:

@@ -1,0 +1,239 @@
+"""Speed of sampling: `python -m benchmarks.sampling --config configs/demo.py --whole`.
+
+For every stage, with random weights born on the devices: the seconds that its denoising step takes to trace, to
+compile, and to fetch from the persistent cache instead; the median step and its spread; operations and their rate; and
+the floor, the time that its operations or its bytes (weights and inputs, read once) need at the rates that one large
+matrix product and one large sum reach on this device, measured at the start. `program GB` is what the compiler says,
+which is not to be trusted for bfloat16 on CPUs; `peak GB` is the most that the process has had on a device so far. With
+--whole, two videos of a whole cascade follow, one after the other: the first compiles, the second does not.
+"""
+
+import contextlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.machine import describe_machine
+from benchmarks.random_networks import RandomNetworks
+from show1_jax.cascade import Cascade
+from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
+from show1_jax.denoise import step_program
+from show1_jax.errors import UserError
+from show1_jax.jobs import keep_compiled
+from show1_jax.models import LoadedNetwork, exact_float32
+from show1_jax.parallel import batch_sharding, replicated_sharding
+from show1_jax.progress import StageBars
+from show1_jax.request import SampleConfig
+from show1_jax.samplers import make_sampler
+from show1_jax.sampling_config import STAGES, CascadeConfig, Stage
+from show1_jax.step_shapes import StepShapes, step_shapes
+from show1_jax.training.flops import count_flops
+
+GB = 1e9
+PROMPT: Final = "a red circle moves right"
+HEADER: Final = (
+    "| stage | sample | GFLOP | trace s | compile s | from cache s | step ms (median, min to max) | GFLOP/s | floor ms "
+    "| times floor | program GB | peak GB |"
+)
+
+
+class Rates(NamedTuple):
+    """What the device reaches: operations a second of a matrix product, bytes a second of a sum."""
+
+    flops: float
+    bandwidth: float
+
+    def floor(self, flops: float, num_bytes: float) -> float:
+        """Seconds that so many operations and bytes need."""
+        return max(flops / self.flops, num_bytes / self.bandwidth)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage's denoising step on the devices, and what it took to get there."""
+
+    run: Callable[[], Any]
+    flops: float
+    num_bytes: int
+    program_bytes: int
+    trace_seconds: float
+    compile_seconds: float
+    fetch_seconds: float
+
+
+def measure_rates(dtype: Any) -> Rates:
+    """The rates of the first device: the best of a few runs each."""
+    side, length = (1024, 2**26) if jax.default_backend() == "cpu" else (8192, 2**28)
+    square, line = jnp.ones((side, side), dtype), jnp.ones(length, jnp.float32)
+    product, total = jax.jit(jnp.matmul), jax.jit(jnp.sum)
+    return Rates(
+        2 * side**3 / min(_timed(lambda: product(square, square), 8)),
+        line.nbytes / min(_timed(lambda: total(line), 8)),
+    )
+
+
+def _timed(run: Callable[[], Any], times: int) -> list[float]:
+    """Seconds of so many runs, after one that does not count."""
+    jax.block_until_ready(run())
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def prepare(cascade: Cascade, stage: Stage, network: LoadedNetwork, batch_size: int) -> Step:
+    """Trace, compile and fetch a stage's step."""
+    config = cascade.config.stage(stage)
+    sampler = make_sampler(cascade.scheduler(stage), config.num_steps, getattr(config, "strength", 1.0))
+    architecture = {name: cascade.architecture(name) for name in (stage, "vae")}
+    shapes = step_shapes(cascade.config, stage, architecture, cascade.dtype, batch_size)
+    inputs = _draw(cascade, shapes)
+    arguments = (
+        network.weights,
+        jax.device_put(sampler.init(inputs.sample), batch_sharding(cascade.mesh)),
+        sampler.coefficients(0),
+        inputs.sample if sampler.takes_noise else None,
+        sampler.timesteps[0],
+        np.float32(config.guidance_scale),
+        inputs.text,
+        inputs.channels,
+        inputs.noise_level,
+    )
+    program = step_program(network.graph, sampler)
+    with _fresh_cache():
+        traced, trace_seconds = _timed_once(lambda: program.trace(*arguments))
+        _, compile_seconds = _timed_once(lambda: traced.lower().compile())
+        jax.clear_caches()
+        compiled, fetch_seconds = _timed_once(lambda: program.trace(*arguments).lower().compile())
+    memory = compiled.memory_analysis()
+    return Step(
+        run=lambda: compiled(*arguments),
+        flops=count_flops(traced.jaxpr.jaxpr),
+        num_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(arguments)),
+        program_bytes=memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes,
+        trace_seconds=trace_seconds,
+        compile_seconds=compile_seconds,
+        fetch_seconds=fetch_seconds - trace_seconds,
+    )
+
+
+def _draw(cascade: Cascade, shapes: StepShapes) -> StepShapes:
+    """Arrays of these shapes: Gaussian floats, and a noise level."""
+
+    def draw(shape: jax.ShapeDtypeStruct | None) -> Any:
+        if shape is None:
+            return None
+        if not shape.shape:
+            return jnp.full((), 100, shape.dtype, device=replicated_sharding(cascade.mesh))
+        drawn = jax.random.normal(jax.random.key(0), shape.shape, shape.dtype)
+        return jax.device_put(drawn, batch_sharding(cascade.mesh))
+
+    return StepShapes(*map(draw, shapes))
+
+
+@contextlib.contextmanager
+def _fresh_cache() -> Iterator[None]:
+    """An empty persistent cache of compiled programs, as long as the block lasts."""
+    before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory() as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_compilation_cache_dir", before)
+
+
+def _timed_once(run: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = run()
+    return result, time.perf_counter() - start
+
+
+def measure_stage(cascade: Cascade, stage: Stage, rates: Rates, batch_size: int, num_steps: int) -> str:
+    """A line of the table."""
+    network = cascade.networks.load(stage, cascade.mesh, cascade.dtype)
+    with exact_float32(cascade.dtype), jax.set_mesh(cascade.mesh):
+        step = prepare(cascade, stage, network, batch_size)
+        seconds = _timed(step.run, num_steps)
+    median = statistics.median(seconds)
+    num_devices = cascade.mesh.size
+    floor = rates.floor(step.flops / num_devices, step.num_bytes / num_devices)
+    architecture = {name: cascade.architecture(name) for name in (stage, "vae")}
+    sample = step_shapes(cascade.config, stage, architecture, cascade.dtype, batch_size).sample
+    cells = [
+        stage,
+        "x".join(map(str, sample.shape)),
+        f"{step.flops / 1e9:.1f}",
+        f"{step.trace_seconds:.1f}",
+        f"{step.compile_seconds:.1f}",
+        f"{step.fetch_seconds:.1f}",
+        f"{1e3 * median:.1f} ({1e3 * min(seconds):.1f} to {1e3 * max(seconds):.1f})",
+        f"{step.flops / median / 1e9:.1f}",
+        f"{1e3 * floor:.1f}",
+        f"{median / floor:.1f}",
+        f"{step.program_bytes / GB:.2f}",
+        _peak(),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _peak() -> str:
+    statistics_of = jax.local_devices()[0].memory_stats() or {}
+    peak = statistics_of.get("peak_bytes_in_use")
+    return "not known" if peak is None else f"{peak / GB:.2f}"
+
+
+def measure_cascade(cascade: Cascade, stages: Sequence[Stage], batch_size: int) -> str:
+    """A table of the seconds of two runs: the first compiles, or fetches from the cache."""
+    first, second = (_run_cascade(cascade, stages, batch_size) for _ in range(2))
+    rows = [f"| {name} | {seconds:.1f} | {second[name]:.1f} |" for name, seconds in first.items()]
+    return "\n".join(["| stage | first s | second s |", "| --- | --- | --- |", *rows])
+
+
+def _run_cascade(cascade: Cascade, stages: Sequence[Stage], batch_size: int) -> dict[str, float]:
+    with closing(StageBars(stages)) as bars:
+        prompts = [PROMPT] * batch_size
+        start = time.perf_counter()
+        cascade.sample(prompts, stages=stages, on_step=bars.step, on_stage=lambda stage, _: bars.finish(stage))
+        total = time.perf_counter() - start
+    return {**{stage: bars.times[stage]["seconds"] for stage in stages}, "all": total}
+
+
+def _main(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.sampling", description=__doc__)
+    parser.add_argument("--config", required=True, metavar="FILE", help="settings; --config.SETTING=VALUE changes one")
+    parser.add_argument("--stages", default=",".join(STAGES), metavar="A,B")
+    parser.add_argument("--batch_size", type=int, default=1, metavar="N", help="videos that are sampled together")
+    parser.add_argument("--steps", type=int, default=10, metavar="N", help="timed steps of every stage")
+    parser.add_argument("--whole", action="store_true", help="sample two videos as well")
+    parsed, overrides = parser.parse_known_args(arguments)
+    for name in ("batch_size", "steps"):
+        if (value := getattr(parsed, name)) < 1:
+            raise UserError(f"--{name}={value} must be at least 1")
+    settings = parse_flags(new_flags(), ["sampling", "--config", parsed.config, *overrides])
+    config, stages = SampleConfig.from_dict(settings.to_dict()), CascadeConfig.parse_stages(parsed.stages)
+    cascade = Cascade(RandomNetworks(config.architecture, config.schedulers), config)
+    rates = measure_rates(cascade.dtype)
+    print(f"{describe_machine()}, {cascade.dtype}: {rates.flops / 1e9:.0f} GFLOP/s, {rates.bandwidth / GB:.1f} GB/s\n")
+    print(f"{HEADER}\n|{' --- |' * HEADER.count(' |')}", flush=True)
+    for stage in stages:
+        print(measure_stage(cascade, stage, rates, parsed.batch_size, parsed.steps), flush=True)
+    if parsed.whole:
+        keep_compiled(config.compilation_cache)
+        print(f"\n{measure_cascade(cascade, stages, parsed.batch_size)}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("benchmarks.sampling", lambda: _main(sys.argv[1:])))

@@ -1,0 +1,44 @@
+"""The shapes of a denoising step are those that the cascade samples with; its networks here are random ones."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny_config
+
+from benchmarks.random_networks import RandomNetworks
+from show1_jax import stages
+from show1_jax.cascade import Cascade
+from show1_jax.denoise import Condition
+from show1_jax.sampling_config import STAGES, Stage
+from show1_jax.step_shapes import StepShapes, step_shapes
+
+
+def test_steps_have_the_shapes_that_the_cascade_samples_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config.settings()
+    cascade = Cascade(RandomNetworks(config.architecture, config.schedulers), config, jax.devices()[:1])
+    calls: list[StepShapes] = []
+    made: dict[Stage, list[StepShapes]] = {}
+
+    def denoise(network: object, sampler: object, sample: Any, condition: Condition, *_: object) -> Any:
+        level = None if condition.noise_level is None else jax.ShapeDtypeStruct((), jnp.int32)
+        shaped = jax.eval_shape(lambda *arrays: arrays, sample, condition.text, condition.channels)
+        calls.append(StepShapes(*shaped, level))
+        return sample
+
+    def on_stage(stage: Stage, video: object) -> None:
+        made[stage] = calls.copy()
+        calls.clear()
+
+    monkeypatch.setattr(stages, "denoise", denoise)
+    cascade.sample(["a red circle", "a square"], on_stage=on_stage)
+    architecture = {name: cascade.architecture(name) for name in config.architecture}
+    for stage in STAGES:
+        stated = step_shapes(config, stage, architecture, jnp.float32, batch_size=2)
+        assert all(plain(shapes) == plain(stated) for shapes in made[stage]), stage
+        assert made[stage], stage
+
+
+def plain(shapes: StepShapes) -> list[Any]:
+    return [None if leaf is None else (leaf.shape, leaf.dtype) for leaf in shapes]
