@@ -1,0 +1,378 @@
+"""Our networks against PyTorch's: `python -m benchmarks.reference --config configs/demo.py --compile`.
+
+For every network of a config one call of the size that a denoising step has (both halves of guidance; a window where
+there are windows; for the autoencoder a frame, encoded and decoded; for the text encoders two texts), ours as a
+compiled program and PyTorch's eager and, if asked, compiled, on the same device with the same weights. They take turns,
+so that a slow minute of the machine slows all of them. A ratio above 1 says that ours is that much faster; the last
+column is how far the outputs are apart, norm over norm.
+
+`small_pixel_unet` is a network of no config: a pixel UNet that CPUs run in about a second.
+
+`--check` runs PyTorch's networks on the recorded run of the original instead, weights and inputs, and demands what the
+tests demand of ours. Both need PyTorch; the latent UNet and the autoencoder need diffusers.
+"""
+
+import functools
+import gc
+import importlib.util
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from safetensors.numpy import load_file
+
+from benchmarks.machine import describe_machine
+from convert.reader import open_weights
+from convert.released import STAGES as RELEASED
+from convert.released import read_architecture
+from convert.rules import Source, sources
+from convert.tables import KINDS
+from show1_jax.cli import ArgumentParser, load_config, run_command
+from show1_jax.config import Architecture, UNetConfig
+from show1_jax.errors import UserError
+from show1_jax.models import ARCHITECTURES, build, exact_float32
+from show1_jax.random_checkpoint import KINDS as KIND_OF
+from show1_jax.request import SampleConfig
+from show1_jax.sampling_config import STAGES
+from show1_jax.step_shapes import step_shapes
+from show1_jax.text.tokenizers import MAX_LENGTH
+from show1_jax.vae import Autoencoder
+from show1_jax.weights import to_state
+
+TOLERANCE: Final = 3e-5
+"""Of `--check`; see tests/test_networks_parity.py."""
+GOLDEN: Final = Path(__file__).parent.parent / "tests" / "golden"
+
+
+def _unet_call(name: str, *more: str) -> tuple[tuple[str, ...], str]:
+    return tuple(f"unet/{name}/{part}" for part in ("sample", "timestep", "text", *more)), f"unet/{name}/output"
+
+
+RECORDED: Final = {
+    "keyframes": _unet_call("base"),
+    "interpolation": _unet_call("interpolation"),
+    "first_frame": _unet_call("image_sr", "noise_level"),
+    "superres_pixel": _unet_call("sr1", "noise_level"),
+    "superres_latent": _unet_call("sr2"),
+    "vae": (("vae/image",), "vae/decoded"),
+    "text_t5": (("text/t5_ids", "text/t5_mask"), "text/t5_prompt"),
+    "text_clip": (("text/clip_ids",), "text/clip"),
+}
+"""Inputs and output of every network's recorded call."""
+HEADER: Final = (
+    "| network | input | dtype | PyTorch | ours ms (median, min to max) | PyTorch ms | PyTorch / ours | difference |"
+)
+CHECK_HEADER: Final = "| network | difference |"
+SMALL_PIXEL_UNET: Final = UNetConfig(
+    in_channels=3,
+    out_channels=6,
+    block_out_channels=(64, 128, 192),
+    layers_per_block=(1, 1, 1),
+    attention_levels=(False, True, True),
+    down_head_dim=(32, 32, 32),
+    mid_head_dim=32,
+    up_head_dim=(32, 32, 32),
+    cross_attention_dim=192,
+    cross_attention_norm=True,
+    text_dim=512,
+    text_embedding_heads=8,
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to compare, and the size of its call.
+
+    Attributes:
+        kind: of network, as checkpoints name it.
+        architecture: what it is.
+        size: frames, height and width of its input; None for text encoders.
+    """
+
+    kind: str
+    architecture: Any
+    size: tuple[int, ...] | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Both halves of guidance; one frame is enough for the autoencoder, which takes them one by one."""
+        return 1 if self.kind == "vae" else 2
+
+    @property
+    def is_image(self) -> bool:
+        """PyTorch's network takes no time axis."""
+        return self.kind == "vae" or (self.kind == "unet" and not self.architecture.temporal)
+
+    def inputs(self) -> tuple[np.ndarray, ...]:
+        """Random inputs in our layout."""
+        rng, batch = np.random.default_rng(0), self.batch_size
+        if self.size is None:
+            ids = rng.integers(0, self.architecture.vocab_size, (batch, MAX_LENGTH), np.int32)
+            return (ids, np.ones_like(ids)) if self.kind == "t5" else (ids,)
+        video = rng.standard_normal((batch, *self.size, self.architecture.in_channels), np.float32)
+        if self.kind == "vae":
+            return (video,)
+        text = rng.standard_normal((batch, MAX_LENGTH, self.architecture.raw_text_dim), np.float32)
+        levels = (np.full(batch, 250, np.int32),) if self.architecture.noise_level_embedding else ()
+        return (video, np.full(batch, 500, np.int32), text, *levels)
+
+    def to_torch_layout(self, array: np.ndarray) -> np.ndarray:
+        """Videos channels first, or images; anything else as it is."""
+        if array.ndim != 5:
+            return array
+        return rearrange(array, "b 1 h w c -> b c h w" if self.is_image else "b t h w c -> b c t h w")
+
+    def describe_input(self) -> str:
+        """The call's size for a person."""
+        if self.size is None:
+            return f"{self.batch_size} x {MAX_LENGTH} tokens"
+        frames, height, width = self.size
+        return f"{self.batch_size} x {frames} of {width}x{height}"
+
+
+@dataclass
+class Contestant:
+    """One way to run a network, and the seconds that it took."""
+
+    run: Callable[[], Any]
+    """Runs it and waits for the output."""
+    seconds: list[float] = field(default_factory=list)
+
+    def turn(self) -> None:
+        """One timed call."""
+        start = time.perf_counter()
+        self.run()
+        self.seconds.append(time.perf_counter() - start)
+
+
+def subjects(config: SampleConfig | None) -> dict[str, Subject]:
+    """What can be compared, by name: the config's networks at the sizes that it samples, and the small pixel UNet."""
+    found = {"small_pixel_unet": Subject("unet", SMALL_PIXEL_UNET, (8, 20, 32))}
+    if config is None:
+        return found
+    architecture = {
+        name: ARCHITECTURES[KIND_OF.get(name, "unet")].from_dict(fields) for name, fields in config.architecture.items()
+    }
+    for stage in (stage for stage in STAGES if stage in architecture):
+        sample = step_shapes(config, stage, architecture, jnp.float32).sample
+        found[stage] = Subject("unet", architecture[stage], sample.shape[1:4])
+    for name, kind in ((name, kind) for name, kind in KIND_OF.items() if name in architecture):
+        frame = (1, config.superres_latent.height, config.superres_latent.width)
+        found[name] = Subject(kind, architecture[name], frame if kind == "vae" else None)
+    return found
+
+
+def compare(name: str, subject: Subject, dtype: str, pairs: int, *, compiled: bool) -> Iterator[str]:
+    """Time a network of ours against PyTorch's; gives the table's rows, one for each way to run PyTorch's.
+
+    Raises:
+        UserError: PyTorch's network is not to be had here.
+    """
+    import torch
+
+    from benchmarks.torch_networks import call_network
+
+    network = _torch_network(subject.architecture, dtype)
+    program, weights = _our_network(subject, network, dtype)
+    inputs = subject.inputs()
+    placed = [jnp.asarray(array) for array in inputs]
+    moved = [_to_torch(subject.to_torch_layout(array), dtype) for array in inputs]
+
+    def run_torch(call: Callable[..., Any]) -> Any:
+        output = call(network, *moved)
+        if output.is_cuda:
+            torch.cuda.synchronize()
+        return output
+
+    ours = Contestant(lambda: jax.block_until_ready(program(weights, *placed)))
+    others = {"eager": Contestant(functools.partial(run_torch, call_network))}
+    if compiled:
+        torch.compiler.reset()  # of what the network before it was specialised to
+        others["compiled"] = Contestant(functools.partial(run_torch, torch.compile(call_network, dynamic=False)))
+    contestants = (ours, *others.values())
+    with exact_float32(dtype), torch.inference_mode():
+        expected = subject.to_torch_layout(np.asarray(ours.run()))
+        differences = {how: relative_difference(_to_numpy(other.run()), expected) for how, other in others.items()}
+        for contestant in contestants:
+            contestant.run()  # once more: some choose their kernels late
+        for contestant in contestants * pairs:
+            contestant.turn()
+    for how, other in others.items():
+        ratios = [theirs / mine for theirs, mine in zip(other.seconds, ours.seconds, strict=True)]
+        numbers = (_spread(ours.seconds, 1e3, 1), _spread(other.seconds, 1e3, 1), _spread(ratios, 1, 2))
+        yield _row(name, subject.describe_input(), dtype, how, *numbers, f"{differences[how]:.1e}")
+
+
+def _torch_network(architecture: Architecture, dtype: str) -> Any:
+    """PyTorch's network with the weights that it is born with, the same in every run."""
+    import torch
+
+    from benchmarks.torch_networks import make_network
+
+    torch.cuda.empty_cache()  # of the network before it
+    torch.manual_seed(0)
+    with torch.device(_torch_device()):
+        return make_network(architecture).to(getattr(torch, dtype)).eval()
+
+
+def _our_network(subject: Subject, network: Any, dtype: str) -> tuple[Callable[..., Any], nnx.State]:
+    """Ours as a compiled program of weights and inputs, and the weights of PyTorch's network in our layout."""
+    graph, shapes = nnx.split(build(subject.kind, subject.architecture, dtype=dtype, param_dtype=dtype))
+    born = network.state_dict()
+
+    def place(source: Source) -> jax.Array:
+        tensor: Any = source.to_ours(born[source.key])  # einops takes PyTorch's tensors as it takes arrays
+        return jnp.from_dlpack(tensor.contiguous(), copy=True)
+
+    weights = {path: place(source) for path, source in sources(shapes, KINDS[subject.kind].table).items()}
+
+    def forward(weights: nnx.State, *inputs: Any) -> Any:
+        network: Any = nnx.merge(graph, weights)
+        return network.decode(network.encode(*inputs)[0]) if isinstance(network, Autoencoder) else network(*inputs)
+
+    return jax.jit(forward), to_state(shapes, weights)
+
+
+def check() -> None:
+    """Print how far PyTorch's networks are from the recorded run of the original, whose weights they take.
+
+    Raises:
+        UserError: one is farther away than ours may be.
+    """
+    trace = load_file(GOLDEN / "trace.safetensors")
+    print(_table_head(CHECK_HEADER), flush=True)
+    failed = []
+    for stage in RELEASED.values():
+        for part in stage.parts:
+            folder = GOLDEN / "checkpoints" / stage.folder
+            try:
+                network = _torch_network(read_architecture(stage, part, folder)[0], "float32")
+            except UserError as error:
+                print(_row(part.component, f"not checked: {error}"), flush=True)
+                continue
+            difference = _recorded_difference(network, open_weights(folder / part.folder), part.component, trace)
+            print(_row(part.component, f"{difference:.1e}"), flush=True)
+            if not difference <= TOLERANCE:
+                failed.append(part.component)
+    if failed:
+        raise UserError(f"farther than {TOLERANCE} from the recorded run: {', '.join(failed)}")
+
+
+def _recorded_difference(
+    network: Any, weights: Mapping[str, np.ndarray], component: str, trace: Mapping[str, np.ndarray]
+) -> float:
+    import torch
+
+    from benchmarks.torch_networks import call_network
+
+    network.load_state_dict({key: torch.tensor(array) for key, array in weights.items()}, strict=True)
+    names, output = RECORDED[component]
+    inputs = [_to_torch(trace[name], "float32") for name in names]
+    with torch.inference_mode():
+        return relative_difference(_to_numpy(call_network(network, *inputs)), trace[output])
+
+
+def relative_difference(array: np.ndarray, expected: np.ndarray) -> float:
+    """Norm of the difference over norm of what was expected, in float64."""
+    array, expected = array.astype(np.float64), expected.astype(np.float64)
+    if array.shape != expected.shape:
+        raise ValueError(f"shapes differ: {array.shape} and {expected.shape}")
+    return float(np.linalg.norm(array - expected) / np.linalg.norm(expected))
+
+
+def _to_torch(array: np.ndarray, dtype: str) -> Any:
+    import torch
+
+    tensor = torch.tensor(array, device=_torch_device())
+    return tensor.to(getattr(torch, dtype) if tensor.is_floating_point() else torch.int64)
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    return np.asarray(tensor.float().cpu().numpy())
+
+
+def _torch_device() -> str:
+    """PyTorch's name of JAX's device."""
+    return "cuda" if jax.default_backend() == "gpu" else "cpu"
+
+
+def _spread(values: Sequence[float], scale: float, digits: int) -> str:
+    """Median, smallest and largest."""
+    median, least, most = (scale * value for value in (statistics.median(values), min(values), max(values)))
+    return f"{median:.{digits}f} ({least:.{digits}f} to {most:.{digits}f})"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _table_head(header: str) -> str:
+    return f"{header}\n|{' --- |' * header.count(' |')}"
+
+
+def _start_torch() -> str:
+    """Settings under which both sides do the same; says what they are.
+
+    Raises:
+        UserError: PyTorch is not installed, or cannot run where JAX does.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("PyTorch is not installed; do so with `pip install torch diffusers`")
+    import torch
+
+    if jax.default_backend() not in ("cpu", "gpu"):
+        raise UserError("PyTorch is timed on CPUs and GPUs; to compare on the CPU set JAX_PLATFORMS=cpu")
+    if _torch_device() == "cuda" and not torch.cuda.is_available():
+        raise UserError("JAX has a GPU and PyTorch has none; install its CUDA build, or set JAX_PLATFORMS=cpu")
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.backends.cudnn.benchmark = True  # XLA tries out its convolutions, too
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return f"PyTorch on {_torch_device()} with {torch.get_num_threads()} threads"
+
+
+def _main(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.reference", description=__doc__)
+    parser.add_argument("--config", metavar="FILE", help="whose networks are compared")
+    parser.add_argument("--networks", type=lambda text: text.split(","), metavar="A,B", help="all, unless given")
+    parser.add_argument("--pairs", type=int, default=5, help="timed calls of everything that is compared")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--compile", action="store_true", help="compare with torch.compile as well")
+    parser.add_argument("--check", action="store_true", help="check PyTorch's networks on the recorded run instead")
+    parsed = parser.parse_args(arguments)
+    if parsed.pairs < 1:
+        raise UserError(f"--pairs={parsed.pairs} must be at least 1")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # before JAX starts: PyTorch needs memory, too
+    config = SampleConfig.from_dict(load_config(parsed.config).to_dict()) if parsed.config else None
+    known = subjects(config)
+    names = parsed.networks or list(known)
+    if unknown := sorted(set(names) - known.keys()):
+        raise UserError(f"no network {', '.join(unknown)}; there are {', '.join(known)}")
+    settings = _start_torch()
+    installed = [name for name in ("torch", "diffusers") if importlib.util.find_spec(name)]
+    print(f"{describe_machine('transformers', *installed)}; {settings}\n", flush=True)
+    if parsed.check:
+        check()
+        return
+    print(_table_head(HEADER), flush=True)
+    for name in names:
+        subject = known[name]
+        try:
+            for line in compare(name, subject, parsed.dtype, parsed.pairs, compiled=parsed.compile):
+                print(line, flush=True)
+        except UserError as error:
+            print(_row(name, subject.describe_input(), parsed.dtype, f"not measured: {error}", *[""] * 4), flush=True)
+        gc.collect()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("benchmarks.reference", lambda: _main(sys.argv[1:])))
