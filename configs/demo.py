@@ -128,12 +128,12 @@ def get_config() -> ConfigDict:
         "superres_pixel": {"scheduler": PIXEL_DPM_SOLVER, "image_noising_scheduler": NOISING},
         "superres_latent": {"scheduler": LATENT_DPM_SOLVER},
     }
-    config.train.data.name = "synthetic"
+    config.train.data.update(name="synthetic", spread=0.25)
     config.train.update(log_every=20, evaluate_every=500, save_every=250, sample_every=1000, keep_every=500)
     for stage in TRAINED_STAGES:
         config.train[stage].update(TRAINING)
         config.train[stage].optimizer.update(OPTIMIZER)
     config.train.superres_pixel.batch_size = 2
-    config.train.superres_latent.num_frames = 8
+    config.train.superres_latent.update(batch_size=4, num_frames=8)
     config.train.autoencoder.update(batch_size=4, error="squared", kl_weight=1e-5, height=80, width=144)
     return config

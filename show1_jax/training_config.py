@@ -184,6 +184,9 @@ class DataConfig(Settings):
     """Of `videos`: the folder that was built."""
     num_synthetic: int = 1_000_000
     """Of `synthetic`: scenes before they repeat."""
+    spread: float = 1.0
+    """Of `synthetic`: how far from the middle of their room things are put, as a share of it. Where little is left to
+    chance there is less to learn."""
     num_validation: int = 64
     """Clips that are kept from training, for the validation loss."""
     num_workers: int = 0
@@ -198,6 +201,7 @@ class DataConfig(Settings):
         self._require_at_least(1, "num_synthetic", "num_validation")
         self._require_at_least(0, "num_workers")
         self._require(0 <= self.seed <= MAX_SEED, f"seed={self.seed} must be from 0 to {MAX_SEED}")
+        self._require(0 <= self.spread <= 1, f"spread={self.spread} must be from 0 to 1")
         self._require(0 <= self.max_failed_share <= 1, f"max_failed_share={self.max_failed_share} must be from 0 to 1")
 
 

@@ -168,6 +168,7 @@ def hardest_scenes() -> list[Scene]:
 @pytest.mark.parametrize(("height", "width"), [(40, 64), (320, 576), (64, 64), (64, 40), (30, 120)])
 def test_things_stay_inside_the_frame_and_apart(height: int, width: int):
     placed = [place(scene, seed) for seed, scene in enumerate(hardest_scenes())]
+    placed += [place(scene, seed, 0.3) for seed, scene in enumerate(hardest_scenes())]
     placed += [scene_from_index(index, held_out=None) for index in range(500)]
     gap = 0.05 * min(height, width / 1.6) - 1e-6
     for one in placed:
@@ -180,9 +181,9 @@ def test_things_stay_inside_the_frame_and_apart(height: int, width: int):
 
 
 @settings(deadline=None)
-@given(scenes, seeds)
-def test_things_do_what_is_said_of_them(scene: Scene, seed: int):
-    for thing, body in zip(scene.things, place(scene, seed).bodies(100, 160), strict=True):
+@given(scenes, seeds, st.floats(0, 1))
+def test_things_do_what_is_said_of_them(scene: Scene, seed: int, spread: float):
+    for thing, body in zip(scene.things, place(scene, seed, spread).bodies(100, 160), strict=True):
         directions = DIRECTIONS[thing.motion]
         first, halfway, last = body.path([0.0, DURATION / 2, DURATION])
         moved = last - first
@@ -203,6 +204,16 @@ def test_same_seed_same_place_other_seed_other_place():
     scene = parse_sentence("a red circle grows and a blue square moves up")
     assert place(scene, 5) == place(scene, 5)
     assert place(scene, 5).spots != place(scene, 6).spots
+
+
+@given(scenes, seeds, st.floats(0, 1))
+def test_a_smaller_spread_draws_the_same_places_nearer_to_the_middle(scene: Scene, seed: int, spread: float):
+    wide, near = place(scene, seed), place(scene, seed, spread)
+    middle = place(scene, 0, 0.0)
+    assert set(middle.spots) == {(0.5, 0.5, 0.5)}
+    assert (middle.share, middle.swapped) == (0.5, False)
+    expected = 0.5 + spread * (np.array([wide.share, *np.ravel(wide.spots)]) - 0.5)
+    np.testing.assert_allclose([near.share, *np.ravel(near.spots)], expected, atol=1e-12)
 
 
 # What the pictures show

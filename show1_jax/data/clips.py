@@ -283,9 +283,12 @@ def _open(config: DataConfig, spec: ClipSpec) -> tuple[ClipSource, ClipSource, d
     """The training source, the validation source, and what the data is."""
     if config.name == "synthetic":
         _check_seconds(spec, synthetic.DURATION, "the synthetic world's")
-        world = synthetic.SyntheticWorld(config.num_synthetic, config.seed)
-        kept = synthetic.SyntheticWorld(config.num_validation, config.seed, first=config.num_synthetic)
-        identity = {"name": "synthetic", "num_scenes": config.num_synthetic, "num_validation": config.num_validation}
+        world = synthetic.SyntheticWorld(config.num_synthetic, config.seed, spread=config.spread)
+        first = config.num_synthetic
+        kept = synthetic.SyntheticWorld(config.num_validation, config.seed, first=first, spread=config.spread)
+        identity: dict[str, Any] = {"name": "synthetic", "num_scenes": first, "num_validation": config.num_validation}
+        if config.spread != 1:  # so that runs from before there was this setting go on
+            identity["spread"] = config.spread
         return SyntheticSource(world), SyntheticSource(kept), identity
     from show1_jax.data.videos import VideoSource
 

@@ -251,7 +251,7 @@ class PlacedScene:
         return tuple((part, frame[1]) if axis == 0 else (frame[0], part) for part in parts)
 
 
-def place(scene: Scene, seed: int) -> PlacedScene:
+def place(scene: Scene, seed: int, spread: float = 1.0) -> PlacedScene:
     """Draw where the things of a scene are, and how far they move.
 
     In any frame they are inside and apart at all times; one that moves travels at least 0.35 units at constant speed.
@@ -259,10 +259,13 @@ def place(scene: Scene, seed: int) -> PlacedScene:
     Args:
       scene: what is to be seen.
       seed: 0 to 2**64 - 1.
+      spread: 1 draws from all the room that there is; 0 puts everything in the middle of it, the first thing at the
+        left or at the top, and moves it by the middle distance.
     """
-    order, share, *draws = _uniforms(2 + 3 * len(scene.things), seed)
-    spots = tuple(_Spot(*draws[i : i + 3]) for i in range(0, len(draws), 3))
-    return PlacedScene(scene, order < 0.5, share, spots)
+    order, *draws = _uniforms(2 + 3 * len(scene.things), seed)
+    share, *places = (0.5 + spread * (draw - 0.5) for draw in draws)
+    spots = tuple(_Spot(*places[i : i + 3]) for i in range(0, len(places), 3))
+    return PlacedScene(scene, order < 0.5 * spread, share, spots)
 
 
 def render(placed: PlacedScene, times: _Times, height: int, width: int) -> UInt8[np.ndarray, "time height width 3"]:
@@ -290,7 +293,7 @@ def is_held_out(thing: Thing) -> bool:
 
 
 def scene_from_index(
-    index: int, seed: int = 0, *, held_out: bool | None = False, num_things: int | None = None
+    index: int, seed: int = 0, *, held_out: bool | None = False, num_things: int | None = None, spread: float = 1.0
 ) -> PlacedScene:
     """The scene of an index: the same in every process and on every machine.
 
@@ -302,6 +305,7 @@ def scene_from_index(
       held_out: False: no thing is held out (`is_held_out`), for training; True: the first thing is, the second may be;
         None: any may be.
       num_things: 1 or 2; None: 65 % of the scenes have one, the others two of different colours.
+      spread: of places; see `place`.
     """
     count, background, *draws, layout = _uniforms(7, seed, index)
     if num_things is None:
@@ -311,14 +315,15 @@ def scene_from_index(
         choices = _choices(None if things and held_out else held_out, things[0].color if things else "")
         things.append(Thing(*_pick(choices, triple), size=_pick(("", "", "small", "large"), size)))
     scene = Scene(tuple(things[:num_things]), _pick(("black", "black", "gray", "navy"), background))
-    return place(scene, int(layout * 2**53))
+    return place(scene, int(layout * 2**53), spread)
 
 
 class SyntheticWorld:
     """Clips and captions of `num_scenes` scenes for training, from index `first` of the world on."""
 
-    def __init__(self, num_scenes: int, seed: int, *, first: int = 0) -> None:
+    def __init__(self, num_scenes: int, seed: int, *, first: int = 0, spread: float = 1.0) -> None:
         self._num_scenes = num_scenes
+        self._spread = spread
         self._seed = seed
         self._first = first
 
@@ -338,7 +343,7 @@ class SyntheticWorld:
     def _scene(self, index: int) -> PlacedScene:
         if not 0 <= index < self._num_scenes:
             raise IndexError(f"scene {index} of {self._num_scenes}")
-        return scene_from_index(self._first + index, self._seed)
+        return scene_from_index(self._first + index, self._seed, spread=self._spread)
 
 
 @functools.cache
