@@ -62,6 +62,7 @@ class Step:
     """A stage's denoising step on the devices, and what it took to get there."""
 
     run: Callable[[], Any]
+    sample: tuple[int, ...]
     flops: float
     num_bytes: int
     program_bytes: int
@@ -98,17 +99,17 @@ def prepare(cascade: Cascade, stage: Stage, network: LoadedNetwork, batch_size: 
     sampler = make_sampler(cascade.scheduler(stage), config.num_steps, getattr(config, "strength", 1.0))
     architecture = {name: cascade.architecture(name) for name in (stage, "vae")}
     shapes = step_shapes(cascade.config, stage, architecture, cascade.dtype, batch_size)
-    inputs = _draw(cascade, shapes)
+    sample, text, channels, noise_level = _draw(cascade, shapes)
     arguments = (
         network.weights,
-        jax.device_put(sampler.init(inputs.sample), batch_sharding(cascade.mesh)),
+        jax.device_put(sampler.init(sample), batch_sharding(cascade.mesh)),
         sampler.coefficients(0),
-        inputs.sample if sampler.takes_noise else None,
+        sample if sampler.takes_noise else None,
         sampler.timesteps[0],
         np.float32(config.guidance_scale),
-        inputs.text,
-        inputs.channels,
-        inputs.noise_level,
+        text,
+        channels,
+        noise_level,
     )
     program = step_program(network.graph, sampler)
     with _fresh_cache():
@@ -119,6 +120,7 @@ def prepare(cascade: Cascade, stage: Stage, network: LoadedNetwork, batch_size: 
     memory = compiled.memory_analysis()
     return Step(
         run=lambda: compiled(*arguments),
+        sample=sample.shape,
         flops=count_flops(traced.jaxpr.jaxpr),
         num_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(arguments)),
         program_bytes=memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes,
@@ -128,7 +130,7 @@ def prepare(cascade: Cascade, stage: Stage, network: LoadedNetwork, batch_size: 
     )
 
 
-def _draw(cascade: Cascade, shapes: StepShapes) -> StepShapes:
+def _draw(cascade: Cascade, shapes: StepShapes) -> tuple[Any, ...]:
     """Arrays of these shapes: Gaussian floats, and a noise level."""
 
     def draw(shape: jax.ShapeDtypeStruct | None) -> Any:
@@ -139,7 +141,7 @@ def _draw(cascade: Cascade, shapes: StepShapes) -> StepShapes:
         drawn = jax.random.normal(jax.random.key(0), shape.shape, shape.dtype)
         return jax.device_put(drawn, batch_sharding(cascade.mesh))
 
-    return StepShapes(*map(draw, shapes))
+    return tuple(map(draw, shapes))
 
 
 @contextlib.contextmanager
@@ -170,11 +172,9 @@ def measure_stage(cascade: Cascade, stage: Stage, rates: Rates, batch_size: int,
     median = statistics.median(seconds)
     num_devices = cascade.mesh.size
     floor = rates.floor(step.flops / num_devices, step.num_bytes / num_devices)
-    architecture = {name: cascade.architecture(name) for name in (stage, "vae")}
-    sample = step_shapes(cascade.config, stage, architecture, cascade.dtype, batch_size).sample
     cells = [
         stage,
-        "x".join(map(str, sample.shape)),
+        "x".join(map(str, step.sample)),
         f"{step.flops / 1e9:.1f}",
         f"{step.trace_seconds:.1f}",
         f"{step.compile_seconds:.1f}",

@@ -91,7 +91,7 @@ LATENT_DPM_SOLVER = DPM_SOLVER | {"beta_schedule": "scaled_linear", "beta_start"
 
 # Ours, for small networks on a CPU. The learning rate stays, so that a run can be as long as there is time for. With
 # AdamW's usual beta2 and clip_norm an autoencoder was lost at step 1880: gradients had become small, and then were not.
-TRAINING = {"num_steps": 100_000, "batch_size": 8, "remat": "none"}
+TRAINING = {"num_steps": 100_000, "batch_size": 4, "remat": "none"}
 OPTIMIZER = {
     "learning_rate": 1e-3,
     "schedule": "constant",
@@ -134,6 +134,7 @@ def get_config() -> ConfigDict:
         config.train[stage].update(TRAINING)
         config.train[stage].optimizer.update(OPTIMIZER)
     config.train.superres_pixel.batch_size = 2
-    config.train.superres_latent.update(batch_size=4, num_frames=8)
-    config.train.autoencoder.update(batch_size=4, error="squared", kl_weight=1e-5, height=80, width=144)
+    config.train.superres_latent.num_frames = 8
+    config.train.interpolation.batch_size = 8
+    config.train.autoencoder.update(error="squared", kl_weight=1e-5, height=80, width=144)
     return config
