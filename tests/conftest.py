@@ -1,9 +1,6 @@
 """Shared fixtures. The device count is set before the backend starts: sharding is tested on eight CPU devices."""
 
-import atexit
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 # Tests compile for longer than they compute, so the compiler is told not to optimise.
@@ -15,11 +12,6 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Test processes, and those that they start, compile many of the same programs: the first one of each serves all.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import numpy as np
