@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -436,6 +437,9 @@ def test_a_state_can_be_set_back(config: DataConfig) -> None:
 def test_closing_ends_the_threads(config: DataConfig) -> None:
     before = threading.active_count()
     batches(config, 1)
+    deadline = time.monotonic() + 10  # a thread that was told to end may take a moment
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert threading.active_count() <= before
 
 
