@@ -17,7 +17,7 @@ from jaxtyping import Array
 from show1_jax.manifest import Manifest
 from show1_jax.models import ARCHITECTURES, LoadedNetwork, build
 from show1_jax.parallel import shardings_by_path
-from show1_jax.random_checkpoint import TEXT_ENCODERS, random_component
+from show1_jax.random_checkpoint import SOURCE, TEXT_ENCODERS, new_component
 from show1_jax.text import write_tokenizers
 from show1_jax.text.encoding import Tokenize, load_tokenize
 from show1_jax.weights import WeightPath, to_state, to_weights
@@ -33,7 +33,8 @@ class RandomNetworks:
 
     def __init__(self, architecture: Mapping[str, Any], schedulers: Mapping[str, Any]):
         records = {
-            name: random_component(name, fields, schedulers.get(name, {})) for name, fields in architecture.items()
+            name: new_component(name, fields, schedulers.get(name, {}), {"source": SOURCE})
+            for name, fields in architecture.items()
         }
         self.manifest = Manifest(records, {})
 

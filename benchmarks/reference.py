@@ -16,7 +16,6 @@ import functools
 import gc
 import importlib.util
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from einops import rearrange
 from flax import nnx
 from safetensors.numpy import load_file
 
+from benchmarks import table
 from benchmarks.machine import describe_machine
 from convert.reader import open_weights
 from convert.released import STAGES as RELEASED
@@ -209,8 +209,8 @@ def compare(name: str, subject: Subject, dtype: str, pairs: int, *, compiled: bo
             contestant.turn()
     for how, other in others.items():
         ratios = [theirs / mine for theirs, mine in zip(other.seconds, ours.seconds, strict=True)]
-        numbers = (_spread(ours.seconds, 1e3, 1), _spread(other.seconds, 1e3, 1), _spread(ratios, 1, 2))
-        yield _row(name, subject.describe_input(), dtype, how, *numbers, f"{differences[how]:.1e}")
+        numbers = (table.spread(ours.seconds, 1e3, 1), table.spread(other.seconds, 1e3, 1), table.spread(ratios, 1, 2))
+        yield table.row(name, subject.describe_input(), dtype, how, *numbers, f"{differences[how]:.1e}")
 
 
 def _torch_network(architecture: Architecture, dtype: str) -> Any:
@@ -250,7 +250,7 @@ def check() -> None:
         UserError: one is farther away than ours may be.
     """
     trace = load_file(GOLDEN / "trace.safetensors")
-    print(_table_head(CHECK_HEADER), flush=True)
+    print(table.head(CHECK_HEADER), flush=True)
     failed = []
     for stage in RELEASED.values():
         for part in stage.parts:
@@ -258,10 +258,10 @@ def check() -> None:
             try:
                 network = _torch_network(read_architecture(stage, part, folder)[0], "float32")
             except UserError as error:
-                print(_row(part.component, f"not checked: {error}"), flush=True)
+                print(table.row(part.component, f"not checked: {error}"), flush=True)
                 continue
             difference = _recorded_difference(network, open_weights(folder / part.folder), part.component, trace)
-            print(_row(part.component, f"{difference:.1e}"), flush=True)
+            print(table.row(part.component, f"{difference:.1e}"), flush=True)
             if not difference <= TOLERANCE:
                 failed.append(part.component)
     if failed:
@@ -304,20 +304,6 @@ def _to_numpy(tensor: Any) -> np.ndarray:
 def _torch_device() -> str:
     """PyTorch's name of JAX's device."""
     return "cuda" if jax.default_backend() == "gpu" else "cpu"
-
-
-def _spread(values: Sequence[float], scale: float, digits: int) -> str:
-    """Median, smallest and largest."""
-    median, least, most = (scale * value for value in (statistics.median(values), min(values), max(values)))
-    return f"{median:.{digits}f} ({least:.{digits}f} to {most:.{digits}f})"
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _table_head(header: str) -> str:
-    return f"{header}\n|{' --- |' * header.count(' |')}"
 
 
 def _start_torch() -> str:
@@ -363,14 +349,16 @@ def _main(arguments: Sequence[str]) -> None:
     if parsed.check:
         check()
         return
-    print(_table_head(HEADER), flush=True)
+    print(table.head(HEADER), flush=True)
     for name in names:
         subject = known[name]
         try:
             for line in compare(name, subject, parsed.dtype, parsed.pairs, compiled=parsed.compile):
                 print(line, flush=True)
         except UserError as error:
-            print(_row(name, subject.describe_input(), parsed.dtype, f"not measured: {error}", *[""] * 4), flush=True)
+            print(
+                table.row(name, subject.describe_input(), parsed.dtype, f"not measured: {error}", *[""] * 4), flush=True
+            )
         gc.collect()
 
 

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import table
 from benchmarks.machine import describe_machine
 from benchmarks.random_networks import RandomNetworks
 from show1_jax.cascade import Cascade
@@ -33,7 +34,6 @@ from show1_jax.models import LoadedNetwork, exact_float32
 from show1_jax.parallel import batch_sharding, replicated_sharding
 from show1_jax.progress import StageBars
 from show1_jax.request import SampleConfig
-from show1_jax.samplers import make_sampler
 from show1_jax.sampling_config import STAGES, CascadeConfig, Stage
 from show1_jax.step_shapes import StepShapes, step_shapes
 from show1_jax.training.flops import count_flops
@@ -95,8 +95,7 @@ def _timed(run: Callable[[], Any], times: int) -> list[float]:
 
 def prepare(cascade: Cascade, stage: Stage, network: LoadedNetwork, batch_size: int) -> Step:
     """Trace, compile and fetch a stage's step."""
-    config = cascade.config.stage(stage)
-    sampler = make_sampler(cascade.scheduler(stage), config.num_steps, getattr(config, "strength", 1.0))
+    sampler = cascade.sampler(stage)
     architecture = {name: cascade.architecture(name) for name in (stage, "vae")}
     shapes = step_shapes(cascade.config, stage, architecture, cascade.dtype, batch_size)
     sample, text, channels, noise_level = _draw(cascade, shapes)
@@ -106,7 +105,7 @@ def prepare(cascade: Cascade, stage: Stage, network: LoadedNetwork, batch_size: 
         sampler.coefficients(0),
         sample if sampler.takes_noise else None,
         sampler.timesteps[0],
-        np.float32(config.guidance_scale),
+        np.float32(cascade.config.stage(stage).guidance_scale),
         text,
         channels,
         noise_level,
@@ -179,14 +178,14 @@ def measure_stage(cascade: Cascade, stage: Stage, rates: Rates, batch_size: int,
         f"{step.trace_seconds:.1f}",
         f"{step.compile_seconds:.1f}",
         f"{step.fetch_seconds:.1f}",
-        f"{1e3 * median:.1f} ({1e3 * min(seconds):.1f} to {1e3 * max(seconds):.1f})",
+        table.spread(seconds, 1e3, 1),
         f"{step.flops / median / 1e9:.1f}",
         f"{1e3 * floor:.1f}",
         f"{median / floor:.1f}",
         f"{step.program_bytes / GB:.2f}",
         _peak(),
     ]
-    return f"| {' | '.join(cells)} |"
+    return table.row(*cells)
 
 
 def _peak() -> str:
@@ -198,8 +197,8 @@ def _peak() -> str:
 def measure_cascade(cascade: Cascade, stages: Sequence[Stage], batch_size: int) -> str:
     """A table of the seconds of two runs: the first compiles, or fetches from the cache."""
     first, second = (_run_cascade(cascade, stages, batch_size) for _ in range(2))
-    rows = [f"| {name} | {seconds:.1f} | {second[name]:.1f} |" for name, seconds in first.items()]
-    return "\n".join(["| stage | first s | second s |", "| --- | --- | --- |", *rows])
+    rows = [table.row(name, f"{seconds:.1f}", f"{second[name]:.1f}") for name, seconds in first.items()]
+    return "\n".join([table.head("| stage | first s | second s |"), *rows])
 
 
 def _run_cascade(cascade: Cascade, stages: Sequence[Stage], batch_size: int) -> dict[str, float]:
@@ -227,7 +226,7 @@ def _main(arguments: Sequence[str]) -> None:
     cascade = Cascade(RandomNetworks(config.architecture, config.schedulers), config)
     rates = measure_rates(cascade.dtype)
     print(f"{describe_machine()}, {cascade.dtype}: {rates.flops / 1e9:.0f} GFLOP/s, {rates.bandwidth / GB:.1f} GB/s\n")
-    print(f"{HEADER}\n|{' --- |' * HEADER.count(' |')}", flush=True)
+    print(table.head(HEADER), flush=True)
     for stage in stages:
         print(measure_stage(cascade, stage, rates, parsed.batch_size, parsed.steps), flush=True)
     if parsed.whole:

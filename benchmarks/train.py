@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from benchmarks import table
 from benchmarks.machine import describe_machine
 from show1_jax.cli import load_config, run_command
 from show1_jax.config import Remat
@@ -87,19 +88,19 @@ class Variant:
             f"{batch_size} x {num_frames} of {plan.spec.width}x{plan.spec.height}",
             f"{self.trace_seconds:.1f}",
             f"{self.compile_seconds:.1f}",
-            f"{1e3 * median:.0f} ({1e3 * min(self.steps):.0f} to {1e3 * max(self.steps):.0f})",
+            table.spread(self.steps, 1e3, 0),
             f"{batch_size * num_frames / median:.1f}",
             f"{sum(self.waits) / sum(self.steps):.1%}",
             f"{flops / 1e9:.1f}",
             f"{flops / peak / self.run.mesh.size:.1%}" if peak else "peak not known",
             f"{self.program_bytes / 1e9:.2f}",
         ]
-        return f"| {' | '.join(cells)} |"
+        return table.row(*cells)
 
 
 def measure(config: SampleConfig, stages: Sequence[str], remats: Sequence[Remat], batch_size: int, steps: int) -> None:
     """Print a table row for every stage and variant."""
-    print(f"{describe_machine('optax')}\n\n{HEADER}\n|{' --- |' * HEADER.count(' |')}", flush=True)
+    print(f"{describe_machine('optax')}\n\n{table.head(HEADER)}", flush=True)
     for stage in stages:
         with tempfile.TemporaryDirectory() as folder:
             variants = [_variant(config, stage, remat, batch_size, Path(folder) / remat) for remat in remats]

@@ -21,7 +21,7 @@ from show1_jax.models import ARCHITECTURES, LoadedNetwork, exact_float32
 from show1_jax.noise import NoiseSource, SeededNoise
 from show1_jax.parallel import gather, make_mesh, put_batch
 from show1_jax.prompts import Prompt, check_prompt
-from show1_jax.samplers import DDPM, make_sampler
+from show1_jax.samplers import DDPM, Sampler, make_sampler
 from show1_jax.sampling_config import STAGES, CascadeConfig, Stage, check_inputs
 from show1_jax.stages import (
     StageContext,
@@ -159,6 +159,11 @@ class Cascade:
         name = self.config.stage(stage).sampler
         return released if name == "checkpoint" else released.with_sampler(name)
 
+    def sampler(self, stage: Stage) -> Sampler:
+        """The timesteps and coefficients with which a stage is sampled."""
+        config = self.config.stage(stage)
+        return make_sampler(self.scheduler(stage), config.num_steps, getattr(config, "strength", 1.0))
+
     def architecture(self, component: str) -> Any:
         """What the checkpoint says of a component's network."""
         record = self.manifest.component(component)
@@ -206,7 +211,7 @@ class Cascade:
     def _check_schedule(self, stage: Stage) -> None:
         config = self.config.stage(stage)
         scheduler = self.scheduler(stage)
-        make_sampler(scheduler, config.num_steps, getattr(config, "strength", 1.0))
+        self.sampler(stage)
         network = self.architecture(stage)
         learned = scheduler.class_name == DDPM and scheduler.variance_type in ("learned", "learned_range")
         # A latent network appends nothing to its sample; pixel networks make colours.

@@ -44,7 +44,7 @@ def write_random_checkpoint(
     with tempfile.TemporaryDirectory() as scratch, new_checkpoint(directory) as writer:
         write_tokenizers(scratch)
         for name, fields in architecture.items():
-            record = random_component(name, fields, schedulers.get(name, {}), seed)
+            record = new_component(name, fields, schedulers.get(name, {}), {"source": SOURCE, "seed": seed})
             network = build(record.kind, ARCHITECTURES[record.kind].from_dict(record.architecture))
             shapes = nnx.to_flat_state(nnx.state(network, nnx.Param))
             weights = {weight_path(path): _random_weight(rng, path[-1], leaf.shape) for path, leaf in shapes}
@@ -53,17 +53,20 @@ def write_random_checkpoint(
             writer.add(name, record, weights, {path: array.dtype for path, array in weights.items()}, tokenizer)
 
 
-def random_component(
-    name: str, architecture: Mapping[str, Any], schedulers: Mapping[str, Mapping[str, Any]], seed: int = 0
+def new_component(
+    name: str,
+    architecture: Mapping[str, Any],
+    schedulers: Mapping[str, Mapping[str, Any]],
+    provenance: Mapping[str, Any],
 ) -> Component:
-    """The record of a component with random weights; arguments as of `write_random_checkpoint`, for one component."""
+    """The record of a network that is made here; arguments as of `write_random_checkpoint`, for one component."""
     kind = KINDS.get(name, "unet")
     return Component(
         kind=kind,
         architecture=ARCHITECTURES[kind].from_dict(architecture).to_dict(),
         dtype="float32",
         schedulers={role: dict(values) for role, values in schedulers.items()},
-        provenance={"source": SOURCE, "seed": seed},
+        provenance=dict(provenance),
     )
 
 

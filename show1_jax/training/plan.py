@@ -14,7 +14,7 @@ from show1_jax.diffusion import SchedulerConfig
 from show1_jax.errors import UserError
 from show1_jax.manifest import Component
 from show1_jax.models import ARCHITECTURES, build
-from show1_jax.random_checkpoint import KINDS
+from show1_jax.random_checkpoint import new_component
 from show1_jax.request import SampleConfig
 from show1_jax.training.objectives import Objective, make_objective
 from show1_jax.training_config import (
@@ -80,8 +80,7 @@ class Plan:
             return self.checkpoints.component(name)
         if name not in self.config.architecture:
             raise UserError(f"neither {self.config.checkpoint} nor the config's architecture has {name}; convert it")
-        kind = KINDS[name]
-        return Component(kind, ARCHITECTURES[kind].from_dict(self.config.architecture[name]).to_dict(), "float32")
+        return new_component(name, self.config.architecture[name], {}, {})
 
     def frozen_folder(self, name: str) -> Path:
         """The checkpoint that holds a network that is not trained.
@@ -163,15 +162,13 @@ def clip_spec(config: SampleConfig, stage: TrainedStage) -> ClipSpec:
 def _made_here(config: SampleConfig, stage: TrainedStage) -> Component:
     """The record of a network that is trained from scratch."""
     name = COMPONENTS[stage]
-    kind = KINDS.get(name, "unet")
     if name not in config.architecture:
         raise UserError(
             f"the config has no architecture.{name} to train from scratch; state one, or start from a checkpoint with "
             f"--config.train.{stage}.init=DIR"
         )
-    architecture = ARCHITECTURES[kind].from_dict(config.architecture[name])
-    schedulers = {role: dict(values) for role, values in config.schedulers.get(name, {}).items()}
-    return Component(kind, architecture.to_dict(), "float32", schedulers, provenance={"source": "train.py"})
+    schedulers = config.schedulers.get(name, {})
+    return new_component(name, config.architecture[name], schedulers, {"source": "train.py"})
 
 
 def _check_sizes(plan: Plan) -> None:
