@@ -93,6 +93,7 @@ LATENT_DPM_SOLVER = DPM_SOLVER | {"beta_schedule": "scaled_linear", "beta_start"
 # AdamW's usual beta2 and clip_norm an autoencoder was lost at step 1880: gradients had become small, and then were not.
 TRAINING = {"num_steps": 100_000, "batch_size": 4, "remat": "none"}
 OPTIMIZER = {
+    "kind": "muon",
     "learning_rate": 1e-3,
     "schedule": "constant",
     "warmup_steps": 100,

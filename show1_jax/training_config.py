@@ -22,6 +22,7 @@ TRAINED_STAGES: Final[tuple[TrainedStage, ...]] = get_args(TrainedStage)
 LearningRateSchedule = Literal["constant", "cosine", "linear"]
 DataName = Literal["synthetic", "videos"]
 TextSource = Literal["encoder", "cache"]
+OptimizerKind = Literal["adamw", "muon"]
 ReconstructionError = Literal["absolute", "squared"]
 
 COMPONENTS: Final[dict[TrainedStage, str]] = {**{stage: stage for stage in STAGES}, "autoencoder": "vae"}
@@ -49,12 +50,15 @@ def text_component(stage: TrainedStage) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(Settings):
-    """AdamW (arXiv 1711.05101), its learning rate over the steps, and the average of the weights that is sampled from.
+    """AdamW (arXiv 1711.05101) or Muon, its learning rate over the steps, and the average of weights to sample from.
 
     The learning rate rises from 0 over the warm-up, then stays, or falls by a half cosine or a line to its final share
     at the last step.
     """
 
+    kind: OptimizerKind = "adamw"
+    """`muon` (arXiv 2502.16982) goes along all directions of a hidden matrix's gradient alike. Biases, norms, and the
+    first and the last convolution are Adam's, with Nesterov's momentum and without decay."""
     learning_rate: float = 5e-5
     schedule: LearningRateSchedule = "cosine"
     warmup_steps: int = 10_000
@@ -71,6 +75,7 @@ class OptimizerConfig(Settings):
     """The average forgets 1 - this a step; while it is young it forgets faster, (1 + step) / (10 + step) is kept."""
 
     def __post_init__(self) -> None:
+        self._require_choice("kind", get_args(OptimizerKind))
         self._require_choice("schedule", get_args(LearningRateSchedule))
         self._require_at_least(0, "warmup_steps", "final_share", "weight_decay", "clip_norm", "learning_rate")
         for name in ("beta1", "beta2", "ema_decay"):

@@ -162,6 +162,27 @@ def test_a_run_goes_on_only_as_what_it_is(
     run.close()
 
 
+def test_a_run_goes_on_when_architectures_have_gained_a_setting(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage: TrainedStage = "first_frame"
+    config = settings(tiny_checkpoint, stage)
+    first = run_of(config, stage, tmp_path)
+    first.save(0)
+    first.close()
+    read = type(first.checkpoints).record
+
+    def record_from_before(checkpoints: Any) -> Any:
+        record = read(checkpoints)
+        del record["network"][0]["position_channels"]
+        return record
+
+    monkeypatch.setattr(type(first.checkpoints), "record", record_from_before)
+    run = run_of(config, stage, tmp_path)
+    assert run.saved_step == 0
+    run.close()
+
+
 def test_a_run_starts_from_another_ones_average(tiny_checkpoint: Path, tmp_path: Path) -> None:
     stage: TrainedStage = "autoencoder"
     before = run_of(settings(tiny_checkpoint, stage, train={"seed": 5}), stage, tmp_path / "before")

@@ -200,12 +200,14 @@ class Loop:
     def _profiler(self) -> Iterator[Any]:
         """Starts and stops JAX's profiler around the steps asked for."""
         running = False
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # its hooks in every thread can crash one that saves a checkpoint meanwhile
 
         def at(step: int) -> None:
             nonlocal running
             first, num = self.profile or (-1, 0)
             if num and step == first:
-                jax.profiler.start_trace(self.run.workdir / "profile")
+                jax.profiler.start_trace(self.run.workdir / "profile", profiler_options=options)
                 running = True
             elif running and step == first + num:
                 jax.profiler.stop_trace()

@@ -1,4 +1,7 @@
-"""AdamW with warm-up and decay, and the average of the weights."""
+"""AdamW or Muon with warm-up and decay, and the average of the weights."""
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +10,9 @@ from jaxtyping import Array, Float32, Int32
 
 from show1_jax.training_config import OptimizerConfig
 from show1_jax.weights import Weights
+
+_ENDS = ("conv_in", "conv_out")
+"""Layers whose inputs or outputs are pixels, not features."""
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -22,7 +28,10 @@ def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Clipping by the norm of all gradients, then AdamW; biases and norms are not decayed."""
+    """Clipping by the norm of all gradients, then AdamW or Muon; biases and norms are not decayed."""
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    if config.kind == "muon":
+        return optax.chain(clip, _muon(config, num_steps))
     adamw = optax.adamw(
         learning_rate(config, num_steps),
         config.beta1,
@@ -31,8 +40,30 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
         weight_decay=config.weight_decay,
         mask=lambda weights: jax.tree.map(lambda weight: weight.ndim > 1, weights),
     )
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(clip, adamw)
+
+
+def _muon(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    """Muon of the hidden matrices, a convolution's being taps and inputs by outputs; Adam of everything else.
+
+    Updates have the root mean square that AdamW's have (Moonlight, arXiv 2502.16982, equation 4), so that one learning
+    rate fits both.
+    """
+
+    def matrix(path: tuple[Any, ...], weight: Array) -> optax.contrib.MuonDimensionNumbers | None:
+        if weight.ndim < 2 or path[0].key[0] in _ENDS:
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(weight.ndim - 1)), weight.ndim - 1)
+
+    return optax.contrib.muon(
+        learning_rate(config, num_steps),
+        weight_decay=config.weight_decay,
+        adam_b1=config.beta1,
+        adam_b2=config.beta2,
+        eps=config.epsilon,
+        muon_weight_dimension_numbers=functools.partial(jax.tree.map_with_path, matrix),
+        consistent_rms=0.2,
+    )
 
 
 def update_average(average: Weights, weights: Weights, step: Int32[Array, ""], decay: float) -> Weights:

@@ -182,7 +182,7 @@ class TrainingRun:
         plan, where, remedy = self.plan, f"{self.workdir} holds a run", "or take another --workdir"
         if record["stage"] != plan.stage:
             raise UserError(f"{where} of stage {record['stage']}, not {plan.stage}; take another --workdir")
-        if record["network"] != _network(plan):
+        if not _is_of(plan, *record["network"]):
             raise UserError(f"{where} of another network or noise schedule; go on with the config it had, {remedy}")
         before, now = record["settings"], _settings(plan)
         for name in _FIXED:
@@ -203,6 +203,11 @@ class TrainingRun:
 def _network(plan: Plan) -> Any:
     """What a run's network is, as its record holds it."""
     return json.loads(json.dumps([plan.architecture.to_dict(), plan.record.schedulers]))
+
+
+def _is_of(plan: Plan, architecture: Mapping[str, Any], schedulers: Mapping[str, Any]) -> bool:
+    """Whether a record's network is the plan's; settings that are newer than the record had their default there."""
+    return type(plan.architecture).from_dict(architecture) == plan.architecture and schedulers == _network(plan)[1]
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

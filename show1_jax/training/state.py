@@ -48,13 +48,17 @@ def abstract_state(shapes: Weights, optimizer: optax.GradientTransformation, mes
     def placed(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
+    def placed_moment(leaf: Any, sharding: NamedSharding) -> Any:
+        return leaf if isinstance(leaf, optax.MaskedNode) else placed(leaf, sharding)
+
     weights = {path: placed(leaf, shardings[path]) for path, leaf in shapes.items()}
     moments = optax.tree_utils.tree_map_params(
         optimizer,
-        placed,
+        placed_moment,
         jax.eval_shape(optimizer.init, weights),
         shardings,
         transform_non_params=lambda leaf: placed(leaf, replicated),
+        is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),  # a weight that another optimiser has
     )
     key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=KEY_KIND)))
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
