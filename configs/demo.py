@@ -1,9 +1,10 @@
 """The whole cascade at laptop size: 8 keyframes of 16x10 become 29 frames of 144x80, a quarter of the paper's sides.
 
 `train.py` trains it, with the settings below, on the synthetic world of `show1_jax.data.synthetic`; docs/demo.md says
-how, and where and why it departs from the paper's recipe. Until its weights ship they are random, made on first use.
+how, and where and why it departs from the paper's recipe. Its weights are in `checkpoints/demo`.
 """
 
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -105,9 +106,10 @@ OPTIMIZER = {
 
 def get_config() -> ConfigDict:
     """The settings of `sample.py` and `train.py`."""
-    settings = SampleConfig(checkpoint="checkpoints/demo-random", random_weights=True, text_padding="zeros")
+    shipped = Path(__file__).resolve().parents[1] / "checkpoints" / "demo"
+    settings = SampleConfig(checkpoint=str(shipped), text_padding="zeros")
     config = ConfigDict(settings.to_dict() | {"prompts": PROMPTS})
-    config.keyframes.update(num_steps=10, guidance_scale=3.0, height=10, width=16)
+    config.keyframes.update(num_steps=10, guidance_scale=1.5, height=10, width=16)
     config.interpolation.update(num_steps=4, guidance_scale=1.0)
     config.first_frame.update(num_steps=5, guidance_scale=1.0, noise_level=100)
     config.superres_pixel.update(num_steps=4, guidance_scale=1.0, noise_level=100)

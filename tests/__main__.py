@@ -8,7 +8,7 @@ COMMANDS = (
     ("ruff", "format", "--check", "."),
     ("ruff", "check", "."),
     ("mypy",),
-    ("pytest", "-n", "auto", "--dist", "loadfile"),
+    ("pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"),  # in the order that conftest.py gives
 )
 
 

@@ -26,7 +26,7 @@ from show1_jax.random_checkpoint import write_random_checkpoint
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 GOLDEN = Path(__file__).parent / "golden"
-LONG = ("test_training.py", "test_training_meshes.py", "test_sharding.py", "test_cascade_parity.py")
+LONG = ("test_training.py", "test_training_meshes.py", "test_sharding.py", "test_cascade_parity.py", "test_demo.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

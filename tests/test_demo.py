@@ -1,0 +1,59 @@
+"""What ships is what the config says, and the README's first command gives the video that it asks for."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import demo
+from show1_jax.data.synthetic import parse_sentence
+from show1_jax.evaluation.measure import judge, measure
+from show1_jax.manifest import read_manifest, verify_files
+from show1_jax.models import ARCHITECTURES
+from show1_jax.request import SampleConfig
+from show1_jax.video import read_video, to_uint8
+
+ROOT = Path(__file__).parent.parent
+MAX_BYTES = 24_000_000
+PROMPT = "a red circle moves right"
+
+
+@pytest.fixture(scope="module")
+def config() -> SampleConfig:
+    return SampleConfig.from_dict(demo.get_config().to_dict())
+
+
+def test_shipped_weights_are_whole_and_small(config: SampleConfig) -> None:
+    shipped = Path(config.checkpoint)
+    verify_files(shipped)
+    assert sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file()) <= MAX_BYTES
+
+
+def test_shipped_weights_are_the_configs(config: SampleConfig) -> None:
+    shipped = read_manifest(Path(config.checkpoint)).components
+    assert shipped.keys() == config.architecture.keys()
+    for name, component in shipped.items():
+        fields: dict[str, Any] = ARCHITECTURES[component.kind].from_dict(config.architecture[name]).to_dict()
+        measured = {"scaling_factor"} if name == "vae" else set()
+        has = ARCHITECTURES[component.kind].from_dict(component.architecture).to_dict()
+        assert {field for field, value in fields.items() if has[field] != value} == measured, name
+        assert component.schedulers == config.schedulers.get(name, {}), name
+        assert component.dtype == "float16"
+
+
+def test_the_first_command_shows_what_it_was_asked_for(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    command = [sys.executable, "sample.py", "--config", "configs/demo.py", "--prompt", PROMPT]
+    command += ["--out", str(tmp_path / "out"), f"--config.compilation_cache={tmp_path / 'compiled'}"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (made,) = tmp_path.glob("out/*/5_superres_latent.mp4")
+    frames, fps = read_video(made)
+    assert frames.shape == (29, 80, 144, 3)
+    assert fps == 8
+    verdict = judge(measure(to_uint8(frames)), parse_sentence(PROMPT))
+    right = verdict.count, verdict.color, verdict.motion, verdict.size, verdict.background
+    assert all(right), verdict  # shapes are not right often enough to ask for one
