@@ -24,7 +24,7 @@ from show1_jax.training.optimizer import make_optimizer
 from show1_jax.training.plan import Plan
 from show1_jax.training.state import TrainState, abstract_state, new_state
 from show1_jax.training.step import Batch, Metrics, Model, make_evaluation_step, make_train_step
-from show1_jax.training_config import TRAINED_STAGES
+from show1_jax.training_config import TRAINED_STAGES, TrainedStage, TrainingConfig
 from show1_jax.weights import Weights, to_weights
 
 _FIXED: Final = ("batch_size", "seed")
@@ -184,12 +184,17 @@ class TrainingRun:
             raise UserError(f"{where} of stage {record['stage']}, not {plan.stage}; take another --workdir")
         if not _is_of(plan, *record["network"]):
             raise UserError(f"{where} of another network or noise schedule; go on with the config it had, {remedy}")
-        before, now = record["settings"], _settings(plan)
+        before, now = _of_stage(TrainingConfig(), plan.stage) | record["settings"], _settings(plan)
         for name in _FIXED:
             if before[name] != now[name]:
                 raise UserError(
                     f"{where} with {name}={before[name]}, which clips and noise depend on; go on with that, {remedy}"
                 )
+        if before["optimizer.kind"] != now["optimizer.kind"]:
+            raise UserError(
+                f"{where} with optimizer.kind={before['optimizer.kind']}, whose state another optimizer cannot take; "
+                f"go on with that, or take another --workdir and start there with init={self.workdir}"
+            )
         if record["fingerprint"] != self.clips.fingerprint:
             raise UserError(
                 f"{where} on other clips (dataset, data.seed, num_validation, or their size, rate or length); "
@@ -212,11 +217,16 @@ def _is_of(plan: Plan, architecture: Mapping[str, Any], schedulers: Mapping[str,
 
 def _settings(plan: Plan) -> dict[str, Any]:
     """The settings that a stage's run depends on, by dotted name, as its record holds them."""
-    train = plan.config.train.to_dict()
-    shared = {name: value for name, value in train.items() if name not in TRAINED_STAGES}
     others = {"text_padding": plan.config.text_padding, "between": plan.config.interpolation.between}
     frozen = {} if plan.checkpoints is None else {name: plan.checkpoints.manifest.digest(name) for name in plan.frozen}
-    return flatten({**shared, **train[plan.stage], **others, "frozen": frozen})
+    return _of_stage(plan.config.train, plan.stage) | flatten({**others, "frozen": frozen})
+
+
+def _of_stage(config: TrainingConfig, stage: TrainedStage) -> dict[str, Any]:
+    """The settings of a stage's training and those that all stages share, by dotted name."""
+    train = config.to_dict()
+    shared = {name: value for name, value in train.items() if name not in TRAINED_STAGES}
+    return flatten({**shared, **train[stage]})
 
 
 def check_batch(plan: Plan, mesh: Mapping[str, int]) -> None:
