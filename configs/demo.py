@@ -136,6 +136,8 @@ def get_config() -> ConfigDict:
     for stage in TRAINED_STAGES:
         config.train[stage].update(TRAINING)
         config.train[stage].optimizer.update(OPTIMIZER)
+    for name in ("first_frame", "superres_pixel"):
+        config.train[name].max_noise_level = 200
     config.train.superres_pixel.batch_size = 2
     config.train.superres_latent.num_frames = 8
     config.train.interpolation.batch_size = 8

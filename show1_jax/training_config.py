@@ -148,6 +148,19 @@ class InterpolationTrainingConfig(DenoisingTrainingConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class SuperresPixelTrainingConfig(DenoisingTrainingConfig):
+    """Both networks of stage 3 (section 3.5)."""
+
+    max_noise_level: int = 1000
+    """The low-resolution condition is noised up to a random timestep below this, which the network is told: all of
+    them, as the paper's, can be sampled at any level; fewer are learned sooner."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_at_least(1, "max_noise_level")
+
+
+@dataclasses.dataclass(frozen=True)
 class SuperresLatentTrainingConfig(DenoisingTrainingConfig):
     """Stage 4: an expert of the less noisy timesteps (section 3.6)."""
 
@@ -232,8 +245,8 @@ class TrainingConfig(Settings):
         default_factory=lambda: DenoisingTrainingConfig(batch_size=96)
     )
     interpolation: InterpolationTrainingConfig = InterpolationTrainingConfig()
-    first_frame: DenoisingTrainingConfig = DenoisingTrainingConfig()
-    superres_pixel: DenoisingTrainingConfig = DenoisingTrainingConfig()
+    first_frame: SuperresPixelTrainingConfig = SuperresPixelTrainingConfig()
+    superres_pixel: SuperresPixelTrainingConfig = SuperresPixelTrainingConfig()
     superres_latent: SuperresLatentTrainingConfig = SuperresLatentTrainingConfig()
     autoencoder: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
     data: DataConfig = DataConfig()

@@ -260,10 +260,12 @@ def test_interpolation_is_shown_noised_ends(between: str, max_noise_level: int) 
 
 
 @pytest.mark.usefixtures("draws")
+@pytest.mark.parametrize("max_noise_level", [251, 1000])
 @pytest.mark.parametrize("stage", ["first_frame", "superres_pixel"])
-def test_super_resolution_is_shown_a_noised_clip_and_told_its_level(stage: TrainedStage) -> None:
-    clip, network, _ = run(stage)
+def test_super_resolution_is_shown_a_noised_clip_and_told_its_level(stage: TrainedStage, max_noise_level: int) -> None:
+    clip, network, _ = run(stage, max_noise_level=max_noise_level)
     ((sample, timestep, _, noise_level),) = network.shown
+    np.testing.assert_array_equal(noise_level, integers("noise_level", max_noise_level))
     noise = gaussian("augmentation", CLIPS[stage])
     expected = noised(LINEAR, averaged_and_enlarged(clip, 4), noise, noise_level)
     if stage == "superres_pixel":
@@ -471,6 +473,9 @@ def test_a_network_in_bfloat16_is_judged_in_float32() -> None:
         ("keyframes", {"architecture": unet("keyframes", noise_level_embedding=True)}, "noise_level_embedding"),
         ("keyframes", {"num_timesteps": 1001}, "num_timesteps=1001 .* 1000"),
         ("interpolation", {"max_noise_level": 1001}, "max_noise_level=1001 .* 1000"),
+        ("first_frame", {"max_noise_level": 1001}, "max_noise_level=1001 .* 1000"),
+        ("first_frame", {"max_noise_level": 150}, "max_noise_level=150 .* noise_level=150"),
+        ("superres_pixel", {"max_noise_level": 250}, "max_noise_level=250 .* noise_level=250"),
         ("keyframes", {"scheduler": None}, "no scheduler"),
         ("first_frame", {"noising_scheduler": None}, "image_noising_scheduler"),
         ("superres_pixel", {"noising_scheduler": None}, "image_noising_scheduler"),

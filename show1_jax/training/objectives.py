@@ -34,6 +34,7 @@ from show1_jax.training_config import (
     InterpolationTrainingConfig,
     ReconstructionError,
     StageTrainingConfig,
+    SuperresPixelTrainingConfig,
     TrainedStage,
 )
 from show1_jax.vae import Autoencoder
@@ -125,12 +126,14 @@ class InterpolationCondition:
 class SuperresCondition:
     """The clip at low resolution, upsampled and noised to a random level that the network is told (section 3.5).
 
-    Low resolution is the average of blocks of `scale` x `scale` pixels, levels are all timesteps of
-    `noising_scheduler`. With `first_frame_given` the first frame is told clean and sharp, as windows are sampled.
+    Low resolution is the average of blocks of `scale` x `scale` pixels, levels are the timesteps of `noising_scheduler`
+    from 0, its least noisy one, to `max_noise_level` - 1. With `first_frame_given` the first frame is told clean and
+    sharp, as windows are sampled.
     """
 
     noising_scheduler: SchedulerConfig
     scale: int
+    max_noise_level: int
     first_frame_given: bool
 
     def __call__(self, video: Video, keys: Keys) -> Condition:
@@ -141,7 +144,7 @@ class SuperresCondition:
                 "take a height and a width that it divides"
             )
         low = reduce(video, "b t (h i) (w j) c -> b t h w c", "mean", i=self.scale, j=self.scale)
-        level = _draw_below(keys, "noise_level", self.noising_scheduler.num_train_timesteps)
+        level = _draw_below(keys, "noise_level", self.max_noise_level)
         noise = _draw_normal(keys, "augmentation", video.shape[1:])
         channels = add_noise(alphas_cumprod(self.noising_scheduler), resize_bilinear(low, height, width), noise, level)
         if self.first_frame_given:
@@ -223,10 +226,10 @@ def make_objective(
     assert isinstance(architecture, UNetConfig)
     if scheduler is None:
         raise UserError(f"stage {stage}: it has no scheduler; give its noise schedule")
-    _check_schedule(stage, training, scheduler)
+    assert isinstance(training, DenoisingTrainingConfig)
+    _check_length(stage, "num_timesteps", training.num_timesteps, scheduler)
     _check_network(stage, scheduler, architecture)
     condition = _condition(stage, training, cascade, scheduler, noising_scheduler)
-    assert isinstance(training, DenoisingTrainingConfig)
     return DenoisingObjective(scheduler, training.num_timesteps, training.variational_weight, condition)
 
 
@@ -240,18 +243,23 @@ def _condition(
     if stage == "interpolation":
         assert isinstance(training, InterpolationTrainingConfig)
         config = cascade.interpolation
+        _check_length(stage, "max_noise_level", training.max_noise_level, scheduler)
         return InterpolationCondition(scheduler, config.num_between, config.between, training.max_noise_level)
     if stage not in _SUPERRES:
         return no_condition
     if noising_scheduler is None:
         raise UserError(f"stage {stage}: it has no image_noising_scheduler, which noises its condition; give one")
-    return SuperresCondition(noising_scheduler, cascade.first_frame.scale, stage == "superres_pixel")
+    assert isinstance(training, SuperresPixelTrainingConfig)
+    levels = training.max_noise_level
+    sampled = (cascade.first_frame if stage == "first_frame" else cascade.superres_pixel).noise_level
+    _check_length(stage, "max_noise_level", levels, noising_scheduler)
+    _require(sampled < levels, stage, f"max_noise_level={levels} must be above the noise_level={sampled} of sampling")
+    return SuperresCondition(noising_scheduler, cascade.first_frame.scale, levels, stage == "superres_pixel")
 
 
-def _check_schedule(stage: TrainedStage, training: StageTrainingConfig, scheduler: SchedulerConfig) -> None:
-    for name in ("num_timesteps", "max_noise_level"):
-        value, length = getattr(training, name, 0), scheduler.num_train_timesteps
-        _require(value <= length, stage, f"{name}={value} must be at most the {length} timesteps of its scheduler")
+def _check_length(stage: TrainedStage, name: str, value: int, scheduler: SchedulerConfig) -> None:
+    length = scheduler.num_train_timesteps
+    _require(value <= length, stage, f"{name}={value} must be at most the {length} timesteps of its scheduler")
 
 
 def _check_network(stage: TrainedStage, scheduler: SchedulerConfig, network: UNetConfig) -> None:
