@@ -9,14 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from show1_jax.manifest import Manifest
-from show1_jax.models import ARCHITECTURES, LoadedNetwork, build
-from show1_jax.parallel import shardings_by_path
+from show1_jax.models import LoadedNetwork, abstract_network
 from show1_jax.random_checkpoint import SOURCE, TEXT_ENCODERS, new_component
 from show1_jax.text import write_tokenizers
 from show1_jax.text.encoding import Tokenize, load_tokenize
@@ -40,13 +38,9 @@ class RandomNetworks:
 
     def load(self, component: str, mesh: Mesh, dtype: DTypeLike) -> LoadedNetwork:
         """A network of the config."""
-        record = self.manifest.component(component)
-        architecture = ARCHITECTURES[record.kind].from_dict(record.architecture)
-        graph, abstract = nnx.split(build(record.kind, architecture, dtype=dtype, param_dtype=dtype))
-        shapes = to_weights(abstract)
-        placed = shardings_by_path(shapes, mesh)
-        weights = {path: _born(path, leaf, placed[path]) for path, leaf in shapes.items()}
-        return LoadedNetwork(graph, to_state(abstract, weights), architecture)
+        network = abstract_network(self.manifest.component(component), mesh, dtype)
+        weights = {path: _born(path, leaf) for path, leaf in to_weights(network.weights).items()}
+        return network._replace(weights=to_state(network.weights, weights))
 
     def tokenize(self, component: str) -> Tokenize:
         """Tokens of bytes."""
@@ -55,11 +49,11 @@ class RandomNetworks:
             return load_tokenize(self.manifest.component(component).kind, Path(folder) / TEXT_ENCODERS[component])
 
 
-def _born(path: WeightPath, leaf: Any, sharding: jax.sharding.Sharding) -> Array:
+def _born(path: WeightPath, leaf: Any) -> Array:
     """Norms as the identity, biases zero, all else Gaussian by fan-in: the arithmetic of trained networks."""
     if path[-1] in ("scale", "bias"):
-        return jnp.full(leaf.shape, float(path[-1] == "scale"), leaf.dtype, device=sharding)
-    draw = jax.jit(jax.random.normal, static_argnums=(1, 2), out_shardings=sharding)
+        return jnp.full(leaf.shape, float(path[-1] == "scale"), leaf.dtype, device=leaf.sharding)
+    draw = jax.jit(jax.random.normal, static_argnums=(1, 2), out_shardings=leaf.sharding)
     key = jax.random.key(zlib.crc32("/".join(path).encode()))
     drawn: Array = draw(key, leaf.shape, leaf.dtype) * jnp.asarray(math.prod(leaf.shape[:-1]) ** -0.5, leaf.dtype)
     return drawn

@@ -20,22 +20,19 @@ from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from benchmarks import table
 from benchmarks.machine import describe_machine
 from benchmarks.random_networks import RandomNetworks
 from show1_jax.cascade import Cascade
 from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
-from show1_jax.denoise import step_program
 from show1_jax.errors import UserError
 from show1_jax.jobs import keep_compiled
-from show1_jax.models import LoadedNetwork, exact_float32
-from show1_jax.parallel import batch_sharding, replicated_sharding
+from show1_jax.models import LoadedNetwork
+from show1_jax.programs import as_sampled, step_of
 from show1_jax.progress import StageBars
 from show1_jax.request import SampleConfig
 from show1_jax.sampling_config import STAGES, CascadeConfig, Stage
-from show1_jax.step_shapes import StepShapes, step_shapes
 from show1_jax.training.flops import count_flops
 
 GB = 1e9
@@ -95,33 +92,19 @@ def _timed(run: Callable[[], Any], times: int) -> list[float]:
 
 def prepare(cascade: Cascade, stage: Stage, network: LoadedNetwork, batch_size: int) -> Step:
     """Trace, compile and fetch a stage's step."""
-    sampler = cascade.sampler(stage)
-    architecture = {name: cascade.architecture(name) for name in (stage, "vae")}
-    shapes = step_shapes(cascade.config, stage, architecture, cascade.dtype, batch_size)
-    sample, text, channels, noise_level = _draw(cascade, shapes)
-    arguments = (
-        network.weights,
-        jax.device_put(sampler.init(sample), batch_sharding(cascade.mesh)),
-        sampler.coefficients(0),
-        sample if sampler.takes_noise else None,
-        sampler.timesteps[0],
-        np.float32(cascade.config.stage(stage).guidance_scale),
-        text,
-        channels,
-        noise_level,
-    )
-    program = step_program(network.graph, sampler)
+    program = step_of(cascade, stage, batch_size, network)
+    program = program._replace(arguments=jax.tree.map(_draw, program.arguments))
     with _fresh_cache():
-        traced, trace_seconds = _timed_once(lambda: program.trace(*arguments))
+        traced, trace_seconds = _timed_once(program.trace)
         _, compile_seconds = _timed_once(lambda: traced.lower().compile())
         jax.clear_caches()
-        compiled, fetch_seconds = _timed_once(lambda: program.trace(*arguments).lower().compile())
+        compiled, fetch_seconds = _timed_once(lambda: program.trace().lower().compile())
     memory = compiled.memory_analysis()
     return Step(
-        run=lambda: compiled(*arguments),
-        sample=sample.shape,
+        run=lambda: compiled(*program.arguments),
+        sample=program.arguments[1].sample.shape,
         flops=count_flops(traced.jaxpr.jaxpr),
-        num_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(arguments)),
+        num_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(program.arguments)),
         program_bytes=memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes,
         trace_seconds=trace_seconds,
         compile_seconds=compile_seconds,
@@ -129,18 +112,11 @@ def prepare(cascade: Cascade, stage: Stage, network: LoadedNetwork, batch_size: 
     )
 
 
-def _draw(cascade: Cascade, shapes: StepShapes) -> tuple[Any, ...]:
-    """Arrays of these shapes: Gaussian floats, and a noise level."""
-
-    def draw(shape: jax.ShapeDtypeStruct | None) -> Any:
-        if shape is None:
-            return None
-        if not shape.shape:
-            return jnp.full((), 100, shape.dtype, device=replicated_sharding(cascade.mesh))
-        drawn = jax.random.normal(jax.random.key(0), shape.shape, shape.dtype)
-        return jax.device_put(drawn, batch_sharding(cascade.mesh))
-
-    return tuple(map(draw, shapes))
+def _draw(leaf: Any) -> Any:
+    """Gaussian values in place of a shape."""
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    return jax.device_put(jax.random.normal(jax.random.key(0), leaf.shape, leaf.dtype), leaf.sharding)
 
 
 @contextlib.contextmanager
@@ -165,7 +141,7 @@ def _timed_once(run: Callable[[], Any]) -> tuple[Any, float]:
 def measure_stage(cascade: Cascade, stage: Stage, rates: Rates, batch_size: int, num_steps: int) -> str:
     """A line of the table."""
     network = cascade.networks.load(stage, cascade.mesh, cascade.dtype)
-    with exact_float32(cascade.dtype), jax.set_mesh(cascade.mesh):
+    with as_sampled(cascade):
         step = prepare(cascade, stage, network, batch_size)
         seconds = _timed(step.run, num_steps)
     median = statistics.median(seconds)

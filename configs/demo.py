@@ -88,7 +88,12 @@ PIXEL_SCHEDULE = {"beta_schedule": "squaredcos_cap_v2"}
 CLIPPING = {"thresholding": True, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
 PIXEL_DPM_SOLVER = DPM_SOLVER | PIXEL_SCHEDULE | CLIPPING
 NOISING = {"_class_name": "DDPMScheduler"} | PIXEL_SCHEDULE
-LATENT_DPM_SOLVER = DPM_SOLVER | {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+LATENT_DPM_SOLVER = DPM_SOLVER | {
+    "prediction_type": "v_prediction",  # what is hardly noised comes through by itself
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+}
 
 # Ours, for small networks on a CPU. The learning rate stays, so that a run can be as long as there is time for. With
 # AdamW's usual beta2 and clip_norm an autoencoder was lost at step 1880: gradients had become small, and then were not.
@@ -139,7 +144,7 @@ def get_config() -> ConfigDict:
     for name in ("first_frame", "superres_pixel"):
         config.train[name].max_noise_level = 200
     config.train.superres_pixel.batch_size = 2
-    config.train.superres_latent.num_frames = 8
+    config.train.superres_latent.update(num_timesteps=600, num_frames=8)
     config.train.interpolation.batch_size = 8
     config.train.autoencoder.update(error="squared", kl_weight=1e-5, height=80, width=144)
     return config

@@ -6,7 +6,7 @@ from einops import rearrange, repeat
 from flax import nnx
 from jaxtyping import Array, Float
 
-from show1_jax.layers import Layers, exact_gelu, per_frame
+from show1_jax.layers import Layers, exact_gelu, flatten_pixels, per_frame
 
 Tokens = Float[Array, "b n c"]
 
@@ -76,7 +76,7 @@ class SpatialTransformer(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t h w c"], text: Float[Array, "b n d"]) -> Float[Array, "b t h w c"]:
         _, t, h, _, _ = x.shape
-        y = self.proj_in(rearrange(per_frame(self.norm, x), "b t h w c -> (b t) (h w) c"))
+        y = self.proj_in(rearrange(flatten_pixels(per_frame(self.norm, x)), "b t p c -> (b t) p c"))
         context = repeat(text, "b n d -> (b t) n d", t=t)
         for block in self.transformer_blocks:
             y = block(y, context)
@@ -112,7 +112,7 @@ class AddedKVAttention(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t h w c"], text: Float[Array, "b n d"]) -> Float[Array, "b t h w c"]:
         _, t, h, _, _ = x.shape
-        pixels = rearrange(per_frame(self.group_norm, x), "b t h w c -> b t (h w) c")
+        pixels = flatten_pixels(per_frame(self.group_norm, x))
         if self.norm_cross is not None:
             text = self.norm_cross(text)
         query = split_heads(self.to_q(pixels), self.head_dim)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int32
 
 from show1_jax.models import LoadedNetwork
-from show1_jax.parallel import batch_sharding
+from show1_jax.parallel import batch_sharding, constrain_batch
 from show1_jax.samplers import Coefficients, Sampler, SamplerState, guide
 from show1_jax.unet import UNet
 
@@ -79,7 +79,7 @@ def denoise_step(
 ) -> SamplerState:
     """One step of a stage: network, guidance and the sampler's update. `inputs` are `guided_output`'s after sample."""
     output = guided_output(graph, weights, state.sample, *inputs)
-    return sampler.step(state, output, coefficients, noise)
+    return jax.tree.map(constrain_batch, sampler.step(state, output, coefficients, noise))
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from show1_jax.config import Activation, Remat
+from show1_jax.parallel import constrain_activation
 
 
 class _NoRngs:
@@ -111,6 +112,11 @@ def activation(name: Activation) -> Callable[[Array], Array]:
 def per_frame(norm: nnx.GroupNorm, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
     """Apply a group norm with statistics of each frame alone."""
     return rearrange(norm(rearrange(x, "b t h w c -> (b t) h w c")), "(b t) h w c -> b t h w c", b=x.shape[0])
+
+
+def flatten_pixels(x: Float[Array, "b t h w c"]) -> Float[Array, "b t h*w c"]:
+    """Each frame's pixels row after row, spread over devices as its rows are."""
+    return constrain_activation(rearrange(x, "b t h w c -> b t (h w) c"))
 
 
 def average_2x2(x: Float[Array, "b t h w c"]) -> Float[Array, "b t h/2 w/2 c"]:

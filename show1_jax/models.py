@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from show1_jax.checkpoint import load_weights, read_manifest
 from show1_jax.config import Architecture, Remat, UNetConfig, VAEConfig
 from show1_jax.layers import Layers
+from show1_jax.manifest import Component
 from show1_jax.parallel import weight_shardings
 from show1_jax.text import CLIPTextConfig, CLIPTextEncoder, T5Config, T5Encoder
 from show1_jax.unet import UNet
@@ -55,17 +56,27 @@ def build(
     return network
 
 
+def abstract_network(record: Component, mesh: Mesh, dtype: DTypeLike) -> LoadedNetwork:
+    """The network of a component's record as shapes alone, each with its place on the mesh, computing in `dtype`."""
+    architecture = ARCHITECTURES[record.kind].from_dict(record.architecture)
+    graph, shapes = nnx.split(build(record.kind, architecture, dtype=dtype, param_dtype=dtype))
+    placed = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        weight_shardings(shapes, mesh),
+    )
+    return LoadedNetwork(graph, placed, architecture)
+
+
 def load_network(checkpoint: Path, component: str, mesh: Mesh, dtype: DTypeLike) -> LoadedNetwork:
     """A network of a checkpoint, its weights spread over the mesh in the dtype that it computes in.
 
     Raises:
         UserError: no such checkpoint or component, or its weights are damaged.
     """
-    record = read_manifest(checkpoint).component(component)
-    architecture = ARCHITECTURES[record.kind].from_dict(record.architecture)
-    graph, shapes = nnx.split(build(record.kind, architecture, dtype=dtype, param_dtype=dtype))
-    weights = load_weights(checkpoint, component, shapes, shardings=weight_shardings(shapes, mesh), dtype=dtype)
-    return LoadedNetwork(graph, weights, architecture)
+    network = abstract_network(read_manifest(checkpoint).component(component), mesh, dtype)
+    places = jax.tree.map(lambda leaf: leaf.sharding, network.weights)
+    return network._replace(weights=load_weights(checkpoint, component, network.weights, places, dtype))
 
 
 def exact_float32(dtype: DTypeLike) -> contextlib.AbstractContextManager[None]:

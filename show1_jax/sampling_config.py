@@ -143,9 +143,23 @@ class MeshConfig(Settings):
     """The channels of wide layers, and the heads of attention, are spread over it."""
 
     def __post_init__(self) -> None:
-        sizes = (self.data, self.fsdp, self.tensor)
+        sizes = dataclasses.astuple(self)
         self._require(all(size >= 1 or size == -1 for size in sizes), f"sizes must be positive or -1, not {sizes}")
         self._require(sizes.count(-1) <= 1, "only one axis can be -1")
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingMeshConfig(MeshConfig):
+    """A mesh for sampling, which can spread one video: first its halves of guidance, then its rows."""
+
+    guidance: int = 1
+    """The two halves of guidance are spread over it: 1 or 2. A stage without guidance spreads rows in their place."""
+    height: int = 1
+    """The rows of every frame are spread over it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(self.guidance in (1, 2), f"guidance={self.guidance} must be 1 or 2: guidance has two halves")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +176,7 @@ class CascadeConfig(Settings):
     text_padding: TextPadding = "encoded"
     """What networks see after a text's last token, which no network masks: what the encoder gives there (`encoded`,
     as the released networks were trained), or `zeros`. Training, caches of text states and sampling must agree."""
-    mesh: MeshConfig = MeshConfig()
+    mesh: SamplingMeshConfig = SamplingMeshConfig()
     precision: Precision = "auto"
     """Of weights and activations; `auto` is bfloat16 on accelerators and float32 on CPUs."""
 

@@ -24,7 +24,7 @@ from show1_jax.denoise import Condition, OnStep, denoise
 from show1_jax.diffusion import SchedulerConfig, add_noise, alphas_cumprod
 from show1_jax.models import LoadedNetwork
 from show1_jax.noise import Draw, NoiseSource, Purpose
-from show1_jax.parallel import gather, put_batch
+from show1_jax.parallel import constrain_batch, gather, put_batch
 from show1_jax.resize import resize_bilinear
 from show1_jax.samplers import make_sampler
 from show1_jax.sampling_config import (
@@ -231,14 +231,15 @@ def sample_latents(autoencoder: Autoencoder, video: Video, noise: Video) -> Vide
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, video: Video, noise: Video) -> Video:
+def encode_frames(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, video: Video, noise: Video) -> Video:
+    """Scaled latents of a video; see `sample_latents`."""
     autoencoder = nnx.merge(graph, weights)
     assert isinstance(autoencoder, Autoencoder)
-    return sample_latents(autoencoder, video, noise)
+    return constrain_batch(sample_latents(autoencoder, video, noise))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _decode(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, latents: Video) -> Video:
+def decode_latents(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, latents: Video) -> Video:
     """Video of scaled latents; frame after frame, to bound memory."""
     autoencoder = nnx.merge(graph, weights)
     assert isinstance(autoencoder, Autoencoder)
@@ -246,7 +247,8 @@ def _decode(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, latents: Vide
     def decode_frame(frame: Array) -> Array:
         return autoencoder.decode(frame[:, None] / autoencoder.config.scaling_factor)[:, 0]
 
-    return rearrange(jax.lax.map(decode_frame, rearrange(latents, "b t h w c -> t b h w c")), "t b h w c -> b t h w c")
+    frames = jax.lax.map(decode_frame, rearrange(latents, "b t h w c -> t b h w c"))
+    return constrain_batch(rearrange(frames, "t b h w c -> b t h w c"))
 
 
 def superres_latent(
@@ -260,11 +262,11 @@ def superres_latent(
     shape = (low.shape[1], *sides, vae.latent_channels)
     first = make_sampler(context.scheduler, config.num_steps, config.strength).timesteps[0]
     with jax.set_mesh(context.mesh):
-        latents = _encode(autoencoder.graph, autoencoder.weights, video, context.draw("posterior", shape))
+        latents = encode_frames(autoencoder.graph, autoencoder.weights, video, context.draw("posterior", shape))
         latents = context.sample(
             config,
             _noised(context.scheduler, latents, context.draw("initial", shape), int(first)),
             step_noise=functools.partial(_step_noise, context, shape, 0),
             strength=config.strength,
         )
-        return _decode(autoencoder.graph, autoencoder.weights, latents)
+        return decode_latents(autoencoder.graph, autoencoder.weights, latents)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from show1_jax.attention import TransformerBlock
 from show1_jax.config import temporal_groups
-from show1_jax.layers import Layers
+from show1_jax.layers import Layers, flatten_pixels
 
 
 class TemporalConvStep(nnx.Module):
@@ -35,7 +35,7 @@ class TemporalConv(nnx.Module):
         self.conv4 = TemporalConvStep(channels, make)
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-        y = rearrange(x, "b t h w c -> b t (h w) c")
+        y = flatten_pixels(x)
         y = self.conv4(self.conv3(self.conv2(self.conv1(y))))
         return x + rearrange(y, "b t (h w) c -> b t h w c", h=x.shape[2])
 
@@ -55,7 +55,7 @@ class TemporalTransformer(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
         _, _, h, w, _ = x.shape
-        y = self.proj_in(rearrange(self.norm(x), "b t h w c -> (b h w) t c"))
+        y = self.proj_in(rearrange(flatten_pixels(self.norm(x)), "b t p c -> (b p) t c"))
         for block in self.transformer_blocks:
             y = block(y)
         return x + rearrange(self.proj_out(y), "(b h w) t c -> b t h w c", h=h, w=w)

@@ -16,7 +16,7 @@ from show1_jax.layers import (
     rematerialised,
     sinusoidal_embedding,
 )
-from show1_jax.parallel import constrain_batch
+from show1_jax.parallel import constrain_activation
 from show1_jax.temporal import TemporalTransformer
 
 
@@ -79,11 +79,11 @@ class UNet(nnx.Module):
             x = rematerialised(self.transformer_in.__call__, self.remat)(x)
         skips = [x]
         for down_block in self.down_blocks:
-            x, of_block = down_block(constrain_batch(x), embedding, text)
+            x, of_block = down_block(constrain_activation(x), embedding, text)
             skips += of_block
-        x = self.mid_block(constrain_batch(x), embedding, text)
+        x = self.mid_block(constrain_activation(x), embedding, text)
         for up_block in self.up_blocks:
-            x = up_block(constrain_batch(x), skips, embedding, text)
+            x = up_block(constrain_activation(x), skips, embedding, text)
         x = self.conv_out(activation(self.config.out_act_fn)(per_frame(self.conv_norm_out, x)))
         return x.astype(jnp.float32)
 

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 from show1_jax.blocks import ResnetBlock, Upsample
 from show1_jax.config import VAEConfig
-from show1_jax.layers import Layers, per_frame, rematerialised
-from show1_jax.parallel import constrain_batch
+from show1_jax.layers import Layers, flatten_pixels, per_frame, rematerialised
+from show1_jax.parallel import constrain_activation
 
 _EPSILON = 1e-6
 
@@ -43,7 +43,7 @@ class PixelAttention(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
         _, t, h, _, _ = x.shape
-        pixels = rearrange(per_frame(self.group_norm, x), "b t h w c -> (b t) (h w) 1 c")
+        pixels = rearrange(flatten_pixels(per_frame(self.group_norm, x)), "b t p c -> (b t) p 1 c")
         out = jax.nn.dot_product_attention(self.to_q(pixels), self.to_k(pixels), self.to_v(pixels))
         return x + rearrange(self.to_out(out), "(b t) (h w) 1 c -> b t h w c", t=t, h=h)
 
@@ -107,7 +107,7 @@ class Encoder(nnx.Module):
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t _ _ 2*z"]:
         x = self.conv_in(x)
         for block in (*self.down_blocks, self.mid_block):
-            x = rematerialised(block.__call__, self.remat)(constrain_batch(x))
+            x = rematerialised(block.__call__, self.remat)(constrain_activation(x))
         return self.conv_out(jax.nn.silu(per_frame(self.conv_norm_out, x)))
 
 
@@ -134,7 +134,7 @@ class Decoder(nnx.Module):
     def __call__(self, z: Float[Array, "b t h w z"]) -> Float[Array, "b t _ _ c"]:
         x = self.conv_in(z)
         for block in (self.mid_block, *self.up_blocks):
-            x = rematerialised(block.__call__, self.remat)(constrain_batch(x))
+            x = rematerialised(block.__call__, self.remat)(constrain_activation(x))
         return self.conv_out(jax.nn.silu(per_frame(self.conv_norm_out, x)))
 
 

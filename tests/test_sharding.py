@@ -1,6 +1,7 @@
 """One video alone, in a batch, over eight devices and over two processes: the same up to rounding."""
 
 import dataclasses
+import functools
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,14 +11,18 @@ import jax
 import numpy as np
 import pytest
 import tiny_config
-from jax.sharding import PartitionSpec
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from processes import environment, free_address
 
 from show1_jax.cascade import Cascade
+from show1_jax.config import UNetConfig
 from show1_jax.errors import UserError
-from show1_jax.parallel import make_mesh
+from show1_jax.models import build
+from show1_jax.parallel import constrain_activation, make_mesh, replicated_sharding
 from show1_jax.parallel.sharding import weight_spec
-from show1_jax.sampling_config import STAGES, MeshConfig, Stage
+from show1_jax.sampling_config import STAGES, MeshConfig, SamplingMeshConfig, Stage
+from show1_jax.training.flops import count_flops
 from show1_jax.video import load_stage, to_uint8
 
 PROMPTS = ("a red circle moves right", "a blue square", "two green triangles")
@@ -26,11 +31,22 @@ LEVELS = 0.05
 BFLOAT16 = 0.1
 """Mean difference to float32 of values in [-1, 1], after a step that guidance of 9 and thresholding amplify."""
 IN_TWO_PROCESSES = STAGES[:3]
+UNET = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": (64, 128),
+    "layers_per_block": (1, 1),
+    "attention_levels": (False, True),
+    "down_head_dim": (16, 16),
+    "mid_head_dim": 16,
+    "up_head_dim": (16, 16),
+    "cross_attention_dim": 32,
+}
 Videos = dict[Stage, np.ndarray]
 
 
 def sample(
-    checkpoint: Path, mesh: MeshConfig, num_devices: int, batch: int, stages: Sequence[Stage] = STAGES
+    checkpoint: Path, mesh: SamplingMeshConfig, num_devices: int, batch: int, stages: Sequence[Stage] = STAGES
 ) -> Videos:
     config = dataclasses.replace(tiny_config.settings(), mesh=mesh)
     cascade = Cascade.load(checkpoint, config, devices=jax.devices()[:num_devices])
@@ -39,7 +55,7 @@ def sample(
 
 @pytest.fixture(scope="module")
 def alone(tiny_checkpoint: Path) -> Videos:
-    return sample(tiny_checkpoint, MeshConfig(), 1, 1)
+    return sample(tiny_checkpoint, SamplingMeshConfig(), 1, 1)
 
 
 def levels_apart(ours: Videos, others: Videos) -> float:
@@ -50,7 +66,7 @@ def levels_apart(ours: Videos, others: Videos) -> float:
 
 
 def test_in_a_batch_of_three(tiny_checkpoint: Path, alone: Videos) -> None:
-    batch = sample(tiny_checkpoint, MeshConfig(), 1, 3, STAGES[:2])
+    batch = sample(tiny_checkpoint, SamplingMeshConfig(), 1, 3, STAGES[:2])
     assert batch["interpolation"].shape == (3, 5, 8, 8, 3)
     assert levels_apart(alone, batch) <= LEVELS
     others = np.abs(to_uint8(batch["keyframes"][1:]).astype(int) - to_uint8(alone["keyframes"]))
@@ -58,8 +74,13 @@ def test_in_a_batch_of_three(tiny_checkpoint: Path, alone: Videos) -> None:
 
 
 def test_a_batch_of_three_on_eight_devices(tiny_checkpoint: Path, alone: Videos) -> None:
-    spread = sample(tiny_checkpoint, MeshConfig(data=2, fsdp=4), 8, 3)
+    spread = sample(tiny_checkpoint, SamplingMeshConfig(data=2, fsdp=4), 8, 3)
     assert spread["superres_latent"].shape == (3, 5, 24, 24, 3)
+    assert levels_apart(alone, spread) <= LEVELS
+
+
+def test_one_video_on_eight_devices(tiny_checkpoint: Path, alone: Videos) -> None:
+    spread = sample(tiny_checkpoint, SamplingMeshConfig(guidance=2, height=4), 8, 1)
     assert levels_apart(alone, spread) <= LEVELS
 
 
@@ -89,7 +110,7 @@ def test_given_videos_that_do_not_fit_are_refused(tiny_checkpoint: Path, alone: 
 
 def test_weights_are_spread_over_fsdp(tiny_checkpoint: Path) -> None:
     cascade = Cascade.load(
-        tiny_checkpoint, dataclasses.replace(tiny_config.settings(), mesh=MeshConfig(data=2, fsdp=4))
+        tiny_checkpoint, dataclasses.replace(tiny_config.settings(), mesh=SamplingMeshConfig(data=2, fsdp=4))
     )
     with cascade._loaded("keyframes") as network:
         leaves = jax.tree.leaves(network.weights)
@@ -133,6 +154,39 @@ def test_meshes_that_do_not_fit_are_refused() -> None:
         make_mesh(MeshConfig(data=3, fsdp=-1))
     with pytest.raises(UserError, match="only one axis can be -1"):
         MeshConfig(data=-1, fsdp=-1)
+    with pytest.raises(UserError, match="guidance=4 must be 1 or 2"):
+        SamplingMeshConfig(guidance=4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((4, 3, 8, 6), PartitionSpec(("data", "guidance"), None, ("height",))),
+        ((2, 3, 8, 6), PartitionSpec(("data",), None, ("guidance", "height"))),
+        ((4, 3, 8, 5, 6), PartitionSpec(("data", "guidance"), None, ("height",))),
+    ],
+)
+def test_activations_are_spread_by_batch_and_rows(shape: tuple[int, ...], spec: PartitionSpec) -> None:
+    mesh = make_mesh(SamplingMeshConfig(data=2, guidance=2, height=2))
+    with jax.set_mesh(mesh):
+        spread = jax.jit(constrain_activation)(np.zeros(shape, np.float32))
+    assert spread.sharding.is_equivalent_to(NamedSharding(mesh, spec), len(shape))
+
+
+def test_no_device_does_much_more_than_its_share() -> None:
+    """Rows that do not divide, attention that gathers, and whatever else the partitioner does by itself."""
+    architecture = UNetConfig.from_dict(UNET)
+    graph, abstract = nnx.split(build("unet", architecture, dtype=np.float32, param_dtype=np.float32))
+    mesh = make_mesh(SamplingMeshConfig(guidance=2, height=4))
+    like = functools.partial(jax.ShapeDtypeStruct, sharding=replicated_sharding(mesh))
+    weights = jax.tree.map(lambda leaf: like(leaf.shape, leaf.dtype), abstract)
+    sample, text = like((2, 4, 18, 32, 3), np.float32), like((2, 8, 32), np.float32)
+    with jax.set_mesh(mesh):
+        run = jax.jit(lambda weights, *inputs: nnx.merge(graph, weights)(*inputs))
+        traced = run.trace(weights, sample, like((2,), np.int32), text)
+        cost = traced.lower().compile().cost_analysis()
+    assert isinstance(cost, dict)
+    assert cost["flops"] <= count_flops(traced.jaxpr.jaxpr) / 6
 
 
 @pytest.mark.parametrize(

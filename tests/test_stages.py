@@ -253,8 +253,8 @@ def test_latents_are_noised_to_the_first_of_the_last_steps(
         encoded.extend([np.asarray(frames), np.asarray(noise)])
         return latents
 
-    monkeypatch.setattr(stages, "_encode", encode)
-    monkeypatch.setattr(stages, "_decode", lambda graph, weights, latents: ("decoded", latents))
+    monkeypatch.setattr(stages, "encode_frames", encode)
+    monkeypatch.setattr(stages, "decode_latents", lambda graph, weights, latents: ("decoded", latents))
     vae = VAEConfig(3, 3, 4, (32, 32, 32, 32), 1, 0.2)
     config = SuperresLatentConfig(num_steps=steps, strength=strength, height=16, width=32)
     low = 2 * video(3, 4, 9)

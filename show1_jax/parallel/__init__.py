@@ -5,6 +5,7 @@ from show1_jax.parallel.processes import from_all_processes, from_first_process
 from show1_jax.parallel.sharding import (
     BATCH_AXES,
     batch_sharding,
+    constrain_activation,
     constrain_batch,
     gather,
     local_rows,
@@ -19,6 +20,7 @@ __all__ = [
     "BATCH_AXES",
     "MeshConfig",
     "batch_sharding",
+    "constrain_activation",
     "constrain_batch",
     "from_all_processes",
     "from_first_process",

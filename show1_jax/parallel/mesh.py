@@ -29,13 +29,13 @@ def mesh_sizes(config: MeshConfig, num_devices: int, setting: str = "mesh") -> d
     if math.prod(filled.values()) != num_devices:
         asked = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
         raise UserError(
-            f"mesh {asked} does not fit {num_devices} devices; set the sizes with --config.{setting}.data/fsdp/tensor"
+            f"mesh {asked} does not fit {num_devices} devices; set the sizes with --config.{setting}.{'/'.join(sizes)}"
         )
     return filled
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None, setting: str = "mesh") -> Mesh:
-    """A mesh of the devices (all, of all processes, if not given) with axes `data`, `fsdp` and `tensor`.
+    """A mesh of the devices (all, of all processes, if not given) with the axes that are `config`'s fields.
 
     Raises:
         UserError: the axes do not multiply to the number of devices; see `mesh_sizes`.

@@ -1,8 +1,13 @@
 """Which array lies where: all rules are here, by the mesh's axes.
 
-`data`   copies of the weights; each sees a part of the batch.
-`fsdp`   every weight is spread over it and gathered where it is used; the batch is spread over it as well.
-`tensor` the layers that make wide activations are split: heads and hidden channels.
+`data`     copies of the weights; each sees a part of the batch.
+`fsdp`     every weight is spread over it and gathered where it is used; the batch is spread over it as well.
+`tensor`   the layers that make wide activations are split: heads and hidden channels.
+`guidance` the two halves of guidance, which lie side by side in a network's batch.
+`height`   the rows of frames: convolutions exchange the rows at the edges, norms sums, attention keys and values.
+
+The last two are for sampling, where there may be more devices than videos. Time is never split: every temporal layer
+would exchange all of it, and 29 frames divide over nothing.
 """
 
 import functools
@@ -77,17 +82,30 @@ def weight_shardings(abstract_state: nnx.State, mesh: Mesh) -> nnx.State:
 
 
 def constrain_batch(x: Shaped[Array, "b ..."]) -> Shaped[Array, "b ..."]:
-    """Keep an activation's batch spread and the rest of it whole, where a mesh is set (`jax.set_mesh`).
-
-    The batch goes over `data` and, if it divides, `fsdp`. Without it the compiler may follow a sharded weight and
-    spread channels, at the cost of exchanges in every norm.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if "data" not in mesh.axis_names:
+    """Leave an array as `put_batch` puts it, where a mesh is set (`jax.set_mesh`): its batch over `data`, no more."""
+    if "data" not in jax.sharding.get_abstract_mesh().axis_names:
         return x
-    places = mesh.shape["data"] * mesh.shape["fsdp"]
-    axes = BATCH_AXES if x.shape[0] % places == 0 else ("data",)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(("data",)))
+
+
+def constrain_activation(x: Shaped[Array, "b t p ..."]) -> Shaped[Array, "b t p ..."]:
+    """Keep an activation spread where a mesh is set (`jax.set_mesh`), and its time and channels whole.
+
+    The batch goes over `data` and those of `fsdp` and `guidance` that divide it. The third axis, rows or pixels, goes
+    over `height`, and over `guidance` where the batch does not; it need not divide. Left to itself the compiler may
+    follow a sharded weight and spread channels, at the cost of exchanges in every norm, or have every device attend
+    from all pixels.
+    """
+    sizes = jax.sharding.get_abstract_mesh().shape
+    if "data" not in sizes:
+        return x
+    batch, places = ["data"], sizes["data"]
+    for axis in ("fsdp", "guidance"):
+        if axis in sizes and x.shape[0] % (places * sizes[axis]) == 0:
+            batch.append(axis)
+            places *= sizes[axis]
+    rows = tuple(axis for axis in ("guidance", "height") if axis in sizes and axis not in batch)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(tuple(batch), None, rows))
 
 
 def put_batch(x: np.ndarray, mesh: Mesh) -> Array:

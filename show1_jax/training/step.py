@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, Int32, Key, UInt8, UInt32
 
-from show1_jax.parallel import constrain_batch
+from show1_jax.parallel import constrain_activation
 from show1_jax.training.losses import Losses, band_sums
 from show1_jax.training.objectives import Objective
 from show1_jax.training.optimizer import update_average
@@ -77,7 +77,7 @@ class Model(NamedTuple):
     def losses(self, weights: Weights, video: Video, text: Text | None, keys: Keys) -> Losses:
         """The objective of every example."""
         network = nnx.merge(self.graph, to_state(self.like, weights))
-        return self.objective(network, constrain_batch(video), text, keys)
+        return self.objective(network, constrain_activation(video), text, keys)
 
     def in_parts(self, batch: Any) -> Any:
         """A batch as its microbatches; interleaved, so that every device keeps the rows that it has."""

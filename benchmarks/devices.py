@@ -1,0 +1,90 @@
+"""One video on several devices, counted: `python -m benchmarks.devices --config configs/full.py --num_devices 8`.
+
+Compiles the denoising step of every stage for one simulated CPU device and for so many, spread as
+--config.mesh.SETTING says, or over `guidance` and `height`, and prints what the compiled program costs each device:
+operations, bytes moved between memory and cores, and bytes of working memory beside the weights. Nothing is run.
+The compiler's code generation is left out, which changes none of these.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import jax
+
+from benchmarks import table
+from benchmarks.random_networks import RandomNetworks
+from show1_jax.cascade import Cascade
+from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
+from show1_jax.errors import UserError
+from show1_jax.programs import as_sampled, step_of
+from show1_jax.request import SampleConfig
+from show1_jax.sampling_config import STAGES, CascadeConfig, SamplingMeshConfig, Stage
+
+GB: Final = 1e9
+HEADER: Final = (
+    "| stage | devices | GFLOP each | share | GB moved each | share | working memory each, GB | share | exchanges |"
+)
+WITHOUT_CODE: Final = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+EXCHANGES: Final = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+
+
+class Cost(NamedTuple):
+    """Of one compiled step, for each device."""
+
+    flops: float
+    num_bytes: float
+    working_bytes: int
+    exchanges: int
+
+
+def cost(cascade: Cascade, stage: Stage) -> Cost:
+    """Compile a stage's step and count."""
+    with as_sampled(cascade):
+        compiled: Any = step_of(cascade, stage).trace().lower().compile(compiler_options=WITHOUT_CODE)
+    counted, program = compiled.cost_analysis(), compiled.as_text()
+    return Cost(
+        counted["flops"],
+        counted["bytes accessed"],
+        compiled.memory_analysis().temp_size_in_bytes,
+        sum(program.count(f" {name}{ending}(") for name in EXCHANGES for ending in ("", "-start")),
+    )
+
+
+def rows(stage: Stage, one: Cost, num_devices: int, many: Cost) -> str:
+    """Two lines of the table."""
+
+    def cells(devices: int, each: Cost) -> list[str]:
+        values = [(each.flops, one.flops), (each.num_bytes, one.num_bytes), (each.working_bytes, one.working_bytes)]
+        counted = [text for value, whole in values for text in (f"{value / GB:.2f}", f"1/{whole / value:.2f}")]
+        return [stage, str(devices), *counted, str(each.exchanges)]
+
+    return "\n".join(table.row(*cells(*line)) for line in ((1, one), (num_devices, many)))
+
+
+def _main(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.devices", description=__doc__)
+    parser.add_argument("--config", required=True, metavar="FILE", help="settings; --config.SETTING=VALUE changes one")
+    parser.add_argument("--stages", default=",".join(STAGES), metavar="A,B")
+    parser.add_argument("--num_devices", type=int, default=8, metavar="N")
+    parsed, overrides = parser.parse_known_args(arguments)
+    if parsed.num_devices < 2:
+        raise UserError(f"--num_devices={parsed.num_devices} must be at least 2")
+    spread = [f"--config.mesh.{axis}" for axis in SamplingMeshConfig.from_dict({}).to_dict()]
+    if not any(override.startswith(axis) for override in overrides for axis in spread):
+        guidance = 2 - parsed.num_devices % 2
+        overrides += ["--config.mesh.data=1", f"--config.mesh.guidance={guidance}", "--config.mesh.height=-1"]
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", parsed.num_devices)
+    settings = parse_flags(new_flags(), ["devices", "--config", parsed.config, *overrides])
+    config, stages = SampleConfig.from_dict(settings.to_dict()), CascadeConfig.parse_stages(parsed.stages)
+    networks = RandomNetworks(config.architecture, config.schedulers)
+    many = Cascade(networks, config)
+    one = Cascade(networks, SampleConfig.from_dict(config.to_dict() | {"mesh": {}}), jax.devices()[:1])
+    print(f"mesh {dict(many.mesh.shape)}, {many.dtype}, jax {jax.__version__}\n\n{table.head(HEADER)}", flush=True)
+    for stage in stages:
+        print(rows(stage, cost(one, stage), parsed.num_devices, cost(many, stage)), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("benchmarks.devices", lambda: _main(sys.argv[1:])))
