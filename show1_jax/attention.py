@@ -1,5 +1,7 @@
 """Attention over pixels, frames and text."""
 
+from typing import Final
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
@@ -9,6 +11,30 @@ from jaxtyping import Array, Float
 from show1_jax.layers import Layers, exact_gelu, flatten_pixels, per_frame
 
 Tokens = Float[Array, "b n c"]
+
+MAX_LOGITS_BYTES: Final = 2**28
+"""Logits of more than this are never in memory at once: at full size, those of a latent layer's pixels are 10 GB."""
+
+
+def attend(
+    query: Float[Array, "b*t n h d"],
+    key: Float[Array, "b*t m h d"],
+    value: Float[Array, "b*t m h d"],
+    num_frames: int = 1,
+) -> Float[Array, "b*t n h d"]:
+    """Attention of every row of the batch by itself: the one place that decides how.
+
+    Rows are `num_frames` frames of each video. Where their logits are too large, a few frames of all videos take their
+    turn, so that videos, which may be spread over devices, stay where they are.
+    """
+    rows, num_queries, num_heads, _ = query.shape
+    logits_of_frame = rows // num_frames * num_heads * num_queries * key.shape[1] * jnp.dtype(jnp.float32).itemsize
+    at_a_time = max(1, MAX_LOGITS_BYTES // logits_of_frame)
+    if at_a_time >= num_frames:
+        return jax.nn.dot_product_attention(query, key, value)
+    by_frame = tuple(rearrange(x, "(b t) n h d -> t b n h d", t=num_frames) for x in (query, key, value))
+    out = jax.lax.map(lambda parts: jax.nn.dot_product_attention(*parts), by_frame, batch_size=at_a_time)
+    return rearrange(out, "t b n h d -> (b t) n h d")
 
 
 def split_heads(x: Float[Array, "... c"], head_dim: int) -> Float[Array, "... heads {head_dim}"]:
@@ -26,12 +52,12 @@ class Attention(nnx.Module):
         self.to_v = make.linear(context_dim, dim, bias=False)
         self.to_out = make.linear(dim, dim)
 
-    def __call__(self, x: Tokens, context: Float[Array, "b m d"]) -> Tokens:
+    def __call__(self, x: Tokens, context: Float[Array, "b m d"], num_frames: int = 1) -> Tokens:
         q, k, v = (
             split_heads(project(y), self.head_dim)
             for project, y in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
         )
-        return self.to_out(rearrange(jax.nn.dot_product_attention(q, k, v), "b n h d -> b n (h d)"))
+        return self.to_out(rearrange(attend(q, k, v, num_frames), "b n h d -> b n (h d)"))
 
 
 class FeedForward(nnx.Module):
@@ -57,11 +83,11 @@ class TransformerBlock(nnx.Module):
         self.norm3 = make.layer_norm(dim)
         self.ff = FeedForward(dim, make)
 
-    def __call__(self, x: Tokens, context: Float[Array, "b m d"] | None = None) -> Tokens:
+    def __call__(self, x: Tokens, context: Float[Array, "b m d"] | None = None, num_frames: int = 1) -> Tokens:
         normed = self.norm1(x)
-        x = x + self.attn1(normed, normed)
+        x = x + self.attn1(normed, normed, num_frames)
         normed = self.norm2(x)
-        x = x + self.attn2(normed, normed if context is None else context)
+        x = x + self.attn2(normed, normed if context is None else context, num_frames)
         return x + self.ff(self.norm3(x))
 
 
@@ -79,7 +105,7 @@ class SpatialTransformer(nnx.Module):
         y = self.proj_in(rearrange(flatten_pixels(per_frame(self.norm, x)), "b t p c -> (b t) p c"))
         context = repeat(text, "b n d -> (b t) n d", t=t)
         for block in self.transformer_blocks:
-            y = block(y, context)
+            y = block(y, context, t)
         return x + rearrange(self.proj_out(y), "(b t) (h w) c -> b t h w c", t=t, h=h)
 
 
@@ -119,7 +145,7 @@ class AddedKVAttention(nnx.Module):
         key, value = (split_heads(project(text), self.head_dim) for project in (self.add_k_proj, self.add_v_proj))
         if self.to_k is None or self.to_v is None:
             query = rearrange(query, "b t p h d -> b (t p) h d")
-            out = jax.nn.dot_product_attention(query, key, value)
+            out = attend(query, key, value)
             out = rearrange(out, "b (t p) h d -> b t p (h d)", t=t)
         else:
             key, value = (
@@ -129,6 +155,6 @@ class AddedKVAttention(nnx.Module):
                     (value, split_heads(self.to_v(pixels), self.head_dim)),
                 )
             )
-            folded = (rearrange(y, "b t n h d -> (b t) n h d") for y in (query, key, value))
-            out = rearrange(jax.nn.dot_product_attention(*folded), "(b t) p h d -> b t p (h d)", t=t)
+            query, key, value = (rearrange(y, "b t n h d -> (b t) n h d") for y in (query, key, value))
+            out = rearrange(attend(query, key, value, t), "(b t) p h d -> b t p (h d)", t=t)
         return x + rearrange(self.to_out(out), "b t (h w) c -> b t h w c", h=h)

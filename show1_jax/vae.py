@@ -6,6 +6,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
+from show1_jax.attention import attend
 from show1_jax.blocks import ResnetBlock, Upsample
 from show1_jax.config import VAEConfig
 from show1_jax.layers import Layers, flatten_pixels, per_frame, rematerialised
@@ -44,7 +45,7 @@ class PixelAttention(nnx.Module):
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
         _, t, h, _, _ = x.shape
         pixels = rearrange(flatten_pixels(per_frame(self.group_norm, x)), "b t p c -> (b t) p 1 c")
-        out = jax.nn.dot_product_attention(self.to_q(pixels), self.to_k(pixels), self.to_v(pixels))
+        out = attend(self.to_q(pixels), self.to_k(pixels), self.to_v(pixels), t)
         return x + rearrange(self.to_out(out), "(b t) (h w) 1 c -> b t h w c", t=t, h=h)
 
 
