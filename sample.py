@@ -36,6 +36,7 @@ def define_flags() -> flags.FlagValues:
     )
     text("video", None, "PATH: your own video, for --from_stage", flag_values=values)
     number("batch_size", None, "N: videos that are sampled together", flag_values=values)
+    toggle("dry_run", False, "say what memory each device would need, and sample nothing", flag_values=values)
     toggle("overwrite", False, "replace what another run left", flag_values=values)
     define_process_flags(values)
     return values
@@ -61,12 +62,12 @@ def sample(argv: Sequence[str]) -> None:
         overwrite=values.overwrite,
     )
 
-    from show1_jax.jobs import run
+    from show1_jax.jobs import dry_run, run
     from show1_jax.parallel import initialize_distributed
 
     if processes := asked_processes(values):
         initialize_distributed(*processes)
-    run(config, request)
+    (dry_run if values.dry_run else run)(config, request)
 
 
 def main() -> int:

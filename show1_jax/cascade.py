@@ -17,6 +17,7 @@ from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.diffusion import SchedulerConfig
 from show1_jax.errors import UserError
 from show1_jax.manifest import Manifest
+from show1_jax.memory import halves_in_turn
 from show1_jax.models import ARCHITECTURES, LoadedNetwork, exact_float32
 from show1_jax.noise import NoiseSource, SeededNoise
 from show1_jax.parallel import gather, make_mesh, put_batch
@@ -185,6 +186,13 @@ class Cascade:
                 raise UserError(f"the video given for first_frame has {video.shape[1]} frames; it must have one")
             if not np.isfinite(video).all():
                 raise UserError(f"the video given for {stage} has NaN or infinite values; give finite ones")
+        self._check_stages(stages, sizes)
+
+    def check_settings(self, stages: Sequence[Stage]) -> None:
+        """Refuse settings that a stage cannot take, as `check` does, whatever it will be given."""
+        self._check_stages(stages, self._sizes({}))
+
+    def _check_stages(self, stages: Sequence[Stage], sizes: Mapping[Stage, tuple[int, int]]) -> None:
         for stage in stages:
             multiple = self.architecture("vae" if stage == "superres_latent" else stage).size_multiple
             if any(side % multiple for side in sizes[stage]):
@@ -288,6 +296,7 @@ class Cascade:
                 noise=noise,
                 mesh=self.mesh,
                 on_step=on_step,
+                halves_in_turn=halves_in_turn(self, stage, len(text)),
             )
             match stage:
                 case "keyframes":

@@ -47,24 +47,33 @@ def guided_output(
     text: Float[Array, "b g n d"],
     channels: Float32[Array, "b t h w e"] | None,
     noise_level: Int32[Array, ""] | None,
+    *,
+    halves_in_turn: bool = False,
 ) -> Float32[Array, "b t h w o"]:
     """The network's output for a noisy sample, guided; see `Condition` and `guide`. Pure.
 
-    Guidance halves lie side by side in the batch, so that a batch spread over devices stays where it is.
+    Guidance halves lie side by side in the batch, so that a batch spread over devices stays where it is. With
+    `halves_in_turn` they follow each other instead: nearly as long on a busy device, in half of the working memory.
     """
     network = nnx.merge(graph, weights)
     assert isinstance(network, UNet)
     inputs = sample if channels is None else jnp.concatenate([sample, channels], axis=-1)
-    batch, halves = text.shape[:2]
-    output = network(
-        repeat(inputs, "b t h w c -> (b g) t h w c", g=halves),
-        jnp.broadcast_to(timestep, batch * halves),
-        rearrange(text, "b g n d -> (b g) n d"),
-        None if noise_level is None else jnp.broadcast_to(noise_level, batch * halves),
-    )
-    if halves == 1:
-        return output
-    negative, prompt = rearrange(output, "(b g) t h w c -> g b t h w c", g=2)
+
+    def output_for(text: Float[Array, "b g n d"]) -> Float32[Array, "b*g t h w o"]:
+        batch, halves = text.shape[:2]
+        return network(
+            repeat(inputs, "b t h w c -> (b g) t h w c", g=halves),
+            jnp.broadcast_to(timestep, batch * halves),
+            rearrange(text, "b g n d -> (b g) n d"),
+            None if noise_level is None else jnp.broadcast_to(noise_level, batch * halves),
+        )
+
+    if text.shape[1] == 1:
+        return output_for(text)
+    if halves_in_turn:
+        negative, prompt = jax.lax.map(output_for, rearrange(text, "b g n d -> g b 1 n d"))
+    else:
+        negative, prompt = rearrange(output_for(text), "(b g) t h w c -> g b t h w c", g=2)
     return guide(negative, prompt, guidance_scale, sample.shape[-1])
 
 
@@ -76,16 +85,17 @@ def denoise_step(
     coefficients: Coefficients,
     noise: Video | None,
     *inputs: Any,
+    halves_in_turn: bool = False,
 ) -> SamplerState:
     """One step of a stage: network, guidance and the sampler's update. `inputs` are `guided_output`'s after sample."""
-    output = guided_output(graph, weights, state.sample, *inputs)
+    output = guided_output(graph, weights, state.sample, *inputs, halves_in_turn=halves_in_turn)
     return jax.tree.map(constrain_batch, sampler.step(state, output, coefficients, noise))
 
 
 @functools.lru_cache(maxsize=64)
-def step_program(graph: "nnx.GraphDef[nnx.Module]", sampler: Sampler) -> Any:
+def step_program(graph: "nnx.GraphDef[nnx.Module]", sampler: Sampler, halves_in_turn: bool = False) -> Any:
     """`denoise_step` of a network and a sampler, jitted; one program for all their steps."""
-    return jax.jit(functools.partial(denoise_step, graph, sampler))
+    return jax.jit(functools.partial(denoise_step, graph, sampler, halves_in_turn=halves_in_turn))
 
 
 def denoise(
@@ -97,6 +107,7 @@ def denoise(
     step_noise: Callable[[int], Video],
     mesh: Mesh,
     on_step: OnStep = lambda done, total: None,
+    halves_in_turn: bool = False,
 ) -> Video:
     """Run a sampler from its first timestep to its last.
 
@@ -109,11 +120,12 @@ def denoise(
         step_noise: gives the noise of a step, by its number; asked only where the sampler needs it.
         mesh: of devices.
         on_step: is called after every step, when its result is there.
+        halves_in_turn: see `guided_output`.
 
     Returns:
         The clean video or latents, as predicted; not clamped.
     """
-    program = step_program(network.graph, sampler)
+    program = step_program(network.graph, sampler, halves_in_turn)
     state = jax.device_put(sampler.init(sample), batch_sharding(mesh))
     noise_level = None if condition.noise_level is None else np.int32(condition.noise_level)
     unused = jnp.zeros_like(sample) if sampler.takes_noise else None

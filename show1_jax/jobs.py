@@ -18,6 +18,7 @@ import numpy as np
 from show1_jax.cascade import Cascade, Video
 from show1_jax.checkpoint import tokenizer_folder
 from show1_jax.checkpoint_set import CheckpointSet, is_run, split_names
+from show1_jax.dry_run import describe
 from show1_jax.errors import UserError
 from show1_jax.manifest import MANIFEST, Manifest
 from show1_jax.parallel import from_first_process, is_first_process
@@ -69,6 +70,14 @@ def run(config: SampleConfig, request: Request) -> None:
         _announce(batch, start, len(pending))
         with memory_errors("take a smaller --batch_size, or spread the weights with --config.mesh.fsdp"):
             _sample(cascade, config, request, batch, own_video)
+
+
+def dry_run(config: SampleConfig, request: Request) -> None:
+    """Print what memory each device would need for a request; see `show1_jax.dry_run.describe`."""
+    keep_compiled(config.compilation_cache)
+    for line in describe(config, request):
+        if is_first_process():
+            print(line, flush=True)
 
 
 def keep_compiled(folder: str) -> None:

@@ -179,8 +179,11 @@ class CascadeConfig(Settings):
     mesh: SamplingMeshConfig = SamplingMeshConfig()
     precision: Precision = "auto"
     """Of weights and activations; `auto` is bfloat16 on accelerators and float32 on CPUs."""
+    memory_limit_gb: float = 0.0
+    """Of each device, in GiB: a stage that would need more takes the two halves of guidance in turn. 0: no limit."""
 
     def __post_init__(self) -> None:
+        self._require_at_least(0, "memory_limit_gb")
         self._require_choice("precision", get_args(Precision))
         self._require_choice("text_padding", get_args(TextPadding))
 

@@ -57,6 +57,7 @@ class StageContext:
         noise: of every draw.
         mesh: of devices.
         on_step: is called after every denoising step with the steps done and their total over all windows.
+        halves_in_turn: of guidance; see `guided_output`.
     """
 
     stage: Stage
@@ -67,6 +68,7 @@ class StageContext:
     noise: NoiseSource
     mesh: Mesh
     on_step: OnStep
+    halves_in_turn: bool = False
 
     def sample(
         self,
@@ -90,6 +92,7 @@ class StageContext:
             step_noise,
             self.mesh,
             self.on_step,
+            self.halves_in_turn,
         )
 
     def in_window(self, window: int, num_windows: int) -> Self:

@@ -18,9 +18,12 @@ from processes import environment, free_address
 from show1_jax.cascade import Cascade
 from show1_jax.config import UNetConfig
 from show1_jax.errors import UserError
+from show1_jax.jobs import dry_run
+from show1_jax.memory import stage_need
 from show1_jax.models import build
 from show1_jax.parallel import constrain_activation, make_mesh, replicated_sharding
 from show1_jax.parallel.sharding import weight_spec
+from show1_jax.request import Request
 from show1_jax.sampling_config import STAGES, MeshConfig, SamplingMeshConfig, Stage
 from show1_jax.training.flops import count_flops
 from show1_jax.video import load_stage, to_uint8
@@ -82,6 +85,27 @@ def test_a_batch_of_three_on_eight_devices(tiny_checkpoint: Path, alone: Videos)
 def test_one_video_on_eight_devices(tiny_checkpoint: Path, alone: Videos) -> None:
     spread = sample(tiny_checkpoint, SamplingMeshConfig(guidance=2, height=4), 8, 1)
     assert levels_apart(alone, spread) <= LEVELS
+
+
+def test_the_halves_of_guidance_in_turn(tiny_checkpoint: Path, alone: Videos) -> None:
+    config = dataclasses.replace(tiny_config.settings(), memory_limit_gb=1e-6)
+    cascade = Cascade.load(tiny_checkpoint, config, devices=jax.devices()[:1])
+    assert stage_need(cascade, "keyframes").halves_in_turn
+    videos = cascade.sample(PROMPTS[:1], SEEDS[:1], stages=["keyframes"])
+    np.testing.assert_allclose(videos["keyframes"], alone["keyframes"], atol=1e-4)
+
+
+def test_a_dry_run_reads_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = dataclasses.replace(tiny_config.settings(), checkpoint=str(tmp_path / "none"), memory_limit_gb=1e-6)
+    dry_run(config, Request(prompts=(), stages=("keyframes",)))
+    head, columns, text, keyframes, most = capsys.readouterr().out.splitlines()
+    assert head.startswith("8 x cpu, mesh data=8")
+    assert "float32" in head
+    assert columns.split()[-3:] == ["weights", "working", "together"]
+    assert text.startswith("text_t5")
+    assert keyframes.endswith("the halves of guidance in turn, more than memory_limit_gb")
+    assert float(most.split()[-1]) == pytest.approx(float(keyframes.split()[3]), abs=1e-3)
+    assert not list(tmp_path.iterdir())
 
 
 def test_bfloat16_is_near_float32(tiny_checkpoint: Path, alone: Videos) -> None:
