@@ -34,7 +34,6 @@ from show1_jax.video import digest, read_video, sample_frames
 from show1_jax.windows import num_interpolated
 
 _DISTRIBUTIONS: Final = ("show1-jax", "jax", "jaxlib", "flax", "orbax-checkpoint", "numpy")
-_CACHED_COMPILE_SECONDS: Final = 0.3
 
 
 @dataclass(frozen=True)
@@ -81,10 +80,10 @@ def dry_run(config: SampleConfig, request: Request) -> None:
 
 
 def keep_compiled(folder: str) -> None:
-    """Let JAX keep compiled programs there, so that the next run starts at once."""
+    """Let JAX keep all compiled programs there, so that the next run compiles nothing."""
     if folder:
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHED_COMPILE_SECONDS)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def make_random_checkpoint(config: SampleConfig) -> None:

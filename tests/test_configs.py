@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from configs import demo, full
+from configs import demo, fast, full
 from convert.architectures import unet_config, vae_config
+from show1_jax.config import flatten
 from show1_jax.diffusion import SchedulerConfig
 from show1_jax.models import ARCHITECTURES
 from show1_jax.random_checkpoint import KINDS
@@ -67,3 +68,9 @@ def test_configs_state_every_network(config: Any) -> None:
     for name, fields in settings.architecture.items():
         ARCHITECTURES[KINDS.get(name, "unet")].from_dict(fields)
     assert set(settings.schedulers) == set(FOLDERS)
+
+
+def test_the_fast_config_is_the_full_one_with_fewer_steps() -> None:
+    full_settings, fast_settings = (flatten(config.get_config().to_dict()) for config in (full, fast))
+    changed = {name: value for name, value in fast_settings.items() if full_settings[name] != value}
+    assert changed == {"superres_pixel.num_steps": 25}

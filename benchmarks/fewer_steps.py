@@ -1,0 +1,88 @@
+"""What fewer steps change: `python -m benchmarks.fewer_steps --config configs/demo.py --stage superres_pixel`.
+
+Samples a few prompts with the first number of steps of --steps in that stage, and again with each of the others, from
+the same seeds and the same stages before, and prints how far the stage's frames and the final ones are apart: PSNR in
+decibels of 8-bit frames, over all videos and of the worst one. Weights must be trained: random ones amplify anything.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from benchmarks import table
+from benchmarks.machine import describe_machine
+from show1_jax.cascade import Cascade, Video
+from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
+from show1_jax.errors import UserError
+from show1_jax.jobs import keep_compiled
+from show1_jax.request import SampleConfig
+from show1_jax.sampling_config import STAGES, Stage
+from show1_jax.video import to_uint8
+
+PROMPTS: Final = (
+    "a red circle moves right",
+    "a large blue square grows",
+    "a green triangle moves down on a gray background",
+    "a small yellow circle stays still on a navy background",
+)
+LAST: Final = STAGES[-1]
+
+
+def psnr(video: Video, reference: Video) -> float:
+    """Of 8-bit frames, in decibels."""
+    error = to_uint8(video).astype(np.float64) - to_uint8(reference)
+    return float(10 * np.log10(255**2 / max(np.square(error).mean(), 1e-12)))
+
+
+def with_steps(cascade: Cascade, stage: Stage, num_steps: int) -> Cascade:
+    """The same cascade with another number of steps in one stage."""
+    changed = dataclasses.replace(cascade.config.stage(stage), num_steps=num_steps)
+    return Cascade(cascade.networks, dataclasses.replace(cascade.config, **{stage: changed}))
+
+
+def compare(cascade: Cascade, stage: Stage, steps: Sequence[int], prompts: Sequence[str]) -> str:
+    """The table."""
+    seeds, before = range(len(prompts)), STAGES[: STAGES.index(stage)]
+    given = cascade.sample(prompts, seeds, stages=before) if before else {}
+    results = {
+        count: with_steps(cascade, stage, count).sample(
+            prompts, seeds, stages=[name for name in STAGES if name not in before], given=given
+        )
+        for count in steps
+    }
+    reference = results[steps[0]]
+    rows = [table.head(f"| steps | {stage}: PSNR, worst video | final: PSNR, worst video |")]
+    for count, result in results.items():
+        apart = [
+            f"{psnr(result[name], reference[name]):.1f} dB, {min(map(psnr, result[name], reference[name])):.1f} dB"
+            if count != steps[0]
+            else "reference"
+            for name in (stage, LAST)
+        ]
+        rows.append(table.row(str(count), *apart))
+    return "\n".join(rows)
+
+
+def _main(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.fewer_steps", description=__doc__)
+    parser.add_argument("--config", required=True, metavar="FILE", help="settings; --config.SETTING=VALUE changes one")
+    parser.add_argument("--stage", default="superres_pixel", choices=STAGES)
+    parser.add_argument("--steps", default="125,50,25", metavar="N,N", help="the first is what others are compared to")
+    parsed, overrides = parser.parse_known_args(arguments)
+    try:
+        steps = [int(count) for count in parsed.steps.split(",")]
+    except ValueError:
+        raise UserError(f"--steps={parsed.steps} must be numbers, separated by commas") from None
+    settings = parse_flags(new_flags(), ["fewer_steps", "--config", parsed.config, *overrides])
+    config = SampleConfig.from_dict(settings.to_dict())
+    keep_compiled(config.compilation_cache)
+    cascade = Cascade.load(config.checkpoint, config)
+    print(f"{describe_machine()}, {cascade.dtype}, {len(PROMPTS)} videos\n")
+    print(compare(cascade, parsed.stage, steps, PROMPTS))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("benchmarks.fewer_steps", lambda: _main(sys.argv[1:])))

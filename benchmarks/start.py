@@ -1,0 +1,81 @@
+"""What a first and a second start take: `python -m benchmarks.start --config configs/demo.py`.
+
+Runs `sample.py` twice, each in a process of its own, with a compilation cache that is empty at first, and prints the
+seconds from the process's start to its end, those spent on importing, tracing, lowering and compiling (or fetching from
+the cache), and how many programs the cache had and had not.
+"""
+
+import json
+import runpy
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import table
+from benchmarks.machine import describe_machine
+from show1_jax.cli import ArgumentParser, run_command
+from show1_jax.errors import UserError
+
+PARTS: Final = {
+    "tracing": "/jax/core/compile/jaxpr_trace_duration",
+    "lowering": "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "compiling or fetching": "/jax/core/compile/backend_compile_duration",
+}
+ASKED: Final = "/jax/compilation_cache/compile_requests_use_cache"
+FETCHED: Final = "/jax/compilation_cache/cache_hits"
+SAMPLE: Final = Path(__file__).resolve().parents[1] / "sample.py"
+
+
+def sample_and_count(report: Path, arguments: Sequence[str]) -> None:
+    """Run `sample.py` here and write what JAX says of its programs."""
+    import jax
+
+    start, seconds, counts = time.perf_counter(), Counter[str](), Counter[str]()
+    jax.monitoring.register_event_duration_secs_listener(lambda name, value, **_: seconds.update({name: value}))
+    jax.monitoring.register_event_listener(lambda name, **_: counts.update([name]))
+    sys.argv = [str(SAMPLE), *arguments]
+    try:
+        runpy.run_path(str(SAMPLE), run_name="__main__")
+    except SystemExit as exit_:
+        if exit_.code:
+            raise
+    found: dict[str, Any] = {part: seconds[event] for part, event in PARTS.items()}
+    found |= {"fetched": counts[FETCHED], "compiled": counts[ASKED] - counts[FETCHED]}
+    report.write_text(json.dumps(found | {"sample.py": time.perf_counter() - start}))
+
+
+def start(folder: Path, number: int, arguments: Sequence[str]) -> list[str]:
+    """A start in a process of its own, and its line of the table."""
+    report = folder / f"{number}.json"
+    own = [f"--out={folder / str(number)}", f"--config.compilation_cache={folder / 'compiled'}"]
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "benchmarks.start", "--report", str(report), *arguments, *own]
+    if subprocess.run(command, check=False).returncode:
+        raise UserError("sample.py failed; its message is above")
+    whole, found = time.perf_counter() - began, json.loads(report.read_text())
+    cells = [whole, whole - found["sample.py"], *(found[part] for part in PARTS)]
+    return [str(number), *(f"{seconds:.1f}" for seconds in cells), str(found["fetched"]), str(found["compiled"])]
+
+
+def _main(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.start", description=__doc__)
+    parser.add_argument("--config", required=True, metavar="FILE", help="settings; other flags are sample.py's")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="sample here, and write its counts there")
+    parsed, rest = parser.parse_known_args(arguments)
+    rest = ["--config", parsed.config, *rest]
+    if parsed.report:
+        sample_and_count(parsed.report, rest)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [table.row(*start(Path(folder), number, rest)) for number in (1, 2)]
+    columns = ["start", "seconds", "before sample.py", *PARTS, "programs fetched", "compiled"]
+    print("\n".join([describe_machine(), "", table.head(table.row(*columns)), *lines]))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("benchmarks.start", lambda: _main(sys.argv[1:])))
