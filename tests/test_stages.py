@@ -76,6 +76,7 @@ class Recorder:
         step_noise: Callable[[int], Array],
         mesh: object,
         on_step: Callable[[int, int], None],
+        in_turn: bool,
     ) -> np.ndarray:
         result = 5 * normal("result", len(self.calls), shape=sample.shape)
         self.calls.append(Call(sampler, np.asarray(sample), condition, guidance_scale, step_noise, result))
