@@ -36,10 +36,10 @@ class RandomNetworks:
         }
         self.manifest = Manifest(records, {})
 
-    def load(self, component: str, mesh: Mesh, dtype: DTypeLike) -> LoadedNetwork:
-        """A network of the config."""
-        network = abstract_network(self.manifest.component(component), mesh, dtype)
-        weights = {path: _born(path, leaf) for path, leaf in to_weights(network.weights).items()}
+    def load(self, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
+        """A network of the config, or the module at a path of it."""
+        network = abstract_network(self.manifest.component(component), mesh, dtype, part)
+        weights = {path: _born((*part, *path), leaf) for path, leaf in to_weights(network.weights).items()}
         return network._replace(weights=to_state(network.weights, weights))
 
     def tokenize(self, component: str) -> Tokenize:

@@ -17,7 +17,7 @@ from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.diffusion import SchedulerConfig
 from show1_jax.errors import UserError
 from show1_jax.manifest import Manifest
-from show1_jax.memory import halves_in_turn
+from show1_jax.memory import blocks_in_turn, halves_in_turn
 from show1_jax.models import ARCHITECTURES, LoadedNetwork, exact_float32
 from show1_jax.noise import NoiseSource, SeededNoise
 from show1_jax.parallel import gather, make_mesh, put_batch
@@ -32,7 +32,10 @@ from show1_jax.stages import (
     superres_latent,
     superres_pixel,
 )
+from show1_jax.text import T5Config
 from show1_jax.text.encoding import Tokenize, Tokens, encode_text_jit
+from show1_jax.text.streaming import encode_by_blocks
+from show1_jax.weights import WeightPath
 
 Video = Float32[np.ndarray, "b t h w c"]
 OnStep = Callable[[Stage, int, int], None]
@@ -46,8 +49,8 @@ class Networks(Protocol):
 
     manifest: Manifest
 
-    def load(self, component: str, mesh: Mesh, dtype: DTypeLike) -> LoadedNetwork:
-        """A network with its weights on the devices of `mesh`."""
+    def load(self, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
+        """A network, or the module at a path of it, with its weights on the devices of `mesh`."""
 
     def tokenize(self, component: str) -> Tokenize:
         """What makes tokens of texts for a text encoder."""
@@ -239,9 +242,9 @@ class Cascade:
         return SchedulerConfig.from_json(released) if released else None
 
     @contextlib.contextmanager
-    def _loaded(self, component: str) -> Iterator[LoadedNetwork]:
-        """A network with its weights on the devices for as long as the block lasts."""
-        network = self.networks.load(component, self.mesh, self.dtype)
+    def _loaded(self, component: str, part: WeightPath = ()) -> Iterator[LoadedNetwork]:
+        """A network, or a part of it, with its weights on the devices for as long as the block lasts."""
+        network = self.networks.load(component, self.mesh, self.dtype, part)
         try:
             yield network
         finally:
@@ -256,11 +259,7 @@ class Cascade:
             if not mine:
                 continue
             halves = {stage: self._halves(stage, prompts) for stage in mine}
-            with self._loaded(component) as encoder:
-                states = {
-                    lines: self._encode(component, encoder, lines)
-                    for lines in dict.fromkeys(lines for half in halves.values() for lines in half)
-                }
+            states = self._encode(component, list(dict.fromkeys(lines for half in halves.values() for lines in half)))
             for stage in mine:
                 texts[stage] = jnp.stack([states[lines] for lines in halves[stage]], axis=1)
         return texts
@@ -272,10 +271,19 @@ class Cascade:
         guided = tuple(text for text in negative if text is not None)
         return [guided, positive] if guided else [positive]
 
-    def _encode(self, component: str, encoder: LoadedNetwork, lines: Sequence[str]) -> Float[Array, "b n d"]:
-        placed = Tokens(*(put_batch(array, self.mesh) for array in self.networks.tokenize(component)(lines)))
+    def _encode(self, component: str, batches: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Any]:
+        """The states of batches of texts."""
+        tokenize, padding = self.networks.tokenize(component), self.config.text_padding
+        tokens = [Tokens(*(put_batch(array, self.mesh) for array in tokenize(lines))) for lines in batches]
+        architecture = self.architecture(component)
         with jax.set_mesh(self.mesh):
-            return encode_text_jit(encoder.graph, encoder.weights, placed, self.config.text_padding)
+            if isinstance(architecture, T5Config) and blocks_in_turn(self, component, len(batches[0])):
+                load = functools.partial(self._loaded, component)
+                states = encode_by_blocks(load, architecture.num_layers, tokens, padding, self.dtype)
+            else:
+                with self._loaded(component) as encoder:
+                    states = [encode_text_jit(encoder.graph, encoder.weights, batch, padding) for batch in tokens]
+        return dict(zip(batches, states, strict=True))
 
     def _run(
         self,

@@ -54,10 +54,12 @@ def load_weights(
     abstract_state: nnx.State,
     shardings: Any = None,
     dtype: Any = None,
+    part: WeightPath = (),
 ) -> nnx.State:
     """Restores a component's weights straight to the devices, once their files' hashes are those of the manifest.
 
-    Every process of the job must call it, at the same point: each hashes its share of the files.
+    Every process of the job must call it, at the same point: each hashes its share of the files. A part's hashes are
+    not checked, since all parts lie in the same files: see `check_weights`.
 
     Args:
       checkpoint: the checkpoint's directory.
@@ -66,6 +68,7 @@ def load_weights(
       shardings: one sharding for all, or a state of them with the structure of `abstract_state`; by default
         everything goes to the default device.
       dtype: cast to this while reading; by default to the dtypes of `abstract_state`.
+      part: path of the module whose parameters `abstract_state` has; by default the whole network.
 
     Returns:
       `abstract_state` with arrays in place of shapes.
@@ -76,16 +79,29 @@ def load_weights(
     """
     placed = _sharding_by_path(abstract_state, shardings)
     wanted = {
-        path: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=placed[path])
+        (*part, *path): jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=placed[path])
         for path, leaf in to_weights(abstract_state).items()
     }
+    if not part:
+        check_weights(checkpoint, component)
+    arrays = load_arrays(checkpoint, f"{component}/weights", wanted, part)
+    return to_state(abstract_state, {path[len(part) :]: array for path, array in arrays.items()})
+
+
+def check_weights(checkpoint: Path, component: str) -> None:
+    """Reads the files of a component's weights, and compares their hashes with those of the manifest.
+
+    Every process of the job must call it, at the same point: each hashes its share of the files.
+
+    Raises:
+      UserError: no such checkpoint or component, or missing or damaged files.
+    """
     check_sizes(checkpoint, component)
     check_hashes(checkpoint, f"{component}/weights", together=True)
-    return to_state(abstract_state, load_arrays(checkpoint, f"{component}/weights", wanted))
 
 
 def load_arrays(
-    checkpoint: Path, folder: str, wanted: Mapping[WeightPath, jax.ShapeDtypeStruct]
+    checkpoint: Path, folder: str, wanted: Mapping[WeightPath, jax.ShapeDtypeStruct], part: WeightPath = ()
 ) -> dict[WeightPath, jax.Array]:
     """Reads the arrays of one Orbax folder of a checkpoint as they are, their hashes unchecked.
 
@@ -93,17 +109,20 @@ def load_arrays(
       checkpoint: the checkpoint's directory.
       folder: its relative path, e.g. "keyframes/weights".
       wanted: shape of every array, what dtype it is cast to, and where it goes: by default to the default device.
+      part: only arrays under this path are wanted; by default all that are stored.
 
     Raises:
       UserError: names or shapes differ (all listed), or the files cannot be read.
     """
-    _check_shapes(checkpoint, folder, wanted)
+    _check_shapes(checkpoint, folder, wanted, part)
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     restore_args = {
         path: ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=leaf.sharding or default, dtype=leaf.dtype)
         for path, leaf in wanted.items()
     }
-    args = ocp.args.PyTreeRestore(item=_nest(dict.fromkeys(wanted, 0)), restore_args=_nest(restore_args))
+    args = ocp.args.PyTreeRestore(
+        item=_nest(dict.fromkeys(wanted, 0)), restore_args=_nest(restore_args), partial_restore=bool(part)
+    )
     with _orbax_errors(checkpoint, folder):
         return _flatten(_reader().restore(_orbax_path(checkpoint / folder), args=args))
 
@@ -114,8 +133,11 @@ def _stored(checkpoint: Path, folder: str) -> dict[WeightPath, jax.ShapeDtypeStr
         return {path: jax.ShapeDtypeStruct(leaf.shape, np.dtype(leaf.dtype)) for path, leaf in _flatten(tree).items()}
 
 
-def _check_shapes(checkpoint: Path, folder: str, wanted: Mapping[WeightPath, jax.ShapeDtypeStruct]) -> None:
-    there = {path: tuple(leaf.shape) for path, leaf in _stored(checkpoint, folder).items()}
+def _check_shapes(
+    checkpoint: Path, folder: str, wanted: Mapping[WeightPath, jax.ShapeDtypeStruct], part: WeightPath
+) -> None:
+    stored = _stored(checkpoint, folder)
+    there = {path: tuple(leaf.shape) for path, leaf in stored.items() if path[: len(part)] == part}
     asked = {path: tuple(leaf.shape) for path, leaf in wanted.items()}
     differing = sorted(path for path in there.keys() | asked.keys() if there.get(path) != asked.get(path))
     if differing:

@@ -7,13 +7,14 @@ from typing import Self
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from show1_jax.checkpoint import tokenizer_folder
+from show1_jax.checkpoint import check_weights, tokenizer_folder
 from show1_jax.errors import UserError
 from show1_jax.manifest import MANIFEST, Component, Manifest, check_sizes, read_manifest
 from show1_jax.models import LoadedNetwork, load_network
 from show1_jax.parallel.processes import from_first_process
 from show1_jax.text.encoding import Tokenize, load_tokenize
 from show1_jax.training.checkpoints import CHECKPOINTS, latest
+from show1_jax.weights import WeightPath
 
 
 class CheckpointSet:
@@ -31,6 +32,7 @@ class CheckpointSet:
     def __init__(self, checkpoints: Sequence[Path]):
         self.paths: dict[str, Path] = {}
         self.manifest = Manifest({}, {})
+        self._checked: set[str] = set()
         for checkpoint in checkpoints:
             self._add(checkpoint, read_manifest(checkpoint))
 
@@ -56,9 +58,16 @@ class CheckpointSet:
         self.component(name)
         return self.paths[name]
 
-    def load(self, component: str, mesh: Mesh, dtype: DTypeLike) -> LoadedNetwork:
-        """A component's network; see `load_network`."""
-        return load_network(self.path(component), component, mesh, dtype)
+    def load(self, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
+        """A component's network, or the module at a path of it; see `load_network`.
+
+        Hashes are checked whenever a network is loaded, but once for all of its parts.
+        """
+        path = self.path(component)
+        if part and component not in self._checked:
+            check_weights(path, component)
+            self._checked.add(component)
+        return load_network(path, component, mesh, dtype, part)
 
     def tokenize(self, component: str) -> Tokenize:
         """What makes tokens of texts for a text encoder; a UserError says what is damaged or not there."""

@@ -14,6 +14,7 @@ from show1_jax.models import LoadedNetwork
 from show1_jax.random_checkpoint import new_component
 from show1_jax.request import Request, SampleConfig
 from show1_jax.text.encoding import Tokenize
+from show1_jax.weights import WeightPath
 
 
 class NetworksToBe:
@@ -25,7 +26,7 @@ class NetworksToBe:
         }
         self.manifest = Manifest(records, {})
 
-    def load(self, component: str, mesh: Mesh, dtype: DTypeLike) -> LoadedNetwork:
+    def load(self, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
         """There is nothing to load."""
         _no_weights()
 
@@ -71,5 +72,6 @@ def _networks(config: SampleConfig) -> Networks:
 def _line(name: str, need: Need, limit: float) -> str:
     sizes = "".join(f"{size / GIB:>10.3f}" for size in (need.weights, need.working, need.total))
     notes = ["the halves of guidance in turn"] if need.halves_in_turn else []
+    notes += ["its blocks in turn"] if need.blocks_in_turn else []
     notes += ["more than memory_limit_gb"] if 0 < limit < need.total / GIB else []
     return f"{name:<18}{sizes}{'  ' if notes else ''}{', '.join(notes)}"

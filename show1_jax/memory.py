@@ -14,6 +14,7 @@ from show1_jax.programs import (
     autoencoder_programs,
     step_of,
     text_encoding,
+    text_parts,
 )
 from show1_jax.sampling_config import STAGES, Stage
 
@@ -28,6 +29,9 @@ class Need(NamedTuple):
     working: int
     """Inputs, results, and what lies between."""
     halves_in_turn: bool = False
+    """Of guidance."""
+    blocks_in_turn: bool = False
+    """Of the T5 encoder: one of them is there at a time."""
 
     @property
     def total(self) -> int:
@@ -42,7 +46,7 @@ def needs(cascade: Described, stages: Sequence[Stage], batch_size: int = 1) -> I
     in bfloat16 is far more than a GPU's.
     """
     if set(stages) - {LATENT_STAGE}:
-        yield "text_t5", _need(cascade, text_encoding(cascade, "text_t5", batch_size))
+        yield "text_t5", text_need(cascade, "text_t5", batch_size)
     if LATENT_STAGE in stages:
         yield "text_clip", _need(cascade, text_encoding(cascade, "text_clip", batch_size))
     for stage in STAGES:
@@ -52,6 +56,20 @@ def needs(cascade: Described, stages: Sequence[Stage], batch_size: int = 1) -> I
     if LATENT_STAGE in stages:
         working = max(_need(cascade, program).working for program in autoencoder_programs(cascade, batch_size))
         yield "vae", Need(need.weights, working)
+
+
+def text_need(cascade: Described, component: str, batch_size: int = 1) -> Need:
+    """What the T5 encoder needs: with its blocks in turn, if `memory_limit_gb` is too little for all of them."""
+    whole = _need(cascade, text_encoding(cascade, component, batch_size))
+    if whole.total <= _limit(cascade):
+        return whole
+    parts = (_need(cascade, program) for program in text_parts(cascade, component, batch_size))
+    return max(parts, key=lambda need: need.total)._replace(blocks_in_turn=True)
+
+
+def blocks_in_turn(cascade: Described, component: str, batch_size: int) -> bool:
+    """Whether `memory_limit_gb` has the T5 encoder hold one block's weights at a time."""
+    return cascade.config.memory_limit_gb > 0 and text_need(cascade, component, batch_size).blocks_in_turn
 
 
 def stage_need(cascade: Described, stage: Stage, batch_size: int = 1) -> Need:
@@ -64,13 +82,17 @@ def stage_need(cascade: Described, stage: Stage, batch_size: int = 1) -> Need:
         return Need(alone.weights + beside, alone.working, in_turn)
 
     together = need(in_turn=False)
-    is_enough = together.total <= (config.memory_limit_gb * GIB or math.inf)
+    is_enough = together.total <= _limit(cascade)
     return together if is_enough or config.guided_away_from(stage) is None else need(in_turn=True)
 
 
 def halves_in_turn(cascade: Described, stage: Stage, batch_size: int) -> bool:
     """Whether `memory_limit_gb` has a stage run the halves of guidance one after the other."""
     return cascade.config.memory_limit_gb > 0 and stage_need(cascade, stage, batch_size).halves_in_turn
+
+
+def _limit(cascade: Described) -> float:
+    return cascade.config.memory_limit_gb * GIB or math.inf
 
 
 def _need(cascade: Described, program: Program) -> Need:

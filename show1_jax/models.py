@@ -19,6 +19,7 @@ from show1_jax.parallel import weight_shardings
 from show1_jax.text import CLIPTextConfig, CLIPTextEncoder, T5Config, T5Encoder
 from show1_jax.unet import UNet
 from show1_jax.vae import Autoencoder
+from show1_jax.weights import WeightPath
 
 ARCHITECTURES: Final[Mapping[str, type[Architecture]]] = {
     "unet": UNetConfig,
@@ -56,10 +57,16 @@ def build(
     return network
 
 
-def abstract_network(record: Component, mesh: Mesh, dtype: DTypeLike) -> LoadedNetwork:
-    """The network of a component's record as shapes alone, each with its place on the mesh, computing in `dtype`."""
+def abstract_network(record: Component, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
+    """The network of a component's record as shapes alone, each with its place on the mesh, computing in `dtype`.
+
+    With a `part`, only the module at this path of the network.
+    """
     architecture = ARCHITECTURES[record.kind].from_dict(record.architecture)
-    graph, shapes = nnx.split(build(record.kind, architecture, dtype=dtype, param_dtype=dtype))
+    module: Any = build(record.kind, architecture, dtype=dtype, param_dtype=dtype)
+    for name in part:
+        module = module[int(name)] if name.isdigit() else getattr(module, name)
+    graph, shapes = nnx.split(module)
     placed = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -68,15 +75,17 @@ def abstract_network(record: Component, mesh: Mesh, dtype: DTypeLike) -> LoadedN
     return LoadedNetwork(graph, placed, architecture)
 
 
-def load_network(checkpoint: Path, component: str, mesh: Mesh, dtype: DTypeLike) -> LoadedNetwork:
-    """A network of a checkpoint, its weights spread over the mesh in the dtype that it computes in.
+def load_network(
+    checkpoint: Path, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()
+) -> LoadedNetwork:
+    """A network of a checkpoint, or a part of it, its weights spread over the mesh in the dtype that it computes in.
 
     Raises:
         UserError: no such checkpoint or component, or its weights are damaged.
     """
-    network = abstract_network(read_manifest(checkpoint).component(component), mesh, dtype)
+    network = abstract_network(read_manifest(checkpoint).component(component), mesh, dtype, part)
     places = jax.tree.map(lambda leaf: leaf.sharding, network.weights)
-    return network._replace(weights=load_weights(checkpoint, component, network.weights, places, dtype))
+    return network._replace(weights=load_weights(checkpoint, component, network.weights, places, dtype, part))
 
 
 def exact_float32(dtype: DTypeLike) -> contextlib.AbstractContextManager[None]:

@@ -18,7 +18,9 @@ from show1_jax.sampling_config import STAGES, CascadeConfig, Stage
 from show1_jax.stages import decode_latents, encode_frames
 from show1_jax.step_shapes import StepShapes, step_shapes
 from show1_jax.text.encoding import Tokens, encode_text_jit
+from show1_jax.text.streaming import EMBEDDING, block_path, embed_tokens, run_block
 from show1_jax.text.tokenizers import MAX_LENGTH
+from show1_jax.weights import WeightPath
 
 LATENT_STAGE: Final = STAGES[-1]
 
@@ -100,6 +102,23 @@ def text_encoding(cascade: Described, component: str, batch_size: int = 1) -> Pr
     return Program(encode_text_jit, arguments, network.weights)
 
 
+def text_parts(cascade: Described, component: str, batch_size: int = 1) -> tuple[Program, Program]:
+    """The two large parts of the T5 encoder, for a batch of texts: the table of tokens, and the first block.
+
+    The other blocks are as large, but for a table of positions.
+    """
+    architecture = cascade.architecture(component)
+    table, block = (_abstract(cascade, component, path) for path in (EMBEDDING, block_path(0)))
+    ids = _placed(cascade, jax.ShapeDtypeStruct((batch_size, MAX_LENGTH), jnp.int32))
+    states = _placed(cascade, jax.ShapeDtypeStruct((batch_size, MAX_LENGTH, architecture.d_model), jnp.float32))
+    bias = jax.ShapeDtypeStruct((architecture.num_heads, MAX_LENGTH, MAX_LENGTH), jnp.float32)
+    mask = _placed(cascade, jax.ShapeDtypeStruct((batch_size, 1, MAX_LENGTH), jnp.bool_))
+    return (
+        Program(embed_tokens, (table.graph, table.weights, ids), table.weights),
+        Program(run_block, (block.graph, block.weights, states, bias, mask), block.weights),
+    )
+
+
 def autoencoder_programs(cascade: Described, batch_size: int = 1) -> tuple[Program, Program]:
     """The video's way into the latent stage, and out of it."""
     network, config = _abstract(cascade, "vae"), cascade.config.superres_latent
@@ -118,8 +137,8 @@ def _shapes(cascade: Described, stage: Stage, batch_size: int) -> StepShapes:
     return step_shapes(cascade.config, stage, architecture, cascade.dtype, batch_size)
 
 
-def _abstract(cascade: Described, component: str) -> LoadedNetwork:
-    return abstract_network(cascade.manifest.component(component), cascade.mesh, cascade.dtype)
+def _abstract(cascade: Described, component: str, part: WeightPath = ()) -> LoadedNetwork:
+    return abstract_network(cascade.manifest.component(component), cascade.mesh, cascade.dtype, part)
 
 
 def _placed(cascade: Described, leaf: jax.ShapeDtypeStruct | None) -> Any:

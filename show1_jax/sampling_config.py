@@ -180,7 +180,8 @@ class CascadeConfig(Settings):
     precision: Precision = "auto"
     """Of weights and activations; `auto` is bfloat16 on accelerators and float32 on CPUs."""
     memory_limit_gb: float = 0.0
-    """Of each device, in GiB: a stage that would need more takes the two halves of guidance in turn. 0: no limit."""
+    """Of each device, in GiB: a stage that would need more takes the two halves of guidance in turn, the T5 encoder its
+    blocks. 0: no limit."""
 
     def __post_init__(self) -> None:
         self._require_at_least(0, "memory_limit_gb")

@@ -103,6 +103,7 @@ def test_a_dry_run_reads_no_weights(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "float32" in head
     assert columns.split()[-3:] == ["weights", "working", "together"]
     assert text.startswith("text_t5")
+    assert text.endswith("its blocks in turn, more than memory_limit_gb")
     assert keyframes.endswith("the halves of guidance in turn, more than memory_limit_gb")
     assert float(most.split()[-1]) == pytest.approx(float(keyframes.split()[3]), abs=1e-3)
     assert not list(tmp_path.iterdir())

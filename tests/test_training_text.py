@@ -43,8 +43,7 @@ BFLOAT16_STEP = 2.0**-8
 def sampled_states(checkpoint: Path, component: str, padding: str) -> np.ndarray:
     """The states of the captions that the cascade's networks see, on one device in float32."""
     cascade = Cascade.load(checkpoint, CascadeConfig(text_padding=padding), jax.devices()[:1])
-    with cascade._loaded(component) as encoder:
-        return np.asarray(cascade._encode(component, encoder, CAPTIONS))
+    return np.asarray(cascade._encode(component, [tuple(CAPTIONS)])[tuple(CAPTIONS)])
 
 
 def token_mask(checkpoint: Path, component: str, captions: list[str]) -> np.ndarray:

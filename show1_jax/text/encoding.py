@@ -72,7 +72,12 @@ def encode_text(
     """
     encoder: Any = nnx.merge(graph, weights)
     states = encoder(*tokens) if isinstance(encoder, T5Encoder) else encoder(tokens.ids)
-    return states if padding == "encoded" else jnp.where(tokens.mask[..., None] > 0, states, 0)
+    return pad_states(states, tokens.mask, padding)
+
+
+def pad_states(states: Float[Array, "b n d"], mask: Int[Array, "b n"], padding: TextPadding) -> Float[Array, "b n d"]:
+    """States with what `padding` asks for where `mask` is 0; see `encode_text`."""
+    return states if padding == "encoded" else jnp.where(mask[..., None] > 0, states, 0)
 
 
 encode_text_jit = jax.jit(encode_text, static_argnums=(0, 3))

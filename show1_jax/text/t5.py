@@ -93,6 +93,7 @@ class SelfAttention(nnx.Module):
     def __init__(self, config: T5Config, has_position_bias: bool, make: Layers):
         inner = config.num_heads * config.d_kv
         self.num_heads = config.num_heads
+        self.max_distance = config.relative_attention_max_distance
         self.q = make.linear(config.d_model, inner, bias=False)
         self.k = make.linear(config.d_model, inner, bias=False)
         self.v = make.linear(config.d_model, inner, bias=False)
@@ -104,6 +105,12 @@ class SelfAttention(nnx.Module):
         self, x: Float[Array, "b n d"], bias: Float[Array, "h n n"], mask: Bool[Array, "b 1 n"]
     ) -> Float[Array, "b n d"]:
         return self.o(attention(self.q(x), self.k(x), self.v(x), self.num_heads, mask, bias))
+
+    def position_bias(self, length: int) -> Float[Array, "h n n"]:
+        """What all blocks add to the logits of so many tokens; the first block's table serves them all."""
+        table = self.relative_attention_bias
+        buckets = relative_position_buckets(length, table.num_embeddings, self.max_distance)
+        return rearrange(table(jnp.asarray(buckets)), "q k h -> h q k")
 
 
 class GatedFeedForward(nnx.Module):
@@ -160,6 +167,11 @@ class Block(nnx.Module):
         attend, feed_forward = self.layer
         return feed_forward(attend(x, bias, mask))
 
+    def position_bias(self, length: int) -> Float[Array, "h n n"]:
+        """Of the first block: see `SelfAttention.position_bias`."""
+        bias: Float[Array, "h n n"] = self.layer[0].SelfAttention.position_bias(length)
+        return bias
+
 
 class T5Encoder(nnx.Module):
     """The encoder of T5 v1.1. Parameter paths are the released names without their leading `encoder.`.
@@ -181,17 +193,9 @@ class T5Encoder(nnx.Module):
 
         Each row needs at least one token; the tokenizer's `</s>` is one.
         """
-        bias = self._position_bias(ids.shape[1])
+        bias = self.block[0].position_bias(ids.shape[1])
         attended = mask[:, None, :] > 0
         x = self.shared(ids).astype(jnp.float32)
         for block in self.block:
             x = block(x, bias, attended)
         return self.final_layer_norm(x).astype(self.dtype)
-
-    def _position_bias(self, length: int) -> Float[Array, "h n n"]:
-        """Block 0's bias, which serves all blocks."""
-        buckets = relative_position_buckets(
-            length, self.config.relative_attention_num_buckets, self.config.relative_attention_max_distance
-        )
-        table = self.block[0].layer[0].SelfAttention.relative_attention_bias
-        return rearrange(table(jnp.asarray(buckets)), "q k h -> h q k")
