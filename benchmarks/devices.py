@@ -1,29 +1,37 @@
 """One video on several devices, counted: `python -m benchmarks.devices --config configs/full.py --num_devices 8`.
 
-Compiles the denoising step of every stage for one simulated CPU device and for so many, spread as
---config.mesh.SETTING says, or over `guidance` and `height`, and prints what the compiled program costs each device:
-operations, bytes moved between memory and cores, and bytes of working memory beside the weights. Nothing is run.
-The compiler's code generation is left out, which changes none of these.
+Compiles the denoising step of every stage for one device and for so many, spread as --config.mesh.SETTING says, or over
+`guidance` and `height`, and prints what the compiled program costs each device: operations, bytes moved between memory
+and cores, weights, and working memory beside them. Nothing is run.
+
+The devices are simulated CPUs, whose code generation is left out, which changes none of these; or, with --topology,
+TPUs that need not be there, once `pip install libtpu` has brought their compiler: `TPU_SKIP_MDS_QUERY=1 python -m
+benchmarks.devices --config configs/demo.py --topology v5e:2x4`. A TPU's working memory is what does not stay in its
+cores' own.
 """
 
 import sys
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any, Final, NamedTuple
 
 import jax
+from jax.experimental import topologies
 
 from benchmarks import table
 from benchmarks.random_networks import RandomNetworks
 from show1_jax.cascade import Cascade
 from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
 from show1_jax.errors import UserError
+from show1_jax.memory import weight_bytes
 from show1_jax.programs import as_sampled, step_of
 from show1_jax.request import SampleConfig
 from show1_jax.sampling_config import STAGES, CascadeConfig, SamplingMeshConfig, Stage
 
 GB: Final = 1e9
 HEADER: Final = (
-    "| stage | devices | GFLOP each | share | GB moved each | share | working memory each, GB | share | exchanges |"
+    "| stage | devices | GFLOP each | share | GB moved each | share | working memory each, GB | share "
+    "| weights each, GB | exchanges | compile s |"
 )
 WITHOUT_CODE: Final = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 EXCHANGES: Final = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
@@ -35,19 +43,26 @@ class Cost(NamedTuple):
     flops: float
     num_bytes: float
     working_bytes: int
+    weight_bytes: int
     exchanges: int
+    seconds: float
 
 
 def cost(cascade: Cascade, stage: Stage) -> Cost:
     """Compile a stage's step and count."""
+    on_cpu = cascade.mesh.devices.flat[0].platform == "cpu"
+    started = perf_counter()
     with as_sampled(cascade):
-        compiled: Any = step_of(cascade, stage).trace().lower().compile(compiler_options=WITHOUT_CODE)
+        step = step_of(cascade, stage)
+        compiled: Any = step.trace().lower().compile(compiler_options=WITHOUT_CODE if on_cpu else None)
     counted, program = compiled.cost_analysis(), compiled.as_text()
     return Cost(
         counted["flops"],
         counted["bytes accessed"],
         compiled.memory_analysis().temp_size_in_bytes,
+        weight_bytes(step),
         sum(program.count(f" {name}{ending}(") for name in EXCHANGES for ending in ("", "-start")),
+        perf_counter() - started,
     )
 
 
@@ -56,8 +71,17 @@ def rows(stage: Stage, one: Cost, num_devices: int, many: Cost) -> str:
 
     def cells(devices: int, each: Cost) -> list[str]:
         values = [(each.flops, one.flops), (each.num_bytes, one.num_bytes), (each.working_bytes, one.working_bytes)]
-        counted = [text for value, whole in values for text in (f"{value / GB:.2f}", f"1/{whole / value:.2f}")]
-        return [stage, str(devices), *counted, str(each.exchanges)]
+        counted = [
+            text for value, whole in values for text in (f"{value / GB:.3f}", f"1/{whole / value:.2f}" if value else "")
+        ]
+        return [
+            stage,
+            str(devices),
+            *counted,
+            f"{each.weight_bytes / GB:.3f}",
+            str(each.exchanges),
+            f"{each.seconds:.0f}",
+        ]
 
     return "\n".join(table.row(*cells(*line)) for line in ((1, one), (num_devices, many)))
 
@@ -66,8 +90,12 @@ def _main(arguments: Sequence[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.devices", description=__doc__)
     parser.add_argument("--config", required=True, metavar="FILE", help="settings; --config.SETTING=VALUE changes one")
     parser.add_argument("--stages", default=",".join(STAGES), metavar="A,B")
-    parser.add_argument("--num_devices", type=int, default=8, metavar="N")
+    parser.add_argument("--num_devices", type=int, default=8, metavar="N", help="simulated CPU devices (8)")
+    parser.add_argument("--topology", metavar="NAME", help="of TPUs, as v5e:2x4, in place of --num_devices")
     parsed, overrides = parser.parse_known_args(arguments)
+    if parsed.topology:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=parsed.topology).devices
+        parsed.num_devices = len(devices)
     if parsed.num_devices < 2:
         raise UserError(f"--num_devices={parsed.num_devices} must be at least 2")
     spread = [f"--config.mesh.{axis}" for axis in SamplingMeshConfig.from_dict({}).to_dict()]
@@ -75,13 +103,18 @@ def _main(arguments: Sequence[str]) -> None:
         guidance = 2 - parsed.num_devices % 2
         overrides += ["--config.mesh.data=1", f"--config.mesh.guidance={guidance}", "--config.mesh.height=-1"]
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", parsed.num_devices)
+    if not parsed.topology:
+        jax.config.update("jax_num_cpu_devices", parsed.num_devices)
+        devices = jax.devices()
     settings = parse_flags(new_flags(), ["devices", "--config", parsed.config, *overrides])
     config, stages = SampleConfig.from_dict(settings.to_dict()), CascadeConfig.parse_stages(parsed.stages)
     networks = RandomNetworks(config.architecture, config.schedulers)
-    many = Cascade(networks, config)
-    one = Cascade(networks, SampleConfig.from_dict(config.to_dict() | {"mesh": {}}), jax.devices()[:1])
-    print(f"mesh {dict(many.mesh.shape)}, {many.dtype}, jax {jax.__version__}\n\n{table.head(HEADER)}", flush=True)
+    many = Cascade(networks, config, devices)
+    one = Cascade(networks, SampleConfig.from_dict(config.to_dict() | {"mesh": {}}), devices[:1])
+    kind = devices[0].device_kind
+    print(
+        f"{kind}, mesh {dict(many.mesh.shape)}, {many.dtype}, jax {jax.__version__}\n\n{table.head(HEADER)}", flush=True
+    )
     for stage in stages:
         print(rows(stage, cost(one, stage), parsed.num_devices, cost(many, stage)), flush=True)
 

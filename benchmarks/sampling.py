@@ -74,12 +74,12 @@ def measure_rates(dtype: Any) -> Rates:
     square, line = jnp.ones((side, side), dtype), jnp.ones(length, jnp.float32)
     product, total = jax.jit(jnp.matmul), jax.jit(jnp.sum)
     return Rates(
-        2 * side**3 / min(_timed(lambda: product(square, square), 8)),
-        line.nbytes / min(_timed(lambda: total(line), 8)),
+        2 * side**3 / min(timed(lambda: product(square, square), 8)),
+        line.nbytes / min(timed(lambda: total(line), 8)),
     )
 
 
-def _timed(run: Callable[[], Any], times: int) -> list[float]:
+def timed(run: Callable[[], Any], times: int) -> list[float]:
     """Seconds of so many runs, after one that does not count."""
     jax.block_until_ready(run())
     seconds = []
@@ -143,7 +143,7 @@ def measure_stage(cascade: Cascade, stage: Stage, rates: Rates, batch_size: int,
     network = cascade.networks.load(stage, cascade.mesh, cascade.dtype)
     with as_sampled(cascade):
         step = prepare(cascade, stage, network, batch_size)
-        seconds = _timed(step.run, num_steps)
+        seconds = timed(step.run, num_steps)
     median = statistics.median(seconds)
     num_devices = cascade.mesh.size
     floor = rates.floor(step.flops / num_devices, step.num_bytes / num_devices)

@@ -235,6 +235,8 @@ class CheckpointWriter:
         )
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as writer:
             writer.save((folder / "weights").absolute(), ocp.args.PyTreeSave(tree, save_args=save_args))
+        # Says, of one machine's path, what the manifest says better.
+        (folder / "weights" / "commit_success.txt").unlink(missing_ok=True)
         if tokenizer:
             (folder / "tokenizer").mkdir()
             for file_name, path in tokenizer.items():

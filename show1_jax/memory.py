@@ -75,7 +75,7 @@ def blocks_in_turn(cascade: Described, component: str, batch_size: int) -> bool:
 def stage_need(cascade: Described, stage: Stage, batch_size: int = 1) -> Need:
     """What a stage's steps need: with the halves of guidance in turn, if `memory_limit_gb` is too little otherwise."""
     config = cascade.config
-    beside = _weight_bytes(autoencoder_programs(cascade)[0]) if stage == LATENT_STAGE else 0
+    beside = weight_bytes(autoencoder_programs(cascade)[0]) if stage == LATENT_STAGE else 0
 
     def need(in_turn: bool) -> Need:
         alone = _need(cascade, step_of(cascade, stage, batch_size, halves_in_turn=in_turn))
@@ -98,12 +98,12 @@ def _limit(cascade: Described) -> float:
 def _need(cascade: Described, program: Program) -> Need:
     with as_sampled(cascade):
         plan: Any = program.trace().lower().compile().memory_analysis()
-    weights = _weight_bytes(program)
+    weights = weight_bytes(program)
     used = plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     return Need(weights, used - weights)
 
 
-def _weight_bytes(program: Program) -> int:
-    """Of one device."""
+def weight_bytes(program: Program) -> int:
+    """Bytes of a program's weights on each device."""
     leaves = jax.tree.leaves(program.weights)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)

@@ -106,6 +106,11 @@ def test_the_manifest_says_it_all(written: Path) -> None:
         manifest.component("vae")
 
 
+def test_no_file_tells_where_it_was_made(written: Path, tmp_path: Path) -> None:
+    told = [file for file in written.rglob("*") if file.is_file() and str(tmp_path).encode() in file.read_bytes()]
+    assert told == []
+
+
 def test_a_checkpoint_may_be_moved(written: Path, abstract: nnx.State, tmp_path: Path) -> None:
     moved = written.rename(tmp_path / "elsewhere")
     verify_files(moved)

@@ -1,0 +1,90 @@
+"""How a step grows: `python -m benchmarks.growth --config configs/demo.py`.
+
+Every stage's denoising step, with random weights, as the config has it and with twice the frames, twice the height and
+width, and twice the videos: how many times the operations are then counted, the time measured, and the program's memory
+planned, against the first. The variants of a stage take turns. A measured growth below the counted one says that the
+device is not filled yet; one above it, that something grows faster than the work.
+"""
+
+import dataclasses
+import statistics
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from benchmarks import table
+from benchmarks.machine import describe_machine
+from benchmarks.random_networks import RandomNetworks
+from benchmarks.sampling import GB, Step, prepare, timed
+from show1_jax.cascade import Cascade
+from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
+from show1_jax.errors import UserError
+from show1_jax.programs import as_sampled
+from show1_jax.request import SampleConfig
+from show1_jax.sampling_config import STAGES, CascadeConfig, Stage
+
+HEADER: Final = "| stage | grown | sample | GFLOP counted | step ms (median, min to max) | program GB |"
+GROWN: Final = ("", "frames x2", "sides x2", "batch x2")
+"""The columns' growth is in brackets; the first is what the others are compared to."""
+
+
+def grow(config: SampleConfig, grown: str) -> SampleConfig:
+    """The settings of a variant; the batch is no setting."""
+    keyframes, pixel, latent = config.keyframes, config.superres_pixel, config.superres_latent
+    if grown == "frames x2":
+        return dataclasses.replace(
+            config,
+            keyframes=dataclasses.replace(keyframes, num_frames=2 * keyframes.num_frames),
+            superres_pixel=dataclasses.replace(pixel, window=2 * pixel.window, stride=2 * pixel.stride),
+        )
+    if grown == "sides x2":
+        return dataclasses.replace(
+            config,
+            keyframes=dataclasses.replace(keyframes, height=2 * keyframes.height, width=2 * keyframes.width),
+            superres_latent=dataclasses.replace(latent, height=2 * latent.height, width=2 * latent.width),
+        )
+    return config
+
+
+def measure_growth(config: SampleConfig, stage: Stage, num_steps: int) -> str:
+    """The lines of a stage."""
+    steps: dict[str, Step] = {}
+    for grown in GROWN:
+        cascade = Cascade(RandomNetworks(config.architecture, config.schedulers), grow(config, grown))
+        network = cascade.networks.load(stage, cascade.mesh, cascade.dtype)
+        with as_sampled(cascade):
+            steps[grown] = prepare(cascade, stage, network, batch_size=2 if grown == "batch x2" else 1)
+    seconds: dict[str, list[float]] = {grown: [] for grown in GROWN}
+    for _ in range(num_steps):
+        for grown, step in steps.items():
+            seconds[grown] += timed(step.run, 1)
+    first, median = steps[""], statistics.median(seconds[""])
+    rows = []
+    for grown, step in steps.items():
+        times = statistics.median(seconds[grown]) / median
+        cells = [
+            f"{step.flops / 1e9:.2f} ({step.flops / first.flops:.2f})",
+            f"{table.spread(seconds[grown], 1e3, 1)} ({times:.2f})",
+            f"{step.program_bytes / GB:.3f} ({step.program_bytes / first.program_bytes:.2f})",
+        ]
+        rows.append(table.row(stage, grown, "x".join(map(str, step.sample)), *cells))
+    return "\n".join(rows)
+
+
+def _main(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
+    parser.add_argument("--config", required=True, metavar="FILE", help="settings; --config.SETTING=VALUE changes one")
+    parser.add_argument("--stages", default=",".join(STAGES), metavar="A,B")
+    parser.add_argument("--steps", type=int, default=5, metavar="N", help="timed steps of every variant")
+    parsed, overrides = parser.parse_known_args(arguments)
+    if parsed.steps < 1:
+        raise UserError(f"--steps={parsed.steps} must be at least 1")
+    settings = parse_flags(new_flags(), ["growth", "--config", parsed.config, *overrides])
+    config = SampleConfig.from_dict(settings.to_dict())
+    print(f"{describe_machine()}\n\n{table.head(HEADER)}", flush=True)
+    for stage in CascadeConfig.parse_stages(parsed.stages):
+        print(measure_growth(config, stage, parsed.steps), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("benchmarks.growth", lambda: _main(sys.argv[1:])))
