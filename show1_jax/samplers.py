@@ -28,6 +28,7 @@ from show1_jax.diffusion import (
     split_variance,
 )
 from show1_jax.errors import UserError
+from show1_jax.quantile import magnitude_quantile
 
 DDPM, DPM_SOLVER, DDIM = "DDPMScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"
 
@@ -178,7 +179,7 @@ def _restrict(
 ) -> Float32[Array, "*batch height width channel"]:
     """Dynamic thresholding of each frame by itself (Imagen, arXiv 2205.11487, section 2.3), or plain clipping."""
     if config.thresholding:
-        largest = jnp.quantile(jnp.abs(x0), config.dynamic_thresholding_ratio, axis=(-3, -2, -1), keepdims=True)
+        largest = magnitude_quantile(x0, config.dynamic_thresholding_ratio)
         largest = jnp.clip(largest, 1.0, config.sample_max_value)
         return jnp.clip(x0, -largest, largest) / largest
     if config.clip_sample and config.class_name != DPM_SOLVER:

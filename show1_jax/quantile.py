@@ -1,0 +1,39 @@
+"""Quantiles without sorting, which is slow wherever vectors are fast."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, UInt32
+
+_BITS = 31
+"""Of a float32 that is not negative, whose order is that of these bits as an integer."""
+
+
+def magnitude_quantile(x: Float32[Array, "*frames h w c"], share: float) -> Float32[Array, "*frames 1 1 1"]:
+    """The quantile of |x| over the last three axes, linear between two values, as `jnp.quantile` of finite values.
+
+    The smaller of the two is found bit by bit, by counting what lies below: 31 passes over the values, where a CPU's
+    sort takes 15 to 30 times as long.
+
+    Args:
+        x: a clip or a batch of them.
+        share: 0 to 1; of the values, those below the quantile.
+    """
+    bits = jax.lax.bitcast_convert_type(jnp.abs(x), jnp.uint32)
+    position = share * (math.prod(x.shape[-3:]) - 1)
+    rank = math.floor(position)
+
+    def count(is_counted: Array) -> Array:
+        return jnp.sum(is_counted, axis=(-3, -2, -1), keepdims=True, dtype=jnp.int32)
+
+    def set_bit(index: int, found: UInt32[Array, "*frames 1 1 1"]) -> UInt32[Array, "*frames 1 1 1"]:
+        larger = found | (jnp.uint32(1) << jnp.uint32(_BITS - 1 - index))
+        return jnp.where(count(bits < larger) <= rank, larger, found)
+
+    found = jax.lax.fori_loop(0, _BITS, set_bit, jnp.zeros_like(bits[..., :1, :1, :1]))
+    above = jnp.min(jnp.where(bits > found, bits, jnp.uint32(2**32 - 1)), axis=(-3, -2, -1), keepdims=True)
+    following = jnp.where(count(bits <= found) > rank + 1, found, above)
+    low, high = (jax.lax.bitcast_convert_type(value, jnp.float32) for value in (found, following))
+    weight = position - rank
+    return low + (high - low) * weight if weight else low
