@@ -196,6 +196,18 @@ def test_a_run_starts_from_another_ones_average(tiny_checkpoint: Path, tmp_path:
     after.close()
 
 
+def test_settings_that_the_network_it_starts_from_overrules_are_named(tiny_checkpoint: Path) -> None:
+    config = settings(tiny_checkpoint, "keyframes", init=str(tiny_checkpoint))
+    assert make_plan(config, "keyframes", "cpu").overruled() == []
+    changed = config.to_dict()
+    changed["architecture"]["keyframes"]["act_fn"] = "silu"
+    changed["schedulers"]["keyframes"]["scheduler"] |= {"prediction_type": "v_prediction"}
+    plan = make_plan(SampleConfig.from_dict(changed), "keyframes", "cpu")
+    assert plan.overruled() == ["architecture.keyframes.act_fn", "schedulers.keyframes.scheduler"]
+    changed["train"]["keyframes"]["init"] = ""
+    assert make_plan(SampleConfig.from_dict(changed), "keyframes", "cpu").overruled() == []
+
+
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(name: str, tiny_checkpoint: Path) -> None:
     plan = make_plan(settings(tiny_checkpoint, "autoencoder"), "autoencoder", "cpu")

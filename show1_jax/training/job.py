@@ -93,7 +93,10 @@ def _writing(workdir: Path) -> Iterator[None]:
 
 
 def _warn(plan: Plan) -> None:
-    """Say if a network that is not trained has random weights: a text encoder may, an autoencoder should not."""
+    """Say what may not be meant: settings that do not count, and random weights of a network that is not trained."""
+    if overruled := plan.overruled():
+        settings, start = ", ".join(overruled), plan.training.init
+        print(f"warning: the network of {start} keeps its own {settings}; the config states another", file=sys.stderr)
     for name in plan.frozen:
         if plan.frozen_record(name).provenance.get("source") == RANDOM:
             print(f"warning: the weights of {name} in {plan.config.checkpoint} are random", file=sys.stderr)

@@ -63,6 +63,18 @@ class Plan:
         """Its network's."""
         return ARCHITECTURES[self.record.kind].from_dict(self.record.architecture)
 
+    def overruled(self) -> list[str]:
+        """What the config states of its network and the one that it starts from, which is trained as it is, has not."""
+        name = self.component
+        if self.starts_from is None or name not in self.config.architecture:
+            return []
+        stated, fields = _made_here(self.config, self.stage), self.architecture.to_dict()
+        measured = {"scaling_factor"}
+        different = [field for field in fields.keys() - measured if fields[field] != stated.architecture[field]]
+        roles = [role for role in stated.schedulers if stated.schedulers[role] != self.record.schedulers.get(role)]
+        overruled = [f"architecture.{name}.{field}" for field in different]
+        return sorted(overruled + [f"schedulers.{name}.{role}" for role in roles])
+
     @property
     def text(self) -> str | None:
         """The component that encodes its text, if any."""
