@@ -89,7 +89,6 @@ CLIPPING = {"thresholding": True, "dynamic_thresholding_ratio": 0.995, "sample_m
 PIXEL_DPM_SOLVER = DPM_SOLVER | PIXEL_SCHEDULE | CLIPPING
 NOISING = {"_class_name": "DDPMScheduler"} | PIXEL_SCHEDULE
 LATENT_DPM_SOLVER = DPM_SOLVER | {
-    "prediction_type": "v_prediction",  # what is hardly noised comes through by itself
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -116,9 +115,9 @@ def get_config() -> ConfigDict:
     config = ConfigDict(settings.to_dict() | {"prompts": PROMPTS})
     config.keyframes.update(num_steps=10, guidance_scale=1.5, height=10, width=16)
     config.interpolation.update(num_steps=4, guidance_scale=1.0)
-    config.first_frame.update(num_steps=5, guidance_scale=1.0, noise_level=100)
-    config.superres_pixel.update(num_steps=4, guidance_scale=1.0, noise_level=100)
-    config.superres_latent.update(num_steps=8, strength=0.5, guidance_scale=1.0, height=80, width=144)
+    config.first_frame.update(num_steps=5, guidance_scale=1.0, noise_level=50)
+    config.superres_pixel.update(num_steps=4, guidance_scale=1.0, noise_level=50)
+    config.superres_latent.update(num_steps=8, strength=0.25, guidance_scale=1.0, height=80, width=144)
     config.architecture = {
         "keyframes": KEYFRAMES_UNET,
         "interpolation": INTERPOLATION_UNET,

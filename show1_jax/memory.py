@@ -60,10 +60,12 @@ def needs(cascade: Described, stages: Sequence[Stage], batch_size: int = 1) -> I
 
 def text_need(cascade: Described, component: str, batch_size: int = 1) -> Need:
     """What the T5 encoder needs: with its blocks in turn, if `memory_limit_gb` is too little for all of them."""
-    whole = _need(cascade, text_encoding(cascade, component, batch_size))
-    if whole.total <= _limit(cascade):
-        return whole
-    parts = (_need(cascade, program) for program in text_parts(cascade, component, batch_size))
+    program = text_encoding(cascade, component, batch_size)
+    if weight_bytes(program) <= _limit(cascade):  # else it need not be compiled
+        whole = _need(cascade, program)
+        if whole.total <= _limit(cascade):
+            return whole
+    parts = (_need(cascade, part) for part in text_parts(cascade, component, batch_size))
     return max(parts, key=lambda need: need.total)._replace(blocks_in_turn=True)
 
 
