@@ -7,7 +7,8 @@ decibels of 8-bit frames, over all videos and of the worst one. Weights must be 
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Final
 
 import numpy as np
@@ -18,6 +19,7 @@ from show1_jax.cascade import Cascade, Video
 from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
 from show1_jax.errors import UserError
 from show1_jax.jobs import keep_compiled
+from show1_jax.progress import StageBars
 from show1_jax.request import SampleConfig
 from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.video import to_uint8
@@ -43,27 +45,32 @@ def with_steps(cascade: Cascade, stage: Stage, num_steps: int) -> Cascade:
     return Cascade(cascade.networks, dataclasses.replace(cascade.config, **{stage: changed}))
 
 
-def compare(cascade: Cascade, stage: Stage, steps: Sequence[int], prompts: Sequence[str]) -> str:
-    """The table."""
-    seeds, before = range(len(prompts)), STAGES[: STAGES.index(stage)]
-    given = cascade.sample(prompts, seeds, stages=before) if before else {}
-    results = {
-        count: with_steps(cascade, stage, count).sample(
-            prompts, seeds, stages=[name for name in STAGES if name not in before], given=given
+def sample(cascade: Cascade, stages: Sequence[Stage], given: Mapping[Stage, Video]) -> dict[Stage, Video]:
+    """The prompts' videos, with a bar for every stage."""
+    with closing(StageBars(stages)) as bars:
+        return cascade.sample(
+            PROMPTS,
+            range(len(PROMPTS)),
+            stages=stages,
+            given=given,
+            on_step=bars.step,
+            on_stage=lambda stage, _: bars.finish(stage),
         )
-        for count in steps
-    }
-    reference = results[steps[0]]
-    rows = [table.head(f"| steps | {stage}: PSNR, worst video | final: PSNR, worst video |")]
-    for count, result in results.items():
+
+
+def rows(cascade: Cascade, stage: Stage, steps: Sequence[int]) -> Iterator[str]:
+    """The lines of the table, as they are known."""
+    before, after = STAGES[: STAGES.index(stage)], STAGES[STAGES.index(stage) :]
+    given = sample(cascade, before, {}) if before else {}
+    reference = sample(with_steps(cascade, stage, steps[0]), after, given)
+    yield table.row(str(steps[0]), "reference", "reference")
+    for count in steps[1:]:
+        result = sample(with_steps(cascade, stage, count), after, given)
         apart = [
             f"{psnr(result[name], reference[name]):.1f} dB, {min(map(psnr, result[name], reference[name])):.1f} dB"
-            if count != steps[0]
-            else "reference"
             for name in (stage, LAST)
         ]
-        rows.append(table.row(str(count), *apart))
-    return "\n".join(rows)
+        yield table.row(str(count), *apart)
 
 
 def _main(arguments: Sequence[str]) -> None:
@@ -81,7 +88,9 @@ def _main(arguments: Sequence[str]) -> None:
     keep_compiled(config.compilation_cache)
     cascade = Cascade.load(config.checkpoint, config)
     print(f"{describe_machine()}, {cascade.dtype}, {len(PROMPTS)} videos\n")
-    print(compare(cascade, parsed.stage, steps, PROMPTS))
+    print(table.head(f"| steps | {parsed.stage}: PSNR, worst video | final: PSNR, worst video |"), flush=True)
+    for row in rows(cascade, parsed.stage, steps):
+        print(row, flush=True)
 
 
 if __name__ == "__main__":
