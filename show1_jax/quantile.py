@@ -14,7 +14,7 @@ def magnitude_quantile(x: Float32[Array, "*frames h w c"], share: float) -> Floa
     """The quantile of |x| over the last three axes, linear between two values, as `jnp.quantile` of finite values.
 
     The smaller of the two is found bit by bit, by counting what lies below: 31 passes over the values, where a CPU's
-    sort takes 15 to 30 times as long.
+    sort takes some twenty times as long.
 
     Args:
         x: a clip or a batch of them.
