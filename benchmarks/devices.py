@@ -31,7 +31,7 @@ from show1_jax.sampling_config import STAGES, CascadeConfig, SamplingMeshConfig,
 GB: Final = 1e9
 HEADER: Final = (
     "| stage | devices | GFLOP each | share | GB moved each | share | working memory each, GB | share "
-    "| weights each, GB | exchanges | compile s |"
+    "| weights each, GB | exchanges | trace and compile s |"
 )
 WITHOUT_CODE: Final = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 EXCHANGES: Final = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")

@@ -60,13 +60,12 @@ def encode_by_blocks(
             if index == 0:
                 bias = _position_bias(part.graph, part.weights, batches[0].ids.shape[1])
             states = [run_block(part.graph, part.weights, x, bias, mask) for x, mask in zip(states, masks, strict=True)]
-            jax.block_until_ready(states)
+            jax.block_until_ready(states)  # or the next block would be loaded beside this one
     with load(FINAL_NORM) as part:
-        states = [
+        return [
             _finish(part.graph, part.weights, x, batch.mask, padding, dtype)
             for x, batch in zip(states, batches, strict=True)
         ]
-        return jax.block_until_ready(states)
 
 
 @functools.partial(jax.jit, static_argnums=0)
