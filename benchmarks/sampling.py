@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from benchmarks import table
 from benchmarks.machine import describe_machine
@@ -126,10 +127,12 @@ def _fresh_cache() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        reset_cache()  # JAX opens a cache once, and would go on with the folder of the time before
         try:
             yield
         finally:
             jax.config.update("jax_compilation_cache_dir", before)
+            reset_cache()
 
 
 def _timed_once(run: Callable[[], Any]) -> tuple[Any, float]:
