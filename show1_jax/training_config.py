@@ -182,6 +182,8 @@ class AutoencoderTrainingConfig(StageTrainingConfig):
     """Of a pixel: `absolute`, as Latent Diffusion's, or `squared`, which does not let small things be overlooked."""
     kl_weight: float = 1e-6
     """Weight of the latents' divergence from the unit Gaussian."""
+    decoder_only: bool = False
+    """Keep the encoder, and so the latents that other networks know, and better what is made of them. Needs `init`."""
     height: int = 256
     width: int = 256
 
@@ -205,6 +207,8 @@ class DataConfig(Settings):
     spread: float = 1.0
     """Of `synthetic`: how far from the middle of their room things are put, as a share of it. Where little is left to
     chance there is less to learn."""
+    pairs: float = 0.35
+    """Of `synthetic`: share of the clips that show two things."""
     num_validation: int = 64
     """Clips that are kept from training, for the validation loss."""
     num_workers: int = 0
@@ -219,8 +223,8 @@ class DataConfig(Settings):
         self._require_at_least(1, "num_synthetic", "num_validation")
         self._require_at_least(0, "num_workers")
         self._require(0 <= self.seed <= MAX_SEED, f"seed={self.seed} must be from 0 to {MAX_SEED}")
-        self._require(0 <= self.spread <= 1, f"spread={self.spread} must be from 0 to 1")
-        self._require(0 <= self.max_failed_share <= 1, f"max_failed_share={self.max_failed_share} must be from 0 to 1")
+        for name in ("spread", "pairs", "max_failed_share"):
+            self._require(0 <= getattr(self, name) <= 1, f"{name}={getattr(self, name)} must be from 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)

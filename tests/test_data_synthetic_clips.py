@@ -85,6 +85,18 @@ def test_processes_workers_and_resuming_change_nothing() -> None:
     iterator.close()
 
 
+def test_how_many_clips_show_two_things_is_a_setting() -> None:
+    config = replace(CONFIG, pairs=1.0)
+    captions = [text for batch in batches(config, 5) for text in batch.captions]
+    captions += next(iter(validation_clips(config, SPEC, batch_size=8, rows=range(8)))).captions[:5]
+    assert all(" and a " in caption for caption in captions)
+    usual = training_clips(CONFIG, SPEC, batch_size=BATCH, rows=range(BATCH))
+    changed = training_clips(config, SPEC, batch_size=BATCH, rows=range(BATCH))
+    assert usual.fingerprint != changed.fingerprint
+    usual.close()
+    changed.close()
+
+
 def test_an_epoch_has_every_scene_and_validation_others() -> None:
     captions = [text for batch in batches(CONFIG, 5) for text in batch.captions]
     world = SyntheticWorld(10, 3)

@@ -16,8 +16,9 @@ from show1_jax.training.state import abstract_state, new_state
 from show1_jax.training_config import OptimizerConfig
 from show1_jax.weights import Weights
 
-KERNEL, BIAS, ENDS = ("mid", "kernel"), ("mid", "bias"), (("conv_in", "kernel"), ("conv_out", "kernel"))
-SHAPES = {KERNEL: (3, 3, 8, 16), BIAS: (16,), ENDS[0]: (3, 3, 3, 8), ENDS[1]: (3, 3, 8, 3)}
+KERNEL, BIAS = ("mid", "kernel"), ("mid", "bias")
+ENDS = (("conv_in", "kernel"), ("conv_out", "kernel"), ("decoder", "conv_out", "kernel"))
+SHAPES = {KERNEL: (3, 3, 8, 16), BIAS: (16,), ENDS[0]: (3, 3, 3, 8), ENDS[1]: (3, 3, 8, 3), ENDS[2]: (3, 3, 8, 3)}
 CONFIG = OptimizerConfig(kind="muon", learning_rate=0.1, schedule="constant", warmup_steps=0, clip_norm=0.0)
 
 

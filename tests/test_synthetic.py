@@ -206,6 +206,14 @@ def test_same_seed_same_place_other_seed_other_place():
     assert place(scene, 5).spots != place(scene, 6).spots
 
 
+@pytest.mark.parametrize(("pairs", "expected"), [(0.0, 0.0), (0.35, 0.35), (0.7, 0.7), (1.0, 1.0)])
+def test_so_many_scenes_have_two_things(pairs: float, expected: float):
+    twos = [len(scene_from_index(index, pairs=pairs).scene.things) == 2 for index in range(1000)]
+    assert np.mean(twos) == pytest.approx(expected, abs=0.05)
+    usual = [len(scene_from_index(index).scene.things) == 2 for index in range(1000)]
+    assert pairs < 0.35 or all(two or not before for two, before in zip(twos, usual, strict=True))
+
+
 @given(scenes, seeds, st.floats(0, 1))
 def test_a_smaller_spread_draws_the_same_places_nearer_to_the_middle(scene: Scene, seed: int, spread: float):
     wide, near = place(scene, seed), place(scene, seed, spread)

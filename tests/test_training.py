@@ -19,6 +19,7 @@ import tiny_config
 from tiny_runs import advance, apart, command, finish, run_of, settings, start
 
 from show1_jax import stages
+from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.errors import UserError
 from show1_jax.request import SampleConfig
 from show1_jax.training.loop import Loop, Window
@@ -194,6 +195,30 @@ def test_a_run_starts_from_another_ones_average(tiny_checkpoint: Path, tmp_path:
     assert apart(after.state.weights, before.state.average) == 0
     assert after.plan.record.architecture["scaling_factor"] == 2  # what the run before has measured
     after.close()
+
+
+def test_a_decoder_alone_is_trained_under_latents_that_stay(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    stage: TrainedStage = "autoencoder"
+    before = run_of(settings(tiny_checkpoint, stage), stage, tmp_path / "before")
+    before.latent_std = 0.5
+    before.save(0)
+    before.close()
+    start, alone = str(tmp_path / "before"), tmp_path / "alone"
+    decayed = {"learning_rate": 1e-2, "weight_decay": 0.1, "warmup_steps": 0}
+    run = run_of(settings(tiny_checkpoint, stage, init=start, decoder_only=True, optimizer=decayed), stage, alone)
+    losses = advance(run, 8)
+    assert losses[-1] < 0.9 * losses[0]
+    for name, weight in before.state.average.items():
+        for trained in (run.state.weights[name], run.state.average[name]):
+            assert np.array_equal(trained, weight) == (name[0] in ("encoder", "quant_conv")), name
+    run.latent_std = 0.25
+    run.save(8)
+    run.close()
+    assert CheckpointSet.open(str(alone)).component("vae").architecture["scaling_factor"] == 2
+    with pytest.raises(UserError, match="with decoder_only=True, whose state another optimizer cannot take"):
+        run_of(settings(tiny_checkpoint, stage, init=start, optimizer=decayed), stage, alone)
+    with pytest.raises(UserError, match="say whose with init=DIR"):
+        run_of(settings(tiny_checkpoint, stage, decoder_only=True), stage, tmp_path / "new")
 
 
 def test_settings_that_the_network_it_starts_from_overrules_are_named(tiny_checkpoint: Path) -> None:

@@ -8,6 +8,7 @@ The synthetic world is read without PyAV, Grain or TFDS.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -283,12 +284,14 @@ def _open(config: DataConfig, spec: ClipSpec) -> tuple[ClipSource, ClipSource, d
     """The training source, the validation source, and what the data is."""
     if config.name == "synthetic":
         _check_seconds(spec, synthetic.DURATION, "the synthetic world's")
-        world = synthetic.SyntheticWorld(config.num_synthetic, config.seed, spread=config.spread)
+        make_world = functools.partial(synthetic.SyntheticWorld, pairs=config.pairs, spread=config.spread)
+        world = make_world(config.num_synthetic, config.seed)
         first = config.num_synthetic
-        kept = synthetic.SyntheticWorld(config.num_validation, config.seed, first=first, spread=config.spread)
+        kept = make_world(config.num_validation, config.seed, first=first)
         identity: dict[str, Any] = {"name": "synthetic", "num_scenes": first, "num_validation": config.num_validation}
-        if config.spread != 1:  # so that runs from before there was this setting go on
-            identity["spread"] = config.spread
+        for name in ("pairs", "spread"):
+            if getattr(config, name) != getattr(DataConfig(), name):  # so that older runs go on
+                identity[name] = getattr(config, name)
         return SyntheticSource(world), SyntheticSource(kept), identity
     from show1_jax.data.videos import VideoSource
 

@@ -72,7 +72,6 @@ _MARGIN: Final = 0.025
 _LEAST_TRAVEL: Final = 0.35
 """Every moving thing travels at least so far, and at least `_LEAST_SHARE` of the way that its lane allows."""
 _LEAST_SHARE: Final = 0.6
-_TWO_THINGS_SHARE: Final = 0.35
 
 _Choice = TypeVar("_Choice")
 _Triple = tuple[str, str, str]
@@ -293,7 +292,13 @@ def is_held_out(thing: Thing) -> bool:
 
 
 def scene_from_index(
-    index: int, seed: int = 0, *, held_out: bool | None = False, num_things: int | None = None, spread: float = 1.0
+    index: int,
+    seed: int = 0,
+    *,
+    held_out: bool | None = False,
+    num_things: int | None = None,
+    pairs: float = 0.35,
+    spread: float = 1.0,
 ) -> PlacedScene:
     """The scene of an index: the same in every process and on every machine.
 
@@ -304,12 +309,13 @@ def scene_from_index(
       seed: of the world; 0 to 2**64 - 1.
       held_out: False: no thing is held out (`is_held_out`), for training; True: the first thing is, the second may be;
         None: any may be.
-      num_things: 1 or 2; None: 65 % of the scenes have one, the others two of different colours.
+      num_things: 1 or 2, of different colours; None: as `pairs` says.
+      pairs: share of the scenes that have two things.
       spread: of places; see `place`.
     """
     count, background, *draws, layout = _uniforms(7, seed, index)
     if num_things is None:
-        num_things = 2 if count < _TWO_THINGS_SHARE else 1
+        num_things = 2 if count < pairs else 1
     things: list[Thing] = []
     for triple, size in zip(draws[::2], draws[1::2], strict=True):
         choices = _choices(None if things and held_out else held_out, things[0].color if things else "")
@@ -321,8 +327,9 @@ def scene_from_index(
 class SyntheticWorld:
     """Clips and captions of `num_scenes` scenes for training, from index `first` of the world on."""
 
-    def __init__(self, num_scenes: int, seed: int, *, first: int = 0, spread: float = 1.0) -> None:
+    def __init__(self, num_scenes: int, seed: int, *, first: int = 0, pairs: float = 0.35, spread: float = 1.0) -> None:
         self._num_scenes = num_scenes
+        self._pairs = pairs
         self._spread = spread
         self._seed = seed
         self._first = first
@@ -343,7 +350,7 @@ class SyntheticWorld:
     def _scene(self, index: int) -> PlacedScene:
         if not 0 <= index < self._num_scenes:
             raise IndexError(f"scene {index} of {self._num_scenes}")
-        return scene_from_index(self._first + index, self._seed, spread=self._spread)
+        return scene_from_index(self._first + index, self._seed, pairs=self._pairs, spread=self._spread)
 
 
 @functools.cache

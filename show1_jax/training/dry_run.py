@@ -12,7 +12,6 @@ from jax.sharding import AbstractMesh
 from show1_jax.models import ARCHITECTURES, build
 from show1_jax.parallel import mesh_sizes, shardings_by_path
 from show1_jax.training.inputs import abstract_inputs
-from show1_jax.training.optimizer import make_optimizer
 from show1_jax.training.plan import Plan
 from show1_jax.training.state import abstract_state
 from show1_jax.training.step import Batch, Frozen, Keys, Model
@@ -42,7 +41,7 @@ def describe(plan: Plan, num_devices: int, kept: int) -> str:
     sizes = mesh_sizes(plan.config.train.mesh, num_devices, "train.mesh")
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     shapes, training = plan.shapes(), plan.training
-    state = abstract_state(shapes, make_optimizer(training.optimizer, training.num_steps), mesh)
+    state = abstract_state(shapes, plan.optimizer(), mesh)
     weights = _bytes_per_device(state.weights)
     places = sizes["data"] * sizes["fsdp"]
     at_a_time = math.ceil(training.batch_size / training.num_microbatches / places)

@@ -183,13 +183,22 @@ class DenoisingObjective:
 
 @dataclass(frozen=True)
 class AutoencoderObjective:
-    """The objective of the autoencoder; see `Objective` and `autoencoder_losses`."""
+    """The objective of the autoencoder; see `Objective` and `autoencoder_losses`.
+
+    Attributes:
+        error: of a pixel.
+        kl_weight: weight of the divergence.
+        decoder_only: whether the encoder gets no gradient.
+    """
 
     error: ReconstructionError
     kl_weight: float
+    decoder_only: bool = False
 
     def __call__(self, network: Any, video: Video, text: Float[Array, "b n d"] | None, keys: Keys) -> Losses:
         mean, logvar = network.encode(video)
+        if self.decoder_only:
+            mean, logvar = jax.lax.stop_gradient((mean, logvar))
         latents = mean + jnp.exp(0.5 * logvar) * _draw_normal(keys, "posterior", mean.shape[1:])
         decoded = network.decode(latents)
         return autoencoder_losses(self.error, self.kl_weight, video, decoded, mean, logvar, latents)
@@ -222,7 +231,7 @@ def make_objective(
         for name in ("in_channels", "out_channels"):
             value = getattr(architecture, name)
             _require(value == 3, stage, f"{name}={value} of its network must be 3")
-        return AutoencoderObjective(training.error, training.kl_weight)
+        return AutoencoderObjective(training.error, training.kl_weight, training.decoder_only)
     assert isinstance(architecture, UNetConfig)
     if scheduler is None:
         raise UserError(f"stage {stage}: it has no scheduler; give its noise schedule")

@@ -1,6 +1,7 @@
 """AdamW or Muon with warm-up and decay, and the average of the weights."""
 
 import functools
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -11,8 +12,8 @@ from jaxtyping import Array, Float32, Int32
 from show1_jax.training_config import OptimizerConfig
 from show1_jax.weights import Weights
 
-_ENDS = ("conv_in", "conv_out")
-"""Layers whose inputs or outputs are pixels, not features."""
+_ENDS = frozenset({"conv_in", "conv_out"})
+"""Layers whose inputs or outputs are pixels or latents, not features."""
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -27,8 +28,26 @@ def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup]) if warmup else after
 
 
-def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Clipping by the norm of all gradients, then AdamW or Muon; biases and norms are not decayed."""
+def make_optimizer(config: OptimizerConfig, num_steps: int, kept: Collection[str] = ()) -> optax.GradientTransformation:
+    """Clipping by the norm of all gradients, then AdamW or Muon; biases and norms are not decayed.
+
+    Args:
+        config: of the optimiser.
+        num_steps: of the run.
+        kept: modules of the network, by their first name, that stay as they are.
+    """
+    trained = _make_optimizer(config, num_steps)
+    if not kept:
+        return trained
+
+    def label(path: tuple[Any, ...], weight: Array) -> str:
+        return "kept" if path[0].key[0] in kept else "trained"
+
+    labels = functools.partial(jax.tree.map_with_path, label)
+    return optax.partition({"trained": trained, "kept": optax.set_to_zero()}, labels)
+
+
+def _make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if config.kind == "muon":
         return optax.chain(clip, _muon(config, num_steps))
@@ -51,7 +70,7 @@ def _muon(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformati
     """
 
     def matrix(path: tuple[Any, ...], weight: Array) -> optax.contrib.MuonDimensionNumbers | None:
-        if weight.ndim < 2 or path[0].key[0] in _ENDS:
+        if weight.ndim < 2 or not _ENDS.isdisjoint(path[0].key):
             return None
         return optax.contrib.MuonDimensionNumbers(tuple(range(weight.ndim - 1)), weight.ndim - 1)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from show1_jax.checkpoint_set import CheckpointSet, split_names
@@ -17,6 +18,7 @@ from show1_jax.models import ARCHITECTURES, build
 from show1_jax.random_checkpoint import new_component
 from show1_jax.request import SampleConfig
 from show1_jax.training.objectives import Objective, make_objective
+from show1_jax.training.optimizer import make_optimizer
 from show1_jax.training_config import (
     COMPONENTS,
     AutoencoderTrainingConfig,
@@ -117,6 +119,16 @@ class Plan:
         schedule, noising = self.scheduler("scheduler"), self.scheduler("image_noising_scheduler")
         return make_objective(self.stage, self.training, self.config, schedule, noising, self.architecture)
 
+    @property
+    def keeps_latents(self) -> bool:
+        """Whether it is an autoencoder of which only the decoder is trained."""
+        return isinstance(self.training, AutoencoderTrainingConfig) and self.training.decoder_only
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Its gradients to updates of its weights."""
+        kept = ("encoder", "quant_conv") if self.keeps_latents else ()
+        return make_optimizer(self.training.optimizer, self.training.num_steps, kept)
+
     def network(self) -> tuple["nnx.GraphDef[nnx.Module]", nnx.State]:
         """Structure and parameter shapes: float32 parameters, activations in `dtype`."""
         kind, remat = self.record.kind, self.training.remat
@@ -144,6 +156,8 @@ def make_plan(config: SampleConfig, stage: TrainedStage, platform: str) -> Plan:
     start = CheckpointSet.open(training.init) if training.init else None
     record = _made_here(config, stage) if start is None else start.component(COMPONENTS[stage])
     plan = Plan(stage, config, record, start, _open_if_there(config.checkpoint), dtype)
+    if plan.keeps_latents and start is None:
+        raise UserError(f"stage {stage}: decoder_only=True keeps a checkpoint's encoder; say whose with init=DIR")
     _check_sizes(plan)
     plan.objective()
     return plan

@@ -20,7 +20,6 @@ from show1_jax.manifest import Component
 from show1_jax.parallel import local_rows, make_mesh, put_rows, shardings_by_path, weight_shardings
 from show1_jax.training.checkpoints import CHECKPOINTS, TrainingCheckpoints, warn_user
 from show1_jax.training.inputs import Inputs
-from show1_jax.training.optimizer import make_optimizer
 from show1_jax.training.plan import Plan
 from show1_jax.training.state import TrainState, abstract_state, new_state
 from show1_jax.training.step import Batch, Metrics, Model, make_evaluation_step, make_train_step
@@ -29,6 +28,8 @@ from show1_jax.weights import Weights, to_weights
 
 _FIXED: Final = ("batch_size", "seed")
 """Settings that a resumed run must not have differently."""
+_OF_OPTIMIZER: Final = {"optimizer.kind", "decoder_only"}
+"""Settings that decide what an optimiser keeps."""
 _MAY_CHANGE: Final = {
     *("log_every", "evaluate_every", "save_every", "sample_every", "keep", "keep_every"),
     *("mesh.data", "mesh.fsdp", "mesh.tensor", "data.num_workers", "data.max_failed_share"),
@@ -66,7 +67,7 @@ class TrainingRun:
         keep, keep_every = config.train.keep, config.train.keep_every
         self.checkpoints = TrainingCheckpoints(workdir / CHECKPOINTS, keep=keep, keep_every=keep_every)
         self._check_resumed(self.checkpoints.record())
-        self.optimizer = make_optimizer(training.optimizer, training.num_steps)
+        self.optimizer = plan.optimizer()
         self._abstract = abstract_state(to_weights(self.like), self.optimizer, mesh)
         if not self.resume():
             self.state = new_state(self._first_weights(), self.optimizer, config.train.seed, mesh)
@@ -137,7 +138,7 @@ class TrainingRun:
     def _published(self, step: int) -> Component:
         """What a checkpoint says of the network: of an autoencoder, also how its latents are to be scaled."""
         plan, architecture = self.plan, self.plan.record.architecture
-        if self.latent_std:
+        if self.latent_std and not plan.keeps_latents:
             architecture = architecture | {"scaling_factor": 1 / self.latent_std}
         provenance = {"source": "train.py", "step": step, "starts_from": plan.record.provenance}
         return dataclasses.replace(plan.record, architecture=architecture, dtype="float32", provenance=provenance)
@@ -190,11 +191,12 @@ class TrainingRun:
                 raise UserError(
                     f"{where} with {name}={before[name]}, which clips and noise depend on; go on with that, {remedy}"
                 )
-        if before["optimizer.kind"] != now["optimizer.kind"]:
-            raise UserError(
-                f"{where} with optimizer.kind={before['optimizer.kind']}, whose state another optimizer cannot take; "
-                f"go on with that, or take another --workdir and start there with init={self.workdir}"
-            )
+        for name in _OF_OPTIMIZER & now.keys():
+            if before[name] != now[name]:
+                raise UserError(
+                    f"{where} with {name}={before[name]}, whose state another optimizer cannot take; "
+                    f"go on with that, or take another --workdir and start there with init={self.workdir}"
+                )
         if record["fingerprint"] != self.clips.fingerprint:
             raise UserError(
                 f"{where} on other clips (dataset, data.seed, num_validation, or their size, rate or length); "
