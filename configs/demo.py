@@ -135,7 +135,7 @@ def get_config() -> ConfigDict:
         "superres_pixel": {"scheduler": PIXEL_DPM_SOLVER, "image_noising_scheduler": NOISING},
         "superres_latent": {"scheduler": LATENT_DPM_SOLVER},
     }
-    config.train.data.update(name="synthetic", spread=0.25)
+    config.train.data.update(name="synthetic", spread=0.25, pairs=0.6)
     config.train.update(log_every=20, evaluate_every=500, save_every=250, sample_every=1000, keep_every=500)
     for stage in TRAINED_STAGES:
         config.train[stage].update(TRAINING)
