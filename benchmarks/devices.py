@@ -24,6 +24,7 @@ from show1_jax.cascade import Cascade
 from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
 from show1_jax.errors import UserError
 from show1_jax.memory import weight_bytes
+from show1_jax.parallel import platform_of
 from show1_jax.programs import as_sampled, step_of
 from show1_jax.request import SampleConfig
 from show1_jax.sampling_config import STAGES, CascadeConfig, SamplingMeshConfig, Stage
@@ -50,7 +51,7 @@ class Cost(NamedTuple):
 
 def cost(cascade: Cascade, stage: Stage) -> Cost:
     """Compile a stage's step and count."""
-    on_cpu = cascade.mesh.devices.flat[0].platform == "cpu"
+    on_cpu = platform_of(cascade.mesh) == "cpu"
     started = perf_counter()
     with as_sampled(cascade):
         step = step_of(cascade, stage)

@@ -38,6 +38,7 @@ from convert.released import read_architecture
 from convert.rules import Source, sources
 from convert.tables import KINDS
 from show1_jax.cli import ArgumentParser, load_config, run_command
+from show1_jax.compiler import compiler_options
 from show1_jax.config import Architecture, UNetConfig
 from show1_jax.errors import UserError
 from show1_jax.models import ARCHITECTURES, build, exact_float32
@@ -240,7 +241,7 @@ def _our_network(subject: Subject, network: Any, dtype: str) -> tuple[Callable[.
         network: Any = nnx.merge(graph, weights)
         return network.decode(network.encode(*inputs)[0]) if isinstance(network, Autoencoder) else network(*inputs)
 
-    return jax.jit(forward), to_state(shapes, weights)
+    return jax.jit(forward, compiler_options=compiler_options(jax.default_backend())), to_state(shapes, weights)
 
 
 def check() -> None:

@@ -20,7 +20,7 @@ from show1_jax.manifest import Manifest
 from show1_jax.memory import blocks_in_turn, halves_in_turn
 from show1_jax.models import ARCHITECTURES, LoadedNetwork, exact_float32
 from show1_jax.noise import NoiseSource, SeededNoise
-from show1_jax.parallel import gather, make_mesh, put_batch
+from show1_jax.parallel import gather, make_mesh, platform_of, put_batch
 from show1_jax.prompts import Prompt, check_prompt
 from show1_jax.samplers import DDPM, Sampler, make_sampler
 from show1_jax.sampling_config import STAGES, CascadeConfig, Stage, check_inputs
@@ -71,7 +71,7 @@ class Cascade:
         self.config = config
         self.manifest = networks.manifest
         self.mesh = make_mesh(config.mesh, devices)
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        on_cpu = platform_of(self.mesh) == "cpu"
         self.dtype = jnp.dtype(
             ("float32" if on_cpu else "bfloat16") if config.precision == "auto" else config.precision
         )

@@ -1,6 +1,5 @@
 """The engine of every stage: network, guidance and sampler step as one compiled program, run step by step."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int32
 
+from show1_jax.compiler import network_program
 from show1_jax.models import LoadedNetwork
 from show1_jax.parallel import batch_sharding, constrain_batch
 from show1_jax.samplers import Coefficients, Sampler, SamplerState, guide
@@ -92,10 +92,9 @@ def denoise_step(
     return jax.tree.map(constrain_batch, sampler.step(state, output, coefficients, noise))
 
 
-@functools.lru_cache(maxsize=64)
-def step_program(graph: "nnx.GraphDef[nnx.Module]", sampler: Sampler, halves_in_turn: bool = False) -> Any:
-    """`denoise_step` of a network and a sampler, jitted; one program for all their steps."""
-    return jax.jit(functools.partial(denoise_step, graph, sampler, halves_in_turn=halves_in_turn))
+def step_program(graph: "nnx.GraphDef[nnx.Module]", sampler: Sampler, mesh: Mesh, halves_in_turn: bool = False) -> Any:
+    """`denoise_step` of a network and a sampler, compiled; one program for all their steps."""
+    return network_program(denoise_step, mesh, graph, sampler, halves_in_turn=halves_in_turn)
 
 
 def denoise(
@@ -125,7 +124,7 @@ def denoise(
     Returns:
         The clean video or latents, as predicted; not clamped.
     """
-    program = step_program(network.graph, sampler, halves_in_turn)
+    program = step_program(network.graph, sampler, mesh, halves_in_turn)
     state = jax.device_put(sampler.init(sample), batch_sharding(mesh))
     noise_level = None if condition.noise_level is None else np.int32(condition.noise_level)
     unused = jnp.zeros_like(sample) if sampler.takes_noise else None

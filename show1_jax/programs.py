@@ -15,7 +15,7 @@ from show1_jax.models import LoadedNetwork, abstract_network, exact_float32
 from show1_jax.parallel import batch_sharding
 from show1_jax.samplers import Sampler
 from show1_jax.sampling_config import STAGES, CascadeConfig, Stage
-from show1_jax.stages import decode_latents, encode_frames
+from show1_jax.stages import decoder_program, encoder_program
 from show1_jax.step_shapes import StepShapes, step_shapes
 from show1_jax.text.encoding import Tokens, encode_text_jit
 from show1_jax.text.streaming import EMBEDDING, block_path, embed_tokens, run_block
@@ -91,7 +91,7 @@ def step_of(
         channels,
         None if shapes.noise_level is None else np.int32(0),
     )
-    return Program(step_program(network.graph, sampler, halves_in_turn), arguments, network.weights)
+    return Program(step_program(network.graph, sampler, cascade.mesh, halves_in_turn), arguments, network.weights)
 
 
 def text_encoding(cascade: Described, component: str, batch_size: int = 1) -> Program:
@@ -126,8 +126,8 @@ def autoencoder_programs(cascade: Described, batch_size: int = 1) -> tuple[Progr
     latents = _placed(cascade, shape)
     video = _placed(cascade, jax.ShapeDtypeStruct((*shape.shape[:2], config.height, config.width, 3), shape.dtype))
     return (
-        Program(encode_frames, (network.graph, network.weights, video, latents), network.weights),
-        Program(decode_latents, (network.graph, network.weights, latents), network.weights),
+        Program(encoder_program(network.graph, cascade.mesh), (network.weights, video, latents), network.weights),
+        Program(decoder_program(network.graph, cascade.mesh), (network.weights, latents), network.weights),
     )
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32
 
+from show1_jax.compiler import network_program
 from show1_jax.config import VAEConfig
 from show1_jax.denoise import Condition, OnStep, denoise
 from show1_jax.diffusion import SchedulerConfig, add_noise, alphas_cumprod
@@ -233,17 +234,23 @@ def sample_latents(autoencoder: Autoencoder, video: Video, noise: Video) -> Vide
     return rearrange(jax.lax.map(encode_frame, frames), "t b h w c -> b t h w c")
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def encode_frames(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, video: Video, noise: Video) -> Video:
-    """Scaled latents of a video; see `sample_latents`."""
+def encoder_program(graph: "nnx.GraphDef[nnx.Module]", mesh: Mesh) -> Any:
+    """Weights of an autoencoder, a video and noise to scaled latents, compiled; see `sample_latents`."""
+    return network_program(_encode_frames, mesh, graph)
+
+
+def decoder_program(graph: "nnx.GraphDef[nnx.Module]", mesh: Mesh) -> Any:
+    """Weights of an autoencoder and scaled latents to a video, compiled; frame after frame, to bound memory."""
+    return network_program(_decode_latents, mesh, graph)
+
+
+def _encode_frames(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, video: Video, noise: Video) -> Video:
     autoencoder = nnx.merge(graph, weights)
     assert isinstance(autoencoder, Autoencoder)
     return constrain_batch(sample_latents(autoencoder, video, noise))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def decode_latents(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, latents: Video) -> Video:
-    """Video of scaled latents; frame after frame, to bound memory."""
+def _decode_latents(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, latents: Video) -> Video:
     autoencoder = nnx.merge(graph, weights)
     assert isinstance(autoencoder, Autoencoder)
 
@@ -265,11 +272,12 @@ def superres_latent(
     shape = (low.shape[1], *sides, vae.latent_channels)
     first = make_sampler(context.scheduler, config.num_steps, config.strength).timesteps[0]
     with jax.set_mesh(context.mesh):
-        latents = encode_frames(autoencoder.graph, autoencoder.weights, video, context.draw("posterior", shape))
+        encode, decode = (make(autoencoder.graph, context.mesh) for make in (encoder_program, decoder_program))
+        latents = encode(autoencoder.weights, video, context.draw("posterior", shape))
         latents = context.sample(
             config,
             _noised(context.scheduler, latents, context.draw("initial", shape), int(first)),
             step_noise=functools.partial(_step_noise, context, shape, 0),
             strength=config.strength,
         )
-        return decode_latents(autoencoder.graph, autoencoder.weights, latents)
+        return decode(autoencoder.weights, latents)

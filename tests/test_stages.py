@@ -250,12 +250,12 @@ def test_latents_are_noised_to_the_first_of_the_last_steps(
     encoded: list[np.ndarray] = []
     latents = normal("latents", shape=(2, 3, 2, 4, 4))
 
-    def encode(graph: object, weights: object, frames: Array, noise: Array) -> np.ndarray:
+    def encode(weights: object, frames: Array, noise: Array) -> np.ndarray:
         encoded.extend([np.asarray(frames), np.asarray(noise)])
         return latents
 
-    monkeypatch.setattr(stages, "encode_frames", encode)
-    monkeypatch.setattr(stages, "decode_latents", lambda graph, weights, latents: ("decoded", latents))
+    monkeypatch.setattr(stages, "encoder_program", lambda graph, mesh: encode)
+    monkeypatch.setattr(stages, "decoder_program", lambda graph, mesh: lambda weights, latents: ("decoded", latents))
     vae = VAEConfig(3, 3, 4, (32, 32, 32, 32), 1, 0.2)
     config = SuperresLatentConfig(num_steps=steps, strength=strength, height=16, width=32)
     low = 2 * video(3, 4, 9)

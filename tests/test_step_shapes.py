@@ -32,8 +32,8 @@ def test_steps_have_the_shapes_that_the_cascade_samples_with(monkeypatch: pytest
         calls.clear()
 
     monkeypatch.setattr(stages, "denoise", denoise)
-    monkeypatch.setattr(stages, "encode_frames", lambda graph, weights, video, noise: noise)
-    monkeypatch.setattr(stages, "decode_latents", lambda graph, weights, latents: latents)
+    monkeypatch.setattr(stages, "encoder_program", lambda graph, mesh: lambda weights, video, noise: noise)
+    monkeypatch.setattr(stages, "decoder_program", lambda graph, mesh: lambda weights, latents: latents)
     cascade.sample(["a red circle", "a square"], on_stage=on_stage)
     architecture = {name: cascade.architecture(name) for name in config.architecture}
     for stage in STAGES:

@@ -28,7 +28,7 @@ from show1_jax.errors import UserError
 from show1_jax.folders import new_folder
 from show1_jax.manifest import read_manifest
 from show1_jax.models import ARCHITECTURES, LoadedNetwork, load_network
-from show1_jax.parallel import MeshConfig, gather, make_mesh, put_batch
+from show1_jax.parallel import MeshConfig, gather, make_mesh, platform_of, put_batch
 from show1_jax.progress import refresh_seconds
 from show1_jax.sampling_config import TextPadding
 from show1_jax.text.encoding import Tokens, encode_text_jit, load_tokenize
@@ -240,7 +240,7 @@ class _Encoder:
 
     @functools.cached_property
     def _network(self) -> LoadedNetwork:
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        on_cpu = platform_of(self.mesh) == "cpu"
         dtype = jnp.float32 if on_cpu else jnp.bfloat16
         return load_network(self._checkpoint, self._component, self.mesh, dtype)
 

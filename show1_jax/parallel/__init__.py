@@ -1,6 +1,13 @@
 """Meshes, shardings and processes: everything that knows there is more than one device."""
 
-from show1_jax.parallel.mesh import MeshConfig, initialize_distributed, is_first_process, make_mesh, mesh_sizes
+from show1_jax.parallel.mesh import (
+    MeshConfig,
+    initialize_distributed,
+    is_first_process,
+    make_mesh,
+    mesh_sizes,
+    platform_of,
+)
 from show1_jax.parallel.processes import from_all_processes, from_first_process
 from show1_jax.parallel.sharding import (
     BATCH_AXES,
@@ -30,6 +37,7 @@ __all__ = [
     "local_rows",
     "make_mesh",
     "mesh_sizes",
+    "platform_of",
     "put_batch",
     "put_rows",
     "replicated_sharding",

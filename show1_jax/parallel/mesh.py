@@ -46,6 +46,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None, s
     return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
+def platform_of(mesh: Mesh) -> str:
+    """What kind of devices a mesh is of: `cpu`, `gpu` or `tpu`."""
+    return mesh.devices.flat[0].platform
+
+
 def initialize_distributed(
     coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:

@@ -74,7 +74,7 @@ class TrainingRun:
             self.saved_step: int | None = None
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self._abstract)
         self.compiled_step = make_train_step(self.model, self.optimizer, shardings)
-        self._evaluation_step = make_evaluation_step(self.model)
+        self._evaluation_step = make_evaluation_step(self.model, mesh)
 
     @classmethod
     def open(cls, plan: Plan, workdir: Path, devices: Sequence[jax.Device] | None = None) -> Self:

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import optax
 from einops import rearrange
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, Int32, Key, UInt8, UInt32
 
-from show1_jax.parallel import constrain_activation
+from show1_jax.compiler import compiler_options
+from show1_jax.parallel import constrain_activation, platform_of
 from show1_jax.training.losses import Losses, band_sums
 from show1_jax.training.objectives import Objective
 from show1_jax.training.optimizer import update_average
@@ -156,11 +158,16 @@ def make_train_step(
         average = update_average(state.average, weights, state.step, model.config.optimizer.ema_decay)
         return TrainState(state.step + 1, state.key, weights, average, moments), metrics
 
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, shardings.step))
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        out_shardings=(shardings, shardings.step),
+        compiler_options=compiler_options(platform_of(shardings.step.mesh)),
+    )
 
 
 def make_evaluation_step(
-    model: Model,
+    model: Model, mesh: Mesh
 ) -> Callable[[Weights, Frozen, Batch, UInt32[Array, "..."], Int32[ArrayLike, ""], Array], tuple[Array, Array]]:
     """A compiled evaluation: the sum of the losses of a batch's valid examples, all with captions, and their number.
 
@@ -184,4 +191,4 @@ def make_evaluation_step(
 
         return jax.lax.map(of_part, model.in_parts((batch, keys, valid))).sum(), valid.sum()
 
-    return jax.jit(evaluate)
+    return jax.jit(evaluate, compiler_options=compiler_options(platform_of(mesh)))

@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf
+
+from show1_jax import compiler
+from show1_jax.layers import exact_gelu
+from show1_jax.parallel import make_mesh
+from show1_jax.sampling_config import MeshConfig
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered() -> None:
+    compiler._are_known.cache_clear()
+    compiler.network_program.cache_clear()
+
+
+def test_programs_for_cpus_have_options_that_this_xla_knows() -> None:
+    assert compiler.compiler_options("cpu") == compiler._OPTIONS["cpu"]
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_programs_for_accelerators_are_compiled_as_xla_would(platform: str) -> None:
+    assert compiler.compiler_options(platform) == {}
+
+
+@pytest.mark.parametrize("options", [{"xla_no_such_option": "1"}, {"xla_cpu_experimental_ynn_fusion_type": "NO_SUCH"}])
+def test_options_that_xla_no_longer_knows_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+) -> None:
+    monkeypatch.setattr(compiler, "_OPTIONS", {"cpu": options})
+    assert compiler.compiler_options("cpu") == {}
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    assert compiler.network_program(jnp.add, mesh)(1.0, 2.0) == 3.0
+
+
+def test_a_network_program_is_the_same_for_all_who_ask() -> None:
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+
+    def scaled(factor: float, x: jax.Array, *, offset: float) -> jax.Array:
+        return factor * x + offset
+
+    program = compiler.network_program(scaled, mesh, 2.0, offset=1.0)
+    assert program is compiler.network_program(scaled, mesh, 2.0, offset=1.0)
+    assert program is not compiler.network_program(scaled, mesh, 3.0, offset=1.0)
+    np.testing.assert_array_equal(program(jnp.arange(3.0)), [1, 3, 5])
+
+
+def test_gelu_is_the_one_of_erf() -> None:
+    x = np.linspace(-12, 12, 4801)
+    expected = 0.5 * x * (1 + erf(x / np.sqrt(2)))
+    np.testing.assert_allclose(exact_gelu(jnp.asarray(x, jnp.float32)), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_gelu_of_bfloat16_is_that_of_float32_rounded() -> None:
+    x = jnp.linspace(-6, 6, 2001, dtype=jnp.bfloat16)
+    expected = exact_gelu(x.astype(jnp.float32)).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(exact_gelu(x), expected)
