@@ -7,36 +7,20 @@ decibels of 8-bit frames, over all videos and of the worst one. Weights must be 
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from typing import Final
-
-import numpy as np
 
 from benchmarks import table
 from benchmarks.machine import describe_machine
-from show1_jax.cascade import Cascade, Video
+from benchmarks.videos import PROMPTS, apart, sample
+from show1_jax.cascade import Cascade
 from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
 from show1_jax.errors import UserError
 from show1_jax.jobs import keep_compiled
-from show1_jax.progress import StageBars
 from show1_jax.request import SampleConfig
 from show1_jax.sampling_config import STAGES, Stage
-from show1_jax.video import to_uint8
 
-PROMPTS: Final = (
-    "a red circle moves right",
-    "a large blue square grows",
-    "a green triangle moves down on a gray background",
-    "a small yellow circle stays still on a navy background",
-)
 LAST: Final = STAGES[-1]
-
-
-def psnr(video: Video, reference: Video) -> float:
-    """Of 8-bit frames, in decibels."""
-    error = to_uint8(video).astype(np.float64) - to_uint8(reference)
-    return float(10 * np.log10(255**2 / max(np.square(error).mean(), 1e-12)))
 
 
 def with_steps(cascade: Cascade, stage: Stage, num_steps: int) -> Cascade:
@@ -45,32 +29,15 @@ def with_steps(cascade: Cascade, stage: Stage, num_steps: int) -> Cascade:
     return Cascade(cascade.networks, dataclasses.replace(cascade.config, **{stage: changed}))
 
 
-def sample(cascade: Cascade, stages: Sequence[Stage], given: Mapping[Stage, Video]) -> dict[Stage, Video]:
-    """The prompts' videos, with a bar for every stage."""
-    with closing(StageBars(stages)) as bars:
-        return cascade.sample(
-            PROMPTS,
-            range(len(PROMPTS)),
-            stages=stages,
-            given=given,
-            on_step=bars.step,
-            on_stage=lambda stage, _: bars.finish(stage),
-        )
-
-
 def rows(cascade: Cascade, stage: Stage, steps: Sequence[int]) -> Iterator[str]:
     """The lines of the table, as they are known."""
     before, after = STAGES[: STAGES.index(stage)], STAGES[STAGES.index(stage) :]
-    given = sample(cascade, before, {}) if before else {}
-    reference = sample(with_steps(cascade, stage, steps[0]), after, given)
+    given = sample(cascade, PROMPTS, before)[0] if before else {}
+    reference, _ = sample(with_steps(cascade, stage, steps[0]), PROMPTS, after, given)
     yield table.row(str(steps[0]), "reference", "reference")
     for count in steps[1:]:
-        result = sample(with_steps(cascade, stage, count), after, given)
-        apart = [
-            f"{psnr(result[name], reference[name]):.1f} dB, {min(map(psnr, result[name], reference[name])):.1f} dB"
-            for name in (stage, LAST)
-        ]
-        yield table.row(str(count), *apart)
+        result, _ = sample(with_steps(cascade, stage, count), PROMPTS, after, given)
+        yield table.row(str(count), *(apart(result[name], reference[name]) for name in (stage, LAST)))
 
 
 def _main(arguments: Sequence[str]) -> None:

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -25,19 +24,18 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from benchmarks import table
 from benchmarks.machine import describe_machine
 from benchmarks.random_networks import RandomNetworks
+from benchmarks.videos import PROMPTS, sample
 from show1_jax.cascade import Cascade
 from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
 from show1_jax.errors import UserError
 from show1_jax.jobs import keep_compiled
 from show1_jax.models import LoadedNetwork
 from show1_jax.programs import as_sampled, step_of
-from show1_jax.progress import StageBars
 from show1_jax.request import SampleConfig
 from show1_jax.sampling_config import STAGES, CascadeConfig, Stage
 from show1_jax.training.flops import count_flops
 
 GB = 1e9
-PROMPT: Final = "a red circle moves right"
 HEADER: Final = (
     "| stage | sample | GFLOP | trace s | compile s | from cache s | step ms (median, min to max) | GFLOP/s | floor ms "
     "| times floor | program GB | peak GB |"
@@ -175,18 +173,9 @@ def _peak() -> str:
 
 def measure_cascade(cascade: Cascade, stages: Sequence[Stage], batch_size: int) -> str:
     """A table of the seconds of two runs: the first compiles, or fetches from the cache."""
-    first, second = (_run_cascade(cascade, stages, batch_size) for _ in range(2))
+    first, second = (sample(cascade, [PROMPTS[0]] * batch_size, stages)[1] for _ in range(2))
     rows = [table.row(name, f"{seconds:.1f}", f"{second[name]:.1f}") for name, seconds in first.items()]
     return "\n".join([table.head("| stage | first s | second s |"), *rows])
-
-
-def _run_cascade(cascade: Cascade, stages: Sequence[Stage], batch_size: int) -> dict[str, float]:
-    with closing(StageBars(stages)) as bars:
-        prompts = [PROMPT] * batch_size
-        start = time.perf_counter()
-        cascade.sample(prompts, stages=stages, on_step=bars.step, on_stage=lambda stage, _: bars.finish(stage))
-        total = time.perf_counter() - start
-    return {**{stage: bars.times[stage]["seconds"] for stage in stages}, "all": total}
 
 
 def _main(arguments: Sequence[str]) -> None:

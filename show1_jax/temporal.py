@@ -54,8 +54,7 @@ class TemporalTransformer(nnx.Module):
         self.proj_out = make.linear(inner, channels)
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-        _, _, h, w, _ = x.shape
-        y = self.proj_in(rearrange(flatten_pixels(self.norm(x)), "b t p c -> (b p) t c"))
+        y = rearrange(self.proj_in(flatten_pixels(self.norm(x))), "b t p c -> b p t c")
         for block in self.transformer_blocks:
-            y = block(y)
-        return x + rearrange(self.proj_out(y), "(b h w) t c -> b t h w c", h=h, w=w)
+            y = jax.vmap(block)(y)  # one axis of videos and pixels could not be spread over devices as both are
+        return x + rearrange(self.proj_out(y), "b (h w) t c -> b t h w c", h=x.shape[2])

@@ -198,17 +198,19 @@ def test_activations_are_spread_by_batch_and_rows(shape: tuple[int, ...], spec: 
     assert spread.sharding.is_equivalent_to(NamedSharding(mesh, spec), len(shape))
 
 
-def test_no_device_does_much_more_than_its_share() -> None:
+@pytest.mark.parametrize("windows", [1, 3])
+def test_no_device_does_much_more_than_its_share(windows: int) -> None:
     """Rows that do not divide, attention that gathers, and whatever else the partitioner does by itself."""
     architecture = UNetConfig.from_dict(UNET)
     graph, abstract = nnx.split(build("unet", architecture, dtype=np.float32, param_dtype=np.float32))
     mesh = make_mesh(SamplingMeshConfig(guidance=2, height=4))
     like = functools.partial(jax.ShapeDtypeStruct, sharding=replicated_sharding(mesh))
     weights = jax.tree.map(lambda leaf: like(leaf.shape, leaf.dtype), abstract)
-    sample, text = like((2, 4, 18, 32, 3), np.float32), like((2, 8, 32), np.float32)
+    batch = 2 * windows
+    sample, text = like((batch, 4, 18, 32, 3), np.float32), like((batch, 8, 32), np.float32)
     with jax.set_mesh(mesh):
         run = jax.jit(lambda weights, *inputs: nnx.merge(graph, weights)(*inputs))
-        traced = run.trace(weights, sample, like((2,), np.int32), text)
+        traced = run.trace(weights, sample, like((batch,), np.int32), text)
         cost = traced.lower().compile().cost_analysis()
     assert isinstance(cost, dict)
     assert cost["flops"] <= count_flops(traced.jaxpr.jaxpr) / 6

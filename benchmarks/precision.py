@@ -1,0 +1,51 @@
+"""What bfloat16 changes: `python -m benchmarks.precision --config configs/demo.py`.
+
+Samples a few prompts in float32, then every stage in bfloat16, text encoder included, from what float32 made before it
+and the same noise, and at last the whole cascade in bfloat16. Prints how far the frames are apart: PSNR in decibels of
+8-bit frames, over all videos and of the worst one. Weights must be trained: random ones amplify anything.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+
+from benchmarks import table
+from benchmarks.machine import describe_machine
+from benchmarks.videos import PROMPTS, apart, sample
+from show1_jax.cascade import Cascade
+from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
+from show1_jax.jobs import keep_compiled
+from show1_jax.request import SampleConfig
+from show1_jax.sampling_config import STAGES
+
+
+def rows(config: SampleConfig) -> Iterator[str]:
+    """The lines of the table, as they are known."""
+    exact, rounded = (
+        Cascade.load(config.checkpoint, dataclasses.replace(config, precision=precision))
+        for precision in ("float32", "bfloat16")
+    )
+    videos, _ = sample(exact, PROMPTS, STAGES)
+    for stage in STAGES:
+        before = {name: videos[name] for name in STAGES[: STAGES.index(stage)]}
+        result, _ = sample(rounded, PROMPTS, [stage], before)
+        yield table.row(stage, apart(result[stage], videos[stage]))
+    whole, _ = sample(rounded, PROMPTS, STAGES)
+    yield table.row("all, one after the other", apart(whole[STAGES[-1]], videos[STAGES[-1]]))
+
+
+def _main(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.precision", description=__doc__)
+    parser.add_argument("--config", required=True, metavar="FILE", help="settings; --config.SETTING=VALUE changes one")
+    parsed, overrides = parser.parse_known_args(arguments)
+    settings = parse_flags(new_flags(), ["precision", "--config", parsed.config, *overrides])
+    config = SampleConfig.from_dict(settings.to_dict())
+    keep_compiled(config.compilation_cache)
+    print(f"{describe_machine()}, {len(PROMPTS)} videos\n")
+    print(table.head("| in bfloat16 | PSNR against float32, worst video |"), flush=True)
+    for row in rows(config):
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("benchmarks.precision", lambda: _main(sys.argv[1:])))

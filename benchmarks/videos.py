@@ -1,0 +1,54 @@
+"""Videos that benchmarks sample and compare."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Final
+
+import numpy as np
+
+from show1_jax.cascade import Cascade, Video
+from show1_jax.progress import StageBars
+from show1_jax.sampling_config import Stage
+from show1_jax.video import to_uint8
+
+PROMPTS: Final = (
+    "a red circle moves right",
+    "a large blue square grows",
+    "a green triangle moves down on a gray background",
+    "a small yellow circle stays still on a navy background",
+)
+
+
+def sample(
+    cascade: Cascade, prompts: Sequence[str], stages: Sequence[Stage], given: Mapping[Stage, Video] | None = None
+) -> tuple[dict[Stage, Video], dict[str, float]]:
+    """The prompts' videos with seeds 0, 1, ..., and the seconds of each stage and of `all`; shows a bar for each."""
+    with closing(StageBars(stages)) as bars:
+        start = time.perf_counter()
+        videos = cascade.sample(
+            prompts,
+            range(len(prompts)),
+            stages=stages,
+            given=given,
+            on_step=bars.step,
+            on_stage=lambda stage, _: bars.finish(stage),
+        )
+        total = time.perf_counter() - start
+    return videos, {**{stage: bars.times[stage]["seconds"] for stage in stages}, "all": total}
+
+
+def psnr(video: Video, reference: Video) -> float:
+    """Of 8-bit frames, in decibels."""
+    error = to_uint8(video).astype(np.float64) - to_uint8(reference)
+    return float(10 * np.log10(255**2 / max(np.square(error).mean(), 1e-12)))
+
+
+def worst_psnr(videos: Video, references: Video) -> float:
+    """Of the video that is farthest from its reference."""
+    return min(map(psnr, videos, references))
+
+
+def apart(videos: Video, references: Video) -> str:
+    """PSNR over all videos, and of the worst one, as a table's cell."""
+    return f"{psnr(videos, references):.1f} dB, {worst_psnr(videos, references):.1f} dB"
