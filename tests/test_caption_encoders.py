@@ -116,6 +116,13 @@ def test_command_writes_a_checkpoint(tmp_path, monkeypatch):
     assert tokenize_t5(t5, ["a red circle grows"])[1].sum() == 5
 
 
+@pytest.mark.parametrize("steps", ["0", "-3"])
+def test_command_refuses_to_train_for_no_steps(tmp_path, steps):
+    with pytest.raises(UserError, match=rf"--steps={steps} must be at least 1"):
+        main(["--config", config_file(tmp_path), "--out", str(tmp_path / "out"), "--steps", steps])
+    assert not (tmp_path / "out").exists()
+
+
 def test_command_refuses_too_few_words(tmp_path, monkeypatch):
     monkeypatch.setattr(caption_encoders, "NUM_CAPTIONS", 500)
     with pytest.raises(UserError, match=r"architecture.text_t5: vocab_size=300 must be at least \d+"):

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str]) -> None:
     """Train the encoders that a config describes, and write them as a checkpoint.
 
     Raises:
-        UserError: the config has no such architectures, or they do not fit the tokenizers; or the target exists.
+        UserError: no steps; the config has no such architectures, or they do not fit the tokenizers; or the target
+            exists.
     """
     parser = ArgumentParser(
         prog="python -m show1_jax.training.caption_encoders", description="Train small text encoders on captions."
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint to make")
     parser.add_argument("--steps", type=int, default=1500, help="of training each encoder")
     parsed = parser.parse_args(arguments)
+    if parsed.steps < 1:
+        raise UserError(f"--steps={parsed.steps} must be at least 1")
     config = SampleConfig.from_dict(load_config(parsed.config).to_dict())
     captions = [scene_from_index(index).scene.sentence() for index in range(NUM_CAPTIONS)]
     with tempfile.TemporaryDirectory() as scratch, new_checkpoint(parsed.out) as writer:

@@ -1,0 +1,112 @@
+"""How fast weights come from disk: `python -m benchmarks.loading --config configs/demo.py --components keyframes`.
+
+For every component, in turns and with its files taken out of the system's cache before each (which Linux does where it
+can): reading the files as they are, which is what the disk gives; hashing them, which every load does first; and
+loading the network onto the devices. `memory` is what the process had at most during the first load beyond what it had
+before it, for each byte of weights in the dtype that they are loaded in: on a CPU, whose devices' memory is the host's,
+1 is the least.
+"""
+
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import jax
+
+from benchmarks import table
+from benchmarks.machine import describe_machine
+from show1_jax.cascade import Cascade
+from show1_jax.checkpoint import check_weights
+from show1_jax.checkpoint_set import CheckpointSet
+from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
+from show1_jax.errors import UserError
+from show1_jax.request import SampleConfig
+
+GB: Final = 1e9
+HEADER: Final = (
+    "| component | files GB | read s (median, min to max) | hash s | load s | load, GB/s of files | memory |"
+)
+CHUNK: Final = 2**24
+
+
+def read(files: Sequence[Path]) -> None:
+    """All bytes of the files, a chunk at a time."""
+    buffer = bytearray(CHUNK)
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def drop_from_cache(files: Sequence[Path]) -> None:
+    """Have the system read the files from disk when they are next asked for."""
+    if not hasattr(os, "posix_fadvise"):
+        raise UserError("this system's cache cannot be told to forget files; run it on Linux")
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(cascade: Cascade, checkpoints: CheckpointSet, component: str, times: int) -> str:
+    """A line of the table."""
+    folder = checkpoints.path(component) / component / "weights"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+
+    def timed(run: Callable[[], None]) -> float:
+        drop_from_cache(files)
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    def load() -> None:
+        nonlocal num_bytes
+        network = checkpoints.load(component, cascade.mesh, cascade.dtype)
+        leaves = jax.block_until_ready(jax.tree.leaves(network.weights))
+        num_bytes = sum(leaf.nbytes for leaf in leaves)
+        for leaf in leaves:
+            leaf.delete()
+
+    num_bytes, before = 0, peak_bytes()
+    seconds: dict[str, list[float]] = {"read": [], "hash": [], "load": []}
+    for turn in range(times):
+        seconds["load"].append(timed(load))
+        if turn == 0:
+            memory = (peak_bytes() - before) / num_bytes
+        seconds["read"].append(timed(lambda: read(files)))
+        seconds["hash"].append(timed(lambda: check_weights(checkpoints.path(component), component)))
+    size = sum(path.stat().st_size for path in files) / GB
+    cells = [table.spread(seconds[what], 1, 2) for what in ("read", "hash", "load")]
+    rate = size / statistics.median(seconds["load"])
+    return table.row(component, f"{size:.3f}", *cells, f"{rate:.2f}", f"{memory:.2f}")
+
+
+def _main(arguments: Sequence[str]) -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.loading", description=__doc__)
+    parser.add_argument("--config", required=True, metavar="FILE", help="settings; --config.SETTING=VALUE changes one")
+    parser.add_argument("--components", metavar="A,B", help="of its checkpoint; all, unless given")
+    parser.add_argument("--times", type=int, default=3, metavar="N", help="timed loads of every component")
+    parsed, overrides = parser.parse_known_args(arguments)
+    if parsed.times < 1:
+        raise UserError(f"--times={parsed.times} must be at least 1")
+    settings = parse_flags(new_flags(), ["loading", "--config", parsed.config, *overrides])
+    config = SampleConfig.from_dict(settings.to_dict())
+    checkpoints = CheckpointSet.open(config.checkpoint)
+    cascade = Cascade(checkpoints, config)
+    print(f"{describe_machine('orbax-checkpoint')}, {cascade.dtype}\n\n{table.head(HEADER)}", flush=True)
+    for component in parsed.components.split(",") if parsed.components else checkpoints.manifest.components:
+        print(measure(cascade, checkpoints, component, parsed.times), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("benchmarks.loading", lambda: _main(sys.argv[1:])))
