@@ -1,14 +1,13 @@
 """How fast weights come from disk: `python -m benchmarks.loading --config configs/demo.py --components keyframes`.
 
-For every component, in turns and with its files taken out of the system's cache before each (which Linux does where it
-can): reading the files as they are, which is what the disk gives; hashing them, which every load does first; and
+For every component, in turns and with its files taken out of the system's cache before each, as far as Linux does
+that: reading the files as they are, which is what the disk gives; hashing them, which every load does first; and
 loading the network onto the devices. `memory` is what the process had at most during the first load beyond what it had
-before it, for each byte of weights in the dtype that they are loaded in: on a CPU, whose devices' memory is the host's,
-1 is the least.
+before it, for each byte of weights in the dtype that they are loaded in: on one CPU device, whose memory is the host's,
+1 is the least. It runs on Linux only.
 """
 
 import os
-import resource
 import statistics
 import sys
 import time
@@ -45,17 +44,22 @@ def read(files: Sequence[Path]) -> None:
 
 def drop_from_cache(files: Sequence[Path]) -> None:
     """Have the system read the files from disk when they are next asked for."""
-    if not hasattr(os, "posix_fadvise"):
-        raise UserError("this system's cache cannot be told to forget files; run it on Linux")
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def resident_bytes(field: str) -> int:
+    """Of this process's memory: `VmRSS`, what it has now, or `VmHWM`, the most since `forget_peak`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{field}:"))
+    return int(kilobytes) * 1024
+
+
+def forget_peak() -> None:
+    """Have the most memory so far be that of now."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure(cascade: Cascade, checkpoints: CheckpointSet, component: str, times: int) -> str:
@@ -77,12 +81,13 @@ def measure(cascade: Cascade, checkpoints: CheckpointSet, component: str, times:
         for leaf in leaves:
             leaf.delete()
 
-    num_bytes, before = 0, peak_bytes()
+    forget_peak()
+    num_bytes, before = 0, resident_bytes("VmRSS")
     seconds: dict[str, list[float]] = {"read": [], "hash": [], "load": []}
     for turn in range(times):
         seconds["load"].append(timed(load))
         if turn == 0:
-            memory = (peak_bytes() - before) / num_bytes
+            memory = (resident_bytes("VmHWM") - before) / num_bytes
         seconds["read"].append(timed(lambda: read(files)))
         seconds["hash"].append(timed(lambda: check_weights(checkpoints.path(component), component)))
     size = sum(path.stat().st_size for path in files) / GB
@@ -97,6 +102,8 @@ def _main(arguments: Sequence[str]) -> None:
     parser.add_argument("--components", metavar="A,B", help="of its checkpoint; all, unless given")
     parser.add_argument("--times", type=int, default=3, metavar="N", help="timed loads of every component")
     parsed, overrides = parser.parse_known_args(arguments)
+    if sys.platform != "linux":
+        raise UserError("it asks Linux for memory and to forget files; run it there")
     if parsed.times < 1:
         raise UserError(f"--times={parsed.times} must be at least 1")
     settings = parse_flags(new_flags(), ["loading", "--config", parsed.config, *overrides])

@@ -37,6 +37,7 @@ from show1_jax.weights import WeightPath, to_state, to_weights, weight_path
 
 _SAVE_CONCURRENT_BYTES = 2**28
 _RESTORE_CONCURRENT_GB = 4
+_COMPRESS = False  # it saves a twelfth of float32 weights' place, for five times the time to write them
 
 # Orbax's threads log, with a traceback, what they also raise: a person gets one line, from us.
 logging.getLogger("absl").addFilter(lambda record: not record.pathname.endswith("futures/future.py"))
@@ -171,7 +172,7 @@ class BackgroundWrite:
 
     def __init__(self, folder: Path, arrays: Mapping[WeightPath, jax.Array]):
         self._folder = _orbax_path(folder)
-        self._handler = ocp.PyTreeCheckpointHandler()
+        self._handler = ocp.PyTreeCheckpointHandler(use_compression=_COMPRESS)
         saving = self._handler.async_save(self._folder, args=ocp.args.PyTreeSave(_nest(arrays)))
         loop = asyncio.new_event_loop()  # asyncio.run would look at the tasks of other threads too
         try:
@@ -233,7 +234,8 @@ class CheckpointWriter:
         registry = type_handlers.create_type_handler_registry(
             (np.ndarray, _FewAtOnce(progress)), (jax.Array, type_handlers.ArrayHandler())
         )
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as writer:
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=_COMPRESS)
+        with ocp.Checkpointer(handler) as writer:
             writer.save((folder / "weights").absolute(), ocp.args.PyTreeSave(tree, save_args=save_args))
         # Says, of one machine's path, what the manifest says better.
         (folder / "weights" / "commit_success.txt").unlink(missing_ok=True)

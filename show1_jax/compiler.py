@@ -1,6 +1,7 @@
 """How XLA compiles the programs that run networks."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -10,24 +11,29 @@ from jax.sharding import Mesh
 from show1_jax.parallel import platform_of
 
 _OPTIONS: Final = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}}
-"""By platform. On CPUs YNNPACK takes single matrix products, which it does well, and nothing else: its convolutions
-take up to twice as long as XLA's own with jax 0.10 (benchmarks/README.md)."""
+"""By platform. On CPUs YNNPACK gets single matrix products and nothing else: the convolutions and sums that it has by
+default with jax 0.10 are slower than XLA's own (benchmarks/README.md)."""
 
 
 def compiler_options(platform: str) -> dict[str, str]:
-    """What programs of networks for a platform (`jax.Device.platform`) are compiled with, as `jax.jit` takes it."""
-    return dict(_OPTIONS[platform]) if _are_known(platform) else {}
+    """What UNets and autoencoders are compiled with on a platform (`jax.Device.platform`), as `jax.jit` takes it.
+
+    What a person says in XLA_FLAGS of an option stays.
+    """
+    asked = os.environ.get("XLA_FLAGS", "")
+    options = {name: value for name, value in _OPTIONS.get(platform, {}).items() if f"--{name}=" not in asked}
+    return {name: value for name, value in options.items() if _is_known(platform, name, value)}
 
 
 @functools.cache
-def _are_known(platform: str) -> bool:
-    """Whether this XLA has a platform's options: they come and go, and programs are the same without them."""
-    if platform not in _OPTIONS:
-        return False
+def _is_known(platform: str, name: str, value: str) -> bool:
+    """Whether this XLA has an option: they come and go, and without them programs are slower but not wrong."""
     with jax.default_device(jax.local_devices(backend=platform)[0]):
         try:
-            jax.jit(lambda: 0, compiler_options=_OPTIONS[platform]).lower().compile()
-        except jax.errors.JaxRuntimeError:
+            jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            if name not in str(error):
+                raise
             return False
     return True
 
@@ -42,6 +48,5 @@ def network_program(function: Callable[..., Any], mesh: Mesh, *bound: Any, **set
         bound: first arguments, the network's structure (`nnx.split`) among them.
         settings: keyword arguments.
     """
-    return jax.jit(
-        functools.partial(function, *bound, **settings), compiler_options=compiler_options(platform_of(mesh))
-    )
+    program = functools.partial(function, *bound, **settings)
+    return jax.jit(program, compiler_options=compiler_options(platform_of(mesh)))

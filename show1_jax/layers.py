@@ -102,8 +102,8 @@ def rematerialised(block: Callable[..., Array], remat: Remat) -> Callable[..., A
 def exact_gelu(x: Array) -> Array:
     """The exact GELU, through erf in float32, as in PyTorch.
 
-    `jax.nn.gelu` goes through erfc, which costs XLA several times the operations of erf and which networks do not need:
-    it differs where GELU is 0 but for rounding.
+    Its error is below 1e-6, as PyTorch's. `jax.nn.gelu` goes through erfc, which is exact to the last digit where GELU
+    is next to nothing, and takes XLA an exponential and three polynomials where erf takes one.
     """
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1 + jax.lax.erf(math.sqrt(0.5) * wide))).astype(x.dtype)

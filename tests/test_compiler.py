@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +11,23 @@ from show1_jax.layers import exact_gelu
 from show1_jax.parallel import make_mesh
 from show1_jax.sampling_config import MeshConfig
 
+UNKNOWN = {"xla_no_such_option": "1"}
+
 
 @pytest.fixture(autouse=True)
-def _nothing_remembered() -> None:
-    compiler._are_known.cache_clear()
-    compiler.network_program.cache_clear()
+def _nothing_remembered() -> Iterator[None]:
+    def forget() -> None:
+        compiler._is_known.cache_clear()
+        compiler.network_program.cache_clear()
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture
+def mesh() -> jax.sharding.Mesh:
+    return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
 def test_programs_for_cpus_have_options_that_this_xla_knows() -> None:
@@ -25,19 +39,30 @@ def test_programs_for_accelerators_are_compiled_as_xla_would(platform: str) -> N
     assert compiler.compiler_options(platform) == {}
 
 
-@pytest.mark.parametrize("options", [{"xla_no_such_option": "1"}, {"xla_cpu_experimental_ynn_fusion_type": "NO_SUCH"}])
+def test_an_option_that_a_person_sets_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    (name,) = compiler._OPTIONS["cpu"]
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to=x --{name}=")
+    assert compiler.compiler_options("cpu") == {}
+
+
+@pytest.mark.parametrize("options", [UNKNOWN, {"xla_cpu_experimental_ynn_fusion_type": "NO_SUCH"}])
 def test_options_that_xla_no_longer_knows_are_left_out(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+    monkeypatch: pytest.MonkeyPatch, mesh: jax.sharding.Mesh, options: dict[str, str]
 ) -> None:
     monkeypatch.setattr(compiler, "_OPTIONS", {"cpu": options})
     assert compiler.compiler_options("cpu") == {}
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     assert compiler.network_program(jnp.add, mesh)(1.0, 2.0) == 3.0
 
 
-def test_a_network_program_is_the_same_for_all_who_ask() -> None:
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+def test_network_programs_are_compiled_with_the_options(
+    monkeypatch: pytest.MonkeyPatch, mesh: jax.sharding.Mesh
+) -> None:
+    monkeypatch.setattr(compiler, "compiler_options", lambda platform: UNKNOWN)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        compiler.network_program(jnp.add, mesh)(1.0, 2.0)
 
+
+def test_a_network_program_is_the_same_for_all_who_ask(mesh: jax.sharding.Mesh) -> None:
     def scaled(factor: float, x: jax.Array, *, offset: float) -> jax.Array:
         return factor * x + offset
 

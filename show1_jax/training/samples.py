@@ -1,6 +1,5 @@
 """Videos that a network makes while it trains: its stage alone, on validation clips, with the averaged weights."""
 
-import functools
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from einops import reduce
 from flax import nnx
 from jaxtyping import Array, Float, Float32, UInt8
 
+from show1_jax.compiler import network_program
 from show1_jax.errors import UserError
 from show1_jax.models import LoadedNetwork
 from show1_jax.noise import SeededNoise
@@ -100,7 +100,7 @@ def _sample(run: TrainingRun, clips: Video, captions: Sequence[str]) -> Video:
     graph, like = plan.network()
     network = LoadedNetwork(graph, to_state(like, run.state.average), plan.architecture)
     if plan.stage == "autoencoder":
-        return _reconstruct(network.graph, network.weights, clips)
+        return network_program(_reconstruct, run.mesh, network.graph)(network.weights, clips)
     scheduler = plan.scheduler("scheduler")
     assert scheduler is not None
     context = StageContext(
@@ -150,7 +150,6 @@ def _text(run: TrainingRun, captions: Sequence[str]) -> Float[Array, "b g n d"]:
     return jnp.stack(states, axis=1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _reconstruct(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, clips: Video) -> Video:
     network = nnx.merge(graph, weights)
     assert isinstance(network, Autoencoder)
