@@ -12,7 +12,7 @@ from typing import Final
 
 from benchmarks import table
 from benchmarks.machine import describe_machine
-from benchmarks.videos import PROMPTS, apart, sample
+from benchmarks.videos import PROMPTS, psnr_cell, sample
 from show1_jax.cascade import Cascade
 from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
 from show1_jax.errors import UserError
@@ -37,7 +37,7 @@ def rows(cascade: Cascade, stage: Stage, steps: Sequence[int]) -> Iterator[str]:
     yield table.row(str(steps[0]), "reference", "reference")
     for count in steps[1:]:
         result, _ = sample(with_steps(cascade, stage, count), PROMPTS, after, given)
-        yield table.row(str(count), *(apart(result[name], reference[name]) for name in (stage, LAST)))
+        yield table.row(str(count), *(psnr_cell(result[name], reference[name]) for name in (stage, LAST)))
 
 
 def _main(arguments: Sequence[str]) -> None:

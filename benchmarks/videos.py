@@ -49,6 +49,6 @@ def worst_psnr(videos: Video, references: Video) -> float:
     return min(map(psnr, videos, references))
 
 
-def apart(videos: Video, references: Video) -> str:
+def psnr_cell(videos: Video, references: Video) -> str:
     """PSNR over all videos, and of the worst one, as a table's cell."""
     return f"{psnr(videos, references):.1f} dB, {worst_psnr(videos, references):.1f} dB"

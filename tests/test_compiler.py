@@ -1,4 +1,6 @@
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,9 @@ from scipy.special import erf
 
 from show1_jax import compiler
 from show1_jax.layers import exact_gelu
-from show1_jax.parallel import make_mesh
+from show1_jax.parallel import make_mesh, replicated_sharding
 from show1_jax.sampling_config import MeshConfig
+from show1_jax.training import step
 
 UNKNOWN = {"xla_no_such_option": "1"}
 
@@ -60,6 +63,18 @@ def test_network_programs_are_compiled_with_the_options(
     monkeypatch.setattr(compiler, "compiler_options", lambda platform: UNKNOWN)
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
         compiler.network_program(jnp.add, mesh)(1.0, 2.0)
+
+
+def test_steps_of_training_are_compiled_with_the_options(
+    monkeypatch: pytest.MonkeyPatch, mesh: jax.sharding.Mesh
+) -> None:
+    monkeypatch.setattr(jax, "jit", lambda function, **options: options["compiler_options"])
+    monkeypatch.setattr(step, "compiler_options", lambda platform: {"of": platform})
+    shardings: Any = SimpleNamespace(step=replicated_sharding(mesh))
+    model: Any = None
+    optimizer: Any = None
+    assert step.make_train_step(model, optimizer, shardings) == {"of": "cpu"}
+    assert step.make_evaluation_step(model, mesh) == {"of": "cpu"}
 
 
 def test_a_network_program_is_the_same_for_all_who_ask(mesh: jax.sharding.Mesh) -> None:
