@@ -354,7 +354,8 @@ def _opened(path: Path) -> "Iterator[av.container.InputContainer]":
 
 def _stated_rate(path: Path) -> Fraction | None:
     with _opened(path) as container:
-        return container.streams.video[0].average_rate
+        rate = container.streams.video[0].average_rate
+        return None if rate is None else Fraction(rate.numerator, rate.denominator)  # PyAV 19 has a type of its own
 
 
 def _decode(path: Path) -> Iterator[np.ndarray]:

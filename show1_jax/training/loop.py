@@ -71,7 +71,7 @@ class Window:
         edges = [-(-config.num_timesteps * band // config.num_bands) for band in range(config.num_bands + 1)]
         return values | {
             f"loss/timesteps_{edges[band]}-{edges[band + 1] - 1}": float(sums[band] / counts[band])
-            for band in np.flatnonzero(counts)
+            for band in np.flatnonzero(counts).tolist()
         }
 
 
