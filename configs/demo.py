@@ -28,7 +28,7 @@ PIXEL_UNET: dict[str, Any] = {
     "text_dim": TEXT_DIM,
     "text_embedding_heads": 4,
     "norm_num_groups": 8,  # with a group for each channel the last norm would take every flat colour away
-    "act_fn": "silu",  # less time than gelu on a CPU
+    "act_fn": "silu",
     "out_act_fn": "silu",
 }
 KEYFRAMES_UNET = PIXEL_UNET | {

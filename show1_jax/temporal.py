@@ -56,5 +56,6 @@ class TemporalTransformer(nnx.Module):
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
         y = rearrange(self.proj_in(flatten_pixels(self.norm(x))), "b t p c -> b p t c")
         for block in self.transformer_blocks:
-            y = jax.vmap(block)(y)  # one axis of videos and pixels could not be spread over devices as both are
+            # Videos and pixels stay two axes: folded into one, they could not both be spread over devices.
+            y = jax.vmap(block)(y)
         return x + rearrange(self.proj_out(y), "b (h w) t c -> b t h w c", h=x.shape[2])
