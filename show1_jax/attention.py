@@ -144,9 +144,8 @@ class AddedKVAttention(nnx.Module):
         query = split_heads(self.to_q(pixels), self.head_dim)
         key, value = (split_heads(project(text), self.head_dim) for project in (self.add_k_proj, self.add_v_proj))
         if self.to_k is None or self.to_v is None:
-            query = rearrange(query, "b t p h d -> b (t p) h d")
-            out = attend(query, key, value)
-            out = rearrange(out, "b (t p) h d -> b t p (h d)", t=t)
+            out = jax.vmap(attend, in_axes=(1, None, None), out_axes=1)(query, key, value)
+            out = rearrange(out, "b t p h d -> b t p (h d)")
         else:
             key, value = (
                 jnp.concatenate([repeat(of_text, "b n h d -> b t n h d", t=t), of_pixels], axis=2)
