@@ -21,7 +21,7 @@ from jax.experimental import topologies
 from benchmarks import table
 from benchmarks.random_networks import RandomNetworks
 from show1_jax.cascade import Cascade
-from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
+from show1_jax.cli import ArgumentParser, load_overridden, run_command
 from show1_jax.errors import UserError
 from show1_jax.memory import weight_bytes
 from show1_jax.parallel import platform_of
@@ -107,7 +107,7 @@ def _main(arguments: Sequence[str]) -> None:
     if not parsed.topology:
         jax.config.update("jax_num_cpu_devices", parsed.num_devices)
         devices = jax.devices()
-    settings = parse_flags(new_flags(), ["devices", "--config", parsed.config, *overrides])
+    settings = load_overridden(parsed.config, overrides)
     config, stages = SampleConfig.from_dict(settings.to_dict()), CascadeConfig.parse_stages(parsed.stages)
     networks = RandomNetworks(config.architecture, config.schedulers)
     many = Cascade(networks, config, devices)

@@ -14,7 +14,7 @@ from benchmarks import table
 from benchmarks.machine import describe_machine
 from benchmarks.videos import PROMPTS, psnr_cell, sample
 from show1_jax.cascade import Cascade
-from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
+from show1_jax.cli import ArgumentParser, load_overridden, run_command
 from show1_jax.errors import UserError
 from show1_jax.jobs import keep_compiled
 from show1_jax.request import SampleConfig
@@ -50,7 +50,7 @@ def _main(arguments: Sequence[str]) -> None:
         steps = [int(count) for count in parsed.steps.split(",")]
     except ValueError:
         raise UserError(f"--steps={parsed.steps} must be numbers, separated by commas") from None
-    settings = parse_flags(new_flags(), ["fewer_steps", "--config", parsed.config, *overrides])
+    settings = load_overridden(parsed.config, overrides)
     config = SampleConfig.from_dict(settings.to_dict())
     keep_compiled(config.compilation_cache)
     cascade = Cascade.load(config.checkpoint, config)

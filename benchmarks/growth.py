@@ -17,7 +17,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.random_networks import RandomNetworks
 from benchmarks.sampling import GB, Step, prepare, timed
 from show1_jax.cascade import Cascade
-from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
+from show1_jax.cli import ArgumentParser, load_overridden, run_command
 from show1_jax.errors import UserError
 from show1_jax.programs import as_sampled
 from show1_jax.request import SampleConfig
@@ -79,7 +79,7 @@ def _main(arguments: Sequence[str]) -> None:
     parsed, overrides = parser.parse_known_args(arguments)
     if parsed.steps < 1:
         raise UserError(f"--steps={parsed.steps} must be at least 1")
-    settings = parse_flags(new_flags(), ["growth", "--config", parsed.config, *overrides])
+    settings = load_overridden(parsed.config, overrides)
     config = SampleConfig.from_dict(settings.to_dict())
     print(f"{describe_machine()}\n\n{table.head(HEADER)}", flush=True)
     for stage in CascadeConfig.parse_stages(parsed.stages):

@@ -22,7 +22,7 @@ from benchmarks.machine import describe_machine
 from show1_jax.cascade import Cascade
 from show1_jax.checkpoint import check_weights
 from show1_jax.checkpoint_set import CheckpointSet
-from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
+from show1_jax.cli import ArgumentParser, load_overridden, run_command
 from show1_jax.errors import UserError
 from show1_jax.request import SampleConfig
 
@@ -106,7 +106,7 @@ def _main(arguments: Sequence[str]) -> None:
         raise UserError("it asks Linux for memory and to forget files; run it there")
     if parsed.times < 1:
         raise UserError(f"--times={parsed.times} must be at least 1")
-    settings = parse_flags(new_flags(), ["loading", "--config", parsed.config, *overrides])
+    settings = load_overridden(parsed.config, overrides)
     config = SampleConfig.from_dict(settings.to_dict())
     checkpoints = CheckpointSet.open(config.checkpoint)
     cascade = Cascade(checkpoints, config)

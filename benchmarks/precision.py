@@ -15,7 +15,7 @@ from benchmarks import table
 from benchmarks.machine import describe_machine
 from benchmarks.videos import PROMPTS, psnr_cell, sample, worst_psnr
 from show1_jax.cascade import Cascade, Video
-from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
+from show1_jax.cli import ArgumentParser, load_overridden, run_command
 from show1_jax.errors import UserError
 from show1_jax.jobs import keep_compiled
 from show1_jax.request import SampleConfig
@@ -44,7 +44,7 @@ def _main(arguments: Sequence[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.precision", description=__doc__)
     parser.add_argument("--config", required=True, metavar="FILE", help="settings; --config.SETTING=VALUE changes one")
     parsed, overrides = parser.parse_known_args(arguments)
-    settings = parse_flags(new_flags(), ["precision", "--config", parsed.config, *overrides])
+    settings = load_overridden(parsed.config, overrides)
     config = SampleConfig.from_dict(settings.to_dict())
     keep_compiled(config.compilation_cache)
     print(f"{describe_machine()}, {len(PROMPTS)} videos\n")

@@ -26,7 +26,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.random_networks import RandomNetworks
 from benchmarks.videos import PROMPTS, sample
 from show1_jax.cascade import Cascade
-from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
+from show1_jax.cli import ArgumentParser, load_overridden, run_command
 from show1_jax.errors import UserError
 from show1_jax.jobs import keep_compiled
 from show1_jax.models import LoadedNetwork
@@ -189,7 +189,7 @@ def _main(arguments: Sequence[str]) -> None:
     for name in ("batch_size", "steps"):
         if (value := getattr(parsed, name)) < 1:
             raise UserError(f"--{name}={value} must be at least 1")
-    settings = parse_flags(new_flags(), ["sampling", "--config", parsed.config, *overrides])
+    settings = load_overridden(parsed.config, overrides)
     config, stages = SampleConfig.from_dict(settings.to_dict()), CascadeConfig.parse_stages(parsed.stages)
     cascade = Cascade(RandomNetworks(config.architecture, config.schedulers), config)
     rates = measure_rates(cascade.dtype)

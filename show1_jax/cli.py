@@ -123,6 +123,15 @@ def load_config(path: str) -> ConfigDict:
     return config
 
 
+def load_overridden(path: str, overrides: Sequence[str]) -> ConfigDict:
+    """A config file's config with the settings of --config.SETTING=VALUE, for commands that parse their own flags.
+
+    Raises:
+        UserError: as `parse_flags`.
+    """
+    return parse_flags(new_flags(), ["", "--config", path, *overrides])
+
+
 def flag_help(values: flags.FlagValues) -> str:
     """The flags in the order of their definition. A help text starts with the value's name and a colon, if any."""
     entries = []

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float32
 from tqdm import tqdm
 
-from show1_jax.cli import ArgumentParser, new_flags, parse_flags, run_command
+from show1_jax.cli import ArgumentParser, load_overridden, run_command
 from show1_jax.data.synthetic import render, scene_from_index
 from show1_jax.errors import UserError
 from show1_jax.evaluation.measure import judge, measure
@@ -174,7 +174,7 @@ def _check(parsed: argparse.Namespace) -> None:
 def _main(arguments: Sequence[str]) -> None:
     parsed, overrides = _parser().parse_known_args(arguments)
     _check(parsed)
-    settings = parse_flags(new_flags(), ["alignment", "--config", parsed.config, *overrides])
+    settings = load_overridden(parsed.config, overrides)
     settings.checkpoint = parsed.checkpoint or settings.checkpoint
     config = SampleConfig.from_dict(settings.to_dict())
     kinds = list(dict.fromkeys(parsed.kinds.split(",")))
