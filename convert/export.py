@@ -23,7 +23,7 @@ from convert.tables import KINDS, Kind, parameters
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.config import Architecture
 from show1_jax.errors import UserError
-from show1_jax.folders import new_folder
+from show1_jax.files import new_folder
 from show1_jax.manifest import Component
 from show1_jax.weights import WeightPath
 

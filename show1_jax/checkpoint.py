@@ -21,7 +21,7 @@ from flax import nnx
 from orbax.checkpoint import type_handlers
 
 from show1_jax.errors import UserError
-from show1_jax.folders import new_folder
+from show1_jax.files import new_folder
 from show1_jax.manifest import (
     MANIFEST,
     CheckpointError,

@@ -1,4 +1,4 @@
-"""The one exception a person sees."""
+"""The exceptions that a user sees."""
 
 
 class UserError(Exception):
@@ -6,3 +6,15 @@ class UserError(Exception):
 
     Command lines print it as it is and leave with exit code 2; library users may catch it.
     """
+
+
+class FileError(UserError):
+    """A file that is not what it should be.
+
+    Attributes:
+        problem: the line without what to do about it.
+    """
+
+    def __init__(self, problem: str, remedy: str):
+        super().__init__(f"{problem}; {remedy}")
+        self.problem = problem

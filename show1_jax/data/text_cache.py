@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from show1_jax.checkpoint import tokenizer_folder
 from show1_jax.errors import UserError
-from show1_jax.folders import new_folder
+from show1_jax.files import new_folder
 from show1_jax.manifest import read_manifest
 from show1_jax.models import ARCHITECTURES, LoadedNetwork, load_network
 from show1_jax.parallel import MeshConfig, gather, make_mesh, platform_of, put_batch

@@ -24,7 +24,7 @@ import jax
 
 from show1_jax.checkpoint import BackgroundWrite, load_arrays
 from show1_jax.errors import UserError
-from show1_jax.folders import disk_error
+from show1_jax.files import disk_error
 from show1_jax.manifest import (
     TRAINING,
     CheckpointError,

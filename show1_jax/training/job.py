@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from show1_jax.errors import UserError
-from show1_jax.folders import locked_folder
+from show1_jax.files import locked_folder
 from show1_jax.jobs import keep_compiled, make_random_checkpoint, memory_errors
 from show1_jax.models import exact_float32
 from show1_jax.parallel import from_first_process

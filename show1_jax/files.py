@@ -1,0 +1,197 @@
+"""Paths that a user gives, files that others made, and folders that are whole or absent.
+
+Files of others are not trusted: only regular files are opened (a FIFO or a device never ends), and JSON is bounded in
+size and depth before anything looks at its values.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from show1_jax.errors import FileError, UserError
+
+MAX_JSON_BYTES: Final = 64 << 20
+MAX_JSON_DEPTH: Final = 64
+"""Nested lists and objects; the manifests and configs of real checkpoints have at most 6."""
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path as a user means it: `~` is the home directory.
+
+    Every path of a command line or a config becomes a `Path` here, and nowhere else.
+
+    Args:
+        path: on a file system. A `Path` made of a URL is still recognised, although it has one slash less.
+
+    Raises:
+        UserError: it is empty, a URL such as `gs://bucket/videos`, or has `~` where there is no home directory.
+    """
+    text = os.fspath(path)
+    if not text or "\0" in text:
+        raise UserError(f"the path {text!r} is not a path; give a file or a folder")
+    if _URL.match(text):
+        raise UserError(
+            f"{text}: buckets and URLs are not supported; give a path on a file system that all hosts see, such as a "
+            "mounted bucket"
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{text}: there is no home directory for ~; give the whole path, or set HOME") from None
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, in binary.
+
+    Raises:
+        OSError: as `open`, and where it is no regular file (a folder, FIFO, socket or device).
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # or a FIFO waits for its writer
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        OSError: as `open_regular`, and for a file of more than `max_bytes`.
+    """
+    with open_regular(path) as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"more than {max_bytes:,} bytes", str(path))
+    return content
+
+
+def read_json(path: Path, remedy: str, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Return the value of a JSON file that somebody else may have written.
+
+    Args:
+        path: of the file.
+        remedy: what to do about a damaged one, as the end of a sentence, e.g. "download it again".
+        max_bytes: a larger file is refused unread.
+
+    Raises:
+        FileNotFoundError: there is none (or, as `NotADirectoryError`, its folder is none).
+        FileError: it cannot be read, is no JSON, too large or too deep, or has strings that are no Unicode.
+    """
+    try:
+        return parse_json(read_bounded(path, max_bytes))
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})", remedy) from None
+    except ValueError as error:
+        raise FileError(f"{path}: not valid JSON ({error})", remedy) from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: in one line, why it is none: syntax, encoding, nesting, lone surrogates, a number of thousands of
+            digits.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not {error.encoding}") from None
+    _check_json(value, 0)
+    return value
+
+
+def _check_json(value: Any, depth: int) -> None:
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"{value[:40]!a} is not valid Unicode")
+    elif isinstance(value, list | dict):
+        if depth >= MAX_JSON_DEPTH:
+            raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep")
+        for item in value:
+            _check_json(item, depth + 1)
+        for item in value.values() if isinstance(value, Mapping) else ():
+            _check_json(item, depth + 1)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder that takes the place of `out` when the block ends well, and of which nothing is left otherwise.
+
+    It lies beside `out`, so that the last step is a rename.
+
+    Raises:
+        UserError: it cannot be written, or the disk is full.
+    """
+    temporary, replaced = (out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}") for _ in range(2))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if out.exists():
+            os.replace(out, replaced)
+        os.replace(temporary, out)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except Exception as error:
+        if line := disk_error(error):
+            raise UserError(f"{out}: {line}, nothing was kept; choose another place with --out") from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """A folder, made if need be, that no other process can lock while the block lasts; left empty, it is removed.
+
+    The lock ends with the process, however that ends. A file system that knows no locks goes without.
+
+    Raises:
+        UserError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process is writing there; wait until it has ended") from None
+        except OSError:
+            pass  # the file system knows no locks
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
+    finally:
+        os.close(descriptor)
+
+
+def disk_error(error: Exception) -> str | None:
+    """What a disk that does not take what is written means to a person; None for any other error.
+
+    Orbax passes on what TensorStore says as any type; the operating system's words and number are in the text.
+    """
+    inner = re.search(r"os_error_code='(\d+)'", str(error))
+    number = error.errno if isinstance(error, OSError) else inner and int(inner[1])
+    if number in {errno.ENOSPC, errno.EDQUOT} or "No space left on device" in str(error):
+        return "the disk is full"
+    if number in {errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EFBIG, errno.EIO}:
+        return f"cannot be written ({os.strerror(number)})"
+    return None

@@ -1,0 +1,100 @@
+"""Paths of users, files of others, and folders that one process alone writes."""
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from show1_jax.errors import FileError, UserError
+from show1_jax.files import MAX_JSON_DEPTH, locked_folder, open_regular, parse_json, read_json, user_path
+
+HOLD = """
+import sys, pathlib
+from show1_jax.files import locked_folder
+with locked_folder(pathlib.Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_locked_until_its_process_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "keyframes"
+    waits = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match="keyframes: another process is writing there"), locked_folder(folder):
+            pass
+        assert folder.is_dir()
+        process.kill()
+    with locked_folder(folder):
+        (folder / "config.json").touch()
+    assert (folder / "config.json").exists()
+
+
+def test_a_folder_that_nothing_was_written_in_is_not_left(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match="bad settings"), locked_folder(folder):
+        raise UserError("bad settings")
+    assert not folder.exists()
+
+
+def test_a_path_of_a_user_has_his_home_and_no_bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/videos") == tmp_path / "videos"
+    assert user_path("a~/b:c") == Path("a~/b:c")
+    for bucket in ("gs://bucket/videos", "s3://b", Path("gs://bucket/videos"), "file:///tmp/x"):
+        with pytest.raises(UserError, match="buckets and URLs are not supported"):
+            user_path(bucket)
+    for no_path in ("", "a\0b"):
+        with pytest.raises(UserError, match="is not a path"):
+            user_path(no_path)
+
+
+def test_home_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="there is no home directory for ~"):
+        user_path("~nobody-has-this-name/videos")
+
+
+@pytest.mark.parametrize("name", ["fifo", "/dev/zero", "."])
+def test_only_regular_files_are_opened(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="not a regular file"):
+        open_regular(tmp_path / name)
+
+
+def test_json_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text("[" * MAX_JSON_DEPTH + "]" * MAX_JSON_DEPTH)
+    read_json(path, "remove it")
+    for text, reason in {
+        "[" * (MAX_JSON_DEPTH + 1) + "]" * (MAX_JSON_DEPTH + 1): "nested more than 64 deep",
+        "[" * 100_000: "nested more than 64 deep",
+        '{"\\ud800": 1}': "not valid Unicode",
+        "9" * 5000: "Exceeds the limit",
+        "": "Expecting value",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(FileError, match=reason) as raised:
+            read_json(path, "remove it")
+        assert str(raised.value).endswith("; remove it")
+        assert "\n" not in str(raised.value)
+    path.write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(FileError, match="byte 7 is not utf-8"):
+        read_json(path, "remove it")
+    path.write_text("[1, 2, 3]")
+    with pytest.raises(FileError, match="more than 8 bytes"):
+        read_json(path, "remove it", max_bytes=8)
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "none.json", "remove it")
+
+
+@given(st.text() | st.binary())
+def test_any_text_is_json_or_is_not(text: str | bytes) -> None:
+    with suppress(ValueError):
+        parse_json(text)
