@@ -14,11 +14,11 @@ from convert.convert import check_space
 from convert.released import check_fit
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
-from show1_jax.checkpoint import CheckpointWriter, check_target, new_checkpoint, tokenizer_folder, weight_shapes
+from show1_jax.checkpoint import CheckpointWriter, check_target, new_checkpoint, tokenizer_files, weight_shapes
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.config import Architecture
 from show1_jax.errors import UserError
-from show1_jax.manifest import Component, read_manifest
+from show1_jax.manifest import Component
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,7 @@ def _part(checkpoints: CheckpointSet, name: str, dtype: np.dtype | None) -> _Par
 def _write(writer: CheckpointWriter, part: _Part) -> None:
     weights = read_weights(part.checkpoint, part.name, part.state(), part.dtype)
     dtypes = {path: part.dtype or array.dtype for path, array in weights.items()}
-    folder = tokenizer_folder(part.checkpoint, part.name)
-    recorded = map(part.checkpoint.joinpath, read_manifest(part.checkpoint).files)
-    tokenizer = {path.name: path for path in recorded if path.parent == folder}
+    tokenizer = tokenizer_files(part.checkpoint, part.name)
     total = sum(array.nbytes for array in weights.values())
     with tqdm(desc=f"write {part.name}", total=total, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
         writer.add(part.name, part.record, weights, dtypes, tokenizer, bar.update)

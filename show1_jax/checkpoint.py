@@ -10,7 +10,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
@@ -129,9 +129,11 @@ def load_arrays(
 
 
 def _stored(checkpoint: Path, folder: str) -> dict[WeightPath, jax.ShapeDtypeStruct]:
-    with _orbax_errors(checkpoint, folder):
+    try:
         tree = _reader().metadata(_orbax_path(checkpoint / folder)).tree
         return {path: jax.ShapeDtypeStruct(leaf.shape, np.dtype(leaf.dtype)) for path, leaf in _flatten(tree).items()}
+    except Exception as error:  # Orbax trusts what it wrote: damage to its metadata raises any type
+        raise _unreadable(checkpoint, folder, error) from error
 
 
 def _check_shapes(
@@ -153,15 +155,34 @@ def _check_shapes(
         )
 
 
-def tokenizer_folder(checkpoint: Path, component: str) -> Path:
-    """Where the tokenizer of a text encoder is, once its files' hashes are those of the manifest.
+def tokenizer_files(checkpoint: Path, component: str) -> dict[str, Path]:
+    """The tokenizer's files of a text encoder by name, once their hashes are those of the manifest; empty if none.
 
     Raises:
-      UserError: no such checkpoint or component, or damaged files.
+      UserError: no such checkpoint or component, or missing or damaged files.
     """
-    read_manifest(checkpoint).component(component)
-    check_hashes(checkpoint, f"{component}/tokenizer")
-    return checkpoint / component / "tokenizer"
+    manifest = read_manifest(checkpoint)
+    manifest.component(component)
+    folder = PurePosixPath(component, "tokenizer")
+    check_hashes(checkpoint, str(folder))
+    listed = (PurePosixPath(name) for name in manifest.files)
+    return {path.name: checkpoint / path for path in listed if path.parent == folder}
+
+
+def tokenizer_folder(checkpoint: Path, component: str) -> Path:
+    """Where the tokenizer of a text encoder is, once its files are those of the manifest, unchanged.
+
+    Raises:
+      UserError: no such checkpoint or component, or files that are damaged, missing, or not in the manifest: the
+        libraries that read the folder take whatever they know by name.
+    """
+    listed = tokenizer_files(checkpoint, component)
+    folder = checkpoint / component / "tokenizer"
+    present = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    if extra := sorted(name for name in present if not name.startswith(".") and name not in listed):
+        problem = f"{folder}: holds {', '.join(extra[:5])}, which the manifest does not list"
+        raise CheckpointError(checkpoint, problem, "remove it, or convert again")
+    return folder
 
 
 class BackgroundWrite:
@@ -309,8 +330,12 @@ def _orbax_errors(checkpoint: Path, folder: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise CheckpointError(checkpoint, f"{checkpoint}: {folder} cannot be read ({reason})") from error
+        raise _unreadable(checkpoint, folder, error) from error
+
+
+def _unreadable(checkpoint: Path, folder: str, error: Exception) -> CheckpointError:
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return CheckpointError(checkpoint, f"{checkpoint}: {folder} cannot be read ({reason})")
 
 
 def _reader() -> ocp.PyTreeCheckpointHandler:

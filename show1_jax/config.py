@@ -2,10 +2,12 @@
 
 import dataclasses
 import difflib
-import math
+import reprlib
+import types
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Union, get_args, get_origin
 
+from show1_jax.bounds import MAX_BLOCK_LAYERS, MAX_LEVELS, bounds
 from show1_jax.errors import UserError
 
 Activation = Literal["silu", "gelu"]
@@ -14,7 +16,20 @@ Remat = Literal["none", "dots", "full"]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Base of all settings: to and from the plain dictionaries that configs, checkpoints and run records hold."""
+    """Base of all settings: to and from the plain dictionaries that configs, checkpoints and run records hold.
+
+    Every field's type and every number's bounds (`show1_jax.bounds`) are checked when one is made.
+
+    Raises:
+        UserError: a field has a value of the wrong type, or a number outside its bounds.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not _is_of(field.type, value):
+                self._require(False, f"{field.name}={reprlib.repr(value)} {_wanted(field.type)}")
+            self._check_bounds(field.name, value)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by name; tuples become lists, so that a trip through JSON changes nothing."""
@@ -25,46 +40,88 @@ class Settings:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Any) -> Self:
         """Build from `to_dict`'s form.
 
         Raises:
-            UserError: a field is unknown (the line has the nearest name) or missing, or has a value of the wrong type.
+            UserError: it is no mapping; a field is unknown (the line has the nearest name) or missing, has a value of
+                the wrong type, or is a number outside its bounds.
         """
+        if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+            raise UserError(f"{cls.__name__}: {reprlib.repr(values)} must be settings by name")
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in values:
             if name not in fields:
-                close = difflib.get_close_matches(name, fields, n=1)
-                raise UserError(
-                    f"{cls.__name__} has no field {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
-                )
+                close = difflib.get_close_matches(name[:100], fields, n=1)
+                unknown = f"{cls.__name__} has no field {reprlib.repr(name)}"
+                raise UserError(unknown + (f"; did you mean {close[0]!r}?" if close else ""))
         required = {name for name, field in fields.items() if _is_required(field)}
         if missing := sorted(required - values.keys()):
             raise UserError(f"{cls.__name__} lacks {', '.join(missing)}")
-        return cls(**{name: cls._parse(name, fields[name].type, value) for name, value in values.items()})
+        return cls(**{name: _plain_to_typed(fields[name].type, value) for name, value in values.items()})
 
-    @classmethod
-    def _parse(cls, name: str, kind: Any, value: Any) -> Any:
-        if isinstance(kind, type) and issubclass(kind, Settings):
-            return value if isinstance(value, kind) else kind.from_dict(value)
-        if kind is float and type(value) is int:
-            return float(value)
-        if kind in (bool, int, float, str) and type(value) is not kind:
-            raise UserError(f"{cls.__name__}: {name}={value!r} must be of type {kind.__name__}")
-        return tuple(value) if isinstance(value, list) else value
+    def _check_bounds(self, name: str, value: Any) -> None:
+        if isinstance(value, tuple):
+            is_text = bool(value) and isinstance(value[0], str)
+            self._require(is_text or len(value) <= MAX_LEVELS, f"{name} has more than {MAX_LEVELS} entries")
+            for item in value:
+                self._check_bounds(name, item)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            low, high = bounds(type(self), name)
+            self._require(low <= value <= high, f"{name}={reprlib.repr(value)} must be from {low:.12g} to {high:.12g}")
 
     def _require(self, condition: bool, what: str) -> None:
         if not condition:
             raise UserError(f"{type(self).__name__}: {what}")
 
-    def _require_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        self._require(value in choices, f"{name}={value!r} is none of {', '.join(map(repr, choices))}")
 
-    def _require_at_least(self, least: int, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            self._require(least <= value < math.inf, f"{name}={value} must be at least {least}")
+def _plain_to_typed(kind: Any, value: Any) -> Any:
+    """Convert what JSON and config files know to a field's type, where it can be; the rest is for the type check."""
+    if isinstance(kind, type) and issubclass(kind, Settings):
+        return value if isinstance(value, kind) else kind.from_dict(value)
+    if kind is float and type(value) is int and abs(value) < 2**1000:  # a larger one overflows; its bounds refuse it
+        return float(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Return whether a value is of an annotated type, with a whole number for a float but no bool for a number."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin in (Union, types.UnionType):
+        return any(_is_of(argument, value) for argument in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of(arguments[0], item) for item in value)
+    if origin is dict:
+        of_key, of_value = arguments
+        return isinstance(value, dict) and all(_is_of(of_key, k) and _is_of(of_value, v) for k, v in value.items())
+    if kind in (bool, int, str, float):
+        return type(value) is kind or (kind is float and type(value) is int)
+    return isinstance(value, kind)
+
+
+_KINDS = {
+    bool: ("true or false", "true or false"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("a string", "strings"),
+    types.NoneType: ("none", "none"),
+}
+"""Types in words: of one value, and of those of a list."""
+
+
+def _wanted(kind: Any) -> str:
+    """Return what a value of an annotated type must be, for the line that refuses another."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"is none of {', '.join(map(repr, arguments))}"
+    if origin is tuple:
+        return f"must be a list of {_KINDS[arguments[0]][1]}"
+    alternatives = arguments if origin in (Union, types.UnionType) else (kind,)
+    return "must be " + " or ".join(_KINDS.get(each, ("settings by name",))[0] for each in alternatives)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -150,12 +207,15 @@ class UNetConfig(Architecture):
     conv_out_kernel: int = 3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         levels = len(self.block_out_channels)
         self._require(levels > 0, "block_out_channels is empty")
         for name in ("layers_per_block", "attention_levels", "down_head_dim", "up_head_dim"):
             length = len(getattr(self, name))
             self._require(length == levels, f"{name} has {length} entries for {levels} levels")
         self._require(len(self.only_cross_attention) in (0, levels), "only_cross_attention needs one entry a level")
+        layers = sum(self.layers_per_block)
+        self._require(layers <= MAX_BLOCK_LAYERS, f"layers_per_block adds up to {layers}, more than {MAX_BLOCK_LAYERS}")
         for channels in self.block_out_channels:
             self._require(
                 channels % self.norm_num_groups == 0,
@@ -166,6 +226,10 @@ class UNetConfig(Architecture):
                     channels % temporal_groups(channels) == 0,
                     f"temporal layers have 32 groups, or one for each of fewer channels; {channels} do not divide",
                 )
+        frequencies = self.block_out_channels[0] // 2
+        self._require(
+            frequencies > self.freq_shift, f"freq_shift={self.freq_shift} leaves none of {frequencies} sinusoids"
+        )
         used = [(self.block_out_channels[-1], self.mid_head_dim)]
         for level, channels in enumerate(self.block_out_channels):
             if self.attention_levels[level]:
@@ -210,6 +274,7 @@ class VAEConfig(Architecture):
     act_fn: Activation = "silu"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require(len(self.block_out_channels) > 0, "block_out_channels is empty")
         for channels in self.block_out_channels:
             self._require(

@@ -6,6 +6,7 @@ size and depth before anything looks at its values.
 
 import errno
 import fcntl
+import io
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from show1_jax.errors import FileError, UserError
 
@@ -50,7 +51,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         raise UserError(f"{text}: there is no home directory for ~; give the whole path, or set HOME") from None
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a file for reading, in binary.
 
     Raises:
@@ -60,7 +61,7 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return os.fdopen(descriptor, "rb")
+        return io.BufferedReader(io.FileIO(descriptor))
     except BaseException:
         os.close(descriptor)
         raise

@@ -4,15 +4,18 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Self, TypeVar
 
 import jax
 
-from show1_jax.errors import UserError
+from show1_jax.config import Settings
+from show1_jax.errors import FileError, UserError
+from show1_jax.files import open_regular, read_json
 from show1_jax.parallel.processes import from_all_processes
 
 T = TypeVar("T")
@@ -21,10 +24,11 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 TRAINING = "training"
 """The folder that a step of a training run has besides its component's."""
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Component:
+class Component(Settings):
     """What a checkpoint knows of one component besides its weights. Every field is JSON.
 
     Attributes:
@@ -68,9 +72,27 @@ class Manifest:
         return _digest([component.kind, component.architecture, component.schedulers, files])
 
     @classmethod
-    def from_json(cls, values: Any) -> Self:
-        components = {name: Component(**fields) for name, fields in values["components"].items()}
-        return cls(components, dict(values["files"]), int(values["format_version"]))
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Build from the fields of a `manifest.json`.
+
+        Raises:
+            UserError: a field is missing or of the wrong type; names it.
+        """
+        components, files = (_mapping(name, values.get(name)) for name in ("components", "files"))
+        for name in components:
+            _require(name.isidentifier(), f"{name!r} is no component's name")
+        for name, file in files.items():
+            place = PurePosixPath(name)
+            _require(
+                not place.is_absolute() and ".." not in place.parts, f"files: {name!r} leads out of the checkpoint"
+            )
+            size, digest = (_mapping(f"files: {name}", file).get(key) for key in ("size", "sha256"))
+            _require(type(size) is int and size >= 0, f"files: {name}: size={size!r} is no number of bytes")
+            _require(
+                isinstance(digest, str) and _SHA256.fullmatch(digest) is not None,
+                f"files: {name}: sha256={digest!r} is no SHA-256",
+            )
+        return cls({name: _component(name, fields) for name, fields in components.items()}, dict(files))
 
     def write(self, checkpoint: Path) -> None:
         """Writes `manifest.json`, with the hash of all that it says."""
@@ -80,17 +102,30 @@ class Manifest:
         _flush(checkpoint / MANIFEST)
 
 
-class CheckpointError(UserError):
-    """A checkpoint that is not what was written, or that does not fit.
+def _component(name: str, fields: Any) -> Component:
+    try:
+        return Component.from_dict(fields)
+    except UserError as error:
+        raise UserError(f"components: {name}: {error}") from None
 
-    Attributes:
-      problem: the line without what to do about it.
-    """
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    _require(isinstance(value, Mapping), f"{name} is no JSON object")
+    assert isinstance(value, Mapping)
+    return value
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise UserError(problem)
+
+
+class CheckpointError(FileError):
+    """A checkpoint that is not what was written, or that does not fit."""
 
     def __init__(self, checkpoint: Path, problem: str, remedy: str = ""):
         is_step = (checkpoint / TRAINING).is_dir()
-        super().__init__(f"{problem}; {remedy or ('take an earlier step' if is_step else 'convert again')}")
-        self.problem = problem
+        super().__init__(problem, remedy or ("take an earlier step" if is_step else "convert again"))
 
 
 def read_manifest(checkpoint: Path) -> Manifest:
@@ -100,21 +135,26 @@ def read_manifest(checkpoint: Path) -> Manifest:
       UserError: `checkpoint` is missing or no checkpoint (the line has the command that makes one), or is damaged or
         of another format version.
     """
+    path = checkpoint / MANIFEST
     try:
-        values = json.loads((checkpoint / MANIFEST).read_bytes())
+        values = read_json(path, "")
         version, digest = values["format_version"], values.pop("sha256", None)
-        if version == FORMAT_VERSION and digest != _digest(values):
-            raise ValueError("the manifest's own hash differs")
-        manifest = Manifest.from_json(values)
+        if type(version) is int and version != FORMAT_VERSION:
+            problem = f"{checkpoint}: format version {version}, this program reads {FORMAT_VERSION}"
+            raise CheckpointError(checkpoint, problem)
+        if type(version) is not int or digest != _digest(values):
+            raise CheckpointError(checkpoint, f"{path}: damaged (its hash of itself differs)")
+        return Manifest.from_json(values)
     except (FileNotFoundError, NotADirectoryError):
         remedy = f"make one with `python -m convert --out {checkpoint}`"
         raise CheckpointError(checkpoint, f"{checkpoint}: no checkpoint", remedy) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(checkpoint, f"{checkpoint / MANIFEST}: damaged") from None
-    if version != FORMAT_VERSION:
-        problem = f"{checkpoint}: format version {version}, this program reads {FORMAT_VERSION}"
-        raise CheckpointError(checkpoint, problem)
-    return manifest
+    except (KeyError, TypeError, AttributeError):
+        raise CheckpointError(checkpoint, f"{path}: damaged (no manifest of a checkpoint)") from None
+    except CheckpointError:
+        raise
+    except UserError as error:
+        problem = error.problem if isinstance(error, FileError) else f"{path}: damaged ({error})"
+        raise CheckpointError(checkpoint, problem) from None
 
 
 def check_sizes(checkpoint: Path, component: str) -> None:
@@ -199,8 +239,8 @@ def share_of(sizes: Mapping[str, int]) -> list[str]:
 
 
 def sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
+    """The hexadecimal SHA-256 of a regular file."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,9 +1,9 @@
 """How the cascade is sampled: the settings of its stages, with the original's released values as defaults."""
 
 import dataclasses
-import math
 from typing import Final, Literal, get_args
 
+from show1_jax.bounds import MAX_VIDEO_PIXELS
 from show1_jax.config import Settings
 from show1_jax.errors import UserError
 
@@ -37,11 +37,6 @@ class StageConfig(Settings):
     use_negative_prompt: bool = False
     """Guide away from the negative prompt; otherwise from the empty prompt."""
 
-    def __post_init__(self) -> None:
-        self._require_at_least(1, "num_steps")
-        self._require(math.isfinite(self.guidance_scale), f"guidance_scale={self.guidance_scale} must be finite")
-        self._require_choice("sampler", get_args(SamplerName))
-
 
 @dataclasses.dataclass(frozen=True)
 class KeyframesConfig(StageConfig):
@@ -52,10 +47,6 @@ class KeyframesConfig(StageConfig):
     num_frames: int = 8
     height: int = 40
     width: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_at_least(1, "num_frames", "height", "width")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +61,6 @@ class InterpolationConfig(StageConfig):
     """What the network is told of these frames: the linear `blend` of the two keyframes, as the released network was
     trained and is run, or the paper's `zeros`. A network is to be sampled as it was trained."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_at_least(1, "num_between")
-        self._require_choice("between", get_args(Between))
-
 
 @dataclasses.dataclass(frozen=True)
 class FirstFrameConfig(StageConfig):
@@ -86,10 +72,6 @@ class FirstFrameConfig(StageConfig):
     """Timestep up to which the upsampled frame is noised, and which the network is told."""
     scale: int = 4
     """Factor of both super-resolution stages over pixels."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_at_least(1, "scale")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +88,6 @@ class SuperresPixelConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_at_least(1, "window", "stride")
         self._require(
             self.stride < self.window,
             f"stride={self.stride} must be smaller than window={self.window}: windows share a frame",
@@ -127,8 +108,7 @@ class SuperresLatentConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(0 < self.strength <= 1, f"strength={self.strength} must be above 0 and at most 1")
-        self._require_at_least(1, "height", "width")
+        self._require(self.strength > 0, f"strength={self.strength} must be above 0 and at most 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +123,7 @@ class MeshConfig(Settings):
     """The channels of wide layers, and the heads of attention, are spread over it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         sizes = dataclasses.astuple(self)
         self._require(all(size >= 1 or size == -1 for size in sizes), f"sizes must be positive or -1, not {sizes}")
         self._require(sizes.count(-1) <= 1, "only one axis can be -1")
@@ -156,10 +137,6 @@ class SamplingMeshConfig(MeshConfig):
     """The two halves of guidance are spread over it: 1 or 2. A stage without guidance spreads rows in their place."""
     height: int = 1
     """The rows of every frame are spread over it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(self.guidance in (1, 2), f"guidance={self.guidance} must be 1 or 2: guidance has two halves")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,9 +161,14 @@ class CascadeConfig(Settings):
     blocks. 0: no limit."""
 
     def __post_init__(self) -> None:
-        self._require_at_least(0, "memory_limit_gb")
-        self._require_choice("precision", get_args(Precision))
-        self._require_choice("text_padding", get_args(TextPadding))
+        super().__post_init__()
+        frames = (self.keyframes.num_frames - 1) * (self.interpolation.num_between + 1) + 1
+        pixels = self.keyframes.height * self.keyframes.width * self.first_frame.scale**2
+        pixels = frames * max(pixels, self.superres_latent.height * self.superres_latent.width)
+        self._require(
+            pixels <= MAX_VIDEO_PIXELS,
+            f"{frames} frames of these sizes have {pixels:,} pixels, over {MAX_VIDEO_PIXELS:,}",
+        )
 
     def stage(self, name: Stage) -> StageConfig:
         """The settings of a stage by its name."""

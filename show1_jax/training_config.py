@@ -9,12 +9,10 @@ ours: two clips for each of the paper's devices.
 """
 
 import dataclasses
-import math
 from typing import Final, Literal, get_args
 
 from show1_jax.config import Remat, Settings
 from show1_jax.errors import UserError
-from show1_jax.prompts import MAX_SEED
 from show1_jax.sampling_config import STAGES, MeshConfig, Precision
 
 TrainedStage = Literal["keyframes", "interpolation", "first_frame", "superres_pixel", "superres_latent", "autoencoder"]
@@ -74,15 +72,6 @@ class OptimizerConfig(Settings):
     ema_decay: float = 0.9999
     """The average forgets 1 - this a step; while it is young it forgets faster, (1 + step) / (10 + step) is kept."""
 
-    def __post_init__(self) -> None:
-        self._require_choice("kind", get_args(OptimizerKind))
-        self._require_choice("schedule", get_args(LearningRateSchedule))
-        self._require_at_least(0, "warmup_steps", "final_share", "weight_decay", "clip_norm", "learning_rate")
-        for name in ("beta1", "beta2", "ema_decay"):
-            self._require(0 <= getattr(self, name) < 1, f"{name}={getattr(self, name)} must be at least 0 and below 1")
-        self._require(0 < self.epsilon < math.inf, f"epsilon={self.epsilon} must be above 0")
-        self._require(self.final_share <= 1, f"final_share={self.final_share} must be at most 1")
-
 
 @dataclasses.dataclass(frozen=True)
 class StageTrainingConfig(Settings):
@@ -101,8 +90,7 @@ class StageTrainingConfig(Settings):
     everything (`full`), from the most memory to the least."""
 
     def __post_init__(self) -> None:
-        self._require_at_least(1, "num_steps", "batch_size", "num_microbatches")
-        self._require_choice("remat", get_args(Remat))
+        super().__post_init__()
         self._require(
             self.batch_size % self.num_microbatches == 0,
             f"num_microbatches={self.num_microbatches} does not divide batch_size={self.batch_size}",
@@ -124,9 +112,6 @@ class DenoisingTrainingConfig(StageTrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_at_least(1, "num_timesteps", "num_bands")
-        self._require_at_least(0, "variational_weight")
-        self._require(0 <= self.text_dropout <= 1, f"text_dropout={self.text_dropout} must be from 0 to 1")
         self._require(
             self.num_bands <= self.num_timesteps,
             f"num_bands={self.num_bands} must be at most num_timesteps={self.num_timesteps}",
@@ -142,10 +127,6 @@ class InterpolationTrainingConfig(DenoisingTrainingConfig):
     told: conditioning augmentation (arXiv 2106.15282). The released network is sampled with clean ends. Ours: the
     paper gives no level."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_at_least(0, "max_noise_level")
-
 
 @dataclasses.dataclass(frozen=True)
 class SuperresPixelTrainingConfig(DenoisingTrainingConfig):
@@ -154,10 +135,6 @@ class SuperresPixelTrainingConfig(DenoisingTrainingConfig):
     max_noise_level: int = 1000
     """The low-resolution condition is noised up to a random timestep below this, which the network is told: all of
     them, as the paper's, can be sampled at any level; fewer are learned sooner."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_at_least(1, "max_noise_level")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,10 +145,6 @@ class SuperresLatentTrainingConfig(DenoisingTrainingConfig):
     num_frames: int = 16
     """The released network is sampled with 29."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=lambda: OptimizerConfig(learning_rate=3e-5))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_at_least(1, "num_frames")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,12 +159,6 @@ class AutoencoderTrainingConfig(StageTrainingConfig):
     """Keep the encoder, and so the latents that other networks know, and better what is made of them. Needs `init`."""
     height: int = 256
     width: int = 256
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_choice("error", get_args(ReconstructionError))
-        self._require_at_least(0, "kl_weight")
-        self._require_at_least(1, "height", "width")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,14 +185,6 @@ class DataConfig(Settings):
     seed: int = 0
     """Of the order and the choice of clips."""
 
-    def __post_init__(self) -> None:
-        self._require_choice("name", get_args(DataName))
-        self._require_at_least(1, "num_synthetic", "num_validation")
-        self._require_at_least(0, "num_workers")
-        self._require(0 <= self.seed <= MAX_SEED, f"seed={self.seed} must be from 0 to {MAX_SEED}")
-        for name in ("spread", "pairs", "max_failed_share"):
-            self._require(0 <= getattr(self, name) <= 1, f"{name}={getattr(self, name)} must be from 0 to 1")
-
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig(Settings):
@@ -237,7 +196,7 @@ class TextConfig(Settings):
     """Folder of the cache."""
 
     def __post_init__(self) -> None:
-        self._require_choice("source", get_args(TextSource))
+        super().__post_init__()
         self._require(self.source == "encoder" or bool(self.cache), "source='cache' needs its folder as cache=DIR")
 
 
@@ -270,12 +229,6 @@ class TrainingConfig(Settings):
     """Checkpoints that are kept: the newest so many."""
     keep_every: int = 0
     """Checkpoints of steps that this divides are kept as well; 0: none."""
-
-    def __post_init__(self) -> None:
-        self._require_at_least(1, "log_every", "save_every", "keep")
-        self._require_at_least(0, "evaluate_every", "sample_every", "keep_every")
-        self._require(0 <= self.seed <= MAX_SEED, f"seed={self.seed} must be from 0 to {MAX_SEED}")
-        self._require_choice("precision", get_args(Precision))
 
     def stage(self, name: TrainedStage) -> StageTrainingConfig:
         """The settings of a stage by its name."""

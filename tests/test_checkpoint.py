@@ -126,7 +126,7 @@ def test_no_checkpoint_gives_the_command_that_makes_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"components": {}}', '{"components": {"a": {"b": 1}}}'])
 def test_damaged_manifests(written: Path, text: str) -> None:
     (written / "manifest.json").write_text(text)
-    with pytest.raises(UserError, match=r"manifest\.json: damaged"):
+    with pytest.raises(UserError, match=r"manifest\.json: (damaged|not valid JSON) \(.*\); convert again"):
         read_manifest(written)
 
 

@@ -81,7 +81,7 @@ def test_a_misspelt_override_is_refused_with_the_nearest_name(setting: str, data
         ("--config.keyframes.num_steps=2.5", "--config.keyframes.num_steps=2.5: invalid literal"),
         ("--config.keyframes.num_steps=", "--config.keyframes.num_steps=: invalid literal"),
         ("--config.keyframes.num_steps", "Missing value for flag --config.keyframes.num_steps"),
-        ("--config.keyframes.num_steps=0", "num_steps=0 must be at least 1"),
+        ("--config.keyframes.num_steps=0", "num_steps=0 must be from 1 to 100000"),
         ("--config.keyframes.use_negative_prompt=maybe", "--config.keyframes.use_negative_prompt=maybe: "),
         ("--config.keyframes.sampler=euler", "sampler='euler' is none of"),
         ("--config.keyframes={}", "there is no setting --config.keyframes;"),

@@ -294,7 +294,7 @@ def test_bad_own_video(sampler: Sampler) -> None:
     ("argument", "said"),
     [
         ("--config.superres_latent.height=25", "superres_latent cannot make 24x25 (width x height)"),
-        ("--config.keyframes.num_frames=0", "num_frames=0 must be at least 1"),
+        ("--config.keyframes.num_frames=0", "num_frames=0 must be from 1"),
         ("--config.first_frame.noise_level=1000", "noise_level=1000 must be"),
         ("--config.mesh.data=3", "mesh"),
         ("--config.keyframes.num_steps=1001", "1001"),

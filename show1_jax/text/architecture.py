@@ -9,15 +9,7 @@ from show1_jax.config import Architecture
 
 @dataclasses.dataclass(frozen=True)
 class TextArchitecture(Architecture):
-    """A text encoder whose fields have the names of its released `config.json`; every number is positive."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is int:
-                self._require(type(value) is int and value > 0, f"{field.name}={value!r} is not a positive integer")
-            elif field.type is float:
-                self._require(type(value) in (int, float) and value > 0, f"{field.name}={value!r} is not positive")
+    """A text encoder whose fields have the names of its released `config.json`."""
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:

@@ -35,7 +35,6 @@ class T5Config(TextArchitecture):
     def __post_init__(self) -> None:
         super().__post_init__()
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
-        self._require(buckets >= 4, f"relative_attention_num_buckets={buckets} is less than 4")
         self._require(
             distance > buckets // 4,
             f"relative_attention_max_distance={distance} is within the {buckets // 4} distances that have own buckets",

@@ -1,0 +1,131 @@
+"""The smallest and the largest value of every number in a config, a checkpoint or a run's record.
+
+They are wider than any real model and narrow enough that what passes is computed, refused by its size, or fails for
+want of memory in one line: nothing is built or allocated for a number that is a mistake or an attack.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from show1_jax.prompts import MAX_SEED
+
+MAX_LEVELS: Final = 16
+"""Entries of a tuple with one number a level."""
+MAX_BLOCK_LAYERS: Final = 128
+"""Layers of all levels of a network, one way; the largest released network has 17."""
+MAX_VIDEO_PIXELS: Final = 2**32
+"""Pixels of all frames of a video: 29 frames of 8K have a quarter of it."""
+MAX_TIMESTEPS: Final = 100_000
+
+_CHANNELS: Final = (1, 65_536)
+_SIDE: Final = (1, 16_384)
+_STEPS: Final = (1, 10**9)
+_SHARE: Final = (0, 1)
+_BELOW_ONE: Final = (0, 0.999_999_999)
+_WEIGHT: Final = (0, 1e6)
+_EPSILON: Final = (1e-30, 1)
+_AXIS: Final = (-1, 10**6)
+
+BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
+    # UNet and autoencoder
+    "in_channels": _CHANNELS,
+    "out_channels": _CHANNELS,
+    "latent_channels": _CHANNELS,
+    "block_out_channels": _CHANNELS,
+    "layers_per_block": (1, 64),
+    "down_head_dim": _CHANNELS,
+    "mid_head_dim": _CHANNELS,
+    "up_head_dim": _CHANNELS,
+    "cross_attention_dim": _CHANNELS,
+    "text_dim": _CHANNELS,
+    "time_embedding_dim": _CHANNELS,
+    "text_embedding_heads": (1, 4096),
+    "transformer_in_head_dim": _CHANNELS,
+    "norm_num_groups": _CHANNELS,
+    "norm_eps": (0, 1),
+    "freq_shift": (0, 1),
+    "conv_in_kernel": (1, 31),
+    "conv_out_kernel": (1, 31),
+    "out_scale_factor": (1e-6, 1e6),
+    "mid_scale_factor": (1e-6, 1e6),
+    "scaling_factor": (1e-9, 1e9),
+    # text encoders
+    "vocab_size": (1, 10_000_000),
+    "d_model": _CHANNELS,
+    "d_kv": _CHANNELS,
+    "d_ff": (1, 1_048_576),
+    "hidden_size": _CHANNELS,
+    "intermediate_size": (1, 1_048_576),
+    "num_layers": (1, 256),
+    "num_hidden_layers": (1, 256),
+    "num_heads": (1, 4096),
+    "num_attention_heads": (1, 4096),
+    "max_position_embeddings": (1, 65_536),
+    "relative_attention_num_buckets": (4, 65_536),
+    "relative_attention_max_distance": (1, 1_048_576),
+    "layer_norm_eps": _EPSILON,
+    "layer_norm_epsilon": _EPSILON,
+    # sampling
+    "num_steps": (1, MAX_TIMESTEPS),
+    "guidance_scale": (-10_000, 10_000),
+    "num_frames": (1, 10_000),
+    "height": _SIDE,
+    "width": _SIDE,
+    "num_between": (1, 1000),
+    "noise_level": (0, MAX_TIMESTEPS - 1),
+    "scale": (1, 64),
+    "window": (1, 10_000),
+    "stride": (1, 10_000),
+    "strength": _SHARE,
+    "memory_limit_gb": (0, 1e6),
+    "seed": (0, MAX_SEED),
+    "keyframes_fps": (0.1, 50),  # what a GIF can show
+    "fps": (0.1, 50),
+    # meshes
+    "data": _AXIS,
+    "fsdp": _AXIS,
+    "tensor": _AXIS,
+    "guidance": (1, 2),
+    "SamplingMeshConfig.height": _AXIS,
+    # training
+    "StageTrainingConfig.num_steps": _STEPS,
+    "batch_size": (1, 10**7),
+    "num_microbatches": (1, 10**6),
+    "learning_rate": (0, 1e6),
+    "warmup_steps": (0, 10**9),
+    "final_share": _SHARE,
+    "beta1": _BELOW_ONE,
+    "beta2": _BELOW_ONE,
+    "ema_decay": _BELOW_ONE,
+    "epsilon": (1e-30, 1e9),
+    "weight_decay": _WEIGHT,
+    "clip_norm": _WEIGHT,
+    "text_dropout": _SHARE,
+    "num_timesteps": (1, MAX_TIMESTEPS),
+    "num_bands": (1, 1000),
+    "variational_weight": _WEIGHT,
+    "max_noise_level": (0, MAX_TIMESTEPS),
+    "SuperresPixelTrainingConfig.max_noise_level": (1, MAX_TIMESTEPS),
+    "kl_weight": _WEIGHT,
+    "num_synthetic": (1, 10**9),
+    "num_validation": (1, 10**6),
+    "spread": _SHARE,
+    "pairs": _SHARE,
+    "num_workers": (0, 4096),
+    "max_failed_share": _SHARE,
+    "log_every": _STEPS,
+    "evaluate_every": (0, 10**9),
+    "save_every": _STEPS,
+    "sample_every": (0, 10**9),
+    "keep": (1, 10**6),
+    "keep_every": (0, 10**9),
+}
+"""By the name of the field, or by class and field where a class differs; both ends are allowed."""
+
+
+def bounds(cls: type, field: str) -> tuple[float, float]:
+    """Return the smallest and the largest value of a numeric field of a class of settings."""
+    for base in cls.__mro__:
+        if (found := BOUNDS.get(f"{base.__name__}.{field}")) is not None:
+            return found
+    return BOUNDS[field]
