@@ -11,15 +11,16 @@ from show1_jax.checkpoint import load_weights, weight_shapes
 from show1_jax.config import Architecture
 from show1_jax.errors import UserError
 from show1_jax.manifest import Component
-from show1_jax.models import ARCHITECTURES
+from show1_jax.models import architecture_of
 from show1_jax.weights import WeightPath, to_state, to_weights
 
 
 def stored_architecture(checkpoint: Path, name: str, component: Component) -> Architecture:
     """The architecture of a component. Raises UserError for a kind that is not known, or damaged settings."""
-    if component.kind not in ARCHITECTURES:
-        raise UserError(f"{checkpoint}: {name} is of the unknown kind {component.kind!r}; convert again")
-    return ARCHITECTURES[component.kind].from_dict(component.architecture)
+    try:
+        return architecture_of(component)
+    except UserError as error:
+        raise UserError(f"{checkpoint}: {name}: {error}; convert again") from None
 
 
 def read_weights(

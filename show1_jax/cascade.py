@@ -16,9 +16,10 @@ from jaxtyping import Array, Float, Float32
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.diffusion import SchedulerConfig
 from show1_jax.errors import UserError
+from show1_jax.fit import check_network
 from show1_jax.manifest import Manifest
 from show1_jax.memory import blocks_in_turn, halves_in_turn
-from show1_jax.models import ARCHITECTURES, LoadedNetwork, exact_float32
+from show1_jax.models import LoadedNetwork, architecture_of, exact_float32
 from show1_jax.noise import NoiseSource, SeededNoise
 from show1_jax.parallel import gather, make_mesh, platform_of, put_batch
 from show1_jax.prompts import Prompt, check_prompt
@@ -35,6 +36,7 @@ from show1_jax.stages import (
 from show1_jax.text import T5Config
 from show1_jax.text.encoding import Tokenize, Tokens, encode_text_jit
 from show1_jax.text.streaming import encode_by_blocks
+from show1_jax.training_config import text_component
 from show1_jax.weights import WeightPath
 
 Video = Float32[np.ndarray, "b t h w c"]
@@ -170,8 +172,7 @@ class Cascade:
 
     def architecture(self, component: str) -> Any:
         """What the checkpoint says of a component's network."""
-        record = self.manifest.component(component)
-        return ARCHITECTURES[record.kind].from_dict(record.architecture)
+        return architecture_of(self.manifest.component(component))
 
     def check(self, stages: Sequence[Stage], given: Mapping[Stage, Video] | None = None) -> None:
         """Refuse, before any weight is read, settings and given videos that a stage cannot take.
@@ -197,6 +198,7 @@ class Cascade:
 
     def _check_stages(self, stages: Sequence[Stage], sizes: Mapping[Stage, tuple[int, int]]) -> None:
         for stage in stages:
+            self._check_network(stage)
             multiple = self.architecture("vae" if stage == "superres_latent" else stage).size_multiple
             if any(side % multiple for side in sizes[stage]):
                 raise UserError(
@@ -204,6 +206,13 @@ class Cascade:
                     f"{multiple}; change the sizes in the config"
                 )
             self._check_schedule(stage)
+
+    def _check_network(self, stage: Stage) -> None:
+        encoder = text_component(stage)
+        assert encoder is not None
+        autoencoder = self.architecture("vae") if stage == "superres_latent" else None
+        record = self.manifest.component(stage)
+        check_network(stage, record, self.architecture(stage), self.architecture(encoder), autoencoder)
 
     def _sizes(self, given: Mapping[Stage, Video]) -> dict[Stage, tuple[int, int]]:
         """Height and width of every stage's result."""

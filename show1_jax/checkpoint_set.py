@@ -8,9 +8,11 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from show1_jax.checkpoint import check_weights, tokenizer_folder
+from show1_jax.diffusion import SchedulerConfig
 from show1_jax.errors import UserError
-from show1_jax.manifest import MANIFEST, Component, Manifest, check_sizes, read_manifest
-from show1_jax.models import LoadedNetwork, load_network
+from show1_jax.files import user_path
+from show1_jax.manifest import MANIFEST, CheckpointError, Component, Manifest, check_sizes, read_manifest
+from show1_jax.models import LoadedNetwork, architecture_of, load_network
 from show1_jax.parallel.processes import from_first_process
 from show1_jax.text.encoding import Tokenize, load_tokenize
 from show1_jax.training.checkpoints import CHECKPOINTS, latest
@@ -84,15 +86,27 @@ class CheckpointSet:
 
     def _add(self, checkpoint: Path, manifest: Manifest) -> None:
         for name, component in manifest.components.items():
+            _check(checkpoint, name, component)
             kept = {path: file for path, file in self.manifest.files.items() if not path.startswith(f"{name}/")}
             added = {path: file for path, file in manifest.files.items() if path.startswith(f"{name}/")}
             self.manifest = Manifest({**self.manifest.components, name: component}, kept | added)
             self.paths[name] = checkpoint
 
 
+def _check(checkpoint: Path, name: str, component: Component) -> None:
+    """Refuse a record that no network can be built of, before any is built."""
+    try:
+        architecture_of(component)
+        for settings in component.schedulers.values():
+            SchedulerConfig.from_json(settings)
+    except UserError as error:
+        raise CheckpointError(checkpoint, f"{checkpoint / MANIFEST}: components: {name}: {error}") from None
+
+
 def split_names(names: str | Path) -> list[Path]:
     """The folders that `A,B` names; a folder whose own name has a comma is one."""
-    return [Path(names)] if Path(names).exists() else [Path(name.strip()) for name in str(names).split(",")]
+    whole = user_path(names)
+    return [whole] if whole.exists() else [user_path(name.strip()) for name in str(names).split(",")]
 
 
 def is_run(folder: Path) -> bool:

@@ -184,6 +184,21 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def check_space(out: Path, needed: int) -> None:
+    """Refuse a place on a disk with fewer than `needed` bytes free.
+
+    Raises:
+        UserError: says how many gigabytes are missing.
+    """
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise UserError(
+            f"{out}: needs {needed / 1e9:,.1f} GB, the disk has {free / 1e9:,.1f} GB free; "
+            "free space or choose another place with --out"
+        )
+
+
 def disk_error(error: Exception) -> str | None:
     """What a disk that does not take what is written means to a person; None for any other error.
 

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from show1_jax.checkpoint import load_weights, read_manifest
 from show1_jax.config import Architecture, Remat, UNetConfig, VAEConfig
+from show1_jax.errors import UserError
 from show1_jax.layers import Layers
 from show1_jax.manifest import Component
 from show1_jax.parallel import weight_shardings
@@ -33,6 +34,17 @@ _NETWORKS: Final[Mapping[str, Any]] = {
     "t5": T5Encoder,
     "clip": CLIPTextEncoder,
 }
+
+
+def architecture_of(record: Component) -> Architecture:
+    """The architecture that a checkpoint's record describes.
+
+    Raises:
+        UserError: its kind is unknown, or a field of it is wrong.
+    """
+    if record.kind not in ARCHITECTURES:
+        raise UserError(f"kind={record.kind!r} is none of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[record.kind].from_dict(record.architecture)
 
 
 class LoadedNetwork(NamedTuple):
@@ -62,7 +74,7 @@ def abstract_network(record: Component, mesh: Mesh, dtype: DTypeLike, part: Weig
 
     With a `part`, only the module at this path of the network.
     """
-    architecture = ARCHITECTURES[record.kind].from_dict(record.architecture)
+    architecture = architecture_of(record)
     module: Any = build(record.kind, architecture, dtype=dtype, param_dtype=dtype)
     for name in part:
         module = module[int(name)] if name.isdigit() else getattr(module, name)

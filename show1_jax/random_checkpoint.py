@@ -10,10 +10,12 @@ import numpy as np
 from flax import nnx
 
 from show1_jax.checkpoint import new_checkpoint
+from show1_jax.errors import UserError
+from show1_jax.files import check_space
 from show1_jax.manifest import Component
-from show1_jax.models import ARCHITECTURES, build
+from show1_jax.models import ARCHITECTURES, architecture_of, build
 from show1_jax.text import write_tokenizers
-from show1_jax.weights import weight_path
+from show1_jax.weights import WeightPath, to_weights
 
 TEXT_ENCODERS = {"text_t5": "t5", "text_clip": "clip"}
 """The kind of each text encoder, which is also the folder that `write_tokenizers` gives its tokenizer."""
@@ -38,19 +40,27 @@ def write_random_checkpoint(
         seed: of the weights.
 
     Raises:
-        UserError: `directory` exists, a field is wrong, or the disk is full.
+        UserError: `directory` exists, a field is wrong, or the disk is full or too small.
     """
     rng = np.random.default_rng(seed)
+    origin = {"source": SOURCE, "seed": seed}
+    records = {
+        name: new_component(name, fields, schedulers.get(name, {}), origin) for name, fields in architecture.items()
+    }
+    shapes = {name: _weight_shapes(record) for name, record in records.items()}
+    check_space(directory, sum(math.prod(shape) for of_one in shapes.values() for shape in of_one.values()) * 4)
     with tempfile.TemporaryDirectory() as scratch, new_checkpoint(directory) as writer:
         write_tokenizers(scratch)
-        for name, fields in architecture.items():
-            record = new_component(name, fields, schedulers.get(name, {}), {"source": SOURCE, "seed": seed})
-            network = build(record.kind, ARCHITECTURES[record.kind].from_dict(record.architecture))
-            shapes = nnx.to_flat_state(nnx.state(network, nnx.Param))
-            weights = {weight_path(path): _random_weight(rng, path[-1], leaf.shape) for path, leaf in shapes}
+        for name, record in records.items():
+            weights = {path: _random_weight(rng, path[-1], shape) for path, shape in shapes[name].items()}
             folder = Path(scratch) / TEXT_ENCODERS.get(name, "")
             tokenizer = {path.name: path for path in folder.iterdir()} if name in TEXT_ENCODERS else None
             writer.add(name, record, weights, {path: array.dtype for path, array in weights.items()}, tokenizer)
+
+
+def _weight_shapes(record: Component) -> dict[WeightPath, tuple[int, ...]]:
+    network = build(record.kind, architecture_of(record))
+    return {path: leaf.shape for path, leaf in to_weights(nnx.state(network, nnx.Param)).items()}
 
 
 def new_component(
@@ -60,6 +70,8 @@ def new_component(
     provenance: Mapping[str, Any],
 ) -> Component:
     """The record of a network that is made here; arguments as of `write_random_checkpoint`, for one component."""
+    if not name.isidentifier():
+        raise UserError(f"architecture: {name!r} is no component's name; take letters, digits and _")
     kind = KINDS.get(name, "unet")
     return Component(
         kind=kind,

@@ -1,7 +1,14 @@
 """Several checkpoints as one: later components replace earlier ones, and a training run stands for its newest step."""
 
+import contextlib
+import hashlib
+import json
+import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +16,8 @@ import numpy as np
 import pytest
 import tiny_config
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from convert.verify import verify
 from show1_jax.cascade import Cascade
@@ -16,6 +25,7 @@ from show1_jax.checkpoint_set import CheckpointSet, split_names
 from show1_jax.errors import UserError
 from show1_jax.manifest import read_manifest
 from show1_jax.models import ARCHITECTURES, build
+from show1_jax.sampling_config import STAGES
 from show1_jax.training.checkpoints import TrainingCheckpoints
 from show1_jax.weights import to_weights
 
@@ -102,3 +112,136 @@ def test_names(tmp_path: Path) -> None:
 def test_verify_takes_a_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verify(run / "checkpoints/00000002")
     assert "keyframes" in capsys.readouterr().out
+
+
+JSON = (
+    st.none()
+    | st.booleans()
+    | st.sampled_from([0, -1, 7, 2**40, 10**400, 0.5, float("inf"), "", "unet", "vae", "../x"])
+    | st.builds(list)
+    | st.builds(dict)
+)
+
+
+def places(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value of a JSON document."""
+    for key in values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ():
+        yield (*path, key)
+        yield from places(values[key], (*path, key))
+
+
+def sign(checkpoint: Path, values: dict[str, Any]) -> None:
+    """Write a manifest whose own hash is right, as somebody who knows the format can."""
+    values = {name: value for name, value in values.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    (checkpoint / "manifest.json").write_text(json.dumps(values | {"sha256": digest}))
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path_factory.mktemp("edited") / "checkpoint"))
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.data())
+def test_an_edited_manifest_is_used_or_refused_in_one_line(
+    tiny_checkpoint: Path, edited: Path, data: st.DataObject
+) -> None:
+    manifest = json.loads((tiny_checkpoint / "manifest.json").read_text())
+    *parents, last = data.draw(st.sampled_from(list(places(manifest))))
+    node = manifest
+    for key in parents:
+        node = node[key]
+    if isinstance(last, str) and data.draw(st.booleans()):
+        del node[last]
+    else:
+        node[last] = data.draw(JSON)
+    sign(edited, manifest)
+    try:
+        load(str(edited)).check(STAGES)
+    except UserError as error:
+        line = str(error)
+    else:
+        return
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("format_version", "2", "manifest.json: damaged"),
+        ("format_version", 10**400, "format version 1000"),
+        ("files", [], "manifest.json: damaged (files is no JSON object)"),
+        ("components/keyframes", 3, "damaged (components: keyframes: Component: 3 must be settings by name)"),
+        ("components/keyframes/kind", "gan", "manifest.json: components: keyframes: kind='gan' is none of unet"),
+        ("components/keyframes/kind", "vae", "components: keyframes: VAEConfig has no field"),
+        ("components/keyframes/architecture/in_channels", 2**40, "components: keyframes: UNetConfig: in_channels="),
+        ("components/keyframes/architecture/layers_per_block", [10**9], "layers_per_block=1000000000 must be from"),
+        ("components/keyframes/schedulers", {}, "stage keyframes: the checkpoint has no scheduler for it"),
+        ("components/keyframes/schedulers/scheduler/num_train_timesteps", 10**12, "num_train_timesteps"),
+        ("components/first_frame/schedulers/image_noising_scheduler", None, "schedulers=.* must be settings by name"),
+        ("components/text_t5/architecture/d_model", "wide", "d_model='wide' must be a whole number"),
+        ("components/..", {}, "'..' is no component's name"),
+    ],
+)
+def test_edits_are_named_with_file_and_field(
+    tiny_checkpoint: Path, edited: Path, path: str, value: Any, said: str
+) -> None:
+    manifest = json.loads((tiny_checkpoint / "manifest.json").read_text())
+    *parents, last = path.split("/")
+    node = manifest
+    for key in parents:
+        node = node[key]
+    node[last] = value
+    sign(edited, manifest)
+    with pytest.raises(UserError) as raised:
+        load(str(edited)).check(STAGES)
+    assert re.search(said if ".*" in said else re.escape(said), str(raised.value))
+
+
+@pytest.mark.parametrize(("one", "other"), [("keyframes", "interpolation"), ("first_frame", "vae")])
+def test_components_under_each_other_s_names(tiny_checkpoint: Path, edited: Path, one: str, other: str) -> None:
+    manifest = json.loads((tiny_checkpoint / "manifest.json").read_text())
+    components = manifest["components"]
+    components[one], components[other] = components[other], components[one]
+    sign(edited, manifest)
+    with pytest.raises(UserError, match=f"stage {one}: "):
+        load(str(edited)).check_settings([one])
+
+
+def test_a_tokenizer_with_a_file_of_nobody_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
+    (copy / "text_clip/tokenizer/tokenizer.json").symlink_to("/etc/hostname")
+    with pytest.raises(UserError, match=r"holds tokenizer\.json, which the manifest does not list; remove it"):
+        CheckpointSet.open(copy).tokenize("text_clip")
+    (copy / "text_clip/tokenizer/tokenizer.json").rename(copy / "text_clip/tokenizer/.DS_Store")
+    CheckpointSet.open(copy).tokenize("text_clip")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "text_t5/tokenizer/spiece.model"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tiny_checkpoint: Path, tmp_path: Path, name: str) -> None:
+    copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    with pytest.raises(UserError, match=r"cannot be read|missing or changed"):
+        CheckpointSet.open(copy).tokenize("text_t5")
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/show1", "checkpoints/demo,s3://bucket/keyframes"])
+def test_buckets_are_no_checkpoints(path: str) -> None:
+    with pytest.raises(UserError, match="buckets and URLs are not supported"):
+        CheckpointSet.open(path)
+
+
+def test_folders_that_look_like_steps_are_passed_over(tiny_checkpoint: Path, run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    steps = copy / "checkpoints"
+    for name in (".1x.saving", "00000x09", "9", ".00000009.saving.txt"):
+        (steps / name).mkdir()
+    (steps / "00000007").symlink_to("00000007")
+    (steps / "00000008").write_text("")
+    with contextlib.closing(TrainingCheckpoints(steps, keep=2, keep_every=0)) as checkpoints:
+        assert checkpoints.record() == {}
+    assert CheckpointSet.open(f"{tiny_checkpoint},{copy}").path("keyframes") == steps / "00000002"
+    with pytest.raises(UserError, match="00000007"):
+        CheckpointSet.open(steps / "00000007")

@@ -27,7 +27,7 @@ from show1_jax.checkpoint import tokenizer_folder
 from show1_jax.errors import UserError
 from show1_jax.files import new_folder
 from show1_jax.manifest import read_manifest
-from show1_jax.models import ARCHITECTURES, LoadedNetwork, load_network
+from show1_jax.models import LoadedNetwork, architecture_of, load_network
 from show1_jax.parallel import MeshConfig, gather, make_mesh, platform_of, put_batch
 from show1_jax.progress import refresh_seconds
 from show1_jax.sampling_config import TextPadding
@@ -229,7 +229,7 @@ class _Encoder:
         devices: Sequence[jax.Device] | None,
     ):
         record = read_manifest(checkpoint).component(component)
-        architecture: Any = ARCHITECTURES[record.kind].from_dict(record.architecture)
+        architecture: Any = architecture_of(record)
         self.tokenize = load_tokenize(record.kind, tokenizer_folder(checkpoint, component))
         self.positions = int(self.tokenize([""]).ids.shape[1])
         self.width: int = architecture.d_model if record.kind == "t5" else architecture.hidden_size

@@ -11,6 +11,7 @@ A step is written to a hidden folder beside its place, which several processes s
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -23,8 +24,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 import jax
 
 from show1_jax.checkpoint import BackgroundWrite, load_arrays
-from show1_jax.errors import UserError
-from show1_jax.files import disk_error
+from show1_jax.errors import FileError, UserError
+from show1_jax.files import disk_error, read_json
 from show1_jax.manifest import (
     TRAINING,
     CheckpointError,
@@ -44,6 +45,8 @@ CHECKPOINTS: Final = "checkpoints"
 """The folder of a run's working directory that holds its steps."""
 _STATE: Final = f"{TRAINING}/state"
 _RECORD: Final = f"{TRAINING}/record.json"
+_STEP: Final = re.compile(r"[0-9]{8,18}")
+_HIDDEN: Final = re.compile(r"\.([0-9]{8,18})\.saving")
 _ANOTHER: Final = "another process could not write its part"
 _PATIENCE_SECONDS: Final = 1200.0
 _POLL_SECONDS: Final = 0.02
@@ -214,8 +217,9 @@ class TrainingCheckpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write in {self.directory} ({error.strerror}); take another --workdir") from error
-        for hidden in self.directory.glob(".[0-9]*.saving"):
-            _Place(self.directory, int(hidden.name.split(".")[1])).discard()
+        for hidden in self.directory.iterdir():
+            if match := _HIDDEN.fullmatch(hidden.name):
+                _Place(self.directory, int(match[1])).discard()
 
     def _begin(self, place: "_Place", name: str, record: str) -> None:
         with self._whole_or_gone(place):
@@ -356,14 +360,18 @@ def latest(workdir: Path, warn: Warn = warn_user) -> Path | None:
 def _steps(directory: Path) -> list[int]:
     """The numbers of the steps that are there, in order; finding them reads nothing."""
     folders = directory.iterdir() if directory.is_dir() else ()
-    return sorted(int(path.name) for path in folders if path.name.isdecimal() and path.is_dir())
+    return sorted(int(path.name) for path in folders if _STEP.fullmatch(path.name) and path.is_dir())
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads((folder / _RECORD).read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(folder, f"{folder / _RECORD}: cannot be read ({error})") from error
+        record = read_json(folder / _RECORD, "")
+    except OSError as error:
+        raise CheckpointError(folder, f"{folder / _RECORD}: cannot be read ({error.strerror})") from error
+    except FileError as error:
+        raise CheckpointError(folder, error.problem) from error
+    if not isinstance(record, dict):
+        raise CheckpointError(folder, f"{folder / _RECORD}: damaged (no JSON object)")
     return record
 
 

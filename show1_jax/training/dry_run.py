@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from show1_jax.models import ARCHITECTURES, build
+from show1_jax.models import architecture_of, build
 from show1_jax.parallel import mesh_sizes, shardings_by_path
 from show1_jax.training.inputs import abstract_inputs
 from show1_jax.training.plan import Plan
@@ -85,7 +85,7 @@ def _bytes_per_device(tree: Any) -> int:
 
 def _frozen_bytes(plan: Plan, name: str, mesh: AbstractMesh) -> int:
     record = plan.frozen_record(name)
-    architecture = ARCHITECTURES[record.kind].from_dict(record.architecture)
+    architecture = architecture_of(record)
     model = build(record.kind, architecture, dtype=plan.dtype, param_dtype=plan.dtype)
     shapes = to_weights(nnx.state(model, nnx.Param))
     shardings = shardings_by_path(shapes, mesh)

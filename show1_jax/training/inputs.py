@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from show1_jax.config import VAEConfig
-from show1_jax.models import ARCHITECTURES, LoadedNetwork, load_network
+from show1_jax.models import LoadedNetwork, architecture_of, load_network
 from show1_jax.parallel import put_rows
 from show1_jax.text.tokenizers import MAX_LENGTH
 from show1_jax.training.objectives import encode_latents
@@ -97,6 +97,6 @@ def abstract_inputs(plan: Plan, batch_size: int) -> tuple[Any, Any]:
     if plan.text is None:
         return video, None
     encoder = plan.frozen_record(plan.text)
-    architecture: Any = ARCHITECTURES[encoder.kind].from_dict(encoder.architecture)
+    architecture: Any = architecture_of(encoder)
     width = architecture.d_model if encoder.kind == "t5" else architecture.hidden_size
     return video, jax.ShapeDtypeStruct((batch_size, MAX_LENGTH, width), plan.dtype)

@@ -14,7 +14,7 @@ from show1_jax.data.clips import ClipSpec
 from show1_jax.diffusion import SchedulerConfig
 from show1_jax.errors import UserError
 from show1_jax.manifest import Component
-from show1_jax.models import ARCHITECTURES, build
+from show1_jax.models import architecture_of, build
 from show1_jax.random_checkpoint import new_component
 from show1_jax.request import SampleConfig
 from show1_jax.training.objectives import Objective, make_objective
@@ -63,7 +63,7 @@ class Plan:
     @property
     def architecture(self) -> Architecture:
         """Its network's."""
-        return ARCHITECTURES[self.record.kind].from_dict(self.record.architecture)
+        return architecture_of(self.record)
 
     def overruled(self) -> list[str]:
         """What the config states of its network and the one that it starts from, which is trained as it is, has not."""

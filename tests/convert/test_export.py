@@ -205,7 +205,7 @@ def test_bad_arguments(run: Run, tmp_path: Path, arguments: list[str], message: 
 
 def test_a_scheduler_s_name_leads_nowhere_else(run: Run, tmp_path: Path) -> None:
     text = {"text_t5": tiny_config.settings().architecture["text_t5"]}
-    write_random_checkpoint(tmp_path / "evil", text, {"text_t5": {"../elsewhere": {}}})
+    write_random_checkpoint(tmp_path / "evil", text, {"text_t5": {"../elsewhere": tiny_config.NOISING}})
     code, error = run(checkpoint=tmp_path / "evil")
     assert code == 2
     assert "text_t5 has schedulers of unknown roles: ../elsewhere" in error
