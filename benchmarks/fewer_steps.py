@@ -15,8 +15,8 @@ from benchmarks.machine import describe_machine
 from benchmarks.videos import PROMPTS, psnr_cell, sample
 from show1_jax.cascade import Cascade
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
+from show1_jax.compilation_cache import keep_compiled
 from show1_jax.errors import UserError
-from show1_jax.jobs import keep_compiled
 from show1_jax.request import SampleConfig
 from show1_jax.sampling_config import STAGES, Stage
 

@@ -27,8 +27,8 @@ from benchmarks.random_networks import RandomNetworks
 from benchmarks.videos import PROMPTS, sample
 from show1_jax.cascade import Cascade
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
+from show1_jax.compilation_cache import keep_compiled
 from show1_jax.errors import UserError
-from show1_jax.jobs import keep_compiled
 from show1_jax.models import LoadedNetwork
 from show1_jax.programs import as_sampled, step_of
 from show1_jax.request import SampleConfig

@@ -18,6 +18,7 @@ import numpy as np
 from show1_jax.cascade import Cascade, Video
 from show1_jax.checkpoint import tokenizer_folder
 from show1_jax.checkpoint_set import CheckpointSet, is_run, split_names
+from show1_jax.compilation_cache import keep_compiled
 from show1_jax.dry_run import describe
 from show1_jax.errors import UserError
 from show1_jax.manifest import MANIFEST, Manifest
@@ -77,13 +78,6 @@ def dry_run(config: SampleConfig, request: Request) -> None:
     for line in describe(config, request):
         if is_first_process():
             print(line, flush=True)
-
-
-def keep_compiled(folder: str) -> None:
-    """Let JAX keep all compiled programs there, so that the next run compiles nothing."""
-    if folder:
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def make_random_checkpoint(config: SampleConfig) -> None:

@@ -1,7 +1,6 @@
 """The command line of sample.py: every mistake is one line on stderr and exit code 2, and leaves nothing behind."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -212,11 +211,3 @@ def test_a_mistake_is_told_at_once_by_the_program_itself(tmp_path: Path) -> None
     line = "there is no setting --config.keyframes.num_step; did you mean --config.keyframes.num_steps?"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"sample: {line}\n")
     assert not list(tmp_path.iterdir())
-
-
-def test_every_compiled_program_is_kept(tmp_path: Path) -> None:
-    """However fast it was to compile, so that the next start compiles nothing."""
-    script = "import jax; from show1_jax.jobs import keep_compiled; keep_compiled('kept'); jax.jit(lambda x: x + 1)(1)"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
-    assert list((tmp_path / "kept").iterdir())

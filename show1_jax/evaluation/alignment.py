@@ -91,7 +91,8 @@ def evaluate(questions: Sequence[Question], make_videos: MakeVideos, batch_size:
 def sampled(config: SampleConfig, stage: Stage) -> MakeVideos:
     """Videos that the cascade samples, up to a stage. JAX is imported once it is known to be needed."""
     from show1_jax.cascade import Cascade
-    from show1_jax.jobs import keep_compiled, memory_errors
+    from show1_jax.compilation_cache import keep_compiled
+    from show1_jax.jobs import memory_errors
 
     keep_compiled(config.compilation_cache)
     cascade = Cascade.load(config.checkpoint, config)

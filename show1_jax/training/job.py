@@ -8,9 +8,10 @@ from pathlib import Path
 
 import jax
 
+from show1_jax.compilation_cache import keep_compiled
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder
-from show1_jax.jobs import keep_compiled, make_random_checkpoint, memory_errors
+from show1_jax.jobs import make_random_checkpoint, memory_errors
 from show1_jax.models import exact_float32
 from show1_jax.parallel import from_first_process
 from show1_jax.random_checkpoint import SOURCE as RANDOM
