@@ -8,10 +8,10 @@ path with every part as a string: `state["down_blocks"][0]["conv"]["kernel"]` is
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath  # type: ignore[import-untyped]
 from flax import nnx
 from orbax.checkpoint import type_handlers
+from orbax.checkpoint._src import asyncio_utils
 
 from show1_jax.errors import UserError
 from show1_jax.files import new_folder
@@ -35,12 +36,34 @@ from show1_jax.manifest import (
 )
 from show1_jax.weights import WeightPath, to_state, to_weights, weight_path
 
+T = TypeVar("T")
+
 _SAVE_CONCURRENT_BYTES = 2**28
 _RESTORE_CONCURRENT_GB = 4
 _COMPRESS = False  # it saves a twelfth of float32 weights' place, for five times the time to write them
 
-# Orbax's threads log, with a traceback, what they also raise: a person gets one line, from us.
+# Orbax's threads log, with a traceback, what they also raise: a user gets one line, from us.
 logging.getLogger("absl").addFilter(lambda record: not record.pathname.endswith("futures/future.py"))
+
+
+def _run_in_new_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine, and what it leaves running, to the end.
+
+    Where a disk is full, every write fails. The first one's error is raised; the others must not be left to a loop
+    that is closed, to which TensorStore's threads would report, each with a traceback on stderr. `asyncio.run` is no
+    help: it cancels tasks, of other threads too.
+    """
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: None)
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        while tasks := asyncio.all_tasks(loop):
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.close()
+
+
+asyncio_utils._run_sync_via_new_loop = _run_in_new_loop  # what Orbax's own threads run: private, and no other way
 
 
 def weight_shapes(checkpoint: Path, component: str) -> dict[WeightPath, jax.ShapeDtypeStruct]:
@@ -195,11 +218,7 @@ class BackgroundWrite:
         self._folder = _orbax_path(folder)
         self._handler = ocp.PyTreeCheckpointHandler(use_compression=_COMPRESS)
         saving = self._handler.async_save(self._folder, args=ocp.args.PyTreeSave(_nest(arrays)))
-        loop = asyncio.new_event_loop()  # asyncio.run would look at the tasks of other threads too
-        try:
-            self._commits = loop.run_until_complete(saving) or []
-        finally:
-            loop.close()
+        self._commits = _run_in_new_loop(saving) or []
 
     def wait(self) -> None:
         """Returns when this process's part is written, or raises what went wrong."""

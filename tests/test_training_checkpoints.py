@@ -1,7 +1,9 @@
 """Training checkpoints: what is saved is what is restored, on any mesh, or refused; nothing that goes wrong costs more
 than the step that was being saved. Run as a script, this file is one process of a job of several."""
 
+import contextlib
 import errno
+import gc
 import json
 import os
 import resource
@@ -11,7 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -309,21 +312,38 @@ def test_a_full_disk_costs_one_step(workdir: Path, monkeypatch: pytest.MonkeyPat
         assert_is(restore(checkpoints, mesh_of(1)), 5)
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
-def test_a_disk_that_fails_in_the_middle(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Files may not grow beyond 50 kB for a while. TensorStore's threads then find Orbax's event loop closed."""
-    checkpoints = checkpoints_in(workdir)
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def test_a_disk_that_fails_in_the_middle(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    checkpoints = checkpoints_in(workdir)
+    with files_of_at_most(50_000):
         save(checkpoints, 3, mesh_of(1), size=10_000)
         with pytest.raises(UserError, match=r"step 3 was not saved, cannot be written \(File too large\); ") as caught:
             checkpoints.wait()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
     assert_is(restore(checkpoints_in(workdir), mesh_of(1)), 2)
+
+
+def test_hundreds_of_writes_that_fail_are_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first one's error is raised; no other is left to a closed event loop, or to the garbage collector."""
+    rng = np.random.default_rng(0)
+    weights = {(f"layer{index}", "kernel"): jax.device_put(rng.standard_normal((50, 80))) for index in range(400)}
+    refused = pytest.raises(UserError, match=r"step 1 was not saved, .*File too large")
+    with files_of_at_most(200_000), refused, contextlib.closing(checkpoints_in(tmp_path)) as checkpoints:
+        checkpoints.save(1, "keyframes", COMPONENT, weights, {"step": jnp.int32(1)}, RECORD)
+    gc.collect()
+    assert (capfd.readouterr().err, caplog.text) == ("", "")
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
