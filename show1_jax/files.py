@@ -7,6 +7,7 @@ size and depth before anything looks at its values.
 import errno
 import fcntl
 import io
+import itertools
 import json
 import os
 import re
@@ -142,6 +143,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         UserError: it cannot be written, or the disk is full.
     """
     temporary, replaced = (out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}") for _ in range(2))
+    new_parents = list(itertools.takewhile(lambda parent: not os.path.exists(parent), out.absolute().parents))
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -149,12 +151,17 @@ def new_folder(out: Path) -> Iterator[Path]:
             os.replace(out, replaced)
         os.replace(temporary, out)
         shutil.rmtree(replaced, ignore_errors=True)
+    except UserError:
+        raise
     except Exception as error:
         if line := disk_error(error):
             raise UserError(f"{out}: {line}, nothing was kept; choose another place with --out") from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        for parent in new_parents:
+            with suppress(OSError):  # it is not empty, as when all went well
+                parent.rmdir()
 
 
 @contextmanager
@@ -202,12 +209,19 @@ def check_space(out: Path, needed: int) -> None:
 def disk_error(error: Exception) -> str | None:
     """What a disk that does not take what is written means to a person; None for any other error.
 
-    Orbax passes on what TensorStore says as any type; the operating system's words and number are in the text.
+    Orbax passes on what TensorStore says as any type, and ArrayRecord raises a RuntimeError; the operating system's
+    words or its number are in the text.
     """
-    inner = re.search(r"os_error_code='(\d+)'", str(error))
-    number = error.errno if isinstance(error, OSError) else inner and int(inner[1])
-    if number in {errno.ENOSPC, errno.EDQUOT} or "No space left on device" in str(error):
+    number = (isinstance(error, OSError) and error.errno) or _errno_in(str(error))
+    if number in {errno.ENOSPC, errno.EDQUOT}:
         return "the disk is full"
-    if number in {errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EFBIG, errno.EIO}:
+    if number in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG, errno.EIO}:
         return f"cannot be written ({os.strerror(number)})"
     return None
+
+
+def _errno_in(text: str) -> int | None:
+    if inner := re.search(r"os_error_code='(\d+)'", text):
+        return int(inner[1])
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+    return next((number for number in numbers if os.strerror(number) in text), None)

@@ -21,6 +21,7 @@ from show1_jax.cascade import Cascade
 from show1_jax.data import text_cache
 from show1_jax.data.__main__ import main
 from show1_jax.data.clips import ClipSpec, training_clips, validation_clips
+from show1_jax.data.dataset import features
 from show1_jax.data.text_cache import TextCache, write_text_cache
 from show1_jax.data.videos import VideoSource
 from show1_jax.errors import UserError
@@ -298,7 +299,8 @@ def test_captions_of_a_dataset_but_of_damaged_records():
                 raise RuntimeError("chunk data hash mismatch")
             return super().__getitem__(index)
 
-    records = Records({"caption": f"l\u00e4st {number}".encode()} for number in range(4))
+    video = {"name": "", "video": b"", "start": 0.0, "duration": 4.0, "fps": 8.0}
+    records = Records(features().serialize_example(video | {"caption": f"l\u00e4st {number}"}) for number in range(4))
     source = VideoSource(records, range(4), sha256="", shortest_seconds=4.0)
     assert sorted(source.captions()) == ["l\u00e4st 0", "l\u00e4st 2", "l\u00e4st 3"]
 

@@ -5,11 +5,9 @@ A `ShardBasedBuilder` writes its shards in order instead, and readers shuffle.
 """
 
 import contextlib
-import errno
 import hashlib
 import io
 import os
-import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,16 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from show1_jax.data.captions import CaptionedVideo, Listing, list_videos
+from show1_jax.data.dataset import DATASET, SPLIT, VERSION, features, is_dataset
 from show1_jax.data.decode import VideoFacts, check_file
 from show1_jax.data.failures import VideoError
 from show1_jax.data.pools import in_order, pool
-from show1_jax.data.videos import DATASET, SPLIT, is_dataset
 from show1_jax.errors import UserError
+from show1_jax.files import new_folder
 
 MIN_SECONDS = 3.5
 """What the keyframe stage's 8 frames at 2 fps span."""
@@ -128,7 +126,7 @@ def _examine(min_seconds: float, path: Path) -> VideoFacts | str:
 class CaptionedVideos(tfds.core.ShardBasedBuilder):
     """Encoded videos with their captions, each shard about `SHARD_BYTES`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(VERSION)
     name = DATASET
     # TFDS 4.9.10 looks for it with importlib_resources, which it does not install.
     code_path = Path(__file__)
@@ -139,14 +137,6 @@ class CaptionedVideos(tfds.core.ShardBasedBuilder):
         super().__init__(file_format="array_record", **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "name": tfds.features.Text(doc="Name of the video, unique."),
-            "caption": tfds.features.Text(),
-            "video": tfds.features.Tensor(shape=(), dtype=np.object_, doc="The mp4 file's bytes."),
-            "start": tfds.features.Scalar(np.float64, doc="Time of the first frame on the file's clock, in seconds."),
-            "duration": tfds.features.Scalar(np.float64, doc="Seconds until the last frame ends."),
-            "fps": tfds.features.Scalar(np.float64, doc="Frames a second, on average."),
-        }
         metadata = {
             "sha256": _digest(self._checked),
             "shortest_seconds": min(entry.facts.duration for entry in self._checked),
@@ -154,7 +144,7 @@ class CaptionedVideos(tfds.core.ShardBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description="Captioned videos, built by show1_jax.",
-            features=tfds.features.FeaturesDict(features),
+            features=features(),
             metadata=tfds.core.MetadataDict(metadata),
         )
 
@@ -208,10 +198,13 @@ def _digest(checked: Sequence[_Checked]) -> str:
 
 def _write(checked: Sequence[_Checked], folder: Path) -> None:
     """Run the builder, whose own words on stdout name a folder that is about to be renamed."""
+    work = folder / "building"
     with tqdm(total=len(checked), desc="writing", unit=" videos") as bar, contextlib.redirect_stdout(io.StringIO()):
-        builder = CaptionedVideos(checked, bar, data_dir=folder.parent)
+        builder = CaptionedVideos(checked, bar, data_dir=work)
         builder.download_and_prepare()
-    os.rename(builder.data_dir, folder)
+    for path in list(Path(builder.data_dir).iterdir()):
+        os.rename(path, folder / path.name)
+    shutil.rmtree(work)
 
 
 def _print_left_out(listing: Listing) -> None:
@@ -237,33 +230,3 @@ def _check_space(out: Path, needed: int) -> None:
             f"{out}: the dataset needs {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB free; free space or "
             "choose another place with --out"
         )
-
-
-@contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A place for a folder that is moved to `out` when the block ends well; otherwise nothing is left of it.
-
-    Raises:
-        UserError: it cannot be written, or the disk is full.
-    """
-    work = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}")
-    try:
-        work.mkdir(parents=True)
-        yield work / "new"
-        if out.exists():
-            os.rename(out, work / "old")
-        os.rename(work / "new", out)
-    except (OSError, RuntimeError) as error:
-        if line := _disk_error(error):
-            raise UserError(f"cannot write {out} ({line}); choose another place with --out") from error
-        raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _disk_error(error: Exception) -> str | None:
-    """What the operating system says; ArrayRecord passes it on as text alone."""
-    if isinstance(error, OSError):
-        return error.strerror
-    words = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS))
-    return next((line for line in words if line in str(error)), None)

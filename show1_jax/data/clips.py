@@ -15,7 +15,6 @@ import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -26,6 +25,7 @@ from show1_jax.data.failures import Failures, VideoError
 from show1_jax.data.order import Order, uniform
 from show1_jax.data.pools import end_with_parent, in_order, pool
 from show1_jax.errors import UserError
+from show1_jax.files import user_path
 from show1_jax.training_config import DataConfig
 
 BATCHES_AHEAD = 2
@@ -295,7 +295,7 @@ def _open(config: DataConfig, spec: ClipSpec) -> tuple[ClipSource, ClipSource, d
         return SyntheticSource(world), SyntheticSource(kept), identity
     from show1_jax.data.videos import VideoSource
 
-    videos = VideoSource.open(Path(config.path))
+    videos = VideoSource.open(user_path(config.path))
     _check_seconds(spec, videos.shortest_seconds, f"the shortest video of {config.path}")
     if len(videos) < config.num_validation:
         raise UserError(

@@ -4,16 +4,20 @@ Their features need TensorFlow, the extra `tfds-video`; what is exported and bui
 """
 
 import importlib
+import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from tqdm import tqdm
 
-from show1_jax.data.builder import new_folder
+from show1_jax.data.names import one_line
 from show1_jax.errors import UserError
+from show1_jax.files import new_folder
 from show1_jax.video import write_mp4
+
+_NAME: Final = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
 
 def export(name: str, out: Path, *, fps: float, split: str = "train", data_dir: Path | None = None) -> None:
@@ -32,7 +36,7 @@ def export(name: str, out: Path, *, fps: float, split: str = "train", data_dir: 
         UserError: TensorFlow is missing; there is no such dataset or split, or it has no videos or captions; `out`
             exists or cannot be written. Nothing is left of it then.
     """
-    if out.exists():
+    if os.path.exists(out):
         raise UserError(f"{out} exists; choose another place with --out")
     try:
         importlib.import_module("tensorflow")
@@ -42,9 +46,12 @@ def export(name: str, out: Path, *, fps: float, split: str = "train", data_dir: 
         ) from None
     import tensorflow_datasets as tfds
 
-    try:
-        dataset = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+    parts = _NAME.fullmatch(name)
+    if not parts:
+        raise UserError(f"{name!r} is no name of TFDS, such as ucf101/ucf101_1; see its catalogue")
+    try:  # not `tfds.builder`: it takes datasets of a folder, whose files can name modules to import
+        dataset = tfds.builder_cls(parts["name"])(config=parts["config"], version=parts["version"], data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         raise UserError(f"TFDS has no dataset {name} ({str(error).splitlines()[0]}); see its catalogue") from None
     features = dict(dataset.info.features.items())
     text = next((key for key in ("caption", "label") if key in features), None)
@@ -55,7 +62,6 @@ def export(name: str, out: Path, *, fps: float, split: str = "train", data_dir: 
         raise UserError(f"{name} has no split {split}; choose one of {', '.join(dataset.info.splits)}")
     examples = tfds.as_numpy(dataset.as_dataset(split=split))
     with new_folder(out) as folder:
-        folder.mkdir()
         total = dataset.info.splits[split].num_examples
         for number, example in enumerate(tqdm(examples, desc="exporting", total=total, unit=" videos")):
             video = np.broadcast_to(example["video"], (*example["video"].shape[:3], 3))
@@ -66,6 +72,6 @@ def export(name: str, out: Path, *, fps: float, split: str = "train", data_dir: 
 def _words(feature: Any, value: Any) -> str:
     """A caption as it is; the name of a class, such as ApplyEyeMakeup, as words."""
     if isinstance(value, bytes):
-        return " ".join(value.decode().split())
+        return one_line(value.decode(errors="replace"))
     name = str(feature.int2str(int(value)))
     return re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", name).lower()

@@ -1,32 +1,27 @@
 """A dataset of `python -m show1_jax.data build` as clips by their number."""
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 from jaxtyping import UInt8
 
+from show1_jax.data.dataset import REBUILD, features, read_dataset
 from show1_jax.data.failures import VideoError
+from show1_jax.data.names import MAX_CAPTION, MAX_VIDEO_BYTES, shown
 from show1_jax.data.order import shuffled
+from show1_jax.data.records import Records
 from show1_jax.errors import UserError
 
 if TYPE_CHECKING:
     from show1_jax.data.clips import ClipSpec, Draw
 
-DATASET, SPLIT = "captioned_videos", "train"
-_REBUILD = "build it with `python -m show1_jax.data build`"
-
-
-def is_dataset(folder: Path) -> bool:
-    """Whether `build` made a folder."""
-    try:
-        return bool(json.loads((folder / "dataset_info.json").read_text())["name"] == DATASET)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+_MAX_RECORD_BYTES: Final = MAX_VIDEO_BYTES + (1 << 20)
+_MAX_SECONDS: Final = 1e9
+_TEXTS, _TIMES = ("name", "caption"), ("start", "duration")
 
 
 @dataclass(frozen=True)
@@ -34,13 +29,13 @@ class VideoSource:
     """Some of a dataset's videos, in a fixed shuffled order that does not depend on any seed.
 
     Attributes:
-        records: of the whole dataset, by index.
+        records: of the whole dataset, by index, as they were written.
         positions: the part of the shuffled dataset that this is.
         sha256: of the whole dataset.
         shortest_seconds: duration of its shortest video.
     """
 
-    records: Any
+    records: Records
     positions: range
     sha256: str
     shortest_seconds: float
@@ -52,25 +47,11 @@ class VideoSource:
         Raises:
             UserError: there is none, it is empty or damaged.
         """
-        if not folder.is_dir():
-            raise UserError(f"there is no dataset {folder}; {_REBUILD}, and give its folder as data.path")
-        if not is_dataset(folder):
-            raise UserError(f"{folder} is no dataset of show1_jax; {_REBUILD}")
-        import tensorflow_datasets as tfds
-
-        try:
-            builder = tfds.builder_from_directory(folder)
-            split = builder.info.splits[SPLIT]
-            if sum((folder / name).stat().st_size for name in split.filenames) != split.num_bytes:
-                raise ValueError("its files do not have the sizes that they were written with")
-            records = builder.as_data_source(split=SPLIT)
-            metadata = builder.info.metadata
-            source = cls(records, range(len(records)), metadata["sha256"], float(metadata["shortest_seconds"]))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-            raise UserError(f"the dataset {folder} is damaged ({' '.join(str(error).split())}); {_REBUILD}") from error
-        if not len(source):
-            raise UserError(f"the dataset {folder} is empty; {_REBUILD}")
-        return source
+        files = read_dataset(folder)
+        records = Records(files.shards, _MAX_RECORD_BYTES)
+        if not len(records):
+            raise UserError(f"the dataset {folder} is empty; {REBUILD}")
+        return cls(records, range(len(records)), files.sha256, files.shortest_seconds)
 
     def part(self, positions: slice) -> Self:
         """Some of these videos."""
@@ -93,20 +74,26 @@ class VideoSource:
         record = self._record(position)
         latest = max(0.0, record["duration"] - spec.seconds)
         start = record["start"] + draw.start * latest
-        frames = decode.frames_at(record["video"], [start + index / spec.fps for index in range(spec.num_frames)])
-        video = np.stack([decode.crop_and_resize(frame, spec.height, spec.width, draw.crop) for frame in frames])
-        return video, record["caption"].decode()
+        times = [start + index / spec.fps for index in range(spec.num_frames)]
+        try:
+            frames = decode.frames_at(record["video"], times)
+            video = np.stack([decode.crop_and_resize(frame, spec.height, spec.width, draw.crop) for frame in frames])
+        except VideoError:
+            raise
+        except Exception as error:  # whatever PyAV raises for a file that somebody made to that end
+            raise VideoError(f"it cannot be decoded: {type(error).__name__}: {shown(str(error))}") from error
+        return video, record["caption"]
 
     def captions(self) -> Iterator[str]:
         """The captions of all videos whose records can be read."""
         for position in range(len(self)):
             with suppress(VideoError):
-                yield self._record(position)["caption"].decode()
+                yield self._record(position)["caption"]
 
     def name(self, position: int) -> str:
         """What a video is called; one whose record is damaged, by its place in the dataset."""
         try:
-            name: str = self._record(position)["name"].decode()
+            name = shown(self._record(position)["name"])
         except VideoError:
             name = f"record {self._index(position)}"
         return name
@@ -116,7 +103,29 @@ class VideoSource:
 
     def _record(self, position: int) -> dict[str, Any]:
         try:
-            record: dict[str, Any] = self.records[self._index(position)]
-        except Exception as error:  # ArrayRecord and protocol buffers raise many types for a damaged file
-            raise VideoError(f"its record is damaged: {' '.join(str(error).split())}") from error
-        return record
+            record: dict[str, Any] = features().deserialize_example_np(self.records[self._index(position)])
+        except Exception as error:  # ArrayRecord and Protocol Buffers raise many types for a damaged file
+            raise VideoError(f"its record is damaged: {shown(str(error))}") from error
+        return _checked(record)
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with its texts decoded.
+
+    Raises:
+        VideoError: `build` writes no such record.
+    """
+    for name in (*_TEXTS, "video"):
+        if not isinstance(record.get(name), bytes):
+            raise VideoError(f"its record is damaged: no {name}")
+    for name in _TIMES:
+        time = record.get(name)
+        if not isinstance(time, float) or not abs(time) < _MAX_SECONDS:
+            raise VideoError(f"its record is damaged: the {name} is {time!r:.40}")
+    try:
+        texts = {name: record[name].decode() for name in _TEXTS}
+    except UnicodeDecodeError:
+        raise VideoError("its record is damaged: a text is not UTF-8") from None
+    if len(texts["caption"]) > MAX_CAPTION:
+        raise VideoError(f"its caption has more than {MAX_CAPTION:,} characters")
+    return record | texts
