@@ -8,9 +8,9 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from show1_jax.cli import ArgumentParser, run_command
+from show1_jax.files import user_path
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,18 +38,24 @@ def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     build = commands.add_parser(
         "build",
         help="a dataset from a folder of videos and their captions",
-        description="Build a dataset from mp4 files and their captions. Every video is decoded once; those that cannot "
-        "be used are named and left out.",
+        description="Build a dataset from videos and their captions. Every video is decoded once; what cannot be used "
+        "is left out and named in the dataset's left_out.tsv.",
     )
-    build.add_argument("--videos", type=Path, required=True, metavar="DIR", help="holds the mp4 files, also in folders")
+    build.add_argument(
+        "--videos",
+        type=user_path,
+        required=True,
+        metavar="DIR",
+        help="holds the videos (.mp4 .mov .m4v .webm .mkv .avi), also in folders",
+    )
     build.add_argument(
         "--captions",
-        type=Path,
+        type=user_path,
         metavar="FILE.csv",
         help="WebVid's layout: the columns videoid, page_dir and name (the caption), for DIR/[page_dir/]videoid.mp4; "
         "default: name.txt beside name.mp4",
     )
-    build.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset to make")
+    build.add_argument("--out", type=user_path, required=True, metavar="DIR", help="the dataset to make")
     build.add_argument(
         "--min_seconds",
         type=_at_least(0.0),
@@ -58,7 +64,11 @@ def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
         help="leave shorter videos out; default 3.5, the 8 frames at 2 fps of the keyframe stage",
     )
     build.add_argument(
-        "--num_workers", type=_at_least(0), default=0, metavar="N", help="processes that decode; default: threads"
+        "--num_workers",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="processes that decode, so that a video that crashes its decoder is left out; default: threads",
     )
     build.add_argument("--overwrite", action="store_true", help="replace the dataset at --out")
     build.set_defaults(run=_build)
@@ -85,12 +95,12 @@ def _add_export(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
         "needs TensorFlow: pip install 'show1-jax[tfds-video]'.",
     )
     export.add_argument("name", help="as TFDS has it, e.g. ucf101/ucf101_1")
-    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+    export.add_argument("--out", type=user_path, required=True, metavar="DIR", help="the folder to make")
     export.add_argument("--split", default="train", help="of the dataset; default train")
     export.add_argument(
         "--fps", type=_at_least(0.1), required=True, help="of the videos, which TFDS does not say; UCF-101's is 25"
     )
-    export.add_argument("--data_dir", type=Path, metavar="DIR", help="where TFDS keeps its datasets")
+    export.add_argument("--data_dir", type=user_path, metavar="DIR", help="where TFDS keeps its datasets")
     export.set_defaults(run=_export)
 
 
@@ -108,10 +118,10 @@ def _add_encode_text(commands: "argparse._SubParsersAction[ArgumentParser]") -> 
         "--config.train.text.source=cache. The empty caption is always among them. Captions may come from several "
         "places: add those of the prompts that training samples with --captions.",
     )
-    encode.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="has the text encoder")
+    encode.add_argument("--checkpoint", type=user_path, required=True, metavar="DIR", help="has the text encoder")
     encode.add_argument("--component", required=True, choices=["text_t5", "text_clip"], help="the text encoder")
-    encode.add_argument("--out", type=Path, required=True, metavar="DIR", help="the cache to make")
-    encode.add_argument("--data", type=Path, metavar="DIR", help="captions of a dataset that `build` made")
+    encode.add_argument("--out", type=user_path, required=True, metavar="DIR", help="the cache to make")
+    encode.add_argument("--data", type=user_path, metavar="DIR", help="captions of a dataset that `build` made")
     encode.add_argument(
         "--synthetic",
         type=_at_least(1),
@@ -119,7 +129,7 @@ def _add_encode_text(commands: "argparse._SubParsersAction[ArgumentParser]") -> 
         help="captions of the synthetic world: data.num_synthetic + data.num_validation scenes",
     )
     encode.add_argument("--seed", type=int, default=0, metavar="S", help="of the synthetic world: data.seed; default 0")
-    encode.add_argument("--captions", type=Path, metavar="FILE", help="a caption a line")
+    encode.add_argument("--captions", type=user_path, metavar="FILE", help="a caption a line")
     encode.add_argument(
         "--batch_size",
         type=_at_least(1),

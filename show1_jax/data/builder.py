@@ -10,7 +10,7 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -20,20 +20,23 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from show1_jax.data.captions import CaptionedVideo, Listing, list_videos
-from show1_jax.data.dataset import DATASET, SPLIT, VERSION, features, is_dataset
+from show1_jax.data.captions import CaptionedVideo, list_videos
+from show1_jax.data.dataset import DATASET, LEFT_OUT, SPLIT, VERSION, features, is_dataset, is_of_dataset
 from show1_jax.data.decode import VideoFacts, check_file
 from show1_jax.data.failures import VideoError
+from show1_jax.data.left_out import LeftOut
+from show1_jax.data.names import MAX_VIDEO_BYTES, shown
 from show1_jax.data.pools import in_order, pool
 from show1_jax.errors import UserError
-from show1_jax.files import new_folder
+from show1_jax.files import new_folder, read_bounded
 
 MIN_SECONDS = 3.5
 """What the keyframe stage's 8 frames at 2 fps span."""
 SHARD_BYTES = 256 << 20
 """TFDS keeps a shard in memory while it writes it."""
-MAX_LISTED = 10
-"""Names that are printed for each reason to leave a caption or an uncaptioned video out."""
+_AHEAD = 64
+"""Videos that are decoded before they are asked for."""
+_MAX_CRASHES = 10
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class _Checked:
     facts: VideoFacts
 
 
+_Examine = Callable[[Path], VideoFacts | str]
+
+
 def build(
     videos: Path,
     out: Path,
@@ -61,11 +67,12 @@ def build(
 ) -> BuildReport:
     """Build a dataset of captioned videos; `show1_jax.data.clips` reads it.
 
-    Every video is decoded once, from its first to its last frame. What cannot be used is named on stderr and left out.
-    The files go into the dataset as they are.
+    Every video is decoded once, from its first to its last frame. What cannot be used is left out; it is counted on
+    stderr, with the first names for each reason, and all of it is named in the dataset's `left_out.tsv`. The files go
+    into the dataset as they are.
 
     Args:
-        videos: folder of mp4 files.
+        videos: folder of videos, see `show1_jax.data.listing`.
         out: the dataset's folder; it appears when everything is written.
         captions: a table, see `show1_jax.data.captions`; None: `name.txt` beside `name.mp4`.
         min_seconds: shorter videos are left out.
@@ -75,49 +82,85 @@ def build(
     Raises:
         UserError: the folder, the table, `out` or the disk; or no video can be used. `out` is then as it was.
     """
-    _check_target(out, overwrite)
-    listing = list_videos(videos, captions)
-    _print_left_out(listing)
-    checked, skipped = _check(listing.videos, min_seconds, num_workers)
-    if not checked:
-        raise UserError(f"no video of {videos} can be used; the lines above say why")
-    _check_space(out, sum(entry.facts.num_bytes for entry in checked))
-    with new_folder(out) as folder:
+    _check_target(out, videos, captions, overwrite)
+    with new_folder(out) as folder, open(folder / LEFT_OUT, "w", encoding="utf-8") as file:
+        left_out = LeftOut(file)
+        listed = list_videos(videos, captions, left_out, skip=[out, folder])
+        for line in left_out.summary():
+            print(line, file=sys.stderr)
+        checked, skipped = _check(listed, min_seconds, num_workers)
+        if not checked:
+            raise UserError(f"no video of {videos} can be used; the lines above say why")
+        for name, reason in skipped.items():
+            left_out.skip(name, reason)
+        _check_space(out, folder, sum(entry.facts.num_bytes for entry in checked))
         _write(checked, folder)
-    print(f"{out}: {len(checked)} videos, {len(skipped)} skipped", file=sys.stderr)
+    others = f"; all {left_out.count} that are left out are named in {out / LEFT_OUT}" if left_out.count else ""
+    print(f"{out}: {len(checked)} videos, {len(skipped)} skipped{others}", file=sys.stderr)
     return BuildReport(len(checked), skipped)
 
 
 def _check(
     videos: Sequence[CaptionedVideo], min_seconds: float, num_workers: int
 ) -> tuple[list[_Checked], dict[str, str]]:
-    """The videos that can be used, and the reasons of the others by name, each printed as it is found."""
+    """Return the videos that can be used, and the reasons of the others by name, each printed as it is found."""
     checked, skipped = [], {}
     examine = partial(_examine, min_seconds)
-    with (
-        pool(num_workers, threads=os.cpu_count() or 1) as executor,
-        tqdm(total=len(videos), desc="decoding", unit=" videos") as bar,
-    ):
-        try:
-            for video, facts in zip(videos, in_order(executor, examine, (v.path for v in videos), 64), strict=True):
-                if isinstance(facts, VideoFacts):
-                    checked.append(_Checked(video, facts))
-                else:
-                    skipped[video.name] = facts
-                    tqdm.write(f"skipped {video.name}: {facts}", file=sys.stderr)
-                bar.update()
-        except BrokenProcessPool:
-            near = videos[len(checked) + len(skipped)].path
-            raise UserError(f"a decoding process died at {near} or soon after; give it memory, or remove it") from None
+    with tqdm(total=len(videos), desc="decoding", unit=" videos") as bar:
+        for video, facts in zip(videos, _results(examine, [video.path for video in videos], num_workers), strict=True):
+            if isinstance(facts, VideoFacts):
+                checked.append(_Checked(video, facts))
+            else:
+                skipped[video.name] = facts
+                tqdm.write(f"skipped {video.name}: {facts}", file=sys.stderr)
+            bar.update()
     return checked, skipped
 
 
+def _results(examine: _Examine, paths: Sequence[Path], num_workers: int) -> Iterator[VideoFacts | str]:
+    """Yield what is found of some videos, in order.
+
+    When a process dies that decodes, the videos that were under way are decoded one at a time, to find which it was.
+    """
+    done = 0
+    while done < len(paths):
+        try:
+            with pool(num_workers, threads=os.cpu_count() or 1) as executor:
+                for result in in_order(executor, examine, paths[done:], _AHEAD):
+                    yield result
+                    done += 1
+        except BrokenProcessPool:
+            for result in _one_by_one(examine, paths[done : done + _AHEAD + 1]):
+                yield result
+                done += 1
+
+
+def _one_by_one(examine: _Examine, paths: Sequence[Path]) -> Iterator[VideoFacts | str]:
+    done = crashes = 0
+    while done < len(paths):
+        try:
+            with pool(1, threads=0) as executor:
+                for path in paths[done:]:
+                    yield executor.submit(examine, path).result()
+                    done, crashes = done + 1, 0
+        except BrokenProcessPool:
+            done, crashes = done + 1, crashes + 1
+            if crashes == _MAX_CRASHES:
+                raise UserError(
+                    f"{crashes} videos one after the other end the process that decodes them, the last "
+                    f"{paths[done - 1]}; give it memory, or decode in threads with --num_workers 0"
+                ) from None
+            yield "decoding it ends the process: the decoder crashes, or the memory is too small"
+
+
 def _examine(min_seconds: float, path: Path) -> VideoFacts | str:
-    """A video's facts, or why it cannot be used."""
+    """Return a video's facts, or why it cannot be used."""
     try:
         facts = check_file(path)
     except VideoError as error:
-        return str(error)
+        return shown(str(error))
+    except Exception as error:  # whatever PyAV raises for a codec or a file that it does not expect
+        return f"it cannot be decoded: {type(error).__name__}: {shown(str(error))}"
     if facts.duration < min_seconds:
         return f"it lasts {facts.duration:.3g} s, less than {min_seconds:g} s"
     return facts
@@ -169,7 +212,7 @@ def _examples(shard: Sequence[_Checked], bar: "tqdm[Any]") -> Iterator[tuple[str
     for entry in shard:
         video, facts = entry.video, entry.facts
         try:
-            data = video.path.read_bytes()
+            data = read_bounded(video.path, MAX_VIDEO_BYTES)
         except OSError as error:
             raise UserError(f"cannot read {video.path} any more ({error.strerror}); build the dataset again") from error
         if hashlib.sha256(data).hexdigest() != facts.sha256:
@@ -207,24 +250,26 @@ def _write(checked: Sequence[_Checked], folder: Path) -> None:
     shutil.rmtree(work)
 
 
-def _print_left_out(listing: Listing) -> None:
-    for reason, names in listing.left_out.items():
-        shown = ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")
-        print(f"left out {len(names)}: {reason}: {shown}", file=sys.stderr)
+def _check_target(out: Path, videos: Path, captions: Path | None, overwrite: bool) -> None:
+    try:
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return
+        if not overwrite:
+            raise UserError(f"{out} exists; choose another place, or replace it with --overwrite")
+        if not is_dataset(out):
+            raise UserError(f"{out} is no dataset of show1_jax, so it is not overwritten; choose another place")
+        other = next((path.name for path in out.iterdir() if not is_of_dataset(path.name)), None)
+    except OSError as error:
+        raise UserError(f"{out} cannot be read ({error.strerror}); choose another place with --out") from None
+    for path in filter(None, (videos, captions)):
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
+            raise UserError(f"{path} is in {out}, which would be replaced; choose another place with --out")
+    if other:
+        raise UserError(f"{out} holds {shown(other)}, which `build` did not write, so it is not overwritten; move it")
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not overwrite:
-        raise UserError(f"{out} exists; choose another place, or replace it with --overwrite")
-    if not is_dataset(out):
-        raise UserError(f"{out} is no dataset of show1_jax, so it is not overwritten; choose another place")
-
-
-def _check_space(out: Path, needed: int) -> None:
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
-    free = shutil.disk_usage(parent).free
+def _check_space(out: Path, folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
             f"{out}: the dataset needs {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB free; free space or "

@@ -4,14 +4,23 @@ A caption table has the layout of WebVid (arXiv 2104.00650): CSV with the column
 page_dir and name, the last being the caption. Without a table, `name.mp4` has its caption in `name.txt`.
 """
 
-import csv
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import errno
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from show1_jax.errors import UserError
+from show1_jax.data.left_out import LeftOut
+from show1_jax.data.listing import FoundFiles, find_files
+from show1_jax.data.names import MAX_CAPTION, normal, one_line
+from show1_jax.data.table import read_rows
+from show1_jax.files import read_bounded
 
 ID, PAGE, CAPTION = "videoid", "page_dir", "name"
+MISSING: Final = {"nan", "-nan", "none", "null", "nil", "na", "n/a", "#n/a", "#na", "<na>", "undefined"}
+"""What programs write for a caption that is missing."""
+_TOO_LONG: Final = f"its caption has more than {MAX_CAPTION:,} characters"
+_MAX_TEXT_BYTES: Final = 4 * MAX_CAPTION + 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,110 +32,90 @@ class CaptionedVideo:
     caption: str
 
 
-@dataclass
-class Listing:
-    """The videos that have captions, and the names of what is left out, by the reason.
-
-    Attributes:
-        videos: by name, each once, in the order of the table or, without one, of the names.
-        left_out: what was found but cannot be used.
-    """
-
-    videos: list[CaptionedVideo] = field(default_factory=list)
-    left_out: dict[str, list[str]] = field(default_factory=dict)
-
-    def leave_out(self, name: str, reason: str) -> None:
-        """Note that something cannot be used."""
-        self.left_out.setdefault(reason, []).append(name)
-
-
-def list_videos(folder: Path, table: Path | None = None) -> Listing:
-    """The captioned videos of a folder.
+def list_videos(
+    folder: Path, table: Path | None, left_out: LeftOut, skip: Collection[Path] = ()
+) -> list[CaptionedVideo]:
+    """List the captioned videos of a folder.
 
     Args:
-        folder: searched for `.mp4` files, with its folders.
-        table: of captions; the video of a row is `<videoid>.mp4` or `<page_dir>/<videoid>.mp4`. Without a table the
-            caption is beside the video, as a `.txt` of the same name.
+        folder: searched for videos, with its folders.
+        table: of captions; the video of a row is `<videoid>` or `<page_dir>/<videoid>`, with or without the suffix.
+            Without a table the caption is beside the video, as a `.txt` of the same name.
+        left_out: is told of all files and rows that cannot be used.
+        skip: files and folders inside `folder` to pass over.
+
+    Returns:
+        The videos by name, each once, in the order of the table or, without one, of the names.
 
     Raises:
         UserError: there is no such folder or table, the folder has no videos, or the table is not UTF-8, not CSV, or
             without its columns.
     """
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give the videos as --videos DIR")
-    found = {str(path.relative_to(folder).with_suffix("").as_posix()): path for path in _mp4_files(folder)}
-    if not found:
-        raise UserError(f"{folder} has no .mp4 files; give the folder that holds the videos")
-    return _from_text_files(found) if table is None else _from_table(found, table)
+    found = find_files(folder, left_out, [*skip, *([table] if table else [])])
+    return list(_from_text_files(found, left_out) if table is None else _from_table(found, table, left_out))
 
 
-def _mp4_files(folder: Path) -> list[Path]:
-    """In the order of their names. Hidden files are none: some systems keep notes on a video in `._name.mp4`."""
-    files = (path for path in folder.rglob("*") if path.suffix.lower() == ".mp4")
-    return sorted(path for path in files if not path.name.startswith(".") and path.is_file())
+def _from_text_files(found: FoundFiles, left_out: LeftOut) -> Iterator[CaptionedVideo]:
+    for stem, names in found.names.items():
+        text = found.texts.pop(stem, None)
+        caption, problem = ("", "it has no caption") if text is None else _read_caption(text)
+        for name in names:
+            if problem:
+                left_out.add(name, problem)
+            else:
+                yield CaptionedVideo(name, found.videos[name], caption)
+                if len(names) > 1:
+                    left_out.note(name, "its caption is that of another video, too")
+    for name in found.texts:
+        left_out.add(f"{name}.txt", "a text file without a video of its name")
 
 
-def _from_text_files(found: dict[str, Path]) -> Listing:
-    listing = Listing()
-    for name, path in found.items():
-        try:
-            caption = _one_line(path.with_suffix(".txt").read_text(encoding="utf-8-sig"))
-        except FileNotFoundError:
-            caption = ""
-        except UnicodeDecodeError:
-            listing.leave_out(name, "its caption is not UTF-8")
-            continue
-        if caption:
-            listing.videos.append(CaptionedVideo(name, path, caption))
-        else:
-            listing.leave_out(name, "it has no caption")
-    return listing
-
-
-def _from_table(found: dict[str, Path], table: Path) -> Listing:
-    listing = Listing()
-    listed: set[str] = set()
-    used: set[str] = set()
-    for line, row in _rows(table):
-        name, caption = _one_line(row[ID]), _one_line(row[CAPTION])
-        place = next((key for key in (name, f"{_one_line(row[PAGE])}/{name}") if key in found), None)
-        used.add(place or "")
-        if not name:
-            listing.leave_out(f"line {line}", "the table gives no videoid")
-        elif name in listed:
-            listing.leave_out(name, "the table has it twice; its first row counts")
-        elif not place:
-            listing.leave_out(name, "the table has it, but there is no such video")
-        elif not caption:
-            listing.leave_out(name, "it has no caption")
-        else:
-            listing.videos.append(CaptionedVideo(name, found[place], caption))
-        listed.add(name)
-    for name in found.keys() - used:
-        listing.leave_out(name, "it is not in the table")
-    for names in listing.left_out.values():
-        names.sort()
-    return listing
-
-
-def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a table with the numbers of their last lines; what a row lacks is empty."""
-    wanted = (ID, PAGE, CAPTION)
+def _read_caption(path: Path) -> tuple[str, str | None]:
+    """Return the caption in a file, and why it cannot be used."""
     try:
-        with open(table, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            missing = [column for column in (ID, CAPTION) if column not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"{table} has no column {' and no '.join(missing)}; its first line names the columns")
-            for row in reader:
-                yield reader.line_num, {column: row.get(column) or "" for column in wanted}
-    except OSError as error:
-        raise UserError(f"cannot read {table} ({error.strerror}); give the captions as --captions FILE.csv") from None
+        caption = one_line(read_bounded(path, _MAX_TEXT_BYTES).decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise UserError(f"{table} is not UTF-8; save it as UTF-8") from None
-    except csv.Error as error:
-        raise UserError(f"{table} is not valid CSV ({error}, near line {reader.line_num}); correct it") from None
+        return "", "its caption is not UTF-8"
+    except OSError as error:
+        return "", _TOO_LONG if error.errno == errno.EFBIG else f"its caption cannot be read ({error.strerror})"
+    return caption, _problem(caption)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _problem(caption: str) -> str | None:
+    if not caption:
+        return "it has no caption"
+    if len(caption) > MAX_CAPTION:
+        return _TOO_LONG
+    return "its caption is a mark for a missing one, such as nan" if caption.casefold() in MISSING else None
+
+
+def _from_table(found: FoundFiles, table: Path, left_out: LeftOut) -> Iterator[CaptionedVideo]:
+    used, names, named = set[str](), set[str](), set[str]()
+    for row in read_rows(table, (ID, CAPTION), (PAGE,)):
+        name, page = normal(row.values[ID].strip()), normal(row.values.get(PAGE, "").strip("/ "))
+        caption = one_line(row.values[CAPTION])
+        videos = found.called(name) or found.called(f"{page}/{name}")
+        named.update(videos)
+        if problem := row.problem or _row_problem(name, videos, used) or _problem(caption):
+            place = f"{name} ({row.lines})" if row.problem else name
+            left_out.add(place if name else row.lines, problem)
+        else:
+            unique = videos[0] if name in names else name  # two folders may have a video of this name
+            used.add(videos[0])
+            names.add(unique)
+            yield CaptionedVideo(unique, found.videos[videos[0]], caption)
+    for name in found.videos:
+        if name not in named:
+            left_out.add(name, "it is not in the table")
+    for name in found.texts:
+        left_out.add(f"{name}.txt", "the captions are those of the table")
+
+
+def _row_problem(name: str, videos: Sequence[str], used: Collection[str]) -> str | None:
+    if not name:
+        return "the table gives no videoid"
+    if not videos:
+        return "the table has it, but there is no such video"
+    if len(videos) > 1:
+        return "several videos have this name; give it with its suffix"
+    return "the table has it twice; its first row counts" if videos[0] in used else None
