@@ -8,7 +8,9 @@ states of each caption, and `keys.bin` the captions' hashes in the records' orde
 import dataclasses
 import functools
 import hashlib
+import io
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +26,10 @@ from jaxtyping import BFloat16
 from tqdm import tqdm
 
 from show1_jax.checkpoint import tokenizer_folder
+from show1_jax.data.names import MAX_CAPTION, shown
+from show1_jax.data.records import RecordFile, Records, file_inside
 from show1_jax.errors import UserError
-from show1_jax.files import new_folder
+from show1_jax.files import new_folder, open_regular, read_json, user_path
 from show1_jax.manifest import read_manifest
 from show1_jax.models import LoadedNetwork, architecture_of, load_network
 from show1_jax.parallel import MeshConfig, gather, make_mesh, platform_of, put_batch
@@ -38,6 +42,11 @@ TEXT_COMPONENTS: Final = ("text_t5", "text_clip")
 _RECORD, _STATES, _KEYS = "cache.json", "states.array_record", "keys.bin"
 _KEY_BYTES: Final = 12
 _STATE_BYTES: Final = 2
+_MAX_RECORD_BYTES: Final = 64 << 20
+"""Of a caption's states; T5-XXL's take 0.63 MB."""
+_MAX_LINES_BYTES: Final = 1 << 30
+"""Of a file of captions, which are all in memory at once."""
+_REMAKE: Final = "make the cache again with `python -m show1_jax.data encode_text`"
 # Each record by itself, for random access; bfloat16 states hardly compress.
 _WRITER_OPTIONS: Final = "group_size:1,uncompressed"
 
@@ -62,6 +71,11 @@ class CacheRecord:
     positions: int
     width: int
     format: str = FORMAT
+
+    @property
+    def caption_bytes(self) -> int:
+        """What the states of all positions of a caption take."""
+        return self.positions * self.width * _STATE_BYTES
 
 
 class TextCache:
@@ -91,7 +105,8 @@ class TextCache:
         Raises:
             UserError: no cache there, or a damaged one; one of another encoder or padding.
         """
-        cache = cls(Path(folder), _read_record(Path(folder)))
+        folder = user_path(folder)
+        cache = cls(folder, _read_record(folder))
         record, remake = cache.record, "make one with `python -m show1_jax.data encode_text`"
         if record.component != component:
             raise UserError(f"{folder}: a cache of {record.component}, but {component} is wanted; {remake}")
@@ -103,8 +118,9 @@ class TextCache:
                 f"set it to {record.text_padding!r}, or {remake}"
             )
         with _damage(cache.folder):
-            if not len(cache._keys) == len(cache._states) == record.num_captions:
+            if len(cache._keys) != record.num_captions:
                 raise ValueError("its files are not of one cache")
+            cache._states.check_counts()
         return cache
 
     def read(self, captions: Sequence[str]) -> BFloat16[np.ndarray, "b n d"]:
@@ -117,6 +133,8 @@ class TextCache:
         states = np.zeros((len(captions), self.record.positions, self.record.width), ml_dtypes.bfloat16)
         with _damage(self.folder):
             for row, data in zip(states, self._states.__getitems__(numbers), strict=True):
+                if len(data) > row.nbytes or len(data) % row[0].nbytes:
+                    raise ValueError(f"a caption has {len(data):,} bytes of states")
                 tokens = rearrange(np.frombuffer(data, ml_dtypes.bfloat16), "(n d) -> n d", d=self.record.width)
                 row[: len(tokens)] = tokens
         return states
@@ -126,20 +144,18 @@ class TextCache:
         number = int(np.searchsorted(self._keys, key))
         if number == len(self._keys) or self._keys[number] != key:
             raise UserError(
-                f"{self.folder}: no states of the caption {caption[:80]!r}; "
-                "make the cache again with `python -m show1_jax.data encode_text`, from the same captions"
+                f"{self.folder}: no states of the caption {caption[:80]!r}; {_REMAKE}, from the same captions"
             )
         return number
 
     @functools.cached_property
     def _keys(self) -> np.ndarray:
-        return np.memmap(self.folder / _KEYS, f"S{2 * _KEY_BYTES}", mode="r")
+        return np.memmap(file_inside(self.folder, _KEYS), f"S{2 * _KEY_BYTES}", mode="r")
 
     @functools.cached_property
-    def _states(self) -> Any:
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-        return ArrayRecordDataSource(str(self.folder / _STATES))
+    def _states(self) -> Records:
+        path = file_inside(self.folder, _STATES)
+        return Records([RecordFile(str(path), self.record.num_captions)], self.record.caption_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open files: each process opens its own."""
@@ -165,7 +181,7 @@ def collect_captions(
 
     if data is None and synthetic is None and file is None:
         raise UserError("no captions; give --data, --synthetic or --captions")
-    captions = set(_read_lines(file)) if file is not None else set()
+    captions = _read_lines(file) if file is not None else set()
     if synthetic is not None:
         world = SyntheticWorld(synthetic, seed)
         captions.update(_bar("reading captions", map(world.caption, range(synthetic)), synthetic))
@@ -199,7 +215,7 @@ def write_text_cache(
     Raises:
         UserError: `out` exists, no such text encoder, or too little room on the disk.
     """
-    if out.exists():
+    if os.path.exists(out):
         raise UserError(f"{out}: exists; choose another place with --out, or remove it")
     if component not in TEXT_COMPONENTS:
         raise UserError(f"--component={component} is none of {', '.join(TEXT_COMPONENTS)}")
@@ -283,12 +299,29 @@ def _bar(name: str, captions: Iterable[str] | None, total: int | None = None) ->
     return tqdm(captions, name, total, unit=" captions", mininterval=refresh_seconds())
 
 
-def _read_lines(file: Path) -> list[str]:
+def _read_lines(file: Path) -> set[str]:
+    """Read the different captions of a file, a line at a time."""
+    captions: set[str] = set()
+    remedy = "give a caption a line"
+    number = 0
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as UTF-8 text ({error}); give a caption a line") from None
-    return [line for line in lines if line.strip()]
+        with open_regular(file) as lines:
+            if os.fstat(lines.fileno()).st_size > _MAX_LINES_BYTES:
+                raise UserError(f"{file}: more than {_MAX_LINES_BYTES >> 30} GiB; {remedy}, in several files")
+            text = io.TextIOWrapper(lines, encoding="utf-8-sig")
+            for number, line in enumerate(iter(lambda: text.readline(MAX_CAPTION + 2), ""), 1):
+                caption = line.removesuffix("\n")
+                if len(caption) > MAX_CAPTION:
+                    raise UserError(f"{file}, line {number}: more than {MAX_CAPTION:,} characters; {remedy}")
+                if caption.strip():
+                    captions.add(caption)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read as UTF-8 text ({error.strerror}); {remedy}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file}: cannot be read as UTF-8 text (after line {number}: {error.reason}); {remedy}"
+        ) from None
+    return captions
 
 
 def _key(caption: str) -> bytes:
@@ -311,15 +344,21 @@ def _check_room(out: Path, record: CacheRecord, num_states: int) -> None:
 
 def _read_record(folder: Path) -> CacheRecord:
     try:
-        record = CacheRecord(**json.loads((folder / _RECORD).read_bytes()))
+        values = read_json(file_inside(folder, _RECORD), _REMAKE)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder}: no cache of text states; make one with `python -m show1_jax.data encode_text --out {folder}`"
         ) from None
-    except (ValueError, TypeError, RecursionError):
-        raise UserError(f"{folder / _RECORD}: damaged; make the cache again") from None
-    if record.format != FORMAT:
-        raise UserError(f"{folder}: format {record.format}, this program reads {FORMAT}; make the cache again")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / _RECORD}: damaged ({error}); {_REMAKE}") from None
+    if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
+        raise UserError(f"{folder}: format {values['format']!r:.40}, this program reads {FORMAT}; {_REMAKE}")
+    fields = {field.name: int if field.type is int else str for field in dataclasses.fields(CacheRecord)}
+    if not isinstance(values, dict) or {name: type(value) for name, value in values.items()} != fields:
+        raise UserError(f"{folder / _RECORD}: damaged; {_REMAKE}")
+    record = CacheRecord(**values)
+    if min(record.num_captions, record.positions, record.width) < 1 or record.caption_bytes > _MAX_RECORD_BYTES:
+        raise UserError(f"{folder / _RECORD}: sizes that no cache has; {_REMAKE}")
     return record
 
 
@@ -329,5 +368,5 @@ def _damage(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, IndexError, EOFError) as error:
-        reason = str(error).split(";")[0][:200]
+        reason = shown(str(error).split(";")[0])
         raise UserError(f"{folder}: the cache is damaged ({reason}); make it again") from error
