@@ -65,6 +65,9 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "relative_attention_max_distance": (1, 1_048_576),
     "layer_norm_eps": _EPSILON,
     "layer_norm_epsilon": _EPSILON,
+    # caches of text states
+    "num_captions": (1, 10**9),
+    "positions": (1, 1024),
     # sampling
     "num_steps": (1, MAX_TIMESTEPS),
     "guidance_scale": (-10_000, 10_000),

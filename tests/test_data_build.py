@@ -237,3 +237,20 @@ def test_home_is_meant_by_a_tilde(folder: Path, tmp_path: Path, monkeypatch: pyt
     assert main(["build", "--videos=~/videos", "--out=~/out"]) == 0
     assert names_in(tmp_path / "out") == ["a", "b"]
     assert not any((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--seed", "99999999999999999999"], "--seed: 99999999999999999999 must be at most"),
+        (["--seed", "-1"], "--seed: -1 must be at least 0"),
+        (["--batch_size", "1000000000000"], "--batch_size: 1000000000000 must be at most"),
+        (["--synthetic", "1" + "0" * 30], "must be at most"),
+    ],
+)
+def test_numbers_of_flags_have_bounds(flags: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["encode_text", "--checkpoint", "c", "--component", "text_t5", "--out", "x"]
+    assert main([*arguments, *flags]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1

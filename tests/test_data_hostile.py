@@ -207,6 +207,7 @@ def test_other_records_than_built_ones_are_refused(dataset: Path, edit: Callable
         {"sha256": "0" * 64, "shortest_seconds": math.inf},
         {"sha256": "0" * 64, "shortest_seconds": -1},
         {"sha256": "0" * 64, "shortest_seconds": True},
+        {"sha256": "0" * 64, "shortest_seconds": 10**400},
         {"sha256": "0" * 64},
         [],
     ],

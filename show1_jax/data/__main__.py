@@ -5,12 +5,12 @@ of the text states of captions.
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Sequence
 
 from show1_jax.cli import ArgumentParser, run_command
 from show1_jax.files import user_path
+from show1_jax.prompts import MAX_SEED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -22,13 +22,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _at_least(least: int | float) -> Callable[[str], int | float]:
-    """Reads a number of the type of `least`."""
+def _number(least: int | float, most: int | float) -> Callable[[str], int | float]:
+    """Return a reader of numbers of the type of `least`."""
 
     def number(text: str) -> int | float:
         value = type(least)(text)
-        if not least <= value < math.inf:
+        if not value >= least:
             raise argparse.ArgumentTypeError(f"{text} must be at least {least}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text} must be at most {most}")
         return value
 
     return number
@@ -58,14 +60,14 @@ def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     build.add_argument("--out", type=user_path, required=True, metavar="DIR", help="the dataset to make")
     build.add_argument(
         "--min_seconds",
-        type=_at_least(0.0),
+        type=_number(0.0, 1e6),
         default=3.5,
         metavar="S",
         help="leave shorter videos out; default 3.5, the 8 frames at 2 fps of the keyframe stage",
     )
     build.add_argument(
         "--num_workers",
-        type=_at_least(0),
+        type=_number(0, 4096),
         default=0,
         metavar="N",
         help="processes that decode, so that a video that crashes its decoder is left out; default: threads",
@@ -98,7 +100,10 @@ def _add_export(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     export.add_argument("--out", type=user_path, required=True, metavar="DIR", help="the folder to make")
     export.add_argument("--split", default="train", help="of the dataset; default train")
     export.add_argument(
-        "--fps", type=_at_least(0.1), required=True, help="of the videos, which TFDS does not say; UCF-101's is 25"
+        "--fps",
+        type=_number(0.1, 1000.0),
+        required=True,
+        help="of the videos, which TFDS does not say; UCF-101's is 25",
     )
     export.add_argument("--data_dir", type=user_path, metavar="DIR", help="where TFDS keeps its datasets")
     export.set_defaults(run=_export)
@@ -124,15 +129,17 @@ def _add_encode_text(commands: "argparse._SubParsersAction[ArgumentParser]") -> 
     encode.add_argument("--data", type=user_path, metavar="DIR", help="captions of a dataset that `build` made")
     encode.add_argument(
         "--synthetic",
-        type=_at_least(1),
+        type=_number(1, 10**9),
         metavar="N",
         help="captions of the synthetic world: data.num_synthetic + data.num_validation scenes",
     )
-    encode.add_argument("--seed", type=int, default=0, metavar="S", help="of the synthetic world: data.seed; default 0")
+    encode.add_argument(
+        "--seed", type=_number(0, MAX_SEED), default=0, metavar="S", help="of the synthetic world: data.seed; default 0"
+    )
     encode.add_argument("--captions", type=user_path, metavar="FILE", help="a caption a line")
     encode.add_argument(
         "--batch_size",
-        type=_at_least(1),
+        type=_number(1, 100_000),
         default=64,
         metavar="N",
         help="captions at a time, over all devices; default 64",

@@ -28,7 +28,7 @@ from show1_jax.data.left_out import LeftOut
 from show1_jax.data.names import MAX_VIDEO_BYTES, shown
 from show1_jax.data.pools import in_order, pool
 from show1_jax.errors import UserError
-from show1_jax.files import new_folder, read_bounded
+from show1_jax.files import check_space, new_folder, read_bounded
 
 MIN_SECONDS = 3.5
 """What the keyframe stage's 8 frames at 2 fps span."""
@@ -93,7 +93,7 @@ def build(
             raise UserError(f"no video of {videos} can be used; the lines above say why")
         for name, reason in skipped.items():
             left_out.skip(name, reason)
-        _check_space(out, folder, sum(entry.facts.num_bytes for entry in checked))
+        check_space(out, sum(entry.facts.num_bytes for entry in checked))
         _write(checked, folder)
     others = f"; all {left_out.count} that are left out are named in {out / LEFT_OUT}" if left_out.count else ""
     print(f"{out}: {len(checked)} videos, {len(skipped)} skipped{others}", file=sys.stderr)
@@ -266,12 +266,3 @@ def _check_target(out: Path, videos: Path, captions: Path | None, overwrite: boo
             raise UserError(f"{path} is in {out}, which would be replaced; choose another place with --out")
     if other:
         raise UserError(f"{out} holds {shown(other)}, which `build` did not write, so it is not overwritten; move it")
-
-
-def _check_space(out: Path, folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"{out}: the dataset needs {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB free; free space or "
-            "choose another place with --out"
-        )

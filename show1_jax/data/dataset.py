@@ -4,7 +4,6 @@ TFDS is not given a folder to read: it would import the modules that the folder'
 """
 
 import functools
-import math
 import os
 import re
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from show1_jax.files import read_json
 DATASET: Final = "captioned_videos"
 SPLIT: Final = "train"
 VERSION: Final = "1.0.0"
+MAX_SECONDS: Final = 1e9
 LEFT_OUT: Final = "left_out.tsv"
 """Where `build` names what is not in the dataset."""
 REBUILD: Final = "build it with `python -m show1_jax.data build`"
@@ -143,12 +143,12 @@ def _check_features(found: Any) -> None:
 def _shards(folder: Path, info: dict[str, Any]) -> tuple[RecordFile, ...]:
     _require(info.get("version") == VERSION, f"dataset_info.json has not the version {VERSION}")
     _require(info.get("fileFormat") == "array_record", "dataset_info.json has not the file format array_record")
-    splits = info.get("splits")
+    splits: Any = info.get("splits")
     _require(isinstance(splits, list) and len(splits) == 1 and isinstance(splits[0], dict), "it has not one split")
     split = splits[0]
     _require(split.get("name") == SPLIT, f"its split is not {SPLIT}")
     _require(split.get("filepathTemplate") == _TEMPLATE, "dataset_info.json names other files than `build` writes")
-    lengths = split.get("shardLengths")
+    lengths: Any = split.get("shardLengths")
     _require(isinstance(lengths, list) and bool(lengths), "dataset_info.json has no shardLengths")
     shards, num_bytes = [], 0
     for number, length in enumerate(map(_count, lengths)):
@@ -166,7 +166,7 @@ def _metadata(found: Any) -> tuple[str, float]:
     _require(isinstance(found, dict), "metadata.json is not an object")
     sha256, seconds = found.get("sha256"), found.get("shortest_seconds")
     _require(isinstance(sha256, str) and bool(re.fullmatch("[0-9a-f]{64}", sha256)), "metadata.json has no sha256")
-    is_time = type(seconds) in (int, float) and 0 <= seconds < math.inf
+    is_time = type(seconds) in (int, float) and 0 <= seconds <= MAX_SECONDS
     _require(is_time, "metadata.json has no shortest_seconds")
     return sha256, float(seconds)
 

@@ -4,11 +4,14 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
 from show1_jax.data.names import one_line
 from show1_jax.errors import UserError
 from show1_jax.files import open_regular
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 TOO_MANY: Final = "more fields than columns; quote captions with commas"
 TOO_FEW: Final = "fewer fields than columns"
@@ -59,7 +62,7 @@ def read_rows(table: Path, required: Sequence[str], optional: Sequence[str]) -> 
         raise UserError(f"{table} is not valid CSV ({error}, near line {reader.line_num}); correct it") from None
 
 
-def _rows(reader: "csv._reader", places: dict[str, int], width: int) -> Iterator[Row]:
+def _rows(reader: "Reader", places: dict[str, int], width: int) -> Iterator[Row]:
     """Yield each row when the next one is known: a line break without quotes makes a row too short."""
     row: Row | None = None
     for lines, fields, problem in _fields(reader):
@@ -73,7 +76,7 @@ def _rows(reader: "csv._reader", places: dict[str, int], width: int) -> Iterator
         yield row
 
 
-def _fields(reader: "csv._reader") -> Iterator[tuple[str, list[str], str | None]]:
+def _fields(reader: "Reader") -> Iterator[tuple[str, list[str], str | None]]:
     """Yield the lines, the fields and the problem of each row that is not blank.
 
     Raises:

@@ -26,6 +26,7 @@ from jaxtyping import BFloat16
 from tqdm import tqdm
 
 from show1_jax.checkpoint import tokenizer_folder
+from show1_jax.config import Settings
 from show1_jax.data.names import MAX_CAPTION, shown
 from show1_jax.data.records import RecordFile, Records, file_inside
 from show1_jax.errors import UserError
@@ -42,8 +43,6 @@ TEXT_COMPONENTS: Final = ("text_t5", "text_clip")
 _RECORD, _STATES, _KEYS = "cache.json", "states.array_record", "keys.bin"
 _KEY_BYTES: Final = 12
 _STATE_BYTES: Final = 2
-_MAX_RECORD_BYTES: Final = 64 << 20
-"""Of a caption's states; T5-XXL's take 0.63 MB."""
 _MAX_LINES_BYTES: Final = 1 << 30
 """Of a file of captions, which are all in memory at once."""
 _REMAKE: Final = "make the cache again with `python -m show1_jax.data encode_text`"
@@ -52,7 +51,7 @@ _WRITER_OPTIONS: Final = "group_size:1,uncompressed"
 
 
 @dataclasses.dataclass(frozen=True)
-class CacheRecord:
+class CacheRecord(Settings):
     """What a cache says of itself, in `cache.json`.
 
     Attributes:
@@ -229,7 +228,7 @@ def write_text_cache(
     with new_folder(out) as folder:
         _write_states(folder / _STATES, encoder, texts)
         (folder / _KEYS).write_bytes(b"".join(_key(text) for text in texts))
-        (folder / _RECORD).write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+        (folder / _RECORD).write_text(json.dumps(record.to_dict(), indent=1) + "\n")
     return record
 
 
@@ -353,13 +352,10 @@ def _read_record(folder: Path) -> CacheRecord:
         raise UserError(f"{folder / _RECORD}: damaged ({error}); {_REMAKE}") from None
     if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
         raise UserError(f"{folder}: format {values['format']!r:.40}, this program reads {FORMAT}; {_REMAKE}")
-    fields = {field.name: int if field.type is int else str for field in dataclasses.fields(CacheRecord)}
-    if not isinstance(values, dict) or {name: type(value) for name, value in values.items()} != fields:
-        raise UserError(f"{folder / _RECORD}: damaged; {_REMAKE}")
-    record = CacheRecord(**values)
-    if min(record.num_captions, record.positions, record.width) < 1 or record.caption_bytes > _MAX_RECORD_BYTES:
-        raise UserError(f"{folder / _RECORD}: sizes that no cache has; {_REMAKE}")
-    return record
+    try:
+        return CacheRecord.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{folder / _RECORD}: damaged ({error}); {_REMAKE}") from None
 
 
 @contextmanager

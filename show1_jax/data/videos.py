@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 from jaxtyping import UInt8
 
-from show1_jax.data.dataset import REBUILD, features, read_dataset
+from show1_jax.data.dataset import MAX_SECONDS, REBUILD, features, read_dataset
 from show1_jax.data.failures import VideoError
 from show1_jax.data.names import MAX_CAPTION, MAX_VIDEO_BYTES, shown
 from show1_jax.data.order import shuffled
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from show1_jax.data.clips import ClipSpec, Draw
 
 _MAX_RECORD_BYTES: Final = MAX_VIDEO_BYTES + (1 << 20)
-_MAX_SECONDS: Final = 1e9
 _TEXTS, _TIMES = ("name", "caption"), ("start", "duration")
 
 
@@ -120,7 +119,7 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
             raise VideoError(f"its record is damaged: no {name}")
     for name in _TIMES:
         time = record.get(name)
-        if not isinstance(time, float) or not abs(time) < _MAX_SECONDS:
+        if not isinstance(time, float) or not abs(time) <= MAX_SECONDS:
             raise VideoError(f"its record is damaged: the {name} is {time!r:.40}")
     try:
         texts = {name: record[name].decode() for name in _TEXTS}
