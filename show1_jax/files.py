@@ -142,14 +142,15 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         UserError: it cannot be written, or the disk is full.
     """
-    temporary, replaced = (out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}") for _ in range(2))
-    new_parents = list(itertools.takewhile(lambda parent: not os.path.exists(parent), out.absolute().parents))
+    target = out.absolute()  # the working directory may be what is replaced
+    temporary, replaced = (target.with_name(f".{target.name}.{secrets.token_hex(4)}") for _ in range(2))
+    new_parents = list(itertools.takewhile(lambda parent: not os.path.exists(parent), target.parents))
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if out.exists():
-            os.replace(out, replaced)
-        os.replace(temporary, out)
+        if target.exists():
+            os.replace(target, replaced)
+        os.replace(temporary, target)
         shutil.rmtree(replaced, ignore_errors=True)
     except UserError:
         raise

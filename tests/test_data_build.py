@@ -11,6 +11,7 @@ import pytest
 from show1_jax.data import builder
 from show1_jax.data.__main__ import main
 from show1_jax.data.decode import VideoFacts, check_file
+from show1_jax.data.text_cache import TextCache
 from show1_jax.data.videos import VideoSource
 from show1_jax.errors import UserError
 from show1_jax.files import new_folder
@@ -172,6 +173,29 @@ def test_a_dataset_is_not_replaced_that_holds_more_than_build_wrote(folder: Path
         with pytest.raises(UserError, match=r"is in .*out, which would be replaced"):
             builder.build(videos, out, table, overwrite=True)
     assert (out / "videos/a.mp4").exists()
+
+
+def test_the_working_directory_may_become_the_dataset(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(build_arguments(folder, Path("."))) == 0
+    assert names_in(tmp_path / "here") == ["a", "b"]
+    assert sorted(os.listdir(tmp_path)) == ["here", "videos"]
+
+
+def test_a_dataset_has_a_path_that_array_record_can_name(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / os.fsdecode(b"caf\xe9")
+    assert main(build_arguments(folder, out)) == 2
+    assert "is not UTF-8; rename the folder" in capsys.readouterr().err
+    builder.build(folder, tmp_path / "out")
+    os.rename(tmp_path / "out", out)
+    for read in (lambda: VideoSource.open(out), lambda: TextCache.open(out, "text_t5", "zeros")):
+        with pytest.raises(UserError, match=r"is not UTF-8; rename the folder"):
+            read()
 
 
 def test_what_is_refused_makes_no_folder(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from show1_jax.data.failures import VideoError
 from show1_jax.data.left_out import LeftOut
 from show1_jax.data.names import MAX_VIDEO_BYTES, shown
 from show1_jax.data.pools import in_order, pool
+from show1_jax.data.records import check_path
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, new_folder, read_bounded
 
@@ -82,6 +83,7 @@ def build(
     Raises:
         UserError: the folder, the table, `out` or the disk; or no video can be used. `out` is then as it was.
     """
+    check_path(out.absolute())
     _check_target(out, videos, captions, overwrite)
     with new_folder(out) as folder, open(folder / LEFT_OUT, "w", encoding="utf-8") as file:
         left_out = LeftOut(file)

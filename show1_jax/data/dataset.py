@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from show1_jax.data.records import RecordFile, file_inside
+from show1_jax.data.records import RecordFile, check_path, file_inside
 from show1_jax.errors import FileError, UserError
 from show1_jax.files import read_json
 
@@ -83,6 +83,7 @@ def read_dataset(folder: Path) -> DatasetFiles:
     Raises:
         UserError: there is none, it is damaged, or has features that `build` does not write.
     """
+    check_path(folder)
     if not os.path.isdir(folder):
         raise UserError(f"there is no dataset {folder}; {REBUILD}, and give its folder as data.path")
     if not is_dataset(folder):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from show1_jax.errors import UserError
 from show1_jax.files import open_regular
 
 MAX_CHECKED: Final = 100_000
@@ -106,6 +107,18 @@ class Records:
         if file not in self._too_large:
             self._too_large[file] = too_large(file, self._max_bytes) if file.take <= MAX_CHECKED else set()
         return self._too_large[file]
+
+
+def check_path(folder: Path) -> None:
+    """Refuse a folder for records that ArrayRecord cannot name.
+
+    Raises:
+        UserError: its path is not UTF-8.
+    """
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the path {os.fspath(folder)!a} is not UTF-8; rename the folder") from None
 
 
 def file_inside(folder: Path, name: str) -> Path:

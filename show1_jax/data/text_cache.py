@@ -28,7 +28,7 @@ from tqdm import tqdm
 from show1_jax.checkpoint import tokenizer_folder
 from show1_jax.config import Settings
 from show1_jax.data.names import MAX_CAPTION, shown
-from show1_jax.data.records import RecordFile, Records, file_inside
+from show1_jax.data.records import RecordFile, Records, check_path, file_inside
 from show1_jax.errors import UserError
 from show1_jax.files import new_folder, open_regular, read_json, user_path
 from show1_jax.manifest import read_manifest
@@ -105,6 +105,7 @@ class TextCache:
             UserError: no cache there, or a damaged one; one of another encoder or padding.
         """
         folder = user_path(folder)
+        check_path(folder)
         cache = cls(folder, _read_record(folder))
         record, remake = cache.record, "make one with `python -m show1_jax.data encode_text`"
         if record.component != component:
@@ -214,6 +215,7 @@ def write_text_cache(
     Raises:
         UserError: `out` exists, no such text encoder, or too little room on the disk.
     """
+    check_path(out.absolute())
     if os.path.exists(out):
         raise UserError(f"{out}: exists; choose another place with --out, or remove it")
     if component not in TEXT_COMPONENTS:
