@@ -150,6 +150,19 @@ def test_all_that_is_left_out_is_named_in_the_dataset(
     assert f"1 videos, 1 skipped; all 23 that are left out are named in {tmp_path / 'out' / 'left_out.tsv'}\n" in err
 
 
+def test_a_folder_without_a_video_that_can_be_used_says_why(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "links").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "links" / name).symlink_to(folder / name)
+    assert main(build_arguments(tmp_path / "links", tmp_path / "out")) == 2
+    err = capsys.readouterr().err
+    assert "left out 2: a link to outside of the folder; copy the file: a.mp4, b.mp4\n" in err
+    assert err.endswith("links can be used; the lines above say why\n")
+    assert sorted(os.listdir(tmp_path)) == ["links", "videos"]
+
+
 # Where the dataset goes
 
 

@@ -324,7 +324,7 @@ def test_missing_folders_and_tables_are_one_line(folder: Path, tmp_path: Path) -
         with pytest.raises(UserError, match=f"cannot read {table}"):
             list_videos(folder, table, left_out)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"has no videos \(.mp4, .mov"):
+    with pytest.raises(UserError, match=r"has no videos \(\.mp4, \.mov"):
         list_videos(tmp_path / "empty", None, left_out)
 
 

@@ -53,7 +53,7 @@ def find_files(folder: Path, left_out: LeftOut, skip: Collection[Path] = ()) -> 
         skip: files and folders to pass over.
 
     Raises:
-        UserError: there is no such folder, it cannot be read, or has no videos.
+        UserError: there is no such folder, it cannot be read, or has nothing that could be a video.
     """
     if not os.path.isdir(folder):
         raise UserError(f"there is no folder {folder}; give the videos as --videos DIR")
@@ -68,9 +68,8 @@ def find_files(folder: Path, left_out: LeftOut, skip: Collection[Path] = ()) -> 
             left_out.add(_inside(folder, path), problem)
         else:
             paths.append(path)
-    if not paths:
-        kinds = ", ".join(VIDEO_SUFFIXES)
-        raise UserError(f"{folder} has no videos ({kinds}) that can be read; give the folder that holds them")
+    if not paths and not left_out.count:  # otherwise it says why there are none
+        raise UserError(f"{folder} has no videos ({', '.join(VIDEO_SUFFIXES)}); give the folder that holds them")
     found = _named(folder, sorted(paths), left_out)
     for path in sorted(texts, key=lambda path: (path.suffix != ".txt", path)):
         found.texts.setdefault(_stem(folder, path), path)
@@ -78,7 +77,7 @@ def find_files(folder: Path, left_out: LeftOut, skip: Collection[Path] = ()) -> 
 
 
 def _walk(folder: Path, left_out: LeftOut, skip: Collection[str]) -> "Iterator[os.DirEntry[str]]":
-    """Yield what is in a folder and its folders, but for these; hidden files and links to the outside are left out."""
+    """Yield the files in a folder and in the folders inside it, and any folder that is named like a text file."""
     root, folders = os.path.realpath(folder), [folder]
     skipped_names = {os.path.basename(path) for path in skip}
     while folders:

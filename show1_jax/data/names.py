@@ -1,4 +1,4 @@
-"""Names and captions that others wrote: one form for each, and none that a terminal or a table would take amiss."""
+"""Names and captions that others wrote, in one normal form that can be compared, stored and printed on a line."""
 
 import unicodedata
 from typing import Final
