@@ -1,7 +1,7 @@
 """Released `config.json` files -> our architecture dataclasses.
 
 What a file does not say has the default of its class in diffusers 0.19.3, the version of the original. What we do not
-build is refused by field and value; what has no effect in the class is passed over.
+build is refused by field and value; what has no effect in the class (`show1_jax.without_effect`) is passed over.
 """
 
 import math
@@ -9,50 +9,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from show1_jax.config import Activation, UNetConfig, VAEConfig
-from show1_jax.errors import UserError
+from show1_jax.errors import UserError, shown, shown_name
+from show1_jax.without_effect import LATENT_UNET, PIXEL_UNET, VAE, refused_fields
 
-_ALWAYS_IGNORED: Final = ("_class_name", "_diffusers_version", "_name_or_path", "sample_size")
-_NO_EFFECT_IN_PIXEL_UNETS: Final = (
-    "downsample_padding",
-    "dual_cross_attention",
-    "projection_class_embeddings_input_dim",
-    "use_linear_projection",
-    "upcast_attention",
-    "transformer_layers_per_block",
-)
 _IMAGE_BLOCKS: Final = ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D")
 _VIDEO_BLOCKS: Final = ("ResnetDownsampleBlock3D", "SimpleCrossAttnDownBlock3D")
 _LATENT_BLOCKS: Final = ("DownBlock3D", "CrossAttnDownBlock3D")
-# Settings of Show-1's class, and of later releases of diffusers, at the only values that the networks here have.
-_NO_EFFECT_AT: Final[dict[str, Any]] = {
-    "attention_type": "default",
-    "mid_block_add_attention": True,
-    "use_quant_conv": True,
-    "use_post_quant_conv": True,
-}
-_NO_EFFECT_IN_LATENT_UNETS: Final[dict[str, Any]] = {
-    "addition_embed_type_num_heads": 64,
-    "conv_in_kernel": 3,
-    "conv_out_kernel": 3,
-    "flip_sin_to_cos": True,
-    "resnet_out_scale_factor": 1.0,
-    "resnet_time_scale_shift": "default",
-    "time_embedding_type": "positional",
-    "transformer_layers_per_block": 1,
-    "use_linear_projection": True,
-}
+_LARGEST_FLOAT: Final = 2**1000  # of the whole numbers that a float holds
+_LISTED: Final = 20
 _ACTIVATIONS: Final[Mapping[str, Activation]] = {"silu": "silu", "swish": "silu", "gelu": "gelu"}
 
 
 class _Fields:
     """A config file's fields, taken one by one, so that what nobody took can be refused."""
 
-    def __init__(self, config: Mapping[str, Any], ignored: Sequence[str] = ()):
-        self.rest = {name: value for name, value in config.items() if name not in (*_ALWAYS_IGNORED, *ignored)}
-        self.class_name = config.get("_class_name", "config")
+    def __init__(self, kind: str, config: Mapping[str, Any]):
+        self.kind = kind
+        self.config = config
+        self.rest = dict(config)
+        self.class_name = shown_name(str(config.get("_class_name")))
 
     def refuse(self, name: str, value: Any, supported: str) -> UserError:
-        return UserError(f"{self.class_name}: {name}={value!r} is not supported, only {supported}")
+        return UserError(f"{self.class_name}: {name}={shown(value)} is not supported, only {supported}")
 
     def take(self, name: str, default: Any = None) -> Any:
         """The field's value, or the default of its class. Null switches off, as false does."""
@@ -68,12 +46,12 @@ class _Fields:
         raise self.refuse(name, value, " or ".join(repr(other) for other in supported))
 
     def number(self, name: str, default: Any, kind: type[int] | type[float], least: float) -> Any:
-        """The field's value as a number of at least `least`."""
+        """The field's value as a number of at least `least`; how large it may be is the architecture's to say."""
         value = self.take(name, default)
         allowed = (int,) if kind is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, allowed) or not least <= value < math.inf:
             raise self.refuse(name, value, f"a number of at least {least}")
-        return kind(value)
+        return value if kind is int or value > _LARGEST_FLOAT else float(value)
 
     def width(self, name: str) -> int | None:
         """The field's value as a number of channels; None where it has none."""
@@ -98,15 +76,11 @@ class _Fields:
         """The field's value as the name of an activation that we have."""
         return _ACTIVATIONS[self.only(name, *_ACTIVATIONS, default=default)]
 
-    def finish(self, no_effect_at: Mapping[str, Any] = _NO_EFFECT_AT) -> None:
-        """Refuse what nobody took, unless it switches something off or has, at its value, no effect."""
-        left = {
-            name: value
-            for name, value in sorted(self.rest.items())
-            if value not in (None, False, 0) and not (name in no_effect_at and value == no_effect_at[name])
-        }
-        if left:
-            raise UserError(f"{self.class_name}: unknown settings {left}; they may change the network")
+    def finish(self) -> None:
+        """Refuse what nobody took, unless its value has no effect."""
+        if problems := list(refused_fields(self.kind, self.rest, self.config)):
+            listed = "; ".join(problems[:_LISTED]) + ("; ..." if len(problems) > _LISTED else "")
+            raise UserError(f"{self.class_name}: {listed}")
 
 
 def _attention_levels(fields: _Fields, blocks: tuple[str, str], default: Sequence[str]) -> tuple[bool, ...]:
@@ -118,7 +92,7 @@ def _attention_levels(fields: _Fields, blocks: tuple[str, str], default: Sequenc
     mirrored = [name.replace("Down", "Up", 1) for name in reversed(down)]
     up = list(fields.names("up_block_types", mirrored))
     if up != mirrored:
-        raise fields.refuse("up_block_types", up, f"the mirror of down_block_types, {mirrored}")
+        raise fields.refuse("up_block_types", up, f"the mirror of down_block_types, {shown(mirrored)}")
     return tuple(name == attending for name in down)
 
 
@@ -137,18 +111,18 @@ def unet_config(config: Mapping[str, Any]) -> UNetConfig:
     if class_name == "UNet3DConditionModel":
         is_latent = isinstance(down, (list, tuple)) and any(name in down for name in _LATENT_BLOCKS)
         return _latent_unet_config(config) if is_latent else _pixel_unet_config(config, _VIDEO_BLOCKS)
-    raise UserError(f"_class_name={class_name!r} is no UNet; expected UNet3DConditionModel or UNet2DConditionModel")
+    raise UserError(f"_class_name={shown(class_name)} is neither UNet3DConditionModel nor UNet2DConditionModel")
 
 
 def _pixel_unet_config(config: Mapping[str, Any], blocks: tuple[str, str]) -> UNetConfig:
-    fields = _Fields(config, _NO_EFFECT_IN_PIXEL_UNETS)
+    fields = _Fields(PIXEL_UNET, config)
     temporal = blocks is _VIDEO_BLOCKS
     attention_levels = _attention_levels(fields, blocks, ())
     levels = len(attention_levels)
     fields.only("mid_block_type", f"UNetMidBlock{'3D' if temporal else '2D'}SimpleCrossAttn")
     for name in ("class_embeddings_concat", "center_input_sample"):
         fields.only(name, False, default=False)
-    for name in ("num_attention_heads", "num_class_embeds", "timestep_post_act", "time_cond_proj_dim"):
+    for name in ("num_attention_heads", "timestep_post_act", "time_cond_proj_dim"):
         fields.only(name, None)
     fields.only("time_embedding_type", "positional", default="positional")
     noise_level = fields.only("class_embed_type", None, "timestep") == "timestep"
@@ -204,7 +178,7 @@ def _pixel_unet_config(config: Mapping[str, Any], blocks: tuple[str, str]) -> UN
 
 
 def _latent_unet_config(config: Mapping[str, Any]) -> UNetConfig:
-    fields = _Fields(config)
+    fields = _Fields(LATENT_UNET, config)
     plain, attending = _LATENT_BLOCKS
     attention_levels = _attention_levels(fields, _LATENT_BLOCKS, (attending, attending, attending, plain))
     levels = len(attention_levels)
@@ -234,7 +208,7 @@ def _latent_unet_config(config: Mapping[str, Any]) -> UNetConfig:
         norm_num_groups=fields.number("norm_num_groups", 32, int, 1),
         norm_eps=fields.number("norm_eps", 1e-5, float, 0.0),
     )
-    fields.finish(_NO_EFFECT_AT | _NO_EFFECT_IN_LATENT_UNETS)
+    fields.finish()
     return result
 
 
@@ -245,8 +219,8 @@ def vae_config(config: Mapping[str, Any]) -> VAEConfig:
         UserError: the class, a field's value or an unknown field is not supported; names it.
     """
     if config.get("_class_name") != "AutoencoderKL":
-        raise UserError(f"_class_name={config.get('_class_name')!r} is no AutoencoderKL")
-    fields = _Fields(config, ("force_upcast",))
+        raise UserError(f"_class_name={shown(config.get('_class_name'))} is no AutoencoderKL")
+    fields = _Fields(VAE, config)
     down = fields.names("down_block_types", ("DownEncoderBlock2D",))
     up = fields.names("up_block_types", ("UpDecoderBlock2D",))
     if set(down) != {"DownEncoderBlock2D"}:

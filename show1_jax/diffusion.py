@@ -5,7 +5,6 @@ A noisy sample is x_t = alpha_t x0 + sigma_t eps with alpha_t^2 = alphas_cumprod
 """
 
 import math
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, NoReturn
@@ -14,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Float32, Int
 
-from show1_jax.errors import UserError
+from show1_jax.bounds import MAX_TIMESTEPS
+from show1_jax.errors import UserError, shown
+from show1_jax.without_effect import refused_fields
 
 Scale = Float32[Array | np.ndarray, "..."]
 
@@ -45,26 +46,24 @@ _DPM_SOLVER_CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 _RANGES: dict[str, tuple[float, float]] = {
-    "num_train_timesteps": (1, math.inf),
-    "steps_offset": (0, math.inf),
+    "num_train_timesteps": (1, MAX_TIMESTEPS),
+    "steps_offset": (0, MAX_TIMESTEPS),
     "beta_start": (0, math.nextafter(1, 0)),
     "beta_end": (0, math.nextafter(1, 0)),
     "dynamic_thresholding_ratio": (0, 1),
-    "sample_max_value": (math.nextafter(0, 1), math.inf),
-    "clip_sample_range": (math.nextafter(0, 1), math.inf),
+    "sample_max_value": (1e-6, math.inf),
+    "clip_sample_range": (1e-6, math.inf),
     "lambda_min_clipped": (-math.inf, math.inf),
 }
-
-# Settings of other schedulers that a file may carry along; diffusers 0.19.3 drops them without a word.
-_OTHER_SCHEDULERS = {"disable_corrector", "interpolation_type", "predict_x0", "skip_prk_steps", "solver_p"}
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerConfig:
     """A noise schedule and how it is sampled: the fields of a diffusers `scheduler_config.json`.
 
-    `from_json` fills absent fields with the defaults that diffusers 0.19.3 has for the class. Fields of the other
-    classes are kept for `with_sampler`.
+    `from_json` fills absent fields with the defaults that diffusers 0.19.3 has for the class. Fields that other classes
+    had then are kept for `with_sampler`; a sampler that is chosen there is otherwise that release's.
 
     Raises:
         UserError: a value that is not supported, named with its field.
@@ -104,8 +103,11 @@ class SchedulerConfig:
         if self.class_name == "DPMSolverMultistepScheduler":
             choices |= _DPM_SOLVER_CHOICES
         for field, (low, high) in _RANGES.items():
-            if not low <= getattr(self, field) <= high:
-                _refuse(field, getattr(self, field), f"it must be from {low:g} to {high:g}")
+            value = getattr(self, field)
+            if not low <= value <= high:
+                _refuse(field, value, f"it must be from {low:g} to {high:g}")
+            if _LARGEST < abs(value) < math.inf:
+                _refuse(field, value, "it is larger than any number of float32; infinity is one")
         for field, supported in choices.items():
             if getattr(self, field) not in supported:
                 _refuse(field, getattr(self, field), "use one of " + ", ".join(map(repr, supported)))
@@ -118,18 +120,18 @@ class SchedulerConfig:
         """Read the parsed content of a `scheduler_config.json` as diffusers 0.19.3 would.
 
         Raises:
-            UserError: an unsupported class or value, or a field that is not known and not switched off.
+            UserError: an unsupported class or value, or a field of later releases that has an effect or is not known.
         """
         class_name = config.get("_class_name")
         if not isinstance(class_name, str) or class_name not in _CLASS_DEFAULTS:
             _refuse("_class_name", class_name, "use one of " + ", ".join(map(repr, _CLASS_DEFAULTS)))
         settings = {"class_name": class_name} | _CLASS_DEFAULTS[class_name]
         known = {field.name: field.type for field in fields(cls) if field.name != "class_name"}
-        for field, value in config.items():
-            if field in known:
-                settings[field] = _from_json_value(field, known[field], value)
-            elif not field.startswith("_") and field not in _OTHER_SCHEDULERS and value not in (None, False):
-                _refuse(field, value, "of this field only null and false are")
+        rest = {field: value for field, value in config.items() if field not in known}
+        for problem in refused_fields(class_name, rest, config):
+            raise UserError(f"scheduler setting {problem}")
+        for field in known.keys() & config.keys():
+            settings[field] = _from_json_value(field, known[field], config[field])
         if class_name == "DPMSolverMultistepScheduler":
             settings["clip_sample"] = False
         return cls(**settings)
@@ -165,10 +167,10 @@ def _from_json_value(field: str, kind: Any, value: Any) -> Any:
         return False
     if field == "trained_betas":
         if value is None or (isinstance(value, list) and all(map(_is_number, value))):
-            return None if value is None else tuple(map(float, value))
+            return None if value is None else tuple(_as_float(field, beta) for beta in value)
         _refuse(field, value, "it must be null or a list of numbers")
     if kind is float and _is_number(value):
-        return float(value)
+        return _as_float(field, value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         _refuse(field, value, f"it must be {getattr(kind, '__name__', kind)}")
     return value
@@ -178,8 +180,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _as_float(field: str, value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # JSON's whole numbers have no end
+        _refuse(field, value, "it is larger than any number of floating point")
+
+
 def _refuse(field: str, value: Any, why: str) -> NoReturn:
-    raise UserError(f"scheduler setting {field} = {reprlib.repr(value)} is not supported: {why}")
+    raise UserError(f"scheduler setting {field} = {shown(value)} is not supported: {why}")
 
 
 def _linspace(start: float, stop: float, num: int) -> Float32[np.ndarray, " {num}"]:

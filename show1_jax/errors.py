@@ -1,4 +1,12 @@
-"""The exceptions that a user sees."""
+"""The exceptions that a user sees, and values of others in their lines."""
+
+import reprlib
+from typing import Any
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 class UserError(Exception):
@@ -18,3 +26,13 @@ class FileError(UserError):
     def __init__(self, problem: str, remedy: str):
         super().__init__(f"{problem}; {remedy}")
         self.problem = problem
+
+
+def shown(value: Any) -> str:
+    """Return a value of unknown size and origin as it stands in a line: short, and on one line."""
+    return _SHORT.repr(value)
+
+
+def shown_name(name: str) -> str:
+    """Return a name as it is, or as `shown` where it is long or would break the line."""
+    return name if len(name) <= 200 and name.isprintable() else shown(name)

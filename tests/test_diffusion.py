@@ -1,6 +1,8 @@
 """Noise schedules, the forward process and scheduler files: against diffusers 0.19.3's numbers and by identities."""
 
 import json
+import re
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -141,7 +143,17 @@ def test_every_recorded_file_is_read(golden):
         ("DPMSolverMultistepScheduler", "use_karras_sigmas", True),
         ("DPMSolverMultistepScheduler", "lambda_min_clipped", "-inf"),
         ("DPMSolverMultistepScheduler", "final_sigmas_type", "zero"),
-        ("DPMSolverMultistepScheduler", "flow_shift", 3.0),
+        ("DPMSolverMultistepScheduler", "euler_at_final", True),
+        ("DPMSolverMultistepScheduler", "use_exponential_sigmas", True),
+        ("DPMSolverMultistepScheduler", "use_beta_sigmas", True),
+        ("DPMSolverMultistepScheduler", "use_lu_lambdas", True),
+        ("DPMSolverMultistepScheduler", "use_flow_sigmas", True),
+        ("DPMSolverMultistepScheduler", "use_dynamic_shifting", True),
+        ("DPMSolverMultistepScheduler", "rescale_betas_zero_snr", True),
+        ("DPMSolverMultistepScheduler", "prediction_type", "flow_prediction"),
+        ("DDPMScheduler", "rescale_betas_zero_snr", True),
+        ("DDPMScheduler", "beta_schedule", "laplace"),
+        ("DDPMScheduler", "snr_shift_scale", 3.0),
     ],
 )
 def test_what_is_not_supported_is_refused_by_field_and_value(class_name, field, value):
@@ -157,6 +169,109 @@ def test_wrong_trained_betas_are_refused(betas):
         scheduler(num_train_timesteps=3, trained_betas=betas)
 
 
+LATER: dict[str, dict[str, object]] = {
+    "DDPMScheduler": {"rescale_betas_zero_snr": False},
+    "DDIMScheduler": {"rescale_betas_zero_snr": False},
+    "DPMSolverMultistepScheduler": {
+        "euler_at_final": False,
+        "use_lu_lambdas": False,
+        "final_sigmas_type": "sigma_min",
+        "rescale_betas_zero_snr": False,
+        "use_exponential_sigmas": False,
+        "use_beta_sigmas": False,
+        "use_flow_sigmas": False,
+        "flow_shift": 1.0,
+        "use_dynamic_shifting": False,
+        "time_shift_type": "exponential",
+    },
+}
+"""What diffusers 0.20 to 0.36 write besides, at the values that change nothing."""
+
+
+@pytest.mark.parametrize("class_name", LATER)
+def test_files_of_later_releases_mean_the_same_schedule(class_name: str, golden: Path) -> None:
+    released = [json.loads(path.read_text()) for path in golden.glob("checkpoints/*/*scheduler/scheduler_config.json")]
+    files = [{}, *(file for file in released if file["_class_name"] == class_name)]
+    assert class_name == "DDIMScheduler" or len(files) > 1
+    for file in files:
+        file = {"_class_name": class_name, "_diffusers_version": "0.36.0"} | file
+        assert SchedulerConfig.from_json(file | LATER[class_name]) == SchedulerConfig.from_json(file)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "value"),
+    [
+        ({}, "flow_shift", 3.0),
+        ({}, "time_shift_type", "linear"),
+        ({"solver_order": 1}, "euler_at_final", True),
+        ({}, "sigma_min", 0.002),
+        ({}, "_use_default_values", ["flow_shift"]),
+    ],
+)
+def test_a_setting_of_dpm_solver_that_nothing_reads_is_passed_over(
+    settings: dict[str, object], field: str, value: object
+) -> None:
+    name = SAMPLERS["dpm_solver++"]
+    assert scheduler(name, **settings, **{field: value}) == scheduler(name, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"use_flow_sigmas": True, "flow_shift": 3.0}, "flow_shift = 3.0 is not supported: it shifts the steps of"),
+        ({"use_dynamic_shifting": True, "time_shift_type": "exponential"}, "time_shift_type = 'exponential'"),
+        ({"solver_order": 2, "euler_at_final": True}, "euler_at_final = True is not supported: only without it"),
+        ({"final_sigmas_type": "zero"}, "only 'sigma_min' ends the last step at timestep 0"),
+    ],
+)
+def test_a_setting_of_dpm_solver_that_is_read_is_refused_with_what_it_does(
+    settings: dict[str, object], named: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(named)):
+        scheduler(SAMPLERS["dpm_solver++"], **settings)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim"])
+def test_later_settings_of_dpm_solver_are_nothing_to_other_samplers(name: str) -> None:
+    """`from_config` of diffusers carries them along."""
+    carried = LATER[SAMPLERS["dpm_solver++"]] | {
+        "final_sigmas_type": "zero",
+        "use_flow_sigmas": True,
+        "solver_order": 3,
+    }
+    plain = scheduler(SAMPLERS[name], solver_order=3)
+    assert scheduler(SAMPLERS[name], **carried | {"rescale_betas_zero_snr": False}) == plain
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_train_timesteps", 10**12),
+        ("num_train_timesteps", 100_001),
+        ("steps_offset", 10**12),
+        ("beta_start", 10**400),
+        ("beta_end", 10**400),
+        ("beta_end", -(10**400)),
+        ("sample_max_value", 10**400),
+        ("sample_max_value", 1e300),
+        ("sample_max_value", 1e-300),
+        ("clip_sample_range", 1e300),
+        ("lambda_min_clipped", -1e300),
+        ("trained_betas", [10**400]),
+        ("trained_betas", [0.1] * 200_000),
+        ("unheard_of", "x" * 10**6),
+        ("unheard_of", [[[[[[1]]]]]] * 10**5),
+    ],
+)
+@pytest.mark.parametrize("class_name", SAMPLERS.values())
+def test_numbers_that_no_schedule_has_are_refused_at_once(class_name: str, field: str, value: object) -> None:
+    start = time.monotonic()
+    with pytest.raises(UserError, match=rf"scheduler setting {field} = .* is not supported: ") as refusal:
+        scheduler(class_name, **{field: value})
+    assert time.monotonic() - start < 1
+    assert len(str(refusal.value)) < 500
+
+
 def test_settings_of_other_schedulers_and_of_nothing_are_passed_over():
     config = scheduler("DDIMScheduler", skip_prk_steps=True, use_exponential_sigmas=False, _diffusers_version="0.30.0")
     assert config == scheduler("DDIMScheduler")
@@ -170,8 +285,8 @@ def test_solver_settings_do_not_trouble_other_samplers_until_they_are_used():
 
 @given(
     settings=st.dictionaries(
-        st.sampled_from([*SchedulerConfig.__dataclass_fields__, "unheard_of"]),
-        st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=5) | st.lists(st.floats()),
+        st.sampled_from([*SchedulerConfig.__dataclass_fields__, *LATER[SAMPLERS["dpm_solver++"]], "unheard_of"]),
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.floats()),
     ),
     class_name=st.sampled_from(list(SAMPLERS.values())),
 )

@@ -2,21 +2,38 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from show1_jax.config import Architecture
+from show1_jax.errors import UserError, shown
+from show1_jax.without_effect import refused_fields
 
 
 @dataclasses.dataclass(frozen=True)
 class TextArchitecture(Architecture):
-    """A text encoder whose fields have the names of its released `config.json`."""
+    """A text encoder whose fields have the names of its released `config.json`.
+
+    Attributes:
+        kind: of encoder, as `show1_jax.without_effect` has it.
+        only: fields of a `config.json` that have one value here, which is also the default.
+    """
+
+    kind: ClassVar[str]
+    only: ClassVar[Mapping[str, Any]]
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:
-        """Build from a released `config.json`; keys that do not change the encoder's numbers are ignored.
+        """Build from a released `config.json`.
 
         Raises:
-          UserError: a key is missing, or its value is none that is built.
+          UserError: a field is missing, has a value that is not built, or is not known to change nothing.
         """
+        for name, value in cls.only.items():
+            if settings.get(name, value) != value:
+                raise UserError(f"{cls.kind}: {name}={shown(settings[name])} is not supported, only {value!r}")
         known = {field.name for field in dataclasses.fields(cls)}
-        return cls.from_dict({name: value for name, value in settings.items() if name in known})
+        rest = {name: value for name, value in settings.items() if name not in known and name not in cls.only}
+        architecture = cls.from_dict({name: value for name, value in settings.items() if name in known})
+        for problem in refused_fields(cls.kind, rest, settings):
+            raise UserError(f"{cls.kind}: {problem}")
+        return architecture

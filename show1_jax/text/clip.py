@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from show1_jax.errors import UserError
 from show1_jax.layers import Layers, exact_gelu
 from show1_jax.text.architecture import TextArchitecture
 from show1_jax.text.attention import attention
+from show1_jax.without_effect import CLIP
 
 
 def _quick_gelu(x: Array) -> Array:
@@ -28,6 +30,9 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 @dataclasses.dataclass(frozen=True)
 class CLIPTextConfig(TextArchitecture):
     """A CLIP text encoder. Defaults are what an absent key means."""
+
+    kind: ClassVar = CLIP
+    only: ClassVar = {"model_type": "clip_text_model"}
 
     vocab_size: int
     hidden_size: int

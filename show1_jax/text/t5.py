@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +12,23 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from show1_jax.errors import UserError
 from show1_jax.layers import Layers
 from show1_jax.text.architecture import TextArchitecture
 from show1_jax.text.attention import attention
+from show1_jax.without_effect import T5
 
 
 @dataclasses.dataclass(frozen=True)
 class T5Config(TextArchitecture):
-    """A T5 v1.1 encoder. Defaults are what an absent key means."""
+    """A T5 v1.1 encoder, its feed-forward layers gated with the tanh GELU. Defaults are what an absent key means."""
+
+    kind: ClassVar = T5
+    only: ClassVar = {
+        "model_type": "t5",
+        "feed_forward_proj": "gated-gelu",
+        "is_gated_act": True,
+        "dense_act_fn": "gelu_new",
+    }
 
     vocab_size: int
     d_model: int
@@ -42,22 +50,12 @@ class T5Config(TextArchitecture):
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:
-        """Build from a released `config.json`; keys that do not change the encoder's numbers are ignored.
+        """Build from a released `config.json`.
 
         Raises:
-          UserError: a key is missing, or has a value that is not built: only the feed-forward of v1.1 is, gated with
-            the tanh GELU.
+          UserError: as `TextArchitecture.from_json`; a file without `feed_forward_proj` is one of T5 before v1.1.
         """
-        settings = {"feed_forward_proj": "relu"} | dict(settings)
-        for name, built in {
-            "model_type": "t5",
-            "feed_forward_proj": "gated-gelu",
-            "is_gated_act": True,
-            "dense_act_fn": "gelu_new",
-        }.items():
-            if settings.get(name, built) != built:
-                raise UserError(f"T5 encoder: {name}={settings[name]!r} is not supported, only {built!r} (T5 v1.1)")
-        return super().from_json(settings)
+        return super().from_json({"feed_forward_proj": "relu", **settings})
 
 
 def relative_position_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "q k"]:

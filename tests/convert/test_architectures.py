@@ -1,6 +1,8 @@
 """What released `config.json` files mean: every setting's place, the defaults of absent keys, and what is refused."""
 
 import json
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +231,85 @@ def test_what_is_not_built_is_refused_by_field_and_value(base: dict[str, Any], f
     assert "\n" not in str(refusal.value)
 
 
+EMA = {"decay": 0.9999, "inv_gamma": 1.0, "min_decay": 0.0, "optimization_step": 5, "power": 0.75}
+EMA |= {"update_after_step": 0, "use_ema_warmup": True}
+
+
+@pytest.mark.parametrize(
+    ("base", "later"),
+    [
+        (PIXEL, {"dropout": 0.0, "attention_type": "default", "reverse_transformer_layers_per_block": None}),
+        (PIXEL, {"transformer_layers_per_block": [1, 2, 3], "addition_time_embed_dim": 256, "upcast_attention": True}),
+        (PIXEL | {"class_embed_type": "timestep"}, {"num_class_embeds": 10}),
+        (IMAGE, {"dropout": 0.0, "attention_type": "default", "addition_time_embed_dim": None}),
+        (IMAGE, {"reverse_transformer_layers_per_block": [[1], [2]], "_commit_hash": "0123"}),
+        (LATENT, {"time_cond_proj_dim": None, "num_attention_heads": None, "dropout": 0}),
+        (VAE, {"use_quant_conv": True, "use_post_quant_conv": True, "mid_block_add_attention": True}),
+        (VAE, {"shift_factor": None, "latents_mean": None, "latents_std": None, "force_upcast": False}),
+        (VAE, {"shift_factor": 0.0}),
+    ],
+)
+def test_what_later_releases_write_changes_nothing(base: dict[str, Any], later: dict[str, Any]) -> None:
+    read: Any = vae_config if base is VAE else unet_config
+    assert read(base | later | EMA | {"_diffusers_version": "0.36.0"}) == read(base)
+
+
+@pytest.mark.parametrize(
+    ("base", "field", "value", "reason"),
+    [
+        (PIXEL, "attention_type", "gated", "other values add GLIGEN's layers"),
+        (PIXEL, "dropout", 0.1, "only without dropout is training the same"),
+        (PIXEL, "num_class_embeds", 10, "class_embed_type comes first"),
+        (PIXEL, "quantization_config", {"bits": 4}, "of this field only null and false are"),
+        (LATENT, "time_cond_proj_dim", 256, "of this field only null and false are"),
+        (LATENT, "conv_in_kernel", 5, "the class's only size"),
+        (VAE, "use_quant_conv", False, "only with it are all layers there"),
+        (VAE, "use_post_quant_conv", None, "only with it are all layers there"),
+        (VAE, "mid_block_add_attention", False, "only with it are all layers there"),
+        (VAE, "shift_factor", 0.1159, "only without it is scaling_factor all that is done to latents"),
+        (VAE, "latents_mean", [0.1], "of this field only null and false are"),
+    ],
+)
+def test_what_later_releases_write_is_refused_where_it_changes_something(
+    base: dict[str, Any], field: str, value: Any, reason: str
+) -> None:
+    read: Any = vae_config if base is VAE else unet_config
+    with pytest.raises(UserError, match=re.escape(f"{field} = {value!r} is not supported: {reason}")):
+        read(base | {field: value})
+
+
+@pytest.mark.parametrize("base", [PIXEL, IMAGE, LATENT, VAE])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("block_out_channels", [2**40] * 3),
+        ("block_out_channels", [32] * 10_000),
+        ("down_block_types", ["SimpleCrossAttnDownBlock3D"] * 10_000),
+        ("down_block_types", ["DownEncoderBlock2D"] * 10_000),
+        ("up_block_types", ["x" * 10**6]),
+        ("layers_per_block", 10**9),
+        ("in_channels", 10**400),
+        ("out_channels", 2**63),
+        ("norm_num_groups", 10**30),
+        ("norm_eps", 10**400),
+        ("scaling_factor", 10**400),
+        ("mid_block_scale_factor", 10**400),
+        ("attention_head_dim", 2**40),
+        ("cross_attention_dim", 2**40),
+        ("unheard_of", 10**400),
+        ("_class_name", "x" * 10**6),
+    ],
+)
+def test_numbers_that_no_network_has_are_refused_at_once(base: dict[str, Any], field: str, value: Any) -> None:
+    read: Any = vae_config if base is VAE else unet_config
+    start = time.monotonic()
+    with pytest.raises(UserError) as refusal:
+        read(base | {field: value})
+    assert time.monotonic() - start < 1
+    assert len(str(refusal.value)) < 1000
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -253,7 +334,7 @@ def recorded(kind: str) -> list[dict[str, Any]]:
 
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 100) | st.floats() | st.text(max_size=4),
+    st.none() | st.booleans() | st.integers(-2, 100) | st.integers() | st.floats() | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
 )
