@@ -1,6 +1,8 @@
 """Tensors that lie in a memory-mapped file: where they are, and a view that reads nothing until it is used."""
 
+import math
 import mmap
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,21 +10,65 @@ from pathlib import Path
 import numpy as np
 
 from show1_jax.errors import UserError
+from show1_jax.files import open_regular
+
+_CHUNK = 1 << 24
+
+
+class Checksum:
+    """The CRC-32 that a file states of some of its bytes, compared once, when these are first wanted."""
+
+    def __init__(self, buffer: mmap.mmap, offset: int, size: int, crc: int, where: str) -> None:
+        self._buffer, self._offset, self._size, self._crc, self._where = buffer, offset, size, crc, where
+        self._compared = False
+
+    def compare(self) -> None:
+        """Compare, unless that is done.
+
+        Raises:
+            UserError: the bytes are others.
+        """
+        if self._compared:
+            return
+        crc = 0
+        with memoryview(self._buffer) as view:
+            for start in range(self._offset, self._offset + self._size, _CHUNK):
+                with view[start : min(start + _CHUNK, self._offset + self._size)] as chunk:
+                    crc = zlib.crc32(chunk, crc)
+        if crc != self._crc:
+            raise UserError(f"{self._where}: damaged, its CRC-32 is {crc:08x}, not {self._crc:08x}; download it again")
+        self._compared = True
 
 
 @dataclass(frozen=True)
 class MappedTensor:
-    """Where one tensor lies: `strides` and `offset` in bytes from the start of the mapped file."""
+    """Where one tensor lies: `strides` and `offset` in bytes from the start of the mapped file.
+
+    Attributes:
+        checksum: of the bytes around it, where the format has one.
+    """
 
     buffer: mmap.mmap
     dtype: np.dtype
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
+    checksum: Checksum | None = None
 
     def view(self) -> np.ndarray:
-        """A read-only array that shares the mapping: reading it costs page cache only."""
+        """A read-only array that shares the mapping: reading it costs page cache only.
+
+        Raises:
+            UserError: the file is damaged there, as far as it can tell.
+        """
+        if self.checksum:
+            self.checksum.compare()
         return np.ndarray(self.shape, self.dtype, buffer=self.buffer, offset=self.offset, strides=self.strides)
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 TensorTable = Mapping[str, MappedTensor]
@@ -32,10 +78,10 @@ def map_file(path: Path) -> mmap.mmap:
     """Maps a whole file for reading.
 
     Raises:
-      UserError: the file is missing, empty, unreadable, or a Git LFS pointer instead of weights.
+      UserError: the file is missing, empty, unreadable, no regular file, or a Git LFS pointer instead of weights.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; download it again") from None

@@ -9,13 +9,14 @@ import math
 import mmap
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import ml_dtypes
 import numpy as np
 
 from convert.mapped import MappedTensor, TensorTable, map_file
-from show1_jax.errors import UserError
+from show1_jax.errors import UserError, shown, shown_name
+from show1_jax.files import check_json
 
 DTYPES = {
     "F64": np.dtype("<f8"),
@@ -31,19 +32,25 @@ DTYPES = {
 }
 
 _LARGEST = 2**48  # of a side or an offset; NumPy refuses far larger ones even where another side is 0
+_MAX_HEADER: Final = 16 << 20
+"""Bytes: 100,000 tensors. The library reads 100 MB; parsed, that takes gigabytes."""
 
 
 def read_safetensors(path: Path) -> TensorTable:
     """Names and places of the tensors of one `.safetensors` file.
 
     Raises:
-      UserError: missing, empty, truncated or damaged file, or an element type no network here uses.
+      UserError: missing, empty, truncated or damaged file, tensors that overlap or leave bytes between them or behind
+        them (as the library), or an element type no network here uses.
     """
     buffer = map_file(path)
     header, data_start = _header(path, buffer)
-    return {
-        name: _tensor(path, buffer, name, entry, data_start) for name, entry in header.items() if name != "__metadata__"
-    }
+    metadata = header.pop("__metadata__", None)
+    if metadata is not None and not _is_text_table(metadata):
+        raise UserError(f"{path}: its __metadata__ is not a table of texts, the file is damaged; download it again")
+    table = {name: _tensor(path, buffer, name, entry, data_start) for name, entry in header.items()}
+    _check_cover(path, table, data_start, len(buffer))
+    return table
 
 
 def write_safetensors(
@@ -80,16 +87,21 @@ def write_safetensors(
 def _header(path: Path, buffer: mmap.mmap) -> tuple[dict[str, Any], int]:
     if len(buffer) < 8:
         raise UserError(f"{path}: truncated inside the header; download it again")
-    data_start = 8 + int.from_bytes(buffer[:8], "little")
-    if data_start > len(buffer):
+    length = int.from_bytes(buffer[:8], "little")
+    if 8 + length > len(buffer):
         raise UserError(f"{path}: truncated inside the header, or no safetensors file; download it again")
+    if length > _MAX_HEADER:
+        raise UserError(f"{path}: a header of {length:,} bytes, more than any network needs; download it again")
     try:
-        header = json.loads(buffer[8:data_start], object_pairs_hook=_without_repeats)
+        text = buffer[8 : 8 + length].decode()
+        header = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
+        check_json(header)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: the header is damaged ({error}); download it again") from None
+        reason = "nested too deep" if isinstance(error, RecursionError) else shown_name(str(error))
+        raise UserError(f"{path}: the header is damaged ({reason}); download it again") from None
     if not isinstance(header, dict):
         raise UserError(f"{path}: the header is not a table of tensors, the file is damaged; download it again")
-    return header, data_start
+    return header, 8 + length
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -97,6 +109,26 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) < len(pairs):
         raise ValueError("a name twice")
     return table
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _is_text_table(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _check_cover(path: Path, table: TensorTable, data_start: int, size: int) -> None:
+    """Refuse tensors that do not cover the file byte for byte: other readers would take other bytes."""
+    end, before = data_start, "the header"
+    for begin, nbytes, name in sorted((tensor.offset, tensor.nbytes, name) for name, tensor in table.items()):
+        if begin != end:
+            what = "overlaps" if begin < end else f"leaves {begin - end} bytes behind"
+            raise UserError(f"{path}: {shown(name)} {what} {before}; do not trust this file, download it again")
+        end, before = begin + nbytes, shown(name)
+    if end != size:
+        raise UserError(f"{path}: {size - end} bytes behind its last tensor; do not trust this file, download it again")
 
 
 def _tensor(path: Path, buffer: mmap.mmap, name: str, entry: Any, data_start: int) -> MappedTensor:
@@ -107,18 +139,18 @@ def _tensor(path: Path, buffer: mmap.mmap, name: str, entry: Any, data_start: in
     except (TypeError, KeyError, ValueError):
         sane = False
     if not sane:
-        raise UserError(f"{path}: {name!r} has a damaged header entry; download the file again")
+        raise UserError(f"{path}: {shown(name)} has a damaged header entry; download the file again")
     if type_name not in DTYPES:
-        raise UserError(f"{path}: {name!r} has element type {type_name!r}; re-save it as F32, F16 or BF16")
+        raise UserError(f"{path}: {shown(name)} has element type {shown(type_name)}; re-save it as F32, F16 or BF16")
     dtype = DTYPES[type_name]
     if end - begin != math.prod(shape) * dtype.itemsize:
         raise UserError(
-            f"{path}: {name!r} has {end - begin} bytes, which do not fit its shape {shape}; "
+            f"{path}: {shown(name)} has {end - begin} bytes, which do not fit its shape {shape}; "
             "the file is damaged, download it again"
         )
     if data_start + end > len(buffer):
         raise UserError(
-            f"{path}: truncated, {name!r} ends at byte {data_start + end} of {len(buffer)}; download it again"
+            f"{path}: truncated, {shown(name)} ends at byte {data_start + end} of {len(buffer)}; download it again"
         )
     strides = tuple(dtype.itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     return MappedTensor(buffer, dtype, tuple(shape), strides, data_start + begin)

@@ -3,7 +3,7 @@
 The archive holds `NAME/data.pkl`, a pickled state dict whose tensors point at storages `NAME/data/KEY`, stored
 uncompressed, so that they can be used where they lie. A pickle is a program; this is an interpreter of the few
 instructions that a state dict needs, and the only things it can build are dicts and tensors. A name outside
-`_GLOBALS` is refused before anything is done with it.
+`_GLOBALS` is refused before anything is done with it. Storages are compared with their CRC-32 when they are used.
 """
 
 import math
@@ -11,15 +11,17 @@ import mmap
 import pickletools
 import struct
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ml_dtypes
 import numpy as np
 
-from convert.mapped import MappedTensor, TensorTable, map_file
-from show1_jax.errors import UserError
+from convert.mapped import Checksum, MappedTensor, TensorTable, map_file
+from show1_jax.errors import UserError, shown, shown_name
 
 _STORAGES = {
     "torch DoubleStorage": np.dtype("<f8"),
@@ -41,6 +43,12 @@ _REBUILD_PARAMETER = "torch._utils _rebuild_parameter"
 _GLOBALS = {_ORDERED_DICT, _REBUILD_TENSOR, _REBUILD_PARAMETER, *_STORAGES}
 _MAX_DIMENSIONS = 8
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+_IS_UTF8: Final = 0x800  # flag of an entry: its name is UTF-8
+_MAX_DIRECTORY: Final = 8 << 20
+"""Bytes of the zip's list of entries: 100,000 storages; the largest released network has 1,100."""
+_MAX_PICKLE: Final = 16 << 20
+_MAX_INSTRUCTIONS: Final = 1_000_000
+"""Of a pickle: 20,000 tensors."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ class _Storage:
     dtype: np.dtype
     offset: int
     numel: int
+    checksum: Checksum | None
 
 
 class _MalformedError(Exception):
@@ -74,15 +83,18 @@ def read_torch_zip(path: Path) -> TensorTable:
     buffer = map_file(path)
     if buffer[:2] != b"PK":
         raise UserError(_not_a_zip(path, buffer))
+    directory: Any = _Directory(buffer)
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _state_dict(_Archive(archive, buffer))
+        with zipfile.ZipFile(directory) as archive:
+            return _state_dict(_Archive(path, archive.infolist(), buffer))
+    except UserError:
+        raise
     except _MalformedError as error:
         raise UserError(f"{path}: {error}") from None
     # Any other exception here means bytes that no writer of this format produces: pickletools and zipfile raise a
     # dozen kinds on damaged input.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = shown_name(" ".join(str(error).split()) or type(error).__name__)
         raise UserError(f"{path}: truncated or damaged ({reason}); download it again") from None
 
 
@@ -90,51 +102,102 @@ def _not_a_zip(path: Path, buffer: mmap.mmap) -> str:
     if buffer[:1] == b"\x80":
         return (
             f"{path}: torch's old format from before 1.6, which only torch reads; re-save it with a recent torch: "
-            f"`import torch; f = {str(path)!r}; torch.save(torch.load(f), f)`"
+            f"`import torch; f = {str(path)!r}; torch.save(torch.load(f, 'cpu', weights_only=True), f)` "
+            "(weights_only, as any other pickle can run code)"
         )
     return f"{path}: not a file that torch.save wrote, or damaged at its start; download it again"
+
+
+class _Directory:
+    """The file as `zipfile` sees it, which takes the list of entries at once, however long that says it is."""
+
+    def __init__(self, buffer: mmap.mmap) -> None:
+        self.seek: Callable[..., object] = buffer.seek
+        self.tell: Callable[[], int] = buffer.tell
+        self._read: Callable[[int], bytes] = buffer.read
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._read(_MAX_DIRECTORY + 1 if size < 0 else min(size, _MAX_DIRECTORY + 1))
+        if len(content) > _MAX_DIRECTORY:
+            raise _MalformedError("more entries than any state dict has; do not trust this file")
+        return content
 
 
 class _Archive:
     """The zip: its pickle, and its storages where they lie in the mapped file."""
 
-    def __init__(self, archive: zipfile.ZipFile, buffer: mmap.mmap) -> None:
-        self.buffer = buffer
-        self._archive = archive
-        self._entries = {info.filename: info for info in archive.infolist()}
+    def __init__(self, path: Path, entries: list[zipfile.ZipInfo], buffer: mmap.mmap) -> None:
+        self._path = path
+        self._buffer = buffer
+        self._entries = {entry.filename: entry for entry in entries}
+        # torch can be told to compute none; it then writes 0 everywhere.
+        self._has_checksums = any(entry.CRC for entry in entries)
+        self._starts = {entry.filename: self._start(entry) for entry in entries}
+        self._checksums: dict[str, Checksum] = {}
+        self._check_apart(entries)
         pickles = [name for name in self._entries if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise _MalformedError("a zip without one data.pkl, not a state dict of torch.save; give the released file")
         self._root = pickles[0].removesuffix("data.pkl")
-        if self._root + "byteorder" in self._entries and self._read("byteorder") != b"little":
+        if self._root + "byteorder" in self._entries and self._content("byteorder", 100) != b"little":
             raise _MalformedError("saved on a big-endian machine; re-save it on a little-endian one")
 
-    def _read(self, name: str) -> bytes:
-        self._place(name)  # stored, not compressed: no larger than the file
-        return self._archive.read(self._root + name)
-
     def pickle(self) -> bytes:
-        return self._read("data.pkl")
+        return self._content("data.pkl", _MAX_PICKLE)
 
     def storage(self, key: str, dtype: np.dtype, numel: int) -> _Storage:
-        offset, size = self._place(f"data/{key}")
+        offset, size = self._find(f"data/{key}")
         if not 0 <= numel * dtype.itemsize <= size:
-            raise _MalformedError(f"storage {key!r} has {size} bytes, not {numel} of {dtype}; download it again")
-        return _Storage(self.buffer, dtype, offset, numel)
+            raise _MalformedError(f"storage {shown(key)} has {size} bytes, not {numel} of {dtype}; download it again")
+        return _Storage(self._buffer, dtype, offset, numel, self._checksum(f"data/{key}"))
 
-    def _place(self, name: str) -> tuple[int, int]:
+    def _content(self, name: str, most: int) -> bytes:
+        offset, size = self._find(name)
+        if size > most:
+            raise _MalformedError(f"its {name} has {size} bytes, more than any state dict's; do not trust this file")
+        if checksum := self._checksum(name):
+            checksum.compare()
+        return self._buffer[offset : offset + size]
+
+    def _find(self, name: str) -> tuple[int, int]:
         """Offset and size in bytes of an entry's data in the file."""
         entry = self._entries.get(self._root + name)
         if entry is None:
-            raise _MalformedError(f"{self._root + name} is missing from the archive; download it again")
-        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-            raise _MalformedError(f"{entry.filename} is compressed or encrypted; unzip and zip it with `zip -0`")
+            where = shown_name(self._root + name)
+            raise _MalformedError(f"{where} is missing from the archive; download it again")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.file_size != entry.compress_size:
+            where = shown_name(entry.filename)
+            raise _MalformedError(f"{where} is compressed or encrypted; unzip and zip it with `zip -0`")
+        return self._starts[entry.filename], entry.file_size
+
+    def _checksum(self, name: str) -> Checksum | None:
+        """The same one for all tensors of a storage, so that it is compared once."""
+        if self._has_checksums and name not in self._checksums:
+            offset, size = self._find(name)
+            crc = self._entries[self._root + name].CRC
+            where = f"{self._path}: {shown_name(self._root + name)}"
+            self._checksums[name] = Checksum(self._buffer, offset, size, crc, where)
+        return self._checksums.get(name)
+
+    def _start(self, entry: zipfile.ZipInfo) -> int:
+        """Offset of an entry's data, which lies in the file as a whole behind a header with the same name."""
         start = entry.header_offset
-        signature, name_length, extra_length = _LOCAL_HEADER.unpack(self.buffer[start : start + _LOCAL_HEADER.size])
-        start += _LOCAL_HEADER.size + name_length + extra_length
-        if signature != b"PK\3\4" or start + entry.file_size > len(self.buffer):
-            raise _MalformedError(f"truncated or damaged at {entry.filename}; download it again")
-        return start, entry.file_size
+        signature, name_length, extra_length = _LOCAL_HEADER.unpack(self._buffer[start : start + _LOCAL_HEADER.size])
+        start += _LOCAL_HEADER.size
+        name = self._buffer[start : start + name_length]
+        is_same = name == entry.orig_filename.encode("utf-8" if entry.flag_bits & _IS_UTF8 else "cp437")
+        start += name_length + extra_length
+        if signature != b"PK\3\4" or not is_same or start + entry.compress_size > len(self._buffer):
+            raise _MalformedError(f"truncated or damaged at {shown_name(entry.filename)}; download it again")
+        return start
+
+    def _check_apart(self, entries: list[zipfile.ZipInfo]) -> None:
+        """Refuse entries that share a name or bytes: readers would take different ones."""
+        if len(self._entries) < len(entries):
+            raise _MalformedError("two of its entries have one name; do not trust this file")
+        spans = sorted((entry.header_offset, self._starts[entry.filename] + entry.compress_size) for entry in entries)
+        if any(end > start for (_, end), (start, _) in pairwise(spans)):
+            raise _MalformedError("its entries overlap; do not trust this file")
 
 
 def _state_dict(archive: _Archive) -> TensorTable:
@@ -143,7 +206,8 @@ def _state_dict(archive: _Archive) -> TensorTable:
         raise _MalformedError("holds no state dict (name -> tensor); save `model.state_dict()`")
     for name, value in contents.items():
         if not isinstance(name, str) or not isinstance(value, MappedTensor):
-            raise _MalformedError(f"{name!r} is not a tensor ({type(value).__name__}); save `model.state_dict()` alone")
+            kind = type(value).__name__
+            raise _MalformedError(f"{shown(name)} is not a tensor ({kind}); save `model.state_dict()` alone")
     return contents
 
 
@@ -157,9 +221,11 @@ class _Machine:
         self._memo: dict[int, Any] = {}
 
     def run(self, program: bytes) -> Any:
-        for opcode, argument, _ in pickletools.genops(program):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(program)):
             if opcode.name == "STOP":
                 return self._stack.pop()
+            if count == _MAX_INSTRUCTIONS:
+                raise _MalformedError("its pickle has more instructions than any state dict; do not trust this file")
             self._step(opcode.name, argument)
         raise _MalformedError("data.pkl has no end; download it again")
 
@@ -234,7 +300,7 @@ class _Machine:
 def _permitted(name: str) -> _Global:
     if name not in _GLOBALS:
         raise _MalformedError(
-            f"its pickle asks for {name.replace(' ', '.')!r}, which no state dict needs; "
+            f"its pickle asks for {shown(name.replace(' ', '.'))}, which no state dict needs; "
             "refused, as it could run code: use the released file, or save `model.state_dict()` alone"
         )
     return _Global(name)
@@ -246,7 +312,7 @@ def _set_items(target: Any, items: list[Any]) -> None:
         raise _MalformedError("a table whose keys are not names; save `model.state_dict()`")
     for key, value in zip(items[::2], items[1::2], strict=True):
         if key in target:
-            raise _MalformedError(f"has {key!r} twice; download it again")
+            raise _MalformedError(f"has {shown(key)} twice; download it again")
         target[key] = value
 
 
@@ -268,14 +334,15 @@ def _tensor(storage: _Storage, offset: int, size: tuple[Any, ...], stride: tuple
     """The view (offset, size, stride), counted in elements, of a storage: every element must lie inside it."""
     counts = (offset, *size, *stride)
     if len(size) != len(stride) or len(size) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in counts):
-        raise _MalformedError(f"a tensor with offset, size and stride {counts}; download it again")
+        raise _MalformedError(f"a tensor with offset, size and stride {shown(counts)}; download it again")
     numel = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if (numel and last >= storage.numel) or numel > storage.numel or offset > storage.numel:
         raise _MalformedError(
-            f"a tensor of size {size}, stride {stride} and offset {offset} reaches outside its storage "
-            f"of {storage.numel} elements; do not trust this file, download the released one"
+            f"a tensor of size {shown(size)}, stride {shown(stride)} and offset {shown(offset)} reaches outside its "
+            f"storage of {storage.numel} elements; do not trust this file, download the released one"
         )
     itemsize = storage.dtype.itemsize
     strides = tuple(step * itemsize for step in stride) if numel else (0,) * len(size)
-    return MappedTensor(storage.buffer, storage.dtype, size, strides, storage.offset + offset * itemsize)
+    place = storage.offset + offset * itemsize
+    return MappedTensor(storage.buffer, storage.dtype, size, strides, place, storage.checksum)

@@ -116,11 +116,16 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not {error.encoding}") from None
-    _check_json(value, 0)
+    check_json(value)
     return value
 
 
-def _check_json(value: Any, depth: int) -> None:
+def check_json(value: Any, depth: int = 0) -> None:
+    """Refuse a parsed JSON value that is nested too deep, or has a text that is no Unicode.
+
+    Raises:
+        ValueError: in one line, which of them.
+    """
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             raise ValueError(f"{value[:40]!a} is not valid Unicode")
@@ -128,9 +133,9 @@ def _check_json(value: Any, depth: int) -> None:
         if depth >= MAX_JSON_DEPTH:
             raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep")
         for item in value:
-            _check_json(item, depth + 1)
+            check_json(item, depth + 1)
         for item in value.values() if isinstance(value, Mapping) else ():
-            _check_json(item, depth + 1)
+            check_json(item, depth + 1)
 
 
 @contextmanager

@@ -2,9 +2,12 @@
 
 import os
 import pickle
+import time
 import zipfile
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from convert.mapped import TensorTable
 from convert.torch_file import read_torch_zip
 from show1_jax.errors import UserError
 
@@ -157,7 +161,7 @@ def test_only_a_state_dict_can_be_built(tmp_path: Path, by_hand: SimpleNamespace
 def test_other_formats_say_what_to_do(tmp_path: Path, by_hand: SimpleNamespace) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
-    with pytest.raises(UserError, match=r"old format.*torch\.save\(torch\.load\(f\), f\)"):
+    with pytest.raises(UserError, match=r"old format.*torch\.save\(torch\.load\(f, 'cpu', weights_only=True\), f\)"):
         read_torch_zip(path)
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(UserError, match="git lfs pull"):
@@ -179,6 +183,171 @@ def test_other_formats_say_what_to_do(tmp_path: Path, by_hand: SimpleNamespace) 
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("word/document.xml", "")
     with pytest.raises(UserError, match=r"without one data\.pkl"):
+        read_torch_zip(path)
+
+
+def whole(table: TensorTable) -> dict[str, np.ndarray]:
+    return {name: tensor.view() for name, tensor in table.items()}
+
+
+@pytest.fixture(params=["plain", "data descriptors", "zip64"])
+def two_storages(request: pytest.FixtureRequest, tmp_path: Path, by_hand: SimpleNamespace) -> Path:
+    """A file with two tensors, its sizes and checksums where the variants of the zip format have them."""
+    path = tmp_path / "two.bin"
+    arrays = {"a": NUMBERS, "b": NUMBERS.astype(np.float16)}
+    by_hand.state_dict(path, arrays)
+    if request.param != "plain":
+        with zipfile.ZipFile(path) as archive:
+            contents = {name: archive.read(name) for name in archive.namelist()}
+        with path.open("wb") as file:
+            sink: Any = SimpleNamespace(
+                write=file.write, flush=file.flush
+            )  # cannot seek, so sizes come behind the data
+            is_zip64 = request.param == "zip64"
+            with zipfile.ZipFile(file if is_zip64 else sink, "w") as archive:
+                for name, content in contents.items():
+                    with archive.open(name, "w", force_zip64=is_zip64) as entry:
+                        entry.write(content)
+    np.testing.assert_equal(whole(read_torch_zip(path)), arrays)
+    return path
+
+
+def test_a_changed_bit_of_a_storage_is_found_when_its_tensor_is_asked_for(two_storages: Path) -> None:
+    raw = bytearray(two_storages.read_bytes())
+    raw[raw.index(NUMBERS.tobytes()) + 7] ^= 1
+    damaged = two_storages.with_name("damaged.bin")
+    damaged.write_bytes(raw)
+    table = read_torch_zip(damaged)
+    np.testing.assert_array_equal(table["b"].view(), NUMBERS.astype(np.float16))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"damaged\.bin: archive/data/0: damaged, its CRC-32 is \w{8}, not \w{8}"):
+            table["a"].view()
+
+
+def test_a_storage_is_compared_once_for_all_of_its_tensors(
+    tmp_path: Path, by_hand: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = by_hand.Pickle({"0": NUMBERS})
+    tensors = {name: write.tensor(by_hand.Tensor("0", at, (4,), (1,))) for at, name in enumerate("abc")}
+    by_hand.torch_zip(tmp_path / "a.bin", write.dict(tensors), {"0": NUMBERS})
+    table = read_torch_zip(tmp_path / "a.bin")
+    compared: list[int] = []
+    crc32 = zlib.crc32
+    monkeypatch.setattr(zlib, "crc32", lambda data, start=0: compared.append(len(data)) or crc32(data, start))
+    whole(table)
+    assert compared == [NUMBERS.nbytes]
+
+
+def test_a_changed_pickle_is_found_at_once(tmp_path: Path, by_hand: SimpleNamespace) -> None:
+    by_hand.state_dict(tmp_path / "a.bin", {"name": NUMBERS})
+    raw = (tmp_path / "a.bin").read_bytes().replace(b"name", b"same", 1)
+    (tmp_path / "b.bin").write_bytes(raw)
+    with pytest.raises(UserError, match=r"b\.bin: archive/data\.pkl: damaged, its CRC-32"):
+        read_torch_zip(tmp_path / "b.bin")
+
+
+def test_a_file_without_checksums_is_read(tmp_path: Path, by_hand: SimpleNamespace) -> None:
+    """torch writes 0 for each where it is told not to compute them."""
+    path = tmp_path / "a.bin"
+    by_hand.state_dict(path, {"a": NUMBERS})
+    raw = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            for at in (raw.index(entry.CRC.to_bytes(4, "little")), raw.rindex(entry.CRC.to_bytes(4, "little"))):
+                raw[at : at + 4] = bytes(4)
+    path.write_bytes(raw)
+    np.testing.assert_array_equal(read_torch_zip(path)["a"].view(), NUMBERS)
+
+
+def test_entries_that_share_bytes_or_names_are_refused(tmp_path: Path, by_hand: SimpleNamespace) -> None:
+    path = tmp_path / "a.bin"
+    by_hand.state_dict(path, {"a": NUMBERS, "b": NUMBERS})
+    raw = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        first, second = (archive.getinfo(f"archive/data/{key}") for key in "01")
+    directory = raw.rindex(b"PK\1\2")
+    assert raw[directory + 46 :].startswith(b"archive/data/1")
+    moved = bytearray(raw)
+    moved[directory + 42 : directory + 46] = first.header_offset.to_bytes(4, "little")
+    path.write_bytes(moved)
+    with pytest.raises(UserError, match=r"truncated or damaged at archive/data/1"):
+        read_torch_zip(path)
+    moved = bytearray(raw)
+    moved[directory + 46 + 13 : directory + 46 + 14] = b"0"
+    moved[second.header_offset + 30 + 13 : second.header_offset + 30 + 14] = b"0"
+    path.write_bytes(moved)
+    with pytest.raises(UserError, match=r"two of its entries have one name; do not trust this file"):
+        read_torch_zip(path)
+    inner = raw[second.header_offset : second.header_offset + 44 + NUMBERS.nbytes]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"}.")
+        archive.writestr("archive/data/0", inner)
+    nested = bytearray(path.read_bytes())
+    end = nested.rindex(b"PK\5\6")
+    entry = bytearray(raw[directory : directory + 46 + 14])
+    entry[42:46] = nested.index(inner).to_bytes(4, "little")
+    count, size = 3, int.from_bytes(nested[end + 12 : end + 16], "little") + len(entry)
+    nested[end + 8 : end + 16] = count.to_bytes(2, "little") * 2 + size.to_bytes(4, "little")
+    nested[end:end] = entry
+    path.write_bytes(nested)
+    with pytest.raises(UserError, match=r"its entries overlap; do not trust this file"):
+        read_torch_zip(path)
+
+
+def doubling_tuples(times: int) -> bytes:
+    """Instructions for a tuple of two of a tuple of two ... : 2 ** times leaves in a few bytes."""
+    step = b"".join(b"q" + bytes([n % 256]) + b"h" + bytes([n % 256]) + b"\x86" for n in range(times))
+    return b")" + step
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        pytest.param(doubling_tuples(200), id="doubling tuples"),
+        pytest.param(b"}\x8c\x01a" + doubling_tuples(200) + b"s", id="doubling tuples in a table"),
+        pytest.param(doubling_tuples(200) + b"Q", id="doubling tuples as a storage"),
+        pytest.param(b")" + b"\x85" * 500_000, id="deep tuples"),
+        pytest.param(b"(" * 500_000, id="marks"),
+        pytest.param(b"N0" * 1_100_000, id="instructions"),
+        pytest.param(b"N" * (17 << 20), id="bytes"),
+        pytest.param(b"\x8a\xff" + b"\xff" * 254 + b"\x7f" + b"\x85", id="a number of 255 bytes"),
+        pytest.param(b"\x8b\xff\xff\xff\x7f" + b"1" * 1000, id="a number of 2 GB"),
+        pytest.param(b"I" + b"9" * 100_000 + b"\n", id="a number of many digits"),
+        pytest.param(b"X\xff\xff\xff\xff" + b"1" * 1000, id="a text of 4 GB"),
+        pytest.param(b"r\xff\xff\xff\xff" + b"N", id="a place in the memo"),
+        pytest.param(b"c" + b"x" * 10**6 + b"\ny\n", id="a long name"),
+    ],
+)
+def test_pickles_that_grow_are_refused_in_a_short_line(tmp_path: Path, by_hand: SimpleNamespace, bomb: bytes) -> None:
+    by_hand.torch_zip(tmp_path / "a.bin", bomb, {})
+    start = time.monotonic()
+    with pytest.raises(UserError) as refusal:
+        read_torch_zip(tmp_path / "a.bin")
+    assert time.monotonic() - start < 5
+    assert len(str(refusal.value)) < 1000
+
+
+def test_tensors_of_doubling_tuples_are_refused_in_a_short_line(tmp_path: Path, by_hand: SimpleNamespace) -> None:
+    write = by_hand.Pickle({"0": NUMBERS})
+    tensor = write.tensor(by_hand.Tensor("0", 0, (24,), (1,)))
+    size = write.tuple(write.integer(24))
+    for body in (
+        tensor.replace(size, doubling_tuples(100), 1),
+        tensor.replace(size, b"(" + b"K\1" * 500_000 + b"t", 1),
+    ):
+        by_hand.torch_zip(tmp_path / "a.bin", b"}\x8c\x01a" + body + b"s", {"0": NUMBERS})
+        with pytest.raises(UserError, match="a tensor with offset, size and stride") as refusal:
+            read_torch_zip(tmp_path / "a.bin")
+        assert len(str(refusal.value)) < 1000
+
+
+def test_a_zip_with_more_entries_than_any_network_is_refused_before_they_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    entry = b"PK\1\2" + bytes(24) + (5).to_bytes(2, "little") + bytes(16) + b"names"
+    directory = entry * ((9 << 20) // len(entry))
+    size, start = len(directory).to_bytes(4, "little"), (4).to_bytes(4, "little")
+    path.write_bytes(b"PK\3\4" + directory + b"PK\5\6" + bytes(8) + size + start + bytes(2))
+    with pytest.raises(UserError, match="more entries than any state dict has"):
         read_torch_zip(path)
 
 
