@@ -232,6 +232,57 @@ def test_clip_config_refuses_by_field_and_value(name, value):
         text.CLIPTextConfig.from_json(clip_settings(**{name: value}))
 
 
+def test_configs_of_other_releases_mean_the_same_encoder():
+    t5 = text.T5Config.from_json(t5_settings())
+    later = {
+        "_name_or_path": "",
+        "architectures": ["T5EncoderModel"],
+        "dtype": "float16",
+        "id2label": {"0": "LABEL_0"},
+        "is_decoder": False,
+        "n_positions": 512,
+        "output_hidden_states": True,
+        "pruned_heads": {},
+        "scale_decoder_outputs": True,
+        "task_specific_params": {"summarization": {"num_beams": 4}},
+        "transformers_version": "5.24.0",
+    }
+    assert text.T5Config.from_json(t5_settings(**later)) == t5
+    clip = text.CLIPTextConfig.from_json(clip_settings())
+    later = {"model_type": "clip_text_model", "bos_token_id": 0, "initializer_range": 0.02, "top_k": 50, "dropout": 0.0}
+    assert text.CLIPTextConfig.from_json(clip_settings(**later)) == clip
+
+
+def test_configs_as_transformers_writes_them_today():
+    import transformers
+
+    assert text.T5Config.from_json(transformers.T5Config(feed_forward_proj="gated-gelu").to_dict()).d_model == 512
+    assert text.CLIPTextConfig.from_json(transformers.CLIPTextConfig().to_dict()).hidden_size == 512
+
+
+@pytest.mark.parametrize("read", [lambda **c: text.T5Config.from_json(t5_settings(**c)), None])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("quantization_config", {"load_in_8bit": True}),
+        ("pruned_heads", {"0": [1, 2]}),
+        ("attention_window", 64),
+        ("model_type", "siglip_text_model"),
+        ("layer_norm_epsilon", 10**400),
+        ("layer_norm_eps", 10**400),
+        ("vocab_size", 2**40),
+        ("num_heads", 10**400),
+        ("num_hidden_layers", 10**9),
+        ("num_layers", 10**9),
+    ],
+)
+def test_configs_of_other_encoders_are_refused_at_once(read, field, value):
+    read = read or (lambda **changes: text.CLIPTextConfig.from_json(clip_settings(**changes)))
+    with pytest.raises(UserError, match=f"{field}( = |=)") as refusal:
+        read(**{field: value})
+    assert len(str(refusal.value)) < 400
+
+
 @pytest.mark.parametrize("config", [text.T5Config, text.CLIPTextConfig])
 def test_config_names_what_is_missing(config):
     with pytest.raises(UserError, match="vocab_size"):
@@ -307,6 +358,140 @@ def test_clip_padding_is_the_tokenizers_own(golden, tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     ids = text.tokenize_clip(text.load_clip_tokenizer(folder), ["a red circle"])
     assert ids.tolist() == [[577, 320, 513, 518, 578] + [0] * 7]
+
+
+def edited(golden: Path, tmp_path: Path, folder: str, **changes: object) -> Path:
+    """A copy of a recorded tokenizer whose settings are changed; `...` takes one away."""
+    copy = Path(shutil.copytree(golden / folder / "tokenizer", tmp_path / "tokenizer"))
+    path = copy / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in settings.items() if value is not ...}))
+    return copy
+
+
+@pytest.mark.parametrize("name", ["pad_token", "eos_token", "bos_token"])
+def test_a_clip_tokenizer_that_cannot_pad_or_end_is_refused_when_it_is_loaded(golden, tmp_path, name):
+    folder = edited(golden, tmp_path, CLIP_FOLDER, **{name: None})
+    with pytest.raises(UserError, match=rf"tokenizer: {name} is null, and no prompt .*; take the released files"):
+        text.load_clip_tokenizer(folder)
+
+
+def test_an_absent_padding_token_is_the_class_s_default(golden, tmp_path):
+    folder = edited(golden, tmp_path, CLIP_FOLDER, pad_token=...)
+    assert text.load_clip_tokenizer(folder).pad_token_id == 578
+
+
+def test_files_of_old_releases_have_their_tokens_elsewhere(golden, tmp_path):
+    """Without `added_tokens_decoder` the file of special tokens counts, null or not in the other one."""
+    folder = edited(golden, tmp_path, CLIP_FOLDER, pad_token=None, added_tokens_decoder=...)
+    assert text.load_clip_tokenizer(folder).pad_token_id == 578
+
+
+@pytest.mark.parametrize(
+    ("value", "length"),
+    [(77, 77), (12, 12), (77.0, 77), (10**30, 77), (1e30, 77), (10**400, 77), (None, 77), (..., 77), (2, 2)],
+)
+def test_a_clip_tokenizer_s_length_is_a_number_of_any_size(golden, tmp_path, value, length):
+    tokenizer = text.load_clip_tokenizer(edited(golden, tmp_path, CLIP_FOLDER, model_max_length=value))
+    assert text.tokenize_clip(tokenizer, ["a red circle " * 50]).shape == (1, length)
+
+
+@pytest.mark.parametrize("value", ["77", -1, 0, 1, 76.5, float("inf"), float("nan"), True, [77], {}])
+def test_a_clip_tokenizer_s_length_that_is_no_number_is_refused_when_it_is_loaded(golden, tmp_path, value):
+    folder = edited(golden, tmp_path, CLIP_FOLDER, model_max_length=value)
+    with pytest.raises(
+        UserError, match=r"tokenizer_config\.json: model_max_length=.* is no whole number of at least 2"
+    ):
+        text.load_clip_tokenizer(folder)
+
+
+@pytest.mark.parametrize("name", ["padding_side", "truncation_side"])
+def test_a_clip_tokenizer_that_pads_or_cuts_at_the_left_is_refused(golden, tmp_path, name):
+    with pytest.raises(UserError, match=f"{name}='left' is not supported, only 'right'"):
+        text.load_clip_tokenizer(edited(golden, tmp_path, CLIP_FOLDER, **{name: "left"}))
+
+
+def test_settings_that_name_files_or_code_are_not_followed(golden, tmp_path):
+    changes = {
+        "vocab": {"a": 0},
+        "merges": [],
+        "vocab_file": "/etc/passwd",
+        "tokenizer_file": "/etc/passwd",
+        "fast_tokenizer_files": ["tokenizer.json", "tokenizer.0.0.1/../../x.json"],
+        "init_inputs": [1, 2, 3],
+        "auto_map": {"AutoTokenizer": ["evil.Evil", None]},
+        "get_vocab": "conflicts with a method",
+        "chat_template": "{{ 1 / 0 }}",
+    }
+    tokenizer = text.load_clip_tokenizer(edited(golden, tmp_path, CLIP_FOLDER, **changes))
+    assert text.tokenize_clip(tokenizer, ["a red circle"])[0, :5].tolist() == [577, 320, 513, 518, 578]
+
+
+def test_a_clip_tokenizer_as_transformers_5_saves_it_gives_the_same_ids(golden, tmp_path, clip_tokenizer):
+    import transformers
+
+    saved = transformers.CLIPTokenizer.from_pretrained(golden / CLIP_FOLDER / "tokenizer")
+    saved.save_pretrained(tmp_path)
+    assert not (tmp_path / "vocab.json").exists()
+    tokenizer = text.load_clip_tokenizer(tmp_path)
+    prompts = [prompt for prompt, *_ in HARD_PROMPTS]
+    np.testing.assert_array_equal(text.tokenize_clip(tokenizer, prompts), text.tokenize_clip(clip_tokenizer, prompts))
+    assert text.largest_id(tokenizer) == text.largest_id(clip_tokenizer) == 578
+
+
+def test_vocabulary_and_merges_count_where_a_second_file_has_others(golden, tmp_path, clip_tokenizer):
+    """The original's slow tokenizer reads no `tokenizer.json`."""
+    folder = edited(golden, tmp_path, CLIP_FOLDER)
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}, "merges": []}, "added_tokens": []}))
+    ids = [text.tokenize_clip(each, ["a red circle"]) for each in (text.load_clip_tokenizer(folder), clip_tokenizer)]
+    np.testing.assert_array_equal(*ids)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        '{"model": {"vocab": [["a", -1.5]], "merges": []}, "added_tokens": []}',
+        '{"model": {"vocab": {"a": "0"}, "merges": [[1, 2]]}, "added_tokens": []}',
+        '{"model": {"vocab": {"a": -1}, "merges": []}, "added_tokens": []}',
+        '{"model": {"vocab": {"a": 1e400}, "merges": []}, "added_tokens": [3]}',
+        "[" * 100_000,
+        "x" * (17 << 20),
+    ],
+)
+def test_damaged_files_of_transformers_5(golden, tmp_path, content):
+    folder = edited(golden, tmp_path, CLIP_FOLDER)
+    (folder / "vocab.json").unlink()
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match="tokenizer") as refusal:
+        text.load_clip_tokenizer(folder)
+    assert len(str(refusal.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pad_token": None}, "pad_token is None, and only '<pad>' is supported"),
+        ({"pad_token": "<extra_id_0>"}, "pad_token is '<extra_id_0>'"),
+        ({"eos_token": {"content": "</z>", "lstrip": False}}, "eos_token is '</z>', and only '</s>'"),
+        ({"unk_token": 3}, "unk_token=3 is no token"),
+    ],
+)
+def test_a_t5_tokenizer_with_other_tokens_is_refused_when_it_is_loaded(golden, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        text.load_t5_tokenizer(edited(golden, tmp_path, T5_FOLDER, **changes))
+
+
+def test_a_sentencepiece_model_of_another_network_is_refused(golden, tmp_path):
+    import sentencepiece
+
+    folder = edited(golden, tmp_path, T5_FOLDER)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b c d"]), model_prefix=str(folder / "spiece"), vocab_size=8, minloglevel=2
+    )
+    with pytest.raises(UserError, match=r"spiece\.model: no model of T5's, as it has no <pad>; download it again"):
+        text.load_t5_tokenizer(folder)
 
 
 @pytest.mark.parametrize("repeats", [1, 4, 5, 12, 15, 16, 40])

@@ -4,6 +4,7 @@ from show1_jax.text.clip import CLIPTextConfig, CLIPTextEncoder
 from show1_jax.text.t5 import T5Config, T5Encoder
 from show1_jax.text.tokenizers import (
     clip_cut_off,
+    largest_id,
     load_clip_tokenizer,
     load_t5_tokenizer,
     t5_cut_off,
@@ -18,6 +19,7 @@ __all__ = [
     "T5Config",
     "T5Encoder",
     "clip_cut_off",
+    "largest_id",
     "load_clip_tokenizer",
     "load_t5_tokenizer",
     "t5_cut_off",

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import string
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +16,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from show1_jax.errors import UserError
+from show1_jax.errors import FileError, UserError, shown_name
+from show1_jax.text.tokenizer_files import clip_files, clip_max_length, special_tokens
 
 MAX_LENGTH = 77
 """Tokens of a prompt, for both encoders: what the networks were trained with."""
@@ -28,6 +30,8 @@ class Tokenizer(Protocol):
 
     eos_token_id: int
     pad_token_id: int
+
+    def get_vocab(self) -> dict[str, int]: ...
 
     def encode(self, text: str, *, add_special_tokens: bool, verbose: bool) -> list[int]: ...
 
@@ -42,37 +46,66 @@ class CLIPTokenizer(Tokenizer, Protocol):
     model_max_length: int
 
 
+_T5_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+
+
 def load_t5_tokenizer(folder: str | Path) -> Tokenizer:
     """The T5 tokenizer of a released folder with a `spiece.model`; nothing is downloaded.
 
     Raises:
-      UserError: the file is missing or is no sentencepiece model.
+      UserError: the file is missing or is no sentencepiece model of T5, or the folder's settings name other tokens.
     """
     path = _require_files(folder, "T5", "spiece.model") / "spiece.model"
+    for name, token in special_tokens(path.parent).items():
+        if token != _T5_TOKENS.get(name, token):
+            problem = f"{path.parent}: {name} is {token!r}, and only {_T5_TOKENS[name]!r} is supported"
+            raise FileError(problem, "take the released files")
     backend = _transformers().SentencePieceBackend
     try:
-        return backend(vocab_file=str(path), eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
-    except (OSError, RuntimeError):
+        tokenizer = backend(vocab_file=str(path), **_T5_TOKENS)
+    except Exception:  # OSError, RuntimeError, or UnicodeDecodeError of a damaged piece
         raise UserError(f"{path}: not a sentencepiece model; download it again") from None
+    if added := sorted(tokenizer.added_tokens_decoder.keys() - range(tokenizer.vocab_size)):
+        lacking = ", ".join(str(tokenizer.added_tokens_decoder[number]) for number in added)
+        raise FileError(f"{path}: no model of T5's, as it has no {lacking}", "download it again")
+    return tokenizer
 
 
 def load_clip_tokenizer(folder: str | Path) -> CLIPTokenizer:
     """The CLIP tokenizer of a released folder, whose config names the padding token; nothing is downloaded.
 
+    Its vocabulary and merges are `vocab.json` and `merges.txt`, as the original's slow tokenizer has them, or in their
+    absence those of the `tokenizer.json` that transformers 5 saves alone.
+
     Raises:
-      UserError: a file is missing or cannot be read.
+      UserError: a file is missing or cannot be read, names no padding token, or has settings that are not supported.
     """
-    path = _require_files(folder, "CLIP", "vocab.json", "merges.txt", "tokenizer_config.json")
-    try:
-        # The clean-up is for decoding other kinds of tokenizers; the released value only makes a warning.
-        tokenizer = _transformers().CLIPTokenizer.from_pretrained(
-            str(path), local_files_only=True, clean_up_tokenization_spaces=False
-        )
-    except Exception as error:  # whatever the library and its parsers raise on a damaged file
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: the CLIP tokenizer cannot be read ({reason}); download it again") from None
-    tokenizer.model_max_length = min(tokenizer.model_max_length, MAX_LENGTH)
+    path = _require_files(folder, "CLIP", "tokenizer_config.json")
+    if not (path / "tokenizer.json").is_file():
+        _require_files(folder, "CLIP", "vocab.json", "merges.txt")
+    tokens = special_tokens(path)
+    if lacking := [name for name in ("bos_token", "eos_token", "pad_token") if tokens.get(name, "") is None]:
+        problem = f"{path}: {', '.join(lacking)} is null, and no prompt can be made as the encoder takes it"
+        raise FileError(problem, "take the released files")
+    length = min(clip_max_length(path), MAX_LENGTH)
+    with tempfile.TemporaryDirectory() as scratch:  # with nothing in it that the library would read besides
+        for name, content in clip_files(path).items():
+            (Path(scratch) / name).write_bytes(content)
+        try:
+            # The clean-up is for decoding other kinds of tokenizers; the released value only makes a warning.
+            tokenizer = _transformers().CLIPTokenizer.from_pretrained(
+                scratch, local_files_only=True, clean_up_tokenization_spaces=False
+            )
+        except Exception as error:  # whatever the library and its parsers raise on a damaged file
+            reason = shown_name(" ".join(str(error).split()))
+            raise UserError(f"{path}: the CLIP tokenizer cannot be read ({reason}); download it again") from None
+    tokenizer.model_max_length = length
     return tokenizer
+
+
+def largest_id(tokenizer: Tokenizer) -> int:
+    """The largest id that a tokenizer gives, added tokens among them."""
+    return max(tokenizer.get_vocab().values())
 
 
 def tokenize_t5(
