@@ -19,7 +19,20 @@ from convert.merge import merge
 from convert.released import STAGES
 from convert.verify import verify
 from show1_jax.cli import ArgumentParser, run_command
-from show1_jax.errors import UserError
+from show1_jax.errors import UserError, shown_name
+from show1_jax.files import user_path
+
+
+def _path(text: str) -> Path:
+    """A path of the command line."""
+    try:
+        path = user_path(text)
+        path.exists()
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{shown_name(text)} cannot be looked at ({error.strerror})") from None
+    return path
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--from",
         dest="folder",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         help=f"holds the released folders by name: {', '.join(s.folder for s in STAGES.values())}",
     )
@@ -64,7 +77,7 @@ def _add_components(parser: argparse.ArgumentParser) -> None:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     """What all commands that make a checkpoint share."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint to make")
+    parser.add_argument("--out", type=_path, required=True, metavar="DIR", help="the checkpoint to make")
     parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="of the stored weights")
     parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint at DIR")
 
@@ -103,7 +116,7 @@ def _export_parser() -> argparse.ArgumentParser:
         "folder for each stage, which `python -m convert --from FOLDER` reads again.",
     )
     _add_components(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
+    parser.add_argument("--out", type=_path, required=True, metavar="FOLDER", help="the folder to make")
     parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="of the written weights")
     parser.add_argument("--overwrite", action="store_true", help="replace what was exported to FOLDER")
     return parser
@@ -111,7 +124,7 @@ def _export_parser() -> argparse.ArgumentParser:
 
 def _verify_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(prog="python -m convert verify", description="Recompute hashes and shapes of a checkpoint.")
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=_path)
     return parser
 
 

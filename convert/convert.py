@@ -1,8 +1,12 @@
 """From released folders to a checkpoint: everything is checked first, then written tensor by tensor."""
 
+import hashlib
+import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +16,7 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
+from convert.folders import boundary, read_file
 from convert.hub import download, is_hub_id
 from convert.reader import Weights, open_weights
 from convert.released import (
@@ -22,19 +27,18 @@ from convert.released import (
     check_fit,
     check_folder,
     read_architecture,
-    read_json,
+    read_scheduler,
+    scheduler_file,
 )
 from convert.rules import match
 from convert.tables import KINDS, parameters
 from show1_jax.checkpoint import CheckpointWriter, check_target, new_checkpoint
 from show1_jax.config import Architecture
-from show1_jax.diffusion import SchedulerConfig, alphas_cumprod
 from show1_jax.errors import UserError
+from show1_jax.files import user_path
 from show1_jax.manifest import Component, sha256
-from show1_jax.text import load_clip_tokenizer, load_t5_tokenizer
+from show1_jax.text import CLIPTextConfig, T5Config, largest_id, load_clip_tokenizer, load_t5_tokenizer
 from show1_jax.weights import WeightPath
-
-_LOADERS: Final[Mapping[str, Callable[[Path], object]]] = {"t5": load_t5_tokenizer, "clip": load_clip_tokenizer}
 
 DTYPES: Final[Mapping[str, np.dtype | None]] = {
     "keep": None,
@@ -52,11 +56,11 @@ class Job:
       stage: that the part belongs to.
       part: what it is.
       origin: where it comes from, for its provenance.
-      files: SHA-256 of these is recorded, by their place in the folder.
+      files: SHA-256 of these is recorded, by their place in the folder, and that of `tokenizer`.
       architecture: of the network.
       config: its released `config.json`; empty where the network is not a released one.
       schedulers: settings by role.
-      tokenizer: files by name.
+      tokenizer: the content of its files, by name.
       weights: the mapped files behind `arrays`.
       arrays: the weights in our layout.
       dtypes: what each is stored as.
@@ -71,7 +75,7 @@ class Job:
     architecture: Architecture
     config: dict[str, Any]
     schedulers: dict[str, dict[str, Any]]
-    tokenizer: dict[str, Path]
+    tokenizer: dict[str, bytes]
     weights: Weights
     arrays: dict[WeightPath, np.ndarray]
     dtypes: dict[WeightPath, np.dtype]
@@ -159,8 +163,8 @@ def write_checkpoint(out: Path, jobs: Sequence[Job], *, overwrite: bool = False)
 
 def _locate(stage: Stage, source: str, variant: str | None) -> tuple[Path, str | None]:
     """The local folder of a source, and the revision that was downloaded, if it was."""
-    folder, revision = Path(source), None
-    if not folder.exists() and is_hub_id(source):
+    folder, revision = user_path(source), None
+    if not os.path.exists(folder) and is_hub_id(source):
         folder, revision = download(source, stage, variant)
     check_folder(stage, folder)
     return folder, revision
@@ -170,41 +174,62 @@ def _check(
     stage: Stage, part: Part, folder: Path, origin: dict[str, Any], variant: str | None, dtype: np.dtype | None
 ) -> Job:
     architecture, config = read_architecture(stage, part, folder)
-    schedulers = {role: _scheduler(folder / role / "scheduler_config.json") for role in part.schedulers}
-    tokenizer = _tokenizer(part, folder)
-    weights = open_weights(folder / part.folder, variant)
+    schedulers = {role: read_scheduler(role, folder) for role in part.schedulers}
+    tokenizer = _tokenizer(part, folder, architecture)
+    weights = open_weights(folder / part.folder, variant, boundary(folder))
     state = parameters(part.kind, architecture)
-    with _bar(f"check {part.component}", sum(array.nbytes for array in weights.values()), weights) as bar:
+    with _bar(f"check {part.component}", weights.nbytes, weights) as bar:
         where = f"{folder / part.folder}"
         arrays = match(weights, state, KINDS[part.kind].table, where=where, dtype=dtype, progress=bar.advance)
     dtypes = {path: dtype or array.dtype for path, array in arrays.items()}
-    used = [*weights.files, folder / part.config, *(folder / role / "scheduler_config.json" for role in schedulers)]
-    files = {path.relative_to(folder).as_posix(): path for path in (*used, *tokenizer.values())}
+    used = [*weights.files, folder / part.config, *(folder / scheduler_file(role) for role in schedulers)]
+    files = {path.relative_to(folder).as_posix(): path for path in used}
     origin = {**origin, "variant": weights.variant}
     return Job(stage, part, origin, files, architecture, config, schedulers, tokenizer, weights, arrays, dtypes)
 
 
-def _scheduler(path: Path) -> dict[str, Any]:
-    """A scheduler's settings, verbatim, once it is known that sampling will take them."""
-    settings = read_json(path)
-    try:
-        alphas_cumprod(SchedulerConfig.from_json(settings))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    return settings
-
-
-def _tokenizer(part: Part, folder: Path) -> dict[str, Path]:
+def _tokenizer(part: Part, folder: Path, architecture: Architecture) -> dict[str, bytes]:
+    """The files of a part's tokenizer, once it is known that sampling can use them: these and no other ones."""
     if not part.tokenizer:
         return {}
-    found = {name: folder / "tokenizer" / name for name in TOKENIZER_FILES}
-    missing = [name for name in part.tokenizer if not found[name].is_file()]
-    if missing:
-        raise UserError(
-            f"{folder / 'tokenizer'}: has no {', '.join(missing)}; take the released folder's own tokenizer files"
-        )
-    _LOADERS[part.kind](folder / "tokenizer")
-    return {name: path for name, path in found.items() if path.is_file()}
+    where, roots = folder / "tokenizer", boundary(folder)
+    files = {name: read_file(where / name, roots) for name in TOKENIZER_FILES if os.path.lexists(where / name)}
+    if missing := [name for name in part.tokenizer if name not in files]:
+        raise UserError(f"{where}: has no {', '.join(missing)}; take the released folder's own tokenizer files")
+    with _written(files) as paths:
+        scratch = next(iter(paths.values())).parent
+        try:
+            _check_tokenizer(scratch, architecture)
+        except UserError as error:
+            raise UserError(str(error).replace(str(scratch), str(where))) from None
+    return files
+
+
+def _check_tokenizer(folder: Path, architecture: Architecture) -> None:
+    """Refuse a tokenizer that gives what its text encoder does not take. Raises UserError."""
+    problem = ""
+    if isinstance(architecture, T5Config):
+        largest = largest_id(load_t5_tokenizer(folder))
+    else:
+        assert isinstance(architecture, CLIPTextConfig)
+        clip = load_clip_tokenizer(folder)
+        largest, length, positions = largest_id(clip), clip.model_max_length, architecture.max_position_embeddings
+        if length > positions:
+            problem = f"gives {length} tokens, but the text encoder has {positions} positions"
+    if largest >= architecture.vocab_size:
+        problem = f"gives ids up to {largest}, but the text encoder has a table of {architecture.vocab_size}"
+    if problem:
+        raise UserError(f"{folder}: {problem}; give a tokenizer and a text encoder that belong together")
+
+
+@contextmanager
+def _written(files: Mapping[str, bytes]) -> Iterator[dict[str, Path]]:
+    """The files in a folder of their own, by name."""
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = {name: Path(scratch) / name for name in files}
+        for name, path in paths.items():
+            path.write_bytes(files[name])
+        yield paths
 
 
 def _write(writer: CheckpointWriter, job: Job) -> None:
@@ -218,14 +243,19 @@ def _write(writer: CheckpointWriter, job: Job) -> None:
         config=job.config,
         provenance=_provenance(job),
     )
-    with _bar(f"write {job.part.component}", sum(array.nbytes for array in arrays.values()), job.weights, drawn) as bar:
-        writer.add(job.part.component, component, arrays, job.dtypes, job.tokenizer, bar.advance)
+    total = sum(array.nbytes for array in arrays.values())
+    with (
+        _written(job.tokenizer) as tokenizer,
+        _bar(f"write {job.part.component}", total, job.weights, drawn) as bar,
+    ):
+        writer.add(job.part.component, component, arrays, job.dtypes, tokenizer, bar.advance)
 
 
 def _provenance(job: Job) -> dict[str, Any]:
+    copied = {f"tokenizer/{name}": hashlib.sha256(content).hexdigest() for name, content in job.tokenizer.items()}
     return {
         **job.origin,
-        "files": {name: sha256(path) for name, path in job.files.items()},
+        "files": {name: sha256(path) for name, path in job.files.items()} | copied,
         "licence": job.stage.licence,
         "tool": f"show1-jax {_version()}",
     }

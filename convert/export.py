@@ -20,20 +20,22 @@ from convert.rules import Source, sources
 from convert.safetensors_file import write_safetensors
 from convert.stored import read_weights, stored_architecture
 from convert.tables import KINDS, Kind, parameters
+from show1_jax.checkpoint import tokenizer_files
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.config import Architecture
-from show1_jax.errors import UserError
+from show1_jax.errors import UserError, shown_name
 from show1_jax.files import new_folder
 from show1_jax.manifest import Component
 from show1_jax.weights import WeightPath
 
 _STAGE_FOLDERS: Final = {part.component: stage.folder for stage in STAGES.values() for part in stage.parts}
+_ROLES: Final = {role for stage in STAGES.values() for part in stage.parts for role in part.schedulers}
 _NAMES: Final = {
     MODEL_INDEX,
     "tokenizer",
     *_STAGE_FOLDERS.values(),
     *(kind.folder for kind in KINDS.values()),
-    *(role for stage in STAGES.values() for part in stage.parts for role in part.schedulers),
+    *_ROLES,
 }
 """What an exported folder can hold; nothing else is overwritten."""
 
@@ -116,9 +118,10 @@ def _networks(checkpoints: CheckpointSet, components: Sequence[str]) -> list[_Ne
         if place in owners:
             raise UserError(f"{owners[place]} and {name} both go to {place}/; export them one by one")
         owners[place] = name
-        if unknown := sorted(record.schedulers.keys() - _NAMES):
+        if unknown := sorted(record.schedulers.keys() - _ROLES):
             raise UserError(
-                f"{checkpoint}: {name} has schedulers of unknown roles: {', '.join(unknown)}; convert again"
+                f"{checkpoint}: {name} has schedulers of unknown roles: {', '.join(map(shown_name, unknown))}; "
+                "convert again"
             )
         state = parameters(record.kind, architecture)
         config = _config(name, record, kind, architecture)
@@ -133,9 +136,9 @@ def _tensors(kind: Kind, state: nnx.State) -> dict[str, tuple[WeightPath, Source
 
 def _config(name: str, record: Component, kind: Kind, architecture: Architecture) -> dict[str, Any]:
     """The released `config.json`, where that is what the network still is, or else one that says the same."""
-    if record.config and kind.read_config(record.config) == architecture:
-        return record.config
     try:
+        if record.config and kind.read_config(record.config) == architecture:
+            return record.config
         return kind.write_config(architecture)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
@@ -148,9 +151,9 @@ def _write(network: _Network, folder: Path, dtype: np.dtype | None) -> None:
     for role, settings in network.record.schedulers.items():
         (folder / role).mkdir()
         _write_json(folder / role / "scheduler_config.json", settings)
-    tokenizer = network.checkpoint / network.name / "tokenizer"
-    if tokenizer.is_dir():
-        shutil.copytree(tokenizer, folder / "tokenizer")
+    for file_name, path in tokenizer_files(network.checkpoint, network.name).items():
+        (folder / "tokenizer").mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / "tokenizer" / file_name)
     weights = read_weights(network.checkpoint, network.name, network.state, dtype)
     with tqdm(desc=f"write {network.name}", total=len(tensors), leave=False, file=sys.stderr) as bar:
 

@@ -1,11 +1,15 @@
-"""Released folders from the Hugging Face hub: one pinned revision, only the files needed."""
+"""Released folders from the Hugging Face hub: one pinned revision, only the files needed.
+
+Where the hub cannot be reached, or HF_HUB_OFFLINE is set, the hub's cache takes its place.
+"""
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -20,8 +24,14 @@ from huggingface_hub.utils import httpx, validate_repo_id
 from convert.reader import choose_file, read_index
 from convert.released import MODEL_INDEX, TOKENIZER_FILES, Stage
 from show1_jax.errors import UserError
+from show1_jax.files import read_bounded
 
-_REVISION = re.compile(r"[\w./-]+")
+_REVISION = re.compile(r"(?!.*\.\.)[\w./-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class _UnreachableError(UserError):
+    """There is no hub, or it is not to be asked."""
 
 
 def is_hub_id(source: str) -> bool:
@@ -35,7 +45,7 @@ def is_hub_id(source: str) -> bool:
 
 
 def download(source: str, stage: Stage, variant: str | None = None) -> tuple[Path, str]:
-    """Downloads what `stage` needs of a repository into the hub's cache.
+    """Downloads what `stage` needs of a repository into the hub's cache, or finds it there without the hub.
 
     Args:
       source: `owner/name` or `owner/name@revision`.
@@ -49,25 +59,65 @@ def download(source: str, stage: Stage, variant: str | None = None) -> tuple[Pat
       UserError: gated, missing or unreachable repository, missing revision, or files that are not there.
     """
     repository, _, revision = source.partition("@")
-    with _one_line(repository, revision):
-        info = HfApi().model_info(repository, revision=revision or None)
-        commit = str(info.sha)
+    try:
+        with _one_line(repository, revision):
+            return _from_hub(source, repository, revision, stage, variant)
+    except _UnreachableError as error:
+        snapshot = _cached(repository, revision)
+        if snapshot is None:
+            raise UserError(str(error)) from None
+        _check_complete(snapshot, source, stage, variant)
+    print(f"{repository}: taking commit {snapshot.name} from the hub's cache", file=sys.stderr)
+    return snapshot, snapshot.name
 
-        def get(name: str) -> Path:
-            return Path(hf_hub_download(repository, name, revision=commit))
 
-        names = [file.rfilename for file in info.siblings or ()]
-        wanted = list(_wanted(stage, names, variant, source, get))
-        missing = sorted(set(wanted) - set(names))
-        if missing:
-            raise UserError(
-                f"{source}: has no {', '.join(missing)}; {stage.name} needs a repository like {stage.repository}"
-            )
-        paths = [get(name) for name in wanted]
+def _from_hub(source: str, repository: str, revision: str, stage: Stage, variant: str | None) -> tuple[Path, str]:
+    info = HfApi().model_info(repository, revision=revision or None)
+    commit = str(info.sha)
+
+    def get(name: str) -> Path:
+        return Path(hf_hub_download(repository, name, revision=commit))
+
+    names = [file.rfilename for file in info.siblings or ()]
+    wanted = list(_wanted(stage, names, variant, source, get))
+    missing = sorted(set(wanted) - set(names))
+    if missing:
+        raise UserError(
+            f"{source}: has no {', '.join(missing)}; {stage.name} needs a repository like {stage.repository}"
+        )
+    paths = [get(name) for name in wanted]
     root = paths[0]
     for _ in Path(wanted[0]).parts:
         root = root.parent
     return root, commit
+
+
+def _cached(repository: str, revision: str) -> Path | None:
+    """The folder of a revision in the hub's cache; None without it.
+
+    A download of one commit, as ours, leaves no record of the branch that it was the head of: where a repository's
+    cache holds a single commit, that is the one.
+    """
+    cache = Path(constants.HF_HUB_CACHE) / "--".join(("models", *repository.split("/")))
+    try:
+        commit = read_bounded(cache / "refs" / (revision or "main"), 100).decode().strip()
+    except (OSError, UnicodeDecodeError):
+        commit = revision
+    if _COMMIT.fullmatch(commit) and (cache / "snapshots" / commit).is_dir():
+        return cache / "snapshots" / commit
+    commits = [path for path in (cache / "snapshots").glob("*") if _COMMIT.fullmatch(path.name)]
+    return commits[0] if not revision and len(commits) == 1 else None
+
+
+def _check_complete(snapshot: Path, source: str, stage: Stage, variant: str | None) -> None:
+    """Refuse a folder of the hub's cache that lacks something. Raises UserError."""
+    names = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
+    wanted = _wanted(stage, names, variant, f"{source} in the hub's cache", snapshot.joinpath)
+    if missing := sorted(set(wanted) - set(names)):
+        raise UserError(
+            f"{source}: the hub cannot be reached, and its cache of commit {snapshot.name} has no "
+            f"{', '.join(missing)}; go online"
+        )
 
 
 def _wanted(
@@ -108,8 +158,13 @@ def _one_line(repository: str, revision: str) -> Iterator[None]:
         raise UserError(
             f"{repository}: no such repository on the hub, or a private one; check the name, or run `hf auth login`"
         ) from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.TransportError):
-        raise UserError(
+    except OfflineModeIsEnabled:
+        raise _UnreachableError(
+            f"{repository}: HF_HUB_OFFLINE is set, and the hub's cache has no copy; unset it, or download the folder "
+            "elsewhere and give its path"
+        ) from None
+    except (LocalEntryNotFoundError, httpx.TransportError):
+        raise _UnreachableError(
             f"{repository}: the hub cannot be reached; go online, or download the folder elsewhere and give its path"
         ) from None
     except HfHubHTTPError as error:

@@ -5,6 +5,7 @@ frame what the image UNet makes of it. An interpolation UNet has the keyframe UN
 that does not see its condition yet.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ from show1_jax.checkpoint import check_target
 from show1_jax.checkpoint_set import CheckpointSet, is_run
 from show1_jax.config import UNetConfig
 from show1_jax.errors import UserError
+from show1_jax.files import user_path
 from show1_jax.initial_weights import initial_weight
 from show1_jax.manifest import MANIFEST
 from show1_jax.weights import WeightPath, to_weights
@@ -142,7 +144,10 @@ def _draw(shapes: Mapping[WeightPath, tuple[int, ...]], dtype: np.dtype, seed: i
 
 def _is_checkpoint(source: str) -> bool:
     """Whether it is a checkpoint of ours, or a training run."""
-    return bool(source) and ((Path(source) / MANIFEST).is_file() or is_run(Path(source)))
+    if not source or source == MADE_HERE:
+        return False
+    folder = user_path(source)
+    return os.path.isdir(folder) and ((folder / MANIFEST).is_file() or is_run(folder))
 
 
 def _keyframes_of_checkpoint(source: str, dtype: np.dtype | None) -> Job:

@@ -1,7 +1,7 @@
 """The weights of a component folder, opened lazily: `.safetensors` or `.bin`, whole or sharded, of any variant."""
 
-import json
 import mmap
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,15 +9,23 @@ from pathlib import Path
 
 import numpy as np
 
+from convert.folders import MAX_FILE_BYTES, Roots, boundary, inside
 from convert.mapped import MappedTensor, TensorTable
 from convert.safetensors_file import read_safetensors
 from convert.torch_file import read_torch_zip
-from show1_jax.errors import UserError
+from show1_jax.errors import UserError, shown, shown_name
+from show1_jax.files import read_json
 
 _STEM = r"(?P<stem>diffusion_pytorch_model|model|pytorch_model)"
-_WHOLE = re.compile(_STEM + r"(?:\.(?P<variant>\w+))?\.(?P<kind>safetensors|bin)")
-_INDEX = re.compile(_STEM + r"\.(?P<kind>safetensors|bin)\.index(?:\.(?P<variant>\w+))?\.json")
-_SHARD = re.compile(_STEM + r".*-\d+-of-\d+\.(safetensors|bin)")
+_KIND = r"\.(?P<kind>safetensors|bin)"
+_VARIANT = r"(?:\.(?P<variant>[\w-]+?))?"
+_NUMBER = r"-\d+-of-\d+"
+# Of a sharded variant, diffusers 0.30 wrote `STEM-NUMBER.VARIANT.KIND` and `STEM.KIND.VARIANT.index.json`; diffusers of
+# all other releases, and transformers, write `STEM.VARIANT-NUMBER.KIND` and `STEM.KIND.index.VARIANT.json`.
+_SHARD = re.compile(_STEM + rf"(?:{_VARIANT}{_NUMBER}|{_NUMBER}(?:\.[\w-]+)?){_KIND}")
+_WHOLE = re.compile(_STEM + _VARIANT + _KIND)
+_INDEX = re.compile(_STEM + _KIND + _VARIANT + r"\.index\.json")
+_INDEX_BEHIND = re.compile(_STEM + _KIND + r"\.index" + _VARIANT + r"\.json")
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,8 @@ class WeightFile:
 
 class Weights(Mapping[str, np.ndarray]):
     """Name -> array of one component. Arrays are read-only views of the mapped files: nothing is read until used.
+
+    Where a file has checksums, an array that is asked for is compared with its own, and a UserError says if it differs.
 
     Attributes:
       variant: the variant that was taken, e.g. "fp16"; None for plain file names.
@@ -54,32 +64,43 @@ class Weights(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all arrays."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
+
     def release(self) -> None:
         """Gives back the memory of what was read so far; it can be read again."""
         for buffer in {id(tensor.buffer): tensor.buffer for tensor in self._tensors.values()}.values():
             buffer.madvise(mmap.MADV_DONTNEED)
 
 
-def open_weights(folder: Path, variant: str | None = None) -> Weights:
+def open_weights(folder: Path, variant: str | None = None, roots: Roots = ()) -> Weights:
     """Opens the weights of a component folder of a released pipeline.
 
     Args:
       folder: e.g. `show-1-base/unet`.
       variant: the variant to prefer, e.g. "fp16"; a folder without it gives its plain files. By default the plain
         files, or else the only variant there is. `.safetensors` is preferred to `.bin`, a whole file to shards.
+      roots: what links may not lead out of; by default as `boundary` says of `folder`.
 
     Raises:
       UserError: no weights or no such variant; missing, truncated, damaged or hostile files; an index that does not
         agree with its shards.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give a folder in the released layout")
-    chosen = choose_file([path.name for path in folder.iterdir()], variant, where=str(folder))
-    path = folder / chosen.name
+    roots = roots or boundary(folder)
+    try:
+        names = [path.name for path in inside(folder, roots).iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder}: no such folder; give a folder in the released layout") from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from None
+    chosen = choose_file(names, variant, where=str(folder))
+    path = inside(folder / chosen.name, roots)
     if not chosen.is_index:
         return Weights(_read(path), (path,), chosen.variant)
     weight_map = read_index(path)
-    shards = tuple(folder / name for name in sorted(set(weight_map.values())))
+    shards = tuple(inside(folder / name, roots) for name in sorted(set(weight_map.values())))
     return Weights(_join(path, weight_map, shards), (path, *shards), chosen.variant)
 
 
@@ -113,9 +134,10 @@ def _fallback(where: str, variant: str | None, variants: set[str | None]) -> str
 
 def _weight_files(names: Iterable[str]) -> Iterator[WeightFile]:
     for name in names:
-        for pattern in (_WHOLE, _INDEX):
-            if match := pattern.fullmatch(name):
-                yield WeightFile(name, match["variant"], match["kind"] == "safetensors", pattern is _INDEX)
+        for pattern in (_WHOLE, _INDEX_BEHIND, _INDEX):
+            if not _SHARD.fullmatch(name) and (match := pattern.fullmatch(name)):
+                yield WeightFile(name, match["variant"], match["kind"] == "safetensors", pattern is not _WHOLE)
+                break
 
 
 def _read(path: Path) -> TensorTable:
@@ -125,31 +147,34 @@ def _read(path: Path) -> TensorTable:
 def read_index(path: Path) -> dict[str, str]:
     """Name -> shard's file name, of a `*.index.json`. Shards lie beside it: a name that leads elsewhere is refused."""
     try:
-        weight_map = json.loads(path.read_bytes())["weight_map"]
-        if not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{path}: not an index of weights (a JSON table with weight_map); download it again") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+        index = read_json(path, "download it again", max_bytes=MAX_FILE_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such file; download it again") from None
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    is_map = isinstance(weight_map, dict) and all(isinstance(shard, str) for shard in weight_map.values())
+    if not is_map or not weight_map:
+        raise UserError(f"{path}: not an index of weights (a JSON table with weight_map); download it again")
     for shard in set(weight_map.values()):
-        if Path(shard).name != shard or Path(shard).suffix not in {".safetensors", ".bin"}:
-            raise UserError(f"{path}: names the shard {shard!r}, which is no file name of weights; do not trust it")
+        if "\0" in shard or Path(shard).name != shard or Path(shard).suffix not in {".safetensors", ".bin"}:
+            raise UserError(
+                f"{path}: names the shard {shown(shard)}, which is no file name of weights; do not trust it"
+            )
     return weight_map
 
 
 def _join(index: Path, weight_map: dict[str, str], shards: tuple[Path, ...]) -> TensorTable:
-    missing = [shard.name for shard in shards if not shard.is_file()]
+    missing = [shown_name(shard.name) for shard in shards if not os.path.exists(shard)]
     if missing:
-        raise UserError(f"{index}: names shards that are not there: {', '.join(missing)}; download them as well")
+        named = ", ".join(missing[:20]) + (", ..." if len(missing) > 20 else "")
+        raise UserError(f"{index}: names shards that are not there: {named}; download them as well")
     tables = {shard.name: _read(shard) for shard in shards}
     listed = set(weight_map.items())
     present = {(name, shard) for shard, table in tables.items() for name in table}
     if listed != present:
         wrong = sorted(listed ^ present)
-        shown = ", ".join(f"{name} in {shard}" for name, shard in wrong[:20])
+        named = ", ".join(f"{shown_name(name)} in {shown_name(shard)}" for name, shard in wrong[:20])
         raise UserError(
-            f"{index}: does not agree with its shards about {len(wrong)} tensors: {shown}"
+            f"{index}: does not agree with its shards about {len(wrong)} tensors: {named}"
             f"{', ...' if len(wrong) > 20 else ''}; download index and shards again, together"
         )
     return {name: tables[shard][name] for name, shard in weight_map.items()}

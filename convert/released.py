@@ -1,14 +1,16 @@
 """The five released folders: what each stage needs of its own, and how a wrong folder is told from the right one."""
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from convert.folders import boundary, read_settings
 from convert.tables import KINDS
 from show1_jax.config import Architecture, UNetConfig
-from show1_jax.errors import UserError
+from show1_jax.diffusion import SchedulerConfig, alphas_cumprod
+from show1_jax.errors import UserError, shown_name
 
 SHOW1_LICENCE: Final = "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0)"
 DEEPFLOYD_LICENCE: Final = (
@@ -80,7 +82,7 @@ class Stage:
 
 
 _NOISED: Final = ("scheduler", "image_noising_scheduler")
-_CLIP_TOKENIZER: Final = ("vocab.json", "merges.txt", "tokenizer_config.json")
+_CLIP_TOKENIZER: Final = ("tokenizer_config.json",)  # its vocabulary is in other files, according to who saved it
 
 STAGES: Final[Mapping[str, Stage]] = {
     stage.name: stage
@@ -136,25 +138,10 @@ STAGES: Final[Mapping[str, Stage]] = {
 }
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A configuration file (`-Infinity` is allowed, as in released schedulers). Raises UserError by file name."""
-    try:
-        values = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; download the whole released folder") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}: not JSON; download it again") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a table of settings; download it again")
-    return values
-
-
 def check_folder(stage: Stage, folder: Path) -> None:
     """Refuses what is no folder. Another stage's folder is known by its UNet, not by the pipeline that it names."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the one of {stage.name} ({stage.repository})")
+    if not os.path.isdir(folder):
+        raise UserError(f"{shown_name(str(folder))}: no such folder; give the one of {stage.name} ({stage.repository})")
 
 
 def read_architecture(stage: Stage, part: Part, folder: Path) -> tuple[Architecture, dict[str, Any]]:
@@ -164,7 +151,7 @@ def read_architecture(stage: Stage, part: Part, folder: Path) -> tuple[Architect
       UserError: missing or damaged file, unsupported settings, or a UNet of another stage.
     """
     path = folder / part.config
-    config = read_json(path)
+    config = read_settings(path, boundary(folder))
     try:
         architecture = KINDS[part.kind].read_config(config)
     except UserError as error:
@@ -172,6 +159,26 @@ def read_architecture(stage: Stage, part: Part, folder: Path) -> tuple[Architect
     if isinstance(architecture, UNetConfig):
         check_unet(stage, architecture, str(path))
     return architecture, config
+
+
+def scheduler_file(role: str) -> str:
+    """Where a scheduler's settings are in a released folder."""
+    return f"{role}/scheduler_config.json"
+
+
+def read_scheduler(role: str, folder: Path) -> dict[str, Any]:
+    """A scheduler's settings, verbatim, once it is known that sampling will take them.
+
+    Raises:
+      UserError: missing or damaged file, or unsupported settings.
+    """
+    path = folder / scheduler_file(role)
+    settings = read_settings(path, boundary(folder))
+    try:
+        alphas_cumprod(SchedulerConfig.from_json(settings))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return settings
 
 
 def check_unet(stage: Stage, architecture: UNetConfig, where: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from show1_jax.errors import UserError
+from show1_jax.errors import UserError, shown_name
 from show1_jax.weights import WeightPath, weight_path
 
 _LISTED = 20
@@ -78,7 +78,8 @@ class Problems:
         """Raises one UserError with all of them, the first 20 of each kind by name; nothing if there are none."""
         if self._by_kind:
             kinds = "; ".join(
-                f"{len(found)} {kind}: {', '.join(found[:_LISTED])}{', ...' if len(found) > _LISTED else ''}"
+                f"{len(found)} {kind}: {', '.join(map(shown_name, found[:_LISTED]))}"
+                f"{', ...' if len(found) > _LISTED else ''}"
                 for kind, found in self._by_kind.items()
             )
             raise UserError(f"{where}: {kinds}; {advice}")
@@ -134,14 +135,14 @@ def match(
         `dtype`) overflowing weight at once.
     """
     problems = Problems()
-    given = _canonical(weights, table, problems)
+    given = _canonical(weights, table, problems)  # names only: each array is asked for when it is read
     result: dict[WeightPath, np.ndarray] = {}
     wanted = sources(abstract_state, table, problems)
     for path, source in wanted.items():
         if source.key not in given:
             problems.add("missing keys", source.key)
             continue
-        array = given[source.key]
+        array = weights[given[source.key]]
         if array.shape != source.shape:
             problems.add("wrong shapes", f"{source.key} is {array.shape}, not {source.shape}")
             continue
@@ -187,25 +188,24 @@ def _substitute(name: str, substitutions: Substitutions) -> str:
     return name
 
 
-def _canonical(weights: Mapping[str, np.ndarray], table: Table, problems: Problems) -> dict[str, np.ndarray]:
-    """The arrays by the keys of a new file: aliases resolved, repeats dropped, non-parameters left out."""
-    given: dict[str, np.ndarray] = {}
-    tied: dict[str, np.ndarray] = {}
-    for name, array in weights.items():
+def _canonical(weights: Mapping[str, np.ndarray], table: Table, problems: Problems) -> dict[str, str]:
+    """The arrays' names by the keys of a new file: aliases resolved, repeats dropped, non-parameters left out."""
+    given: dict[str, str] = {}
+    tied: dict[str, str] = {}
+    for name in weights:
         key = _substitute(name, table.aliases)
         if table.ignored and re.search(table.ignored, key):
             continue
-        if key in table.tied:
-            tied[key] = array
-        elif key in given:
+        owners = tied if key in table.tied else given
+        if key in owners:
             problems.add("duplicate keys", f"{name} ({key})")
         else:
-            given[key] = array
-    for repeat, array in tied.items():
+            owners[key] = name
+    for repeat, name in tied.items():
         key = table.tied[repeat]
-        if key in given and not _equal(given[key], array):
+        if key in given and not _equal(weights[given[key]], weights[name]):
             problems.add("duplicate keys with different values", f"{key} and {repeat}")
-        given.setdefault(key, array)
+        given.setdefault(key, name)
     return given
 
 

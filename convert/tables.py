@@ -47,6 +47,7 @@ CLIP: Final = Table(
         (r"^layers\b", "text_model.encoder.layers"),
         (r"^final_layer_norm\b", "text_model.final_layer_norm"),
     ),
+    aliases=((r"^(embeddings|encoder|final_layer_norm)\.", r"text_model.\1."),),  # transformers 5 has no `text_model.`
     ignored=r"\.position_ids$",
 )
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,17 @@ from show1_jax.manifest import Manifest, read_manifest, sha256, verify_files
 from show1_jax.models import ARCHITECTURES
 from show1_jax.weights import weight_path
 
+CLIP_CONFIG = {
+    "bos_token_id": 577,
+    "eos_token_id": 578,
+    "hidden_act": "gelu",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "projection_dim": 32,
+    "vocab_size": 579,
+}
 COMPONENTS = {
     "keyframes": ("unet", "show-1-base/unet"),
     "text_t5": ("t5", "show-1-base/text_encoder"),
@@ -228,13 +240,28 @@ def test_overflow_in_a_narrower_type_is_refused(refused: Callable[..., str], rel
     assert "1 weights too large for float16: conv_in.bias" in line
 
 
+def replaced(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
+def linked(path: Path, target: str | Path) -> None:
+    replaced(path, lambda path: path.symlink_to(target))
+
+
+def moved_out(path: Path) -> None:
+    """Leave a link in place of what others made, to what is of the same kind outside."""
+    path.symlink_to(path.rename(path.parents[2] / f"elsewhere-{path.name}"))
+
+
+WEIGHTS = "unet/diffusion_pytorch_model.fp16.safetensors"
 Spoil = Callable[[Path], object]
 BAD_FOLDERS: dict[str, tuple[Spoil, str]] = {
     "no folder": (lambda stage: shutil.rmtree(stage), "no such folder; give the one of interpolation"),
     "no config": (lambda stage: (stage / "unet/config.json").unlink(), "unet/config.json: no such file"),
-    "config no JSON": (lambda stage: (stage / "unet/config.json").write_text("{"), "unet/config.json: not JSON"),
+    "config no JSON": (lambda stage: (stage / "unet/config.json").write_text("{"), "unet/config.json: not valid JSON"),
     "config no table": (lambda stage: (stage / "unet/config.json").write_text("[]"), "not a table of settings"),
-    "unknown setting": (lambda stage: edit(stage / "unet/config.json", dropout=0.5), "config.json: .*'dropout': 0.5"),
+    "unknown setting": (lambda stage: edit(stage / "unet/config.json", dropout=0.5), "config.json: .*dropout = 0.5"),
     "unknown value": (lambda stage: edit(stage / "unet/config.json", act_fn="mish"), "act_fn='mish'"),
     "another class": (lambda stage: edit(stage / "unet/config.json", _class_name="Transformer2D"), "Transformer2D"),
     "no scheduler": (
@@ -252,6 +279,27 @@ BAD_FOLDERS: dict[str, tuple[Spoil, str]] = {
     "empty weights": (
         lambda stage: (stage / "unet/diffusion_pytorch_model.fp16.safetensors").write_bytes(b""),
         r"fp16\.safetensors: the file is empty",
+    ),
+    "config too deep": (lambda stage: (stage / "unet/config.json").write_text("[" * 10**5), "nested more than 64 deep"),
+    "config too large": (lambda stage: os.truncate(stage / "unet/config.json", 2**21), "more than 1,048,576 bytes"),
+    "config no Unicode": (lambda stage: (stage / "unet/config.json").write_bytes(b'{"a": "\xff"}'), "not utf-8"),
+    "config a FIFO": (lambda stage: replaced(stage / "unet/config.json", os.mkfifo), "not a regular file"),
+    "config a folder": (lambda stage: replaced(stage / "unet/config.json", os.mkdir), "not a regular file"),
+    "config a device": (lambda stage: linked(stage / "unet/config.json", "/dev/zero"), "config.json: leads out of"),
+    "config a loop": (lambda stage: linked(stage / "unet/config.json", "config.json"), "a link that leads nowhere"),
+    "weights a FIFO": (lambda stage: replaced(stage / WEIGHTS, os.mkfifo), "not a regular file"),
+    "weights elsewhere": (lambda stage: moved_out(stage / WEIGHTS), r"fp16\.safetensors: leads out of .*interpolation"),
+    "a scheduler elsewhere": (lambda stage: moved_out(stage / "scheduler"), "scheduler_config.json: leads out of"),
+    "a component elsewhere": (lambda stage: moved_out(stage / "unet"), "config.json: leads out of"),
+    "10^9 layers": (lambda stage: edit(stage / "unet/config.json", layers_per_block=10**9), "layers_per_block"),
+    "10^400 channels": (lambda stage: edit(stage / "unet/config.json", in_channels=10**400), "in_channels"),
+    "10^12 timesteps": (
+        lambda stage: edit(stage / "scheduler/scheduler_config.json", num_train_timesteps=10**12),
+        "scheduler_config.json: scheduler setting num_train_timesteps = 1000000000000 is not supported",
+    ),
+    "a last step without noise": (
+        lambda stage: edit(stage / "scheduler/scheduler_config.json", final_sigmas_type="zero"),
+        "final_sigmas_type = 'zero' is not supported: only 'sigma_min' ends the last step at timestep 0",
     ),
     "a file for a folder": (
         lambda stage: (shutil.rmtree(stage), stage.write_text("")),
@@ -287,6 +335,170 @@ def test_text_encoders_must_fit_the_unets(refused: Callable[..., str], released:
     assert "the UNet of interpolation takes text states of width 64, but text_t5 gives 32" in line
 
 
+TOKENIZERS = {
+    "a padding token that is null": (
+        lambda folder: edit(folder / "tokenizer_config.json", pad_token=None),
+        "show-1-sr2/tokenizer: pad_token is null",
+    ),
+    "a length that is no number": (
+        lambda folder: edit(folder / "tokenizer_config.json", model_max_length="77"),
+        r"show-1-sr2/tokenizer/tokenizer_config\.json: model_max_length='77' is no whole number",
+    ),
+    "an added token beyond the table": (
+        lambda folder: edit(folder / "tokenizer_config.json", pad_token="<pad>"),
+        "show-1-sr2/tokenizer: gives ids up to 579, but the text encoder has a table of 579; give a tokenizer",
+    ),
+    "a vocabulary beyond the table": (
+        lambda folder: edit(folder / "vocab.json", **{"new</w>": 49407}),
+        "show-1-sr2/tokenizer: gives ids up to 49407, but the text encoder has a table of 579",
+    ),
+    "a longer text than positions": (
+        lambda folder: edit(folder.parent / "text_encoder/config.json", max_position_embeddings=64),
+        "show-1-sr2/tokenizer: gives 77 tokens, but the text encoder has 64 positions",
+    ),
+    "a file elsewhere": (lambda folder: moved_out(folder / "merges.txt"), "merges.txt: leads out of .*show-1-sr2 by a"),
+    "an optional file elsewhere": (
+        lambda folder: (folder / "added_tokens.json").symlink_to("/etc/hostname"),
+        "added_tokens.json: leads out of",
+    ),
+    "the folder elsewhere": (lambda folder: moved_out(folder), "leads out of"),
+    "an optional FIFO": (lambda folder: os.mkfifo(folder / "added_tokens.json"), "added_tokens.json: .*not a regular"),
+    "a link to nothing": (
+        lambda folder: (folder / "added_tokens.json").symlink_to("x"),
+        "added_tokens.json: cannot be",
+    ),
+    "too large a file": (lambda folder: os.truncate(folder / "vocab.json", 17 << 20), "more than 16,777,216 bytes"),
+    "no vocabulary": (lambda folder: (folder / "vocab.json").unlink(), "show-1-sr2/tokenizer: no CLIP .*vocab.json"),
+}
+
+
+@pytest.mark.parametrize("what", TOKENIZERS)
+def test_tokenizers_that_sampling_cannot_use(refused: Callable[..., str], released: Path, what: str) -> None:
+    spoil, message = TOKENIZERS[what]
+    spoil(released / "show-1-sr2/tokenizer")
+    line = refused("--stages", "superres_latent")
+    assert re.search(message, line)
+    assert tempfile.gettempdir() not in line.replace(str(released.parent), "")
+
+
+def test_a_t5_tokenizer_beyond_the_table(refused: Callable[..., str], released: Path) -> None:
+    edit(released / "show-1-base/text_encoder/config.json", vocab_size=60)
+    line = refused("--stages", "keyframes")
+    assert re.search("show-1-base/tokenizer: gives ids up to 6., but the text encoder has a table of 60; give a", line)
+
+
+def test_what_is_copied_of_a_tokenizer_is_what_was_checked_and_hashed(
+    run: Callable[..., tuple[int, str, str]], released: Path, tmp_path: Path
+) -> None:
+    folder = released / "show-1-sr2/tokenizer"
+    (folder / "README.md").write_text("not a tokenizer's file")
+    (folder / "vocab.json").rename(folder / "vocabulary")
+    (folder / "vocab.json").symlink_to("vocabulary")
+    assert run("--stages", "superres_latent")[0] == 0
+    copied = tmp_path / "out/text_clip/tokenizer"
+    names = {"merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json"}
+    assert {path.name for path in copied.iterdir()} == names
+    assert not (copied / "vocab.json").is_symlink()
+    recorded = read_manifest(tmp_path / "out").component("text_clip").provenance["files"]
+    assert {name: sha256(copied / name) for name in names} == {name: recorded[f"tokenizer/{name}"] for name in names}
+
+
+def test_a_clip_encoder_as_transformers_5_saves_it(
+    run: Callable[..., tuple[int, str, str]], released: Path, tmp_path: Path, converted: Path
+) -> None:
+    import transformers
+
+    folder = released / "show-1-sr2"
+    weights = open_weights(folder / "text_encoder")
+    renamed = {name.removeprefix("text_model."): np.array(array) for name, array in weights.items()}
+    assert "embeddings.token_embedding.weight" in renamed
+    shutil.rmtree(folder / "text_encoder")
+    (folder / "text_encoder").mkdir()
+    save_file(renamed, folder / "text_encoder/model.safetensors", {"format": "pt"})
+    transformers.CLIPTextConfig.from_dict(CLIP_CONFIG).save_pretrained(folder / "text_encoder")
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    shutil.rmtree(folder / "tokenizer")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    assert run("--stages", "superres_latent")[0] == 0
+    mine, theirs = (read_manifest(path).component("text_clip") for path in (tmp_path / "out", converted))
+    assert mine.architecture == theirs.architecture
+    state = parameters("clip", ARCHITECTURES["clip"].from_dict(mine.architecture))
+    loaded = [load_weights(path, "text_clip", state) for path in (tmp_path / "out", converted)]
+    for (path, one), (_, other) in zip(*map(nnx.to_flat_state, loaded), strict=True):
+        np.testing.assert_array_equal(one.get_value(), other.get_value(), err_msg=str(path))
+
+
+def test_clip_weights_under_both_names_are_refused(refused: Callable[..., str], released: Path) -> None:
+    folder = released / "show-1-sr2/text_encoder"
+    weights = {name: np.array(array) for name, array in open_weights(folder).items()}
+    weights["final_layer_norm.weight"] = weights["text_model.final_layer_norm.weight"]
+    (folder / "pytorch_model.bin").unlink()
+    save_file(weights, folder / "model.safetensors")
+    assert "text_encoder: 1 duplicate keys: " in refused("--stages", "superres_latent")
+
+
+def test_a_changed_bit_of_a_bin_file_is_found(refused: Callable[..., str], released: Path) -> None:
+    path = released / "show-1-sr2/vae/diffusion_pytorch_model.bin"
+    raw = bytearray(path.read_bytes())
+    weight = np.array(open_weights(path.parent)["decoder.conv_in.bias"])
+    raw[raw.index(weight.tobytes())] ^= 1
+    path.write_bytes(raw)
+    assert re.search(
+        r"vae/diffusion_pytorch_model\.bin: .*/data/\d+: damaged, its CRC", refused("--stages", "superres_latent")
+    )
+
+
+def test_overlapping_tensors_are_refused(refused: Callable[..., str], released: Path) -> None:
+    path = released / "show-1-interpolation" / WEIGHTS
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    first, second = [name for name, entry in header.items() if entry.get("shape") == [32]][:2]
+    header[second]["data_offsets"] = header[first]["data_offsets"]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + size :])
+    assert "overlaps" in refused("--stages", "interpolation")
+
+
+def test_links_within_a_folder_are_followed(
+    run: Callable[..., tuple[int, str, str]], released: Path, tmp_path: Path
+) -> None:
+    folder = released / "show-1-interpolation"
+    (folder / "unet").rename(folder / "kept")
+    (folder / "unet").symlink_to("kept")
+    (folder / WEIGHTS).rename(folder / "weights")
+    (folder / WEIGHTS).symlink_to("../weights")
+    folder.rename(tmp_path / "data")
+    folder.symlink_to(tmp_path / "data")  # the folder itself is the user's word
+    assert run("--stages", "interpolation")[0] == 0
+
+
+def test_a_snapshot_in_the_hub_s_cache_given_as_a_folder(
+    run: Callable[..., tuple[int, str, str]], released: Path, tmp_path: Path
+) -> None:
+    """Its files are links to blobs, and blobs may be links to a store that all repositories share."""
+    cache = tmp_path / "hub"
+    snapshot = cache / "models--showlab--show-1-interpolation/snapshots" / ("0" * 40)
+    blobs, shared = snapshot.parents[1] / "blobs", cache / "blobs"
+    for folder in (blobs, shared):
+        folder.mkdir(parents=True)
+    (shared / ".huggingface-shared-blobs").write_text("1\n")
+    original = released / "show-1-interpolation"
+    for number, path in enumerate(sorted(path for path in original.rglob("*") if path.is_file())):
+        blob = (shared if number % 2 else blobs) / str(number)
+        shutil.copyfile(path, blob)
+        if number % 2:
+            (blobs / str(number)).symlink_to(f"../../blobs/{number}")
+        link = snapshot / path.relative_to(original)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
+    assert run("--stages", "interpolation", "--interpolation", str(snapshot))[0] == 0
+    (shared / ".huggingface-shared-blobs").unlink()
+    code, _, error = run("--stages", "interpolation", "--interpolation", str(snapshot), "--overwrite")
+    assert code == 2
+    assert "leads out of" in error
+
+
 def test_a_tokenizer_that_is_not_there(refused: Callable[..., str], released: Path) -> None:
     (released / "show-1-base/tokenizer/spiece.model").unlink()
     assert "tokenizer: has no spiece.model" in refused("--stages", "keyframes")
@@ -315,11 +527,41 @@ def test_a_full_disk(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatc
         (["--stages", "interpolation", "--variant", "fp61"], "no variant 'fp61'; there is fp16"),
         (["--stages", "superres_pixel", "--variant", "fp61"], "--variant fp61: no source has such files"),
         (["--dtype", "int8"], "--dtype: invalid choice: 'int8'"),
+        (
+            ["--stages", "keyframes", "--keyframes", "gs://bucket/show-1-base"],
+            "gs://bucket/show-1-base: buckets and URLs",
+        ),
+        (["--stages", "keyframes", "--keyframes", "~nobody-of-this-name/x"], "there is no home directory for ~"),
+        (["--stages", "keyframes", "--keyframes", "x" * 5000], "no such folder"),
+        (["--from", "s3://bucket"], "argument --from: s3://bucket: buckets and URLs are not supported"),
+        (["--out", "gs://bucket/x"], "argument --out: gs://bucket/x: buckets and URLs are not supported"),
+        (["--out", "x" * 5000], "argument --out: 'xxx"),
         (["--unknown"], "unrecognized arguments: --unknown"),
     ],
 )
 def test_bad_arguments(refused: Callable[..., str], arguments: list[str], message: str) -> None:
     assert message in refused(*arguments)
+
+
+def test_the_home_is_the_home_in_every_path(
+    released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    stage = ["--stages", "interpolation"]
+    assert main(["--from", "~/released", "--out", "~/a", *stage]) == 0
+    assert main(["--interpolation", "~/released/show-1-interpolation", "--out=~/b", *stage]) == 0
+    assert main(["verify", "~/a"]) == 0
+    assert main(["inflate", "--interpolation", "~/released/show-1-base", "--out", "~/c"]) == 0
+    assert main(["merge", "~/a,~/b", "--out", "~/d"]) == 0
+    assert main(["export", "~/d", "--out", "~/e"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"released", *"abcde"}
+    for arguments in (
+        ["verify", "gs://b/a"],
+        ["merge", "gs://b/a", "--out", "x"],
+        ["export", "~/d", "--out", "gs://b"],
+    ):
+        assert main(arguments) == 2
+        assert "buckets and URLs are not supported" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_place_that_cannot_be_written(released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -355,4 +597,4 @@ def test_problems_of_all_folders_are_listed_at_once(refused: Callable[..., str],
     (released / "show-1-sr2/vae/config.json").write_text("{")
     line = refused()
     assert "spiece.model" in line
-    assert "vae/config.json: not JSON" in line
+    assert "vae/config.json: not valid JSON" in line

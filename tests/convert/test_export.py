@@ -282,6 +282,45 @@ def test_damaged_weights_are_not_exported(run: Run, converted: Path, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
+@pytest.mark.parametrize("command", ["export", "merge"])
+def test_a_tokenizer_with_a_changed_bit_is_not_written(
+    converted: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(converted, tmp_path / "copy"))
+    path = copy / "text_clip/tokenizer/merges.txt"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    assert main([command, str(copy), "--component", "text_clip", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.split("\r")[-1]
+    assert "missing or changed: text_clip/tokenizer/merges.txt" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+@pytest.mark.parametrize("command", ["export", "merge"])
+def test_a_file_that_nobody_recorded_is_not_written(
+    converted: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(converted, tmp_path / "copy"))
+    (tmp_path / "secret").write_text("secret")
+    (copy / "text_clip/tokenizer/added_tokens.json").symlink_to(tmp_path / "secret")
+    main([command, str(copy), "--component", "text_clip", "--out", str(tmp_path / "out")])
+    capsys.readouterr()
+    assert not any("secret" in path.read_text(errors="ignore") for path in tmp_path.rglob("out/**/*.json"))
+    assert not list(tmp_path.rglob("out/**/added_tokens.json"))
+
+
+def test_a_scheduler_s_role_is_no_other_folder_s_name(run: Run, tmp_path: Path) -> None:
+    config = tiny_config.settings()
+    unet = {"keyframes": config.architecture["keyframes"]}
+    settings = config.schedulers["keyframes"]["scheduler"]
+    write_random_checkpoint(tmp_path / "evil", unet, {"keyframes": {"unet": settings, "tokenizer": settings}})
+    code, error = run(checkpoint=tmp_path / "evil")
+    assert code == 2
+    assert "keyframes has schedulers of unknown roles: tokenizer, unet; convert again" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["evil"]
+
+
 @pytest.mark.parametrize(
     ("value", "arguments", "message"),
     [

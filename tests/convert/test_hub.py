@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -94,7 +95,9 @@ def test_hub_ids() -> None:
     assert is_hub_id("showlab/show-1-base")
     assert is_hub_id("showlab/show-1-base@main")
     assert is_hub_id("showlab/show-1-base@refs/pr/1")
-    assert not any(map(is_hub_id, ("show-1-base", "/showlab/show-1-base", "a/b/c", "../a/b", "a/b@", "")))
+    assert not any(
+        map(is_hub_id, ("show-1-base", "/showlab/show-1-base", "a/b/c", "../a/b", "a/b@", "a/b@../../c", ""))
+    )
 
 
 def test_a_repository_is_downloaded_at_its_commit(hub: type[Hub], golden: Path) -> None:
@@ -164,6 +167,77 @@ def test_no_network_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         use_endpoint(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}", tmp_path)
         with pytest.raises(UserError, match="the hub cannot be reached; go online, or download the folder elsewhere"):
             download("showlab/show-1-base", STAGES["keyframes"])
+
+
+@pytest.fixture
+def cache(hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache after a conversion of two stages, HF_HUB_OFFLINE set since."""
+    for stage in ("interpolation", "superres_latent"):
+        download(STAGES[stage].repository, STAGES[stage])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    return tmp_path / "cache"
+
+
+def test_without_the_hub_a_complete_cache_is_converted(
+    cache: Path, hub: type[Hub], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--out", str(tmp_path / "out"), "--stages", "interpolation,superres_latent"]) == 0
+    manifest = read_manifest(tmp_path / "out")
+    assert list(manifest.components) == ["interpolation", "superres_latent", "text_clip", "vae"]
+    provenance = manifest.component("text_clip").provenance
+    assert (provenance["source"], provenance["revision"]) == ("showlab/show-1-sr2", COMMIT)
+    assert not hub.requests
+    assert f"showlab/show-1-sr2: taking commit {COMMIT} from the hub's cache" in capsys.readouterr().err
+
+
+def test_the_cache_is_taken_where_the_hub_cannot_be_reached(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        use_endpoint(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}", cache)
+        folder, commit = download("showlab/show-1-interpolation", STAGES["interpolation"])
+    assert (folder.name, commit) == (COMMIT, COMMIT)
+
+
+def test_a_branch_in_the_cache_is_what_it_was(cache: Path) -> None:
+    """As `hf download` leaves it: the commit of every branch that was asked for, and older commits beside it."""
+    repository = cache / "models--showlab--show-1-interpolation"
+    other = "f" * 40
+    (repository / "snapshots" / other).mkdir()
+    stage = STAGES["interpolation"]
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set, and the hub's cache has no copy; unset it"):
+        download(stage.repository, stage)  # which of the two commits would it be?
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs/main").write_text(COMMIT)
+    (repository / "refs/old").write_text(other)
+    assert download(stage.repository, stage)[1] == COMMIT
+    assert download(f"{stage.repository}@main", stage)[1] == COMMIT
+    assert download(f"{stage.repository}@{COMMIT}", stage)[1] == COMMIT
+    with pytest.raises(UserError, match="show-1-interpolation@old in the hub's cache/unet: no weights"):
+        download(f"{stage.repository}@old", stage)
+    for revision in ("new", "0" * 40):
+        with pytest.raises(UserError, match="the hub's cache has no copy"):
+            download(f"{stage.repository}@{revision}", stage)
+
+
+@pytest.mark.parametrize("name", ["scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"])
+def test_a_cache_that_lacks_something_is_refused_by_its_name(cache: Path, name: str) -> None:
+    (path,) = cache.glob(f"models--showlab--show-1-sr2/snapshots/*/{name}")
+    path.resolve().unlink()
+    with pytest.raises(UserError, match=rf"its cache of commit {COMMIT} has no {re.escape(name)}; go online"):
+        download("showlab/show-1-sr2", STAGES["superres_latent"])
+
+
+@pytest.mark.parametrize("content", ["../../../elsewhere", "\xff", "", "x" * 10**6])
+def test_a_damaged_record_of_a_branch_leads_nowhere_else(cache: Path, content: str) -> None:
+    repository = cache / "models--showlab--show-1-interpolation"
+    (cache / "elsewhere").mkdir()
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs/main").write_bytes(content.encode("latin-1"))
+    assert download("showlab/show-1-interpolation", STAGES["interpolation"])[0] == repository / "snapshots" / COMMIT
 
 
 def test_the_command_line_converts_from_the_hub_by_default(

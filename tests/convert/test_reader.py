@@ -1,15 +1,19 @@
 """Finding and reading the weights of a component folder: variants, shards, and every kind of damage."""
 
 import json
+import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load as safetensors_load
 
 from convert.reader import open_weights
 from convert.safetensors_file import read_safetensors
@@ -44,6 +48,37 @@ def test_whole_files_of_every_name(tmp_path: Path, kind: Kind, stem: str, varian
         np.testing.assert_array_equal(weights["b"], TWO["b"])
     weights.release()
     np.testing.assert_array_equal(weights["a"], ONE["a"])
+
+
+NAMES = {
+    "transformers, and diffusers but 0.30": ("{stem}.{variant}{number}.{kind}", "{stem}.{kind}.index.{variant}.json"),
+    "diffusers 0.30": ("{stem}{number}.{variant}.{kind}", "{stem}.{kind}.{variant}.index.json"),
+}
+
+
+@pytest.mark.parametrize("stem", ["diffusion_pytorch_model", "model", "pytorch_model"])
+@pytest.mark.parametrize("writer", NAMES)
+@pytest.mark.parametrize("variant", ["fp16", "non_ema", "non-ema"])
+def test_shards_of_variants_as_each_release_names_them(
+    tmp_path: Path, kind: Kind, stem: str, writer: str, variant: str
+) -> None:
+    extension, write = kind
+    shard, index = NAMES[writer]
+    names = {"stem": stem, "variant": variant, "kind": extension}
+    shards = [shard.format(number=f"-0000{number}-of-00002", **names) for number in (1, 2)]
+    write(tmp_path / shards[0], ONE)
+    write(tmp_path / shards[1], TWO)
+    with pytest.raises(UserError, match=r"shards of weights but no \*\.index\.json"):
+        open_weights(tmp_path)
+    weight_map = {"a": shards[0], "b": shards[1]}
+    (tmp_path / index.format(**names)).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    for asked in (None, variant, "another"):
+        if asked == "another":
+            write(tmp_path / f"{stem}.{extension}", TWO)
+        weights = open_weights(tmp_path, asked)
+        assert weights.variant == (None if asked == "another" else variant)
+        assert list(weights) == (["b"] if asked == "another" else ["a", "b"])
+        np.testing.assert_array_equal(weights["b"], TWO["b"])
 
 
 @pytest.mark.parametrize("variant", ["", ".fp16"])
@@ -114,8 +149,47 @@ def test_an_index_that_does_not_agree_with_its_shards(tmp_path: Path, kind: Kind
         with pytest.raises(UserError, match="not an index"):
             opened_with(broken)
     index.write_text("{")
-    with pytest.raises(UserError, match="not an index"):
+    with pytest.raises(UserError, match="not valid JSON"):
         open_weights(tmp_path)
+    index.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="not valid JSON"):
+        open_weights(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.bin", "model.safetensors.index.json"])
+@pytest.mark.parametrize("what", ["fifo", "folder", "device"])
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path, name: str, what: str) -> None:
+    path = tmp_path / name
+    {"fifo": os.mkfifo, "folder": os.mkdir, "device": lambda path: path.symlink_to("/dev/zero")}[what](path)
+    with pytest.raises(UserError, match=r"not a regular file|leads out of"):
+        open_weights(tmp_path)
+
+
+def test_links_lead_no_further_than_the_folder(tmp_path: Path, kind: Kind) -> None:
+    extension, write = kind
+    write(tmp_path / "elsewhere", ONE)
+    folder = tmp_path / "unet"
+    folder.mkdir()
+    path = folder / f"model.{extension}"
+    for target in ("../elsewhere", tmp_path / "elsewhere", path.name, "nowhere/at/all", "../unet2/x"):
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+        with pytest.raises(UserError, match=rf"model\.{extension}: (leads out of|a link that leads|no such file)"):
+            open_weights(folder)
+    (tmp_path / "elsewhere").rename(folder / "inside")
+    path.unlink()
+    path.symlink_to("inside")
+    np.testing.assert_array_equal(open_weights(folder)["a"], ONE["a"])
+
+
+def test_shards_that_are_links_lead_no_further_than_the_folder(tmp_path: Path, kind: Kind) -> None:
+    (tmp_path / "unet").mkdir()
+    sharded(tmp_path / "unet", kind)
+    shard = tmp_path / "unet" / f"model-00001-of-00002.{kind[0]}"
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to("../elsewhere")
+    with pytest.raises(UserError, match=r"model-00001-of-00002.* leads out of .*unet by a link"):
+        open_weights(tmp_path / "unet")
 
 
 def header_of(path: Path, entry: object) -> None:
@@ -135,6 +209,15 @@ def header_of(path: Path, entry: object) -> None:
         ([], "damaged header entry"),
         ({"dtype": "F8_E4M3", "shape": [16], "data_offsets": [0, 16]}, "element type 'F8_E4M3'"),
         ({"dtype": ["F32"], "shape": [4], "data_offsets": [0, 16]}, "damaged header entry"),
+        ({"dtype": "F32", "shape": [4.0], "data_offsets": [0, 16]}, "damaged header entry"),
+        ({"dtype": "F32", "shape": [True, 4], "data_offsets": [0, 16]}, "damaged header entry"),
+        ({"dtype": "F32", "shape": [2**64, 0], "data_offsets": [0, 0]}, "damaged header entry"),
+        ({"dtype": "F32", "shape": [10**400], "data_offsets": [0, 16]}, "damaged header entry"),
+        ({"dtype": "F32", "shape": [1] * 10**5, "data_offsets": [0, 4]}, "damaged header entry"),
+        ({"dtype": "x" * 10**6, "shape": [4], "data_offsets": [0, 16]}, "element type 'x"),
+        ({"dtype": "F32", "shape": [4], "data_offsets": [0, 16], "x": float("nan")}, "NaN is no number of JSON"),
+        ({"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}, "4 bytes behind its last tensor"),
+        ({"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}, "'a' leaves 8 bytes behind the header"),
     ],
 )
 def test_damaged_safetensors_headers(tmp_path: Path, entry: object, message: str) -> None:
@@ -173,3 +256,95 @@ def test_damaged_safetensors_give_one_line_or_tensors_inside_the_file(
     except UserError as error:
         message = str(error)
     assert "\n" not in message
+
+
+def with_header(path: Path, header: object, size: int) -> None:
+    blob = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(blob).to_bytes(8, "little") + blob + bytes(size))
+
+
+def entry(begin: int, end: int) -> dict[str, object]:
+    return {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("header", "size", "message"),
+    [
+        ({"a": entry(0, 8), "b": entry(4, 12)}, 12, "'b' overlaps 'a'; do not trust this file"),
+        ({"a": entry(0, 8), "b": entry(0, 8)}, 8, "'b' overlaps 'a'"),
+        ({"a": entry(0, 8), "b": entry(2, 4)}, 8, "'b' overlaps 'a'"),
+        ({"a": entry(0, 8), "b": entry(9, 12)}, 12, "'b' leaves 1 bytes behind 'a'"),
+        ({"a": entry(1, 8)}, 8, "'a' leaves 1 bytes behind the header"),
+        ({"a": entry(0, 8)}, 9, "1 bytes behind its last tensor"),
+        ({}, 1, "1 bytes behind its last tensor"),
+        ({"a\nb": entry(1, 8)}, 8, r"'a\\nb' leaves 1 bytes"),
+        ({"__metadata__": {"a": 1}, "a": entry(0, 8)}, 8, "__metadata__ is not a table of texts"),
+        ({"__metadata__": [], "a": entry(0, 8)}, 8, "__metadata__ is not a table of texts"),
+        (b'{"a": 1, "a": 2}', 0, "the header is damaged .a name twice."),
+        (b'{"\\ud800": 1}', 0, "not valid Unicode"),
+        ("{}".encode("utf-16"), 0, "the header is damaged"),
+        (b"[" * 100_000, 0, "the header is damaged"),
+        (b'{"a":' * 1000 + b"1" + b"}" * 1000, 0, "the header is damaged"),
+        (b" " * ((16 << 20) + 1), 0, "a header of 16,777,217 bytes"),
+    ],
+)
+def test_headers_that_the_library_refuses_are_refused(tmp_path: Path, header: object, size: int, message: str) -> None:
+    with_header(tmp_path / "a.safetensors", header, size)
+    with pytest.raises(UserError, match=message) as refusal:
+        read_safetensors(tmp_path / "a.safetensors")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_header_that_claims_to_be_larger_than_the_file_is_not_waited_for(tmp_path: Path) -> None:
+    for length in (9, 10**8, 2**63, 2**64 - 1):
+        (tmp_path / "a.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}")
+        with pytest.raises(UserError, match="truncated inside the header"):
+            read_safetensors(tmp_path / "a.safetensors")
+
+
+numbers = st.integers(0, 12)
+headers = st.dictionaries(
+    st.sampled_from(["a", "b", "c", "__metadata__"]) | st.text(max_size=2),
+    st.one_of(
+        st.builds(
+            lambda dtype, shape, begin, slack: {
+                "dtype": dtype,
+                "shape": shape,
+                "data_offsets": [begin, begin + math.prod(shape) * {"U8": 1, "F16": 2, "F32": 4}[dtype] + slack],
+            },
+            st.sampled_from(["U8", "F16", "F32"]),
+            st.lists(st.integers(0, 4), max_size=2),
+            numbers,
+            st.sampled_from([0, 0, 0, 1]),
+        ),
+        st.dictionaries(st.text(max_size=2), st.text(max_size=2), max_size=1),
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(header=headers, packed=st.booleans(), size=st.integers(-1, 2))
+def test_the_library_and_we_accept_the_same_files(
+    tmp_path: Path, header: dict[str, Any], packed: bool, size: int
+) -> None:
+    end = 0
+    for described in header.values() if packed else ():
+        if "data_offsets" in described:
+            begin, stop = described["data_offsets"]
+            described["data_offsets"], end = [end, end + stop - begin], end + stop - begin
+    ends = [described["data_offsets"][1] for described in header.values() if "data_offsets" in described]
+    path = tmp_path / "a.safetensors"
+    path.unlink(missing_ok=True)
+    with_header(path, header, max(0, max(ends, default=0) + (0 if size == 2 else size)))
+    try:
+        theirs: dict[str, np.ndarray] | None = safetensors_load(path.read_bytes())
+    except Exception:
+        theirs = None
+    try:
+        ours: dict[str, np.ndarray] | None = {name: each.view() for name, each in read_safetensors(path).items()}
+    except UserError:
+        ours = None
+    assert (ours is None) == (theirs is None)
+    if ours is not None and theirs is not None:
+        np.testing.assert_equal(ours, theirs)

@@ -1,0 +1,95 @@
+"""Folders that others made: what is read lies in them, links or not.
+
+A link in a folder may lead to any file of this machine, and what is read is copied into a checkpoint. The hub's cache
+consists of links too: `snapshots/COMMIT/FILE` leads to `blobs/HASH` of the same repository.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+from show1_jax.errors import FileError, UserError
+from show1_jax.files import read_bounded, read_json
+
+MAX_CONFIG_BYTES: Final = 1 << 20
+"""Of a `config.json` and the like; released ones have at most 3 KB."""
+MAX_FILE_BYTES: Final = 16 << 20
+"""Of a tokenizer's file, and of an index of weights; released ones have at most 3 MB."""
+
+Roots = tuple[Path, ...]
+_SHARED_BLOBS: Final = ".huggingface-shared-blobs"
+"""What the hub's library leaves in a store of blobs, to which `blobs/HASH` of a repository may be a link itself."""
+
+
+def boundary(folder: Path) -> Roots:
+    """Return the folders that links in a released folder may not leave.
+
+    They are the folder itself or, in the hub's cache, its repository and the store that the cache's repositories share.
+
+    Raises:
+        UserError: the folder's own path is a loop of links.
+    """
+    real = _resolved(folder)
+    for parent in (real, *real.parents):
+        repository = parent.parent
+        if parent.name == "snapshots" and _is_own_folder(repository / "blobs"):
+            shared = repository.parent / "blobs"
+            return (repository, shared) if (shared / _SHARED_BLOBS).is_file() else (repository,)
+    return (real,)
+
+
+def inside(path: Path, roots: Roots) -> Path:
+    """Return a path in a released folder, once it is known not to lead out of `roots`.
+
+    Raises:
+        UserError: it is a link, or below one, that leads elsewhere or nowhere.
+    """
+    real = _resolved(path)
+    if not any(real.is_relative_to(root) for root in roots):
+        raise UserError(f"{path}: leads out of {roots[0]} by a link, which is not followed; copy the file to its place")
+    return path
+
+
+def read_settings(path: Path, roots: Roots) -> dict[str, Any]:
+    """Return the content of a configuration file (`-Infinity` is allowed, as in released schedulers).
+
+    Args:
+        path: of the file.
+        roots: as `boundary` says.
+
+    Raises:
+        UserError: no such file, no JSON object, too large, or a link out of `roots`.
+    """
+    try:
+        values = read_json(inside(path, roots), "download it again", max_bytes=MAX_CONFIG_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such file; download the whole released folder") from None
+    if not isinstance(values, dict):
+        raise FileError(f"{path}: not a table of settings", "download it again")
+    return values
+
+
+def read_file(path: Path, roots: Roots) -> bytes:
+    """Return the content of a file of a tokenizer.
+
+    Args:
+        path: of the file, which exists.
+        roots: as `boundary` says.
+
+    Raises:
+        UserError: no regular file, too large, or a link out of `roots`.
+    """
+    try:
+        return read_bounded(inside(path, roots), MAX_FILE_BYTES)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})", "download it again") from None
+
+
+def _is_own_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a link to itself is the latter
+        raise UserError(f"{path}: a link that leads nowhere; download the folder again") from None
