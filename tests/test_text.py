@@ -469,6 +469,23 @@ def test_damaged_files_of_transformers_5(golden, tmp_path, content):
     assert len(str(refusal.value)) < 600
 
 
+@pytest.mark.parametrize(("number", "message"), [(579, ""), (600, "'<new>' gets the id 579 here, not 600")])
+def test_added_tokens_have_the_ids_that_their_files_say(golden, tmp_path, number, message):
+    folder = edited(golden, tmp_path, CLIP_FOLDER, added_tokens_decoder=...)
+    (folder / "added_tokens.json").write_text(json.dumps({"<new>": number}))
+    if message:
+        with pytest.raises(UserError, match=message):
+            text.load_clip_tokenizer(folder)
+    else:
+        assert text.largest_id(text.load_clip_tokenizer(folder)) == number
+
+
+@pytest.mark.parametrize("decoder", [[], {"x": {}}, {"3": "a"}, {"1e400": {"content": "a"}}, {"600": {"content": "a"}}])
+def test_added_tokens_that_are_none_are_refused(golden, tmp_path, decoder):
+    with pytest.raises(UserError, match=str(tmp_path)):
+        text.load_clip_tokenizer(edited(golden, tmp_path, CLIP_FOLDER, added_tokens_decoder=decoder))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -83,6 +83,21 @@ def clip_files(folder: Path) -> dict[str, bytes]:
     return files | {_VOCABULARY: _written(vocabulary), _CONFIG: _written(passed_on)}
 
 
+def added_ids(folder: Path, files: Mapping[str, bytes]) -> dict[str, int]:
+    """Return the ids that the files of a CLIP tokenizer, as `clip_files` gives them, state of its added tokens.
+
+    Raises:
+        UserError: one is no id.
+    """
+    decoder = json.loads(files[_CONFIG]).get("added_tokens_decoder")
+    try:
+        if decoder is None:
+            return {token: int(number) for token, number in json.loads(files.get(_ADDED, b"{}")).items()}
+        return {token["content"]: int(number) for number, token in decoder.items()}
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        raise FileError(f"{folder}: its added tokens are no table of ids", _REMEDY) from None
+
+
 def _parts_of(path: Path, whole: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
     """Vocabulary, merges and added tokens of a `tokenizer.json`."""
     try:

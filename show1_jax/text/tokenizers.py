@@ -16,8 +16,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from show1_jax.errors import FileError, UserError, shown_name
-from show1_jax.text.tokenizer_files import clip_files, clip_max_length, special_tokens
+from show1_jax.errors import FileError, UserError, shown, shown_name
+from show1_jax.text.tokenizer_files import added_ids, clip_files, clip_max_length, special_tokens
 
 MAX_LENGTH = 77
 """Tokens of a prompt, for both encoders: what the networks were trained with."""
@@ -88,8 +88,9 @@ def load_clip_tokenizer(folder: str | Path) -> CLIPTokenizer:
         problem = f"{path}: {', '.join(lacking)} is null, and no prompt can be made as the encoder takes it"
         raise FileError(problem, "take the released files")
     length = min(clip_max_length(path), MAX_LENGTH)
+    files = clip_files(path)
     with tempfile.TemporaryDirectory() as scratch:  # with nothing in it that the library would read besides
-        for name, content in clip_files(path).items():
+        for name, content in files.items():
             (Path(scratch) / name).write_bytes(content)
         try:
             # The clean-up is for decoding other kinds of tokenizers; the released value only makes a warning.
@@ -99,6 +100,11 @@ def load_clip_tokenizer(folder: str | Path) -> CLIPTokenizer:
         except Exception as error:  # whatever the library and its parsers raise on a damaged file
             reason = shown_name(" ".join(str(error).split()))
             raise UserError(f"{path}: the CLIP tokenizer cannot be read ({reason}); download it again") from None
+    given = tokenizer.get_vocab()
+    for token, number in added_ids(path, files).items():
+        if given.get(token) != number:
+            problem = f"{path}: {shown(token)} gets the id {given.get(token)} here, not {number} as its files say"
+            raise FileError(problem, "take the released files")
     tokenizer.model_max_length = length
     return tokenizer
 
