@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -24,7 +24,7 @@ from show1_jax.errors import UserError
 from show1_jax.layers import Layers
 from show1_jax.text.clip import FeedForward
 from show1_jax.text.t5 import relative_position_buckets
-from show1_jax.text.tokenizers import Tokenizer
+from show1_jax.text.tokenizers import CLIPTokenizer, Tokenizer
 from show1_jax.weights import to_state, to_weights
 
 NETWORKS = {"t5": text.T5Encoder, "clip": text.CLIPTextEncoder}
@@ -232,7 +232,7 @@ def test_clip_config_refuses_by_field_and_value(name, value):
         text.CLIPTextConfig.from_json(clip_settings(**{name: value}))
 
 
-def test_configs_of_other_releases_mean_the_same_encoder():
+def test_configs_of_other_releases_mean_the_same_encoder() -> None:
     t5 = text.T5Config.from_json(t5_settings())
     later = {
         "_name_or_path": "",
@@ -253,7 +253,7 @@ def test_configs_of_other_releases_mean_the_same_encoder():
     assert text.CLIPTextConfig.from_json(clip_settings(**later)) == clip
 
 
-def test_configs_as_transformers_writes_them_today():
+def test_configs_as_transformers_writes_them_today() -> None:
     import transformers
 
     assert text.T5Config.from_json(transformers.T5Config(feed_forward_proj="gated-gelu").to_dict()).d_model == 512
@@ -276,7 +276,9 @@ def test_configs_as_transformers_writes_them_today():
         ("num_layers", 10**9),
     ],
 )
-def test_configs_of_other_encoders_are_refused_at_once(read, field, value):
+def test_configs_of_other_encoders_are_refused_at_once(
+    read: Callable[..., object] | None, field: str, value: object
+) -> None:
     read = read or (lambda **changes: text.CLIPTextConfig.from_json(clip_settings(**changes)))
     with pytest.raises(UserError, match=f"{field}( = |=)") as refusal:
         read(**{field: value})
@@ -370,18 +372,20 @@ def edited(golden: Path, tmp_path: Path, folder: str, **changes: object) -> Path
 
 
 @pytest.mark.parametrize("name", ["pad_token", "eos_token", "bos_token"])
-def test_a_clip_tokenizer_that_cannot_pad_or_end_is_refused_when_it_is_loaded(golden, tmp_path, name):
+def test_a_clip_tokenizer_that_cannot_pad_or_end_is_refused_when_it_is_loaded(
+    golden: Path, tmp_path: Path, name: str
+) -> None:
     folder = edited(golden, tmp_path, CLIP_FOLDER, **{name: None})
     with pytest.raises(UserError, match=rf"tokenizer: {name} is null, and no prompt .*; take the released files"):
         text.load_clip_tokenizer(folder)
 
 
-def test_an_absent_padding_token_is_the_class_s_default(golden, tmp_path):
+def test_an_absent_padding_token_is_the_class_s_default(golden: Path, tmp_path: Path) -> None:
     folder = edited(golden, tmp_path, CLIP_FOLDER, pad_token=...)
     assert text.load_clip_tokenizer(folder).pad_token_id == 578
 
 
-def test_files_of_old_releases_have_their_tokens_elsewhere(golden, tmp_path):
+def test_files_of_old_releases_have_their_tokens_elsewhere(golden: Path, tmp_path: Path) -> None:
     """Without `added_tokens_decoder` the file of special tokens counts, null or not in the other one."""
     folder = edited(golden, tmp_path, CLIP_FOLDER, pad_token=None, added_tokens_decoder=...)
     assert text.load_clip_tokenizer(folder).pad_token_id == 578
@@ -391,13 +395,17 @@ def test_files_of_old_releases_have_their_tokens_elsewhere(golden, tmp_path):
     ("value", "length"),
     [(77, 77), (12, 12), (77.0, 77), (10**30, 77), (1e30, 77), (10**400, 77), (None, 77), (..., 77), (2, 2)],
 )
-def test_a_clip_tokenizer_s_length_is_a_number_of_any_size(golden, tmp_path, value, length):
+def test_a_clip_tokenizer_s_length_is_a_number_of_any_size(
+    golden: Path, tmp_path: Path, value: object, length: int
+) -> None:
     tokenizer = text.load_clip_tokenizer(edited(golden, tmp_path, CLIP_FOLDER, model_max_length=value))
     assert text.tokenize_clip(tokenizer, ["a red circle " * 50]).shape == (1, length)
 
 
 @pytest.mark.parametrize("value", ["77", -1, 0, 1, 76.5, float("inf"), float("nan"), True, [77], {}])
-def test_a_clip_tokenizer_s_length_that_is_no_number_is_refused_when_it_is_loaded(golden, tmp_path, value):
+def test_a_clip_tokenizer_s_length_that_is_no_number_is_refused_when_it_is_loaded(
+    golden: Path, tmp_path: Path, value: object
+) -> None:
     folder = edited(golden, tmp_path, CLIP_FOLDER, model_max_length=value)
     with pytest.raises(
         UserError, match=r"tokenizer_config\.json: model_max_length=.* is no whole number of at least 2"
@@ -406,12 +414,12 @@ def test_a_clip_tokenizer_s_length_that_is_no_number_is_refused_when_it_is_loade
 
 
 @pytest.mark.parametrize("name", ["padding_side", "truncation_side"])
-def test_a_clip_tokenizer_that_pads_or_cuts_at_the_left_is_refused(golden, tmp_path, name):
+def test_a_clip_tokenizer_that_pads_or_cuts_at_the_left_is_refused(golden: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"{name}='left' is not supported, only 'right'"):
         text.load_clip_tokenizer(edited(golden, tmp_path, CLIP_FOLDER, **{name: "left"}))
 
 
-def test_settings_that_name_files_or_code_are_not_followed(golden, tmp_path):
+def test_settings_that_name_files_or_code_are_not_followed(golden: Path, tmp_path: Path) -> None:
     changes = {
         "vocab": {"a": 0},
         "merges": [],
@@ -427,7 +435,9 @@ def test_settings_that_name_files_or_code_are_not_followed(golden, tmp_path):
     assert text.tokenize_clip(tokenizer, ["a red circle"])[0, :5].tolist() == [577, 320, 513, 518, 578]
 
 
-def test_a_clip_tokenizer_as_transformers_5_saves_it_gives_the_same_ids(golden, tmp_path, clip_tokenizer):
+def test_a_clip_tokenizer_as_transformers_5_saves_it_gives_the_same_ids(
+    golden: Path, tmp_path: Path, clip_tokenizer: CLIPTokenizer
+) -> None:
     import transformers
 
     saved = transformers.CLIPTokenizer.from_pretrained(golden / CLIP_FOLDER / "tokenizer")
@@ -439,7 +449,9 @@ def test_a_clip_tokenizer_as_transformers_5_saves_it_gives_the_same_ids(golden, 
     assert text.largest_id(tokenizer) == text.largest_id(clip_tokenizer) == 578
 
 
-def test_vocabulary_and_merges_count_where_a_second_file_has_others(golden, tmp_path, clip_tokenizer):
+def test_vocabulary_and_merges_count_where_a_second_file_has_others(
+    golden: Path, tmp_path: Path, clip_tokenizer: CLIPTokenizer
+) -> None:
     """The original's slow tokenizer reads no `tokenizer.json`."""
     folder = edited(golden, tmp_path, CLIP_FOLDER)
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}, "merges": []}, "added_tokens": []}))
@@ -460,7 +472,7 @@ def test_vocabulary_and_merges_count_where_a_second_file_has_others(golden, tmp_
         "x" * (17 << 20),
     ],
 )
-def test_damaged_files_of_transformers_5(golden, tmp_path, content):
+def test_damaged_files_of_transformers_5(golden: Path, tmp_path: Path, content: str) -> None:
     folder = edited(golden, tmp_path, CLIP_FOLDER)
     (folder / "vocab.json").unlink()
     (folder / "tokenizer.json").write_text(content)
@@ -470,7 +482,9 @@ def test_damaged_files_of_transformers_5(golden, tmp_path, content):
 
 
 @pytest.mark.parametrize(("number", "message"), [(579, ""), (600, "'<new>' gets the id 579 here, not 600")])
-def test_added_tokens_have_the_ids_that_their_files_say(golden, tmp_path, number, message):
+def test_added_tokens_have_the_ids_that_their_files_say(
+    golden: Path, tmp_path: Path, number: int, message: str
+) -> None:
     folder = edited(golden, tmp_path, CLIP_FOLDER, added_tokens_decoder=...)
     (folder / "added_tokens.json").write_text(json.dumps({"<new>": number}))
     if message:
@@ -481,7 +495,7 @@ def test_added_tokens_have_the_ids_that_their_files_say(golden, tmp_path, number
 
 
 @pytest.mark.parametrize("decoder", [[], {"x": {}}, {"3": "a"}, {"1e400": {"content": "a"}}, {"600": {"content": "a"}}])
-def test_added_tokens_that_are_none_are_refused(golden, tmp_path, decoder):
+def test_added_tokens_that_are_none_are_refused(golden: Path, tmp_path: Path, decoder: object) -> None:
     with pytest.raises(UserError, match=str(tmp_path)):
         text.load_clip_tokenizer(edited(golden, tmp_path, CLIP_FOLDER, added_tokens_decoder=decoder))
 
@@ -495,12 +509,14 @@ def test_added_tokens_that_are_none_are_refused(golden, tmp_path, decoder):
         ({"unk_token": 3}, "unk_token=3 is no token"),
     ],
 )
-def test_a_t5_tokenizer_with_other_tokens_is_refused_when_it_is_loaded(golden, tmp_path, changes, message):
+def test_a_t5_tokenizer_with_other_tokens_is_refused_when_it_is_loaded(
+    golden: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         text.load_t5_tokenizer(edited(golden, tmp_path, T5_FOLDER, **changes))
 
 
-def test_a_sentencepiece_model_of_another_network_is_refused(golden, tmp_path):
+def test_a_sentencepiece_model_of_another_network_is_refused(golden: Path, tmp_path: Path) -> None:
     import sentencepiece
 
     folder = edited(golden, tmp_path, T5_FOLDER)
