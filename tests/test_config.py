@@ -1,7 +1,9 @@
 """Settings: every field's type and every number's bounds are checked, whatever a config or a checkpoint says."""
 
 import dataclasses
+import importlib
 import json
+import pkgutil
 import time
 import typing
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import show1_jax
 from show1_jax.bounds import BOUNDS, MAX_BLOCK_LAYERS, bounds
 from show1_jax.config import Settings, UNetConfig
 from show1_jax.errors import UserError
@@ -27,6 +30,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _all_settings_are_known() -> None:
+    for module in pkgutil.walk_packages(show1_jax.__path__, "show1_jax."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
 
 def subclasses(cls: type) -> Iterator[type[Settings]]:
