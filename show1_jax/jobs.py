@@ -31,7 +31,7 @@ from show1_jax.request import VIDEO_STAGES, Request, SampleConfig
 from show1_jax.runs import Clip, RunDirectory, describe_request, differences
 from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.text import clip_cut_off, load_clip_tokenizer, load_t5_tokenizer, t5_cut_off
-from show1_jax.video import digest, read_video, sample_frames
+from show1_jax.video import digest, read_video
 from show1_jax.windows import num_interpolated
 
 _DISTRIBUTIONS: Final = ("show1-jax", "jax", "jaxlib", "flax", "orbax-checkpoint", "numpy")
@@ -119,8 +119,7 @@ def _read_own_video(config: SampleConfig, request: Request) -> Clip | None:
     scale = config.first_frame.scale if request.inputs == ("superres_pixel",) else 1
     is_keyframes = request.inputs == ("keyframes",)
     num_frames = keyframes.num_frames if is_keyframes else num_interpolated(keyframes.num_frames, between)
-    video, _ = read_video(request.video, (keyframes.height * scale, keyframes.width * scale))
-    return sample_frames(video, num_frames)
+    return read_video(request.video, (keyframes.height * scale, keyframes.width * scale), num_frames)[0]
 
 
 def _inputs(job: Job, request: Request, own_video: Clip | None) -> dict[Stage, Clip]:

@@ -1,4 +1,4 @@
-"""Videos as people and files know them: uint8 frames, mp4, GIF, lossless stage files, contact sheets.
+"""Videos as people and files know them: mp4, GIF, lossless stage files, contact sheets; reading any is in `media`.
 
 One video here is `(time, height, width, channel)`: float32 in [-1, 1], or uint8 frames to look at.
 Every file is encoded in memory, written beside its place and renamed: a failure leaves nothing half-written.
@@ -13,27 +13,41 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Float32, Shaped, UInt8
+from jaxtyping import Float32, UInt8
 
 from show1_jax.errors import UserError
+from show1_jax.media.frames import check_frames, even_indices, fit, from_uint8, resize_uint8, sample_frames, to_uint8
+from show1_jax.media.read import gather, read_frames
 
 if TYPE_CHECKING:
-    import av
     from PIL import Image, ImageFont
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-# Only containers: a playlist named like a video could make FFmpeg open other files.
-CONTAINERS = "mov,mp4,matroska,webm,avi,gif"
-MAX_READ_BYTES = 8 << 30
+__all__ = [
+    "MAX_FPS",
+    "MAX_GIF_FPS",
+    "MIN_FPS",
+    "contact_sheet",
+    "digest",
+    "fit",
+    "from_uint8",
+    "load_stage",
+    "read_video",
+    "resize_uint8",
+    "sample_frames",
+    "save_stage",
+    "to_uint8",
+    "write_bytes",
+    "write_gif",
+    "write_mp4",
+]
+
 # Frames a second. GIF viewers ignore shorter delays than a fiftieth.
 MIN_FPS, MAX_FPS, MAX_GIF_FPS = 0.1, 240, 50
 
@@ -46,59 +60,6 @@ STAGE_FORMAT = "show1_jax.stage.v1"
 STAGE_LAYOUT = "time height width channel"
 
 
-def to_uint8(video: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Frames to look at from values in [-1, 1]: `clip(x / 2 + 0.5, 0, 1) * 255`, truncated, in float32.
-
-    These are the original's operations. Raises `UserError` if a value is NaN, which no frame can show.
-    """
-    unit: np.ndarray = np.clip(np.asarray(video, np.float32) * 0.5 + 0.5, 0, 1)
-    if np.isnan(unit).any():
-        raise UserError("the video has NaN values: check the checkpoint's weights, or compute in float32")
-    return (unit * 255).astype(np.uint8)
-
-
-def from_uint8(frames: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
-    """Values in [-1, 1] from frames: `u / 127.5 - 1`, as the original's stage 4 reads them."""
-    return frames.astype(np.float32) / np.float32(127.5) - np.float32(1)
-
-
-def resize_uint8(frames: UInt8[np.ndarray, "t h w 3"], height: int, width: int) -> UInt8[np.ndarray, "t h2 w2 3"]:
-    """Frames resized one by one by Pillow's bicubic, as the original does before stage 4.
-
-    Its a is -0.5, and it rounds and clips to uint8 between the horizontal and the vertical pass.
-    """
-    from PIL import Image
-
-    _check_frames(frames)
-    resized = (Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames)
-    return np.stack([np.asarray(image) for image in resized])
-
-
-def fit(video: Float32[np.ndarray, "t h w c"], height: int, width: int) -> Float32[np.ndarray, "t h2 w2 c"]:
-    """Fill `height x width`: scale by one factor, centre, crop what sticks out.
-
-    Bicubic in float32, anti-aliased when shrinking; its overshoot is clipped to each frame's own range.
-    A video of that size already is returned as it is.
-    """
-    from PIL import Image, ImageOps
-
-    if video.shape[1:3] == (height, width):
-        return video
-    planes = (Image.fromarray(plane) for plane in np.moveaxis(video, -1, 1).reshape(-1, *video.shape[1:3]))
-    fitted = [np.asarray(ImageOps.fit(plane, (width, height), Image.Resampling.BICUBIC)) for plane in planes]
-    channels_first = np.stack(fitted).reshape(len(video), -1, height, width)
-    low, high = video.min((1, 2, 3), keepdims=True), video.max((1, 2, 3), keepdims=True)
-    clipped: np.ndarray = np.clip(np.moveaxis(channels_first, 1, -1), low, high)
-    return clipped
-
-
-def sample_frames(video: Shaped[np.ndarray, "t ..."], num: int) -> Shaped[np.ndarray, "num ..."]:
-    """`num` frames, evenly spaced from the first to the last. Raises `UserError` if the video has fewer."""
-    if not 1 <= num <= len(video):
-        raise UserError(f"{num} frames are needed and the video has {len(video)}: give a longer video")
-    return np.take(video, np.linspace(0, len(video) - 1, num).round().astype(int), axis=0)
-
-
 def write_mp4(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: int | float | Fraction) -> None:
     """Write an mp4 of exactly these frames at exactly this rate: H.264 (MPEG-4 part 2 if PyAV lacks libx264), BT.709.
 
@@ -107,7 +68,7 @@ def write_mp4(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: int |
     """
     import av
 
-    _check_frames(frames)
+    check_frames(frames)
     rate = _frame_rate(fps, MAX_FPS)
     odd_height, odd_width = frames.shape[1] % 2, frames.shape[2] % 2
     even = np.pad(frames, ((0, 0), (0, odd_height), (0, odd_width), (0, 0)), mode="edge")
@@ -138,7 +99,7 @@ def write_gif(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: int |
     """
     import av
 
-    _check_frames(frames)
+    check_frames(frames)
     rate = _frame_rate(fps, MAX_GIF_FPS)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="gif") as container:
@@ -203,31 +164,26 @@ def load_stage(path: str | Path, stage: str | None = None) -> Float32[np.ndarray
 
 
 def read_video(
-    path: str | Path, size: tuple[int, int] | None = None
+    path: str | Path, size: tuple[int, int] | None = None, num_frames: int | None = None
 ) -> tuple[Float32[np.ndarray, "t h w 3"], Fraction | None]:
-    """The user's own video in [-1, 1], and its frame rate where the source states one.
+    """Return the user's own video in [-1, 1], and its frame rate where the source states one.
 
-    `path` is a video (mp4, mov, mkv, webm, avi, gif), a folder of png or jpg frames in natural order, a `.npy` of
-    uint8 or of floats in [-1, 1] shaped `(t, h, w, 3)`, or a stage file, whose values are returned as they are.
-    With `size` (height, width) each frame is fitted as it is read (see `fit`), so that a large video fits in memory.
-    Raises `UserError` for what is missing, undecodable, empty, too large, or of another shape or range.
+    Args:
+        path: as `show1_jax.media.read.read_frames` takes, or a stage file, whose values are returned as they are.
+        size: (height, width) to which each frame is fitted (see `fit`) as it is read; None: as it is.
+        num_frames: so many, evenly spaced in time, are read and kept; None: all, on an even clock.
+
+    Raises:
+        UserError: it is missing, undecodable, empty, too short, too large, or of another shape or range.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises for names that no file can have
         raise UserError(f"there is no {path}: give a video, a folder of frames, a .npy or a stage file")
-    suffix, rate = path.suffix.lower(), None
-    frames: Iterable[np.ndarray]
-    if path.is_dir():
-        frames = _read_folder(path)
-    elif suffix == ".npy":
-        frames = _read_npy(path)
-    elif suffix == ".safetensors":
-        frames = load_stage(path)
-    elif suffix in VIDEO_SUFFIXES:
-        frames, rate = _decode(path), _stated_rate(path)
-    else:
-        raise UserError(f"cannot read {path}: give one of {' '.join(VIDEO_SUFFIXES)} .npy .safetensors, or a folder")
-    return _gather(frames, size, path), rate
+    if path.suffix.lower() != ".safetensors" or path.is_dir():
+        return read_frames(path, size, num_frames)
+    video = load_stage(path)
+    chosen = range(len(video)) if num_frames is None else even_indices(len(video), num_frames)
+    return gather((video[index] for index in chosen), len(chosen), size, path), None
 
 
 def contact_sheet(path: str | Path, rows: Mapping[str, UInt8[np.ndarray, "t h w 3"]], title: str) -> None:
@@ -283,11 +239,6 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         raise UserError(f"cannot write {path} ({_reason(error)}): make room, or choose another place") from error
 
 
-def _check_frames(frames: np.ndarray) -> None:
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
-        raise UserError(f"frames must be uint8 (t, h, w, 3), none of them 0, not {frames.dtype} {frames.shape}")
-
-
 def _frame_rate(fps: int | float | Fraction, limit: int) -> Fraction:
     if not (math.isfinite(fps) and MIN_FPS <= fps <= limit):
         raise UserError(f"fps must be from {MIN_FPS} to {limit}, not {fps}")
@@ -321,83 +272,11 @@ def _quantize(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(dithered), palette
 
 
-def _gather(frames: Iterable[np.ndarray], size: tuple[int, int] | None, path: Path) -> np.ndarray:
-    """One float32 array from frames that come one at a time, each checked, brought to [-1, 1] and fitted."""
-    gathered: list[np.ndarray] = []
-    for frame in frames:
-        if frame.ndim != 3 or frame.shape[-1] != 3 or not frame.size:
-            raise UserError(f"{path} has frames of shape {frame.shape}: give (height, width, 3)")
-        values = from_uint8(frame) if frame.dtype == np.uint8 else np.asarray(frame, np.float32)
-        gathered.append(values if size is None else fit(values[None], *size)[0])
-        if gathered[-1].shape != gathered[0].shape:
-            raise UserError(f"{path} has frames of different sizes: make them equal")
-        if len(gathered) * gathered[0].nbytes > MAX_READ_BYTES:
-            raise UserError(f"{path} is too long or too large to read: cut it or make it smaller")
-    if not gathered:
-        raise UserError(f"{path} has no frames: give a video that has some")
-    return np.stack(gathered)
-
-
-@contextmanager
-def _opened(path: Path) -> "Iterator[av.container.InputContainer]":
-    """A container of the user's, with what FFmpeg finds wrong with it as a `UserError`."""
-    import av
-
-    try:
-        with av.open(path, options={"format_whitelist": CONTAINERS}) as container:
-            if not container.streams.video:
-                raise UserError(f"{path} has no pictures: give a video that has some")
-            yield container
-    except av.FFmpegError as error:
-        raise UserError(f"cannot decode {path} ({_reason(error)}): give a video that plays") from error
-
-
-def _stated_rate(path: Path) -> Fraction | None:
-    with _opened(path) as container:
-        rate = container.streams.video[0].average_rate
-        return None if rate is None else Fraction(rate.numerator, rate.denominator)  # PyAV 19 has a type of its own
-
-
-def _decode(path: Path) -> Iterator[np.ndarray]:
-    with _opened(path) as container:
-        for frame in container.decode(video=0):
-            yield np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-
-
-def _read_folder(folder: Path) -> Iterator[np.ndarray]:
-    from PIL import Image, ImageOps
-
-    for path in sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order):
-        try:
-            with Image.open(path) as image:
-                yield np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"cannot read the image {path} ({_reason(error)}): replace or remove it") from error
-
-
-def _natural_order(path: Path) -> list[tuple[str, int]]:
-    """frame2 before frame10."""
-    return [(text, int(digits or -1)) for text, digits in re.findall(r"(\D*)(\d*)", path.name.lower())]
-
-
-def _read_npy(path: Path) -> Iterator[np.ndarray]:
-    try:
-        video = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({_reason(error)}): save it again with numpy.save") from error
-    if video.ndim != 4 or not (video.dtype == np.uint8 or np.issubdtype(video.dtype, np.floating)):
-        raise UserError(f"{path} must be uint8 or float (t, h, w, 3), not {video.dtype} {video.shape}")
-    for frame in video:
-        if video.dtype != np.uint8 and not (np.abs(frame) <= 1).all():
-            raise UserError(f"{path} has values outside [-1, 1]: scale them, or save uint8")
-        yield frame
-
-
 def _strip(frames: np.ndarray) -> "Image.Image":
     """A row of the contact sheet: at most `SHEET_COLUMNS` frames side by side, each `SHEET_FRAME` wide."""
     from PIL import Image
 
-    _check_frames(frames)
+    check_frames(frames)
     height, width = frames.shape[1:3]
     shown_height = max(1, round(height * SHEET_FRAME / width))
     enlargement = -(-SHEET_FRAME // width)

@@ -334,7 +334,7 @@ def test_a_decoder_that_raises_anything_is_a_video_that_cannot_be_read(
     def fail(*_: object) -> None:
         raise OverflowError("Python int too large\nto convert")
 
-    monkeypatch.setattr(decode, "frames_at", fail)
+    monkeypatch.setattr(decode, "each_frame_at", fail)
     with pytest.raises(VideoError, match="cannot be decoded: OverflowError: Python int too large to convert"):
         source_of(tmp_path / "shard", example()).clip(0, SPEC, DRAW)
 

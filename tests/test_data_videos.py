@@ -28,7 +28,7 @@ from show1_jax.video import write_mp4
 
 FPS, FRAMES, HEIGHT, WIDTH = 8, 33, 24, 32
 SPEC = ClipSpec(num_frames=8, fps=2, height=10, width=16)
-CORRUPT = {"v005": "Invalid data", "v050": "the file is empty", "v077": "Invalid data"}
+CORRUPT = {"v005": "it is cut short", "v050": "the file is empty", "v077": "Invalid data"}
 NUM_VALIDATION, BATCH = 7, 10
 
 

@@ -9,14 +9,11 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from show1_jax.errors import UserError
+from show1_jax.media.errors import VideoError as VideoError
 
 MIN_READ = 100
 """Clips read before their failed share is judged."""
 MAX_NAMED = 100
-
-
-class VideoError(Exception):
-    """A video cannot be read; the text is the reason, without the video's name."""
 
 
 @dataclass

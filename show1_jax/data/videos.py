@@ -75,7 +75,7 @@ class VideoSource:
         start = record["start"] + draw.start * latest
         times = [start + index / spec.fps for index in range(spec.num_frames)]
         try:
-            frames = decode.frames_at(record["video"], times)
+            frames = decode.each_frame_at(record["video"], times)
             video = np.stack([decode.crop_and_resize(frame, spec.height, spec.width, draw.crop) for frame in frames])
         except VideoError:
             raise

@@ -1,0 +1,66 @@
+"""`.npy` files as frames, mapped into memory: of what they hold, the frames that are used are read."""
+
+import io
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+
+from show1_jax.files import open_regular
+from show1_jax.media.errors import VideoError
+from show1_jax.media.images import MAX_PIXELS
+
+_MAX_HEADER_BYTES: Final = 1 << 16
+_READERS: Final = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+@contextmanager
+def mapped_array(path: Path) -> Iterator[np.ndarray]:
+    """Map the array of a `.npy` file: uint8 or floating point, `(t, h, w, 3)`.
+
+    Raises:
+        OSError: the file cannot be read.
+        VideoError: it is damaged, holds less than it declares, or is no video. Nothing is unpickled.
+    """
+    with open_regular(path) as file:
+        shape, fortran_order, dtype, offset = _header(file)
+        if len(shape) != 4 or not (dtype == np.uint8 or np.issubdtype(dtype, np.floating)):
+            raise VideoError(f"it must be uint8 or float (t, h, w, 3), not {dtype} {shape}")
+        if min(shape) < 0 or offset + math.prod(shape) * dtype.itemsize > file.seek(0, io.SEEK_END):
+            raise VideoError(f"it declares {dtype} {shape}, which it does not hold")
+        if not min(shape):
+            raise VideoError("it has no frames")
+        if shape[3] != 3:
+            raise VideoError(f"it has frames of shape {shape[1:]}, not (height, width, 3)")
+        if shape[1] * shape[2] > MAX_PIXELS:
+            raise VideoError(f"its frames have more than {MAX_PIXELS:,} pixels")
+        yield np.memmap(file, dtype, "r", offset, shape, "F" if fortran_order else "C")
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, "np.dtype[Any]", int]:
+    """Return the shape, the order, the type and where the values begin."""
+    start = io.BytesIO(file.read(_MAX_HEADER_BYTES))
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about numbers and strings that Python would not write so
+            shape, fortran_order, dtype = _READERS[np.lib.format.read_magic(start)](start)
+    except KeyError:
+        raise VideoError("it is of another version of the format") from None
+    except Exception as error:  # NumPy raises many types for a damaged header
+        raise VideoError(f"its header is damaged: {' '.join(str(error).split())[:200]}") from error
+    return shape, fortran_order, dtype, start.tell()
+
+
+def frame_values(array: np.ndarray, index: int) -> np.ndarray:
+    """Return a frame of an array; floats are in [-1, 1].
+
+    Raises:
+        VideoError: they are not.
+    """
+    frame = np.asarray(array[index])
+    if frame.dtype != np.uint8 and not (np.abs(frame) <= 1).all():
+        raise VideoError("it has values outside [-1, 1]; scale them, or save uint8")
+    return frame

@@ -1,0 +1,239 @@
+"""Encoded videos: the formats that are read, the stream of a file that is its video, and its frames with their times.
+
+FFmpeg reads them, within limits: a listed container, a number of pixels a frame and over all frames.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
+
+import numpy as np
+from jaxtyping import UInt8
+
+from show1_jax.media.errors import VideoError
+from show1_jax.media.shown import MAX_PIXELS, Look
+from show1_jax.media.structure import check_whole
+
+if TYPE_CHECKING:
+    import av
+
+VIDEO_SUFFIXES: Final = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
+MAX_FRAMES: Final = 1_000_000
+MAX_DECODED_PIXELS: Final = 1 << 38
+"""Of all frames: an hour of 1920 x 1080 at 30 frames a second has 2.2e11."""
+# Only containers: a playlist named like a video could make FFmpeg open other files.
+_CONTAINER_OPTIONS: Final = {
+    "format_whitelist": "mov,mp4,matroska,webm,avi,gif",
+    "fflags": "-genpts",  # for AVI with B-frames it makes up times that are wrong
+}
+_LIMITS: Final = {"max_pixels": str(MAX_PIXELS)}
+_CODEC_OPTIONS: Final = {**_LIMITS, "err_detect": "explode"}
+_ALPHA_BLOCK: Final = (1).to_bytes(8, "big")
+"""What Matroska's BlockAddID says of an alpha channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A frame, and the frame whose luma is its alpha channel, where that is encoded on its own."""
+
+    frame: "av.VideoFrame"
+    alpha: "av.VideoFrame | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimedFrame:
+    """A decoded frame.
+
+    Attributes:
+        time: when it is shown, in seconds on the file's clock.
+        duration: in seconds; 0 where the file does not say.
+    """
+
+    time: float
+    duration: float
+    _decoded: _Decoded
+    _look: Look
+    _pixel_aspect: Fraction
+
+    def to_rgb(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Return the frame as a player shows it.
+
+        Raises:
+            VideoError: it is too large then, or cannot be converted.
+        """
+        with ffmpeg_errors():
+            return self._look.to_rgb(self._decoded.frame, self._pixel_aspect, self._decoded.alpha)
+
+
+class Video:
+    """The video of an open container.
+
+    Attributes:
+        rate: frames a second, as the container states them, if it does.
+    """
+
+    def __init__(self, container: "av.container.InputContainer"):
+        self._container = container
+        self._stream = _choose_stream(container)
+        self._decoder = _Decoder(self._stream)
+        # In AVI the fourth byte of raw pixels is unused.
+        is_raw_avi = container.format.name == "avi" and self._stream.codec_context.name == "rawvideo"
+        self._look = Look(is_opaque=is_raw_avi)
+        rate = self._stream.average_rate
+        self.rate = Fraction(rate.numerator, rate.denominator) if rate else None
+
+    def seek(self, time: float) -> bool:
+        """Continue at a keyframe that should be shown no later than `time`, in seconds on the file's clock.
+
+        Returns:
+            Whether the file can. Its index may point too far ahead, though.
+        """
+        import av
+
+        position = math.floor(time / (self._stream.time_base or 1))
+        if not -(1 << 62) < position < 1 << 62:
+            return False
+        try:
+            self._container.seek(position, stream=self._stream)
+        except av.FFmpegError:
+            return False
+        self._decoder.flush()
+        return True
+
+    def frames(self) -> Iterator[TimedFrame]:
+        """Decode from here to the end, in the order in which frames are shown.
+
+        Frames before the first that has a time are passed over: Matroska cannot say that they are shown before 0.
+
+        Raises:
+            VideoError: the video is damaged, its times do not rise, or it exceeds the limits above.
+        """
+        last: TimedFrame | None = None
+        num_pixels = 0
+        for number, decoded in enumerate(self._decoded()):
+            num_pixels += decoded.frame.width * decoded.frame.height
+            if number >= MAX_FRAMES or num_pixels > MAX_DECODED_PIXELS:
+                raise VideoError("it is too long")
+            timed = self._timed(decoded, last)
+            if timed is not None:
+                last = timed
+                yield timed
+
+    def _decoded(self) -> Iterator[_Decoded]:
+        with ffmpeg_errors():
+            for packet in self._container.demux(self._stream):
+                yield from self._decoder.decode(packet)
+
+    def _timed(self, decoded: _Decoded, last: TimedFrame | None) -> TimedFrame | None:
+        frame = decoded.frame
+        base = frame.time_base or self._stream.time_base
+        stamp = frame.dts if frame.pts is None else frame.pts  # AVI counts frames in the order of decoding only
+        if not base or (stamp is None and last is None):
+            return None
+        duration = max(0, frame.duration) * base.numerator / base.denominator
+        if stamp is not None:
+            time = stamp * base.numerator / base.denominator
+        else:
+            assert last is not None
+            time = last.time + last.duration
+        if last is not None and time <= last.time:
+            raise VideoError(f"the times of its frames do not rise at {time:g} s")
+        if frame.is_corrupt:
+            raise VideoError(f"the frame at {time:g} s is damaged")
+        return TimedFrame(time, duration, decoded, self._look, self._pixel_aspect())
+
+    def _pixel_aspect(self) -> Fraction:
+        aspect = self._stream.sample_aspect_ratio or self._stream.codec_context.sample_aspect_ratio
+        return Fraction(aspect.numerator, aspect.denominator) if aspect else Fraction(1)
+
+
+@contextmanager
+def open_video(file: BinaryIO) -> Iterator[Video]:
+    """Open an encoded video, a seekable file.
+
+    Raises:
+        VideoError: it is cut short, of no listed format, without a video, or too large.
+    """
+    import av
+
+    check_whole(file)
+    with ffmpeg_errors():
+        container = av.open(file, "r", options=_LIMITS, container_options=_CONTAINER_OPTIONS, metadata_errors="replace")
+    with container:
+        yield Video(container)
+
+
+@contextmanager
+def ffmpeg_errors() -> Iterator[None]:
+    """Raise what PyAV raises for a damaged video as a `VideoError`."""
+    import av
+
+    try:
+        yield
+    except (av.FFmpegError, ValueError, OverflowError, MemoryError) as error:
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise VideoError(" ".join(text.split())) from error
+
+
+def _choose_stream(container: "av.container.InputContainer") -> "av.VideoStream":
+    """Return the stream that players show: the default one, or the first, of those that are no pictures."""
+    from av.stream import Disposition
+
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+    videos = [stream for stream in container.streams.video if not stream.disposition & pictures]
+    if not videos:
+        raise VideoError("it has a cover picture but no video" if container.streams.video else "it has no pictures")
+    decodable = [stream for stream in videos if stream.codec_context is not None]
+    if not decodable:
+        raise VideoError("its codec is unknown")
+    # A picture that is not marked as one is a video of one frame.
+    stream = min(decodable, key=lambda stream: (stream.frames == 1, not stream.disposition & Disposition.default))
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if not 0 < width * height <= MAX_PIXELS:
+        size = f"{width} x {height}" if width * height else "an unknown number of"
+        raise VideoError(f"its frames have {size} pixels; at most {MAX_PIXELS:,} are read")
+    return stream
+
+
+class _Decoder:
+    """Decodes a stream's packets, with the alpha channel that WebM keeps beside them."""
+
+    def __init__(self, stream: "av.VideoStream"):
+        import av
+
+        name = stream.codec_context.name
+        self._stream = stream
+        self._alpha: av.VideoCodecContext | None = None
+        has_alpha = any(key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items())
+        if has_alpha and name in ("vp8", "vp9"):
+            self._alpha = cast("av.VideoCodecContext", av.CodecContext.create(name, "r"))
+        for context in filter(None, (stream.codec_context, self._alpha)):
+            context.thread_count = 1  # videos are decoded side by side; and PyAV loses errors of threads
+            context.options = dict(_CODEC_OPTIONS)
+
+    def decode(self, packet: "av.Packet[av.VideoStream]") -> list[_Decoded]:
+        frames = self._stream.decode(packet)
+        alphas = self._decode_alpha(packet)
+        if not alphas:
+            return [_Decoded(frame) for frame in frames]
+        if len(alphas) != len(frames):
+            raise VideoError("its alpha channel is damaged")
+        return [_Decoded(frame, alpha) for frame, alpha in zip(frames, alphas, strict=True)]
+
+    def _decode_alpha(self, packet: "av.Packet[av.VideoStream]") -> "list[av.VideoFrame]":
+        import av
+
+        if self._alpha is None or not packet.has_sidedata("matroska_block_additional"):
+            return []
+        block = bytes(packet.get_sidedata("matroska_block_additional"))
+        if block[:8] != _ALPHA_BLOCK:
+            return []
+        return self._alpha.decode(av.Packet(block[8:]))
+
+    def flush(self) -> None:
+        """Forget the frames before; `InputContainer.seek` does that for the stream itself."""
+        if self._alpha is not None:
+            self._alpha.flush_buffers()

@@ -1,0 +1,5 @@
+"""Why a video cannot be read."""
+
+
+class VideoError(Exception):
+    """A video cannot be read; the text is the reason, without the video's name."""

@@ -1,0 +1,93 @@
+"""Images and folders of them as RGB frames."""
+
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from jaxtyping import UInt8
+
+from show1_jax.files import open_regular
+from show1_jax.media.errors import VideoError
+from show1_jax.media.shown import blend, grey_to_rgb
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MAX_PIXELS: Final = 64_000_000
+"""Of an image: cameras have up to 61 million."""
+# Others can run programs (EPS), or are no pictures.
+_FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the images of a folder, frame2 before frame10.
+
+    Hidden files are none: some systems keep notes on `name.png` in `._name.png`.
+    """
+    found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted((path for path in found if not path.name.startswith(".")), key=_natural_order)
+
+
+def _natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:
+    parts = [(text, int(digits or -1)) for text, digits in re.findall(r"(\D*)(\d*)", path.name.lower())]
+    return parts, path.name
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Return an image as it is shown: upright, opaque, in 8 bits.
+
+    Raises:
+        VideoError: it cannot be read, is none of the listed formats, too large, or of several frames.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with open_regular(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata that are not used
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=_FORMATS) as image:
+                return _to_rgb(image)
+    except VideoError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise VideoError(f"it has more than {MAX_PIXELS:,} pixels") from None
+    except UnidentifiedImageError:
+        raise VideoError(f"it is none of {', '.join(_FORMATS)}") from None
+    except Exception as error:  # Pillow raises many types for a damaged file
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise VideoError(" ".join(text.split())) from error
+
+
+def _to_rgb(image: "Image.Image") -> np.ndarray:
+    from PIL import ImageOps
+
+    if image.width * image.height > MAX_PIXELS:
+        raise VideoError(f"it has more than {MAX_PIXELS:,} pixels")
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # the others of an MPO are its previews
+        raise VideoError("it has several frames; save each as a file of its own")
+    upright = ImageOps.exif_transpose(image)
+    if (convert := _GREY.get(upright.mode)) is not None:
+        return convert(np.asarray(upright))
+    if upright.has_transparency_data:
+        with_alpha = upright.convert("RGBA")
+        return np.asarray(blend(with_alpha.convert("RGB"), with_alpha.getchannel("A")))
+    return np.asarray(upright.convert("RGB"))
+
+
+def _from_16_bits(grey: np.ndarray) -> np.ndarray:
+    """Return grey of 16 bits, which may lie in 32, in 8."""
+    if grey.min() < 0 or grey.max() > 65535:
+        raise VideoError("it has values outside 0..65535; save it with 16 bits")
+    table = np.round(np.arange(65536) / 257).astype(np.uint8)
+    return np.repeat(table[grey][..., None], 3, axis=-1)
+
+
+# Pillow clips these to 8 bits instead of scaling them.
+_GREY: Final[dict[str, Callable[[np.ndarray], np.ndarray]]] = {
+    **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N", "I"), _from_16_bits),
+    "F": grey_to_rgb,
+}

@@ -1,0 +1,151 @@
+"""The user's own video, from any kind of file or folder: its frames, evenly spaced in time, in [-1, 1]."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
+from itertools import islice, repeat, takewhile
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32
+
+from show1_jax.errors import UserError
+from show1_jax.files import open_regular
+from show1_jax.media.arrays import frame_values, mapped_array
+from show1_jax.media.containers import VIDEO_SUFFIXES, TimedFrame, open_video
+from show1_jax.media.errors import VideoError
+from show1_jax.media.frames import even_indices, fit_frame
+from show1_jax.media.images import list_images, read_image
+from show1_jax.media.timeline import Timeline
+
+MAX_READ_BYTES: Final = 1 << 30
+"""Of all frames that are kept."""
+_PROGRESS_DELAY: Final = 2
+"""Seconds; what takes less shows no progress."""
+
+Choose = Callable[[int], Sequence[int]]
+"""From a number of frames to the indices of those that are used, rising; one may come several times."""
+Size = tuple[int, int] | None
+
+
+def read_frames(
+    path: Path, size: Size = None, num_frames: int | None = None
+) -> tuple[Float32[np.ndarray, "t h w 3"], Fraction | None]:
+    """Return a video in [-1, 1], and its frame rate where the source states one.
+
+    Args:
+        path: a video file (see `VIDEO_SUFFIXES`), a folder of images in natural order, or a `.npy` of uint8 or of
+            floats in [-1, 1] shaped `(t, h, w, 3)`. A video whose frames last differently long is put on an even clock
+            of as many frames.
+        size: (height, width) to which each frame is fitted as it is read, see `fit_frame`; None: as it is.
+        num_frames: so many, evenly spaced from the first to the last, are read and kept; None: all.
+
+    Raises:
+        UserError: it is missing, cannot be decoded, is empty, too short, too large, or of another shape or range.
+    """
+
+    def choose(count: int) -> Sequence[int]:
+        return range(count) if num_frames is None else even_indices(count, num_frames)
+
+    suffix = path.suffix.lower()
+    try:
+        if path.is_dir():
+            return _read_folder(path, size, choose), None
+        if suffix == ".npy":
+            return _read_array(path, size, choose), None
+        if suffix in VIDEO_SUFFIXES:
+            return _read_container(path, size, choose)
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror or error}): give a file or folder that is there"
+        ) from error
+    raise UserError(f"cannot read {path}: give one of {' '.join(VIDEO_SUFFIXES)} .npy .safetensors, or a folder")
+
+
+def _read_folder(folder: Path, size: Size, choose: Choose) -> np.ndarray:
+    images = list_images(folder)
+    if not images:
+        raise UserError(f"{folder} has no frames: give a folder that has some")
+    chosen = [images[index] for index in choose(len(images))]
+    return gather((_read_frame(image) for image in chosen), len(chosen), size, folder)
+
+
+def _read_frame(path: Path) -> np.ndarray:
+    try:
+        return read_image(path)
+    except VideoError as error:
+        raise UserError(f"cannot read the image {path} ({error}): replace or remove it") from error
+
+
+def _read_array(path: Path, size: Size, choose: Choose) -> np.ndarray:
+    try:
+        with mapped_array(path) as array:
+            chosen = choose(len(array))
+            return gather((frame_values(array, index) for index in chosen), len(chosen), size, path)
+    except VideoError as error:
+        raise UserError(f"cannot read {path} ({error}): save it again with numpy.save") from error
+
+
+def _read_container(path: Path, size: Size, choose: Choose) -> tuple[np.ndarray, Fraction | None]:
+    """Decode the video twice: to know when its frames are shown, then to convert those that are used."""
+    try:
+        with open_regular(path) as file:
+            with open_video(file) as video:
+                timeline = Timeline.of(_with_progress(video.frames(), path, None))
+                rate = timeline.rate(video.rate)
+            even = timeline.even()
+            chosen = [even[index] for index in choose(len(even))]
+            with open_video(file) as video:
+                frames = _with_progress(video.frames(), path, len(even))
+                return gather(_converted(frames, chosen), len(chosen), size, path), rate
+    except VideoError as error:
+        raise UserError(f"cannot decode {path} ({error}): convert it, or give another video") from error
+
+
+def _with_progress(frames: Iterable[TimedFrame], path: Path, total: int | None) -> Iterator[TimedFrame]:
+    from tqdm import tqdm
+
+    bar = tqdm(frames, f"decoding {path.name}", total, leave=False, unit=" frames", delay=_PROGRESS_DELAY)
+    yield from bar
+
+
+def _converted(frames: Iterable[TimedFrame], chosen: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the chosen frames as RGB, each as often as it is chosen."""
+    position = 0
+    for number, frame in enumerate(frames):
+        times = sum(1 for _ in takewhile(number.__eq__, islice(chosen, position, None)))
+        if times:
+            yield from repeat(frame.to_rgb(), times)
+            position += times
+        if position == len(chosen):
+            return
+    raise VideoError("it changed while it was read")
+
+
+def gather(frames: Iterable[np.ndarray], count: int, size: Size, path: Path) -> Float32[np.ndarray, "t h w 3"]:
+    """Return frames that come one at a time, as uint8 or floats, as one array in [-1, 1].
+
+    Args:
+        frames: of the same size, unless they are fitted.
+        count: how many there are.
+        size: (height, width) to fit them to; None: as they are.
+        path: where they come from.
+
+    Raises:
+        UserError: they are no RGB frames, of different sizes, or too many to keep.
+    """
+    gathered: np.ndarray | None = None
+    for index, frame in enumerate(frames):
+        if frame.ndim != 3 or frame.shape[-1] != 3 or not frame.size:
+            raise UserError(f"{path} has frames of shape {frame.shape}: give (height, width, 3)")
+        height, width = size or frame.shape[:2]
+        if gathered is None:
+            if count * height * width * 3 * 4 > MAX_READ_BYTES:
+                raise UserError(f"{path} is too long or too large to read: cut it or make it smaller")
+            gathered = np.empty((count, height, width, 3), np.float32)
+        if gathered.shape[1:3] != (height, width):
+            raise UserError(f"{path} has frames of different sizes: make them equal")
+        gathered[index] = fit_frame(frame, height, width)
+    if gathered is None:
+        raise UserError(f"{path} has no frames: give a video that has some")
+    return gathered
