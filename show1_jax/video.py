@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from show1_jax.errors import UserError
+from show1_jax.files import open_regular
 from show1_jax.media.frames import check_frames, even_indices, fit, from_uint8, resize_uint8, sample_frames, to_uint8
 from show1_jax.media.read import gather, read_frames
 
@@ -54,6 +55,8 @@ MIN_FPS, MAX_FPS, MAX_GIF_FPS = 0.1, 240, 50
 SHEET_COLUMNS = 8
 # In pixels.
 SHEET_FRAME, SHEET_GAP, SHEET_MARGIN, SHEET_LABEL, SHEET_LINE, SHEET_MIN_WIDTH = 232, 6, 36, 32, 40, 940
+MAX_TITLE = 500
+"""Characters of a contact sheet's title: about eight lines."""
 SHEET_PAPER, SHEET_INK, SHEET_FAINT = "#fafafa", "#1a1a1a", "#8a8a8a"
 
 STAGE_FORMAT = "show1_jax.stage.v1"
@@ -149,9 +152,12 @@ def load_stage(path: str | Path, stage: str | None = None) -> Float32[np.ndarray
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_regular(Path(path)).close()
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != STAGE_FORMAT:
+            values = file.get_slice("video")
+            is_video = values.get_dtype() == "F32" and len(values.get_shape()) == 4
+            if metadata.get("format") != STAGE_FORMAT or not is_video:
                 raise UserError(f"{path} is not a stage file of show1_jax: give one that sample.py wrote")
             video: np.ndarray = file.get_tensor("video")
     except (OSError, SafetensorError) as error:
@@ -190,7 +196,8 @@ def contact_sheet(path: str | Path, rows: Mapping[str, UInt8[np.ndarray, "t h w 
     """Write one PNG: the title (a prompt), then for each named video a row of evenly spaced frames.
 
     Frames share a width, so that columns line up from stage to stage. Pixels of a small video stay visible as squares;
-    characters that the built-in font lacks lose their accents or become `?`.
+    characters that the built-in font lacks lose their accents or become `?`. A title of more than
+    `MAX_TITLE` characters is cut.
     Raises `UserError` if there is nothing to show, or as `write_mp4` does.
     """
     from PIL import Image, ImageDraw, ImageFont
@@ -200,7 +207,7 @@ def contact_sheet(path: str | Path, rows: Mapping[str, UInt8[np.ndarray, "t h w 
     strips = {name: _strip(frames) for name, frames in rows.items()}
     width = max(SHEET_MIN_WIDTH, *(strip.width for strip in strips.values()))
     title_font, label_font = ImageFont.load_default(30), ImageFont.load_default(19)
-    lines = _wrap(_drawable(title, title_font), title_font, width)
+    lines = _wrap(_drawable(_shorten(title), title_font), title_font, width)
     y = SHEET_MARGIN + SHEET_LINE * len(lines) + SHEET_MARGIN // 2
     height = y + sum(SHEET_LABEL + strip.height + SHEET_MARGIN for strip in strips.values())
 
@@ -287,6 +294,10 @@ def _strip(frames: np.ndarray) -> "Image.Image":
         squares = Image.fromarray(frame.repeat(enlargement, 0).repeat(enlargement, 1))
         strip.paste(squares.resize((SHEET_FRAME, shown_height), Image.Resampling.BOX), (index * step, 0))
     return strip
+
+
+def _shorten(title: str) -> str:
+    return title if len(title) <= MAX_TITLE else title[: MAX_TITLE - 3] + "..."
 
 
 def _drawable(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont") -> str:

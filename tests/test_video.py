@@ -2,10 +2,12 @@
 
 import inspect
 import io
+import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -339,12 +341,13 @@ def flip_last_byte(data: bytes) -> bytes:
     [
         (flip_last_byte, "damaged"),
         (lambda data: data[:-7], "cannot read stage file"),
+        (lambda data: data[:10], "cannot read stage file"),
         (lambda data: data + b"0", "cannot read stage file"),
         (lambda data: b"", "cannot read stage file"),
         (lambda data: b"\xff" * 100, "cannot read stage file"),
         (lambda data: data.replace(b"show1_jax.stage.v1", b"show1_jax.stage.v9"), "not a stage file"),
     ],
-    ids=["bit", "truncated", "longer", "empty", "garbage", "format"],
+    ids=["bit", "truncated", "ten bytes", "longer", "empty", "garbage", "format"],
 )
 def test_a_damaged_stage_file_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes], says: str) -> None:
     path = tmp_path / "stage.safetensors"
@@ -353,6 +356,22 @@ def test_a_damaged_stage_file_is_refused(tmp_path: Path, damage: Callable[[bytes
     with pytest.raises(UserError, match=says) as refusal:
         video.load_stage(path)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [("BF16", [2, 16, 16, 3]), ("F8_E4M3", [2, 32, 16, 3]), ("I32", [2, 8, 16, 3]), ("F32", [768])]
+)
+def test_a_stage_file_of_another_type_or_shape_is_refused(tmp_path: Path, dtype: str, shape: list[int]) -> None:
+    path = tmp_path / "stage.safetensors"
+    video.save_stage(path, np.ones((2, 8, 16, 3), np.float32), "keyframes")
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["video"] |= {"dtype": dtype, "shape": shape}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    with pytest.raises(UserError, match="not a stage file"):
+        video.load_stage(path)
 
 
 def test_a_foreign_or_missing_stage_file_is_refused(tmp_path: Path) -> None:
@@ -554,6 +573,15 @@ def test_titles_are_wrapped_and_lose_only_what_the_font_lacks() -> None:
     lines = video._wrap(text, font, 900)
     assert "".join(lines) == text
     assert all(font.getlength(line.rstrip()) <= 900 for line in lines)
+
+
+@pytest.mark.parametrize("title", ["word " * 40_000, "x" * 200_000, "\u6cb9" * 200_000, "a" + "\u0301" * 200_000])
+def test_a_long_title_is_cut(tmp_path: Path, title: str) -> None:
+    start = time.monotonic()
+    video.contact_sheet(tmp_path / "sheet.png", {"keyframes": moving_square(1, 8, 16)}, title)
+    assert time.monotonic() - start < 2  # a hundred times as long, uncut
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height < 1000
 
 
 def test_a_contact_sheet_of_nothing_is_refused(tmp_path: Path) -> None:
