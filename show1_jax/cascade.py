@@ -21,7 +21,7 @@ from show1_jax.manifest import Manifest
 from show1_jax.memory import blocks_in_turn, halves_in_turn
 from show1_jax.models import LoadedNetwork, architecture_of, exact_float32
 from show1_jax.noise import NoiseSource, SeededNoise
-from show1_jax.parallel import gather, make_mesh, platform_of, put_batch
+from show1_jax.parallel import check_finite, gather, make_mesh, platform_of, put_batch
 from show1_jax.prompts import Prompt, check_prompt
 from show1_jax.samplers import DDPM, Sampler, make_sampler
 from show1_jax.sampling_config import STAGES, CascadeConfig, Stage, check_inputs
@@ -125,7 +125,8 @@ class Cascade:
             `show1_jax.video.to_uint8` makes frames of them.
 
         Raises:
-            UserError: an empty prompt, stages that lack their input, or sizes that a network cannot take.
+            UserError: an empty prompt, stages that lack their input, sizes that a network cannot take, or values that
+                are not finite: the line names what gave them, of a stage its step.
         """
         asked = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
         if not asked:
@@ -292,6 +293,8 @@ class Cascade:
             else:
                 with self._loaded(component) as encoder:
                     states = [encode_text_jit(encoder.graph, encoder.weights, batch, padding) for batch in tokens]
+        for array in states:
+            check_finite(array, self.mesh, f"the text encoder {component}")
         return dict(zip(batches, states, strict=True))
 
     def _run(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from show1_jax.compiler import network_program
 from show1_jax.models import LoadedNetwork
-from show1_jax.parallel import batch_sharding, constrain_batch
+from show1_jax.parallel import batch_sharding, check_finite, constrain_batch
 from show1_jax.samplers import Coefficients, Sampler, SamplerState, guide
 from show1_jax.unet import UNet
 
@@ -107,6 +107,7 @@ def denoise(
     mesh: Mesh,
     on_step: OnStep = lambda done, total: None,
     halves_in_turn: bool = False,
+    name: str = "sampling",
 ) -> Video:
     """Run a sampler from its first timestep to its last.
 
@@ -120,14 +121,19 @@ def denoise(
         mesh: of devices.
         on_step: is called after every step, when its result is there.
         halves_in_turn: see `guided_output`.
+        name: of what is sampled, for errors.
 
     Returns:
         The clean video or latents, as predicted; not clamped.
+
+    Raises:
+        UserError: a step gave values that are not finite; no step comes after it.
     """
     program = step_program(network.graph, sampler, mesh, halves_in_turn)
     state = jax.device_put(sampler.init(sample), batch_sharding(mesh))
     noise_level = None if condition.noise_level is None else np.int32(condition.noise_level)
     unused = jnp.zeros_like(sample) if sampler.takes_noise else None
+    num_steps = len(sampler.timesteps)
     with jax.set_mesh(mesh):
         for step, timestep in enumerate(sampler.timesteps):
             state = program(
@@ -141,6 +147,6 @@ def denoise(
                 condition.channels,
                 noise_level,
             )
-            jax.block_until_ready(state.sample)
-            on_step(step + 1, len(sampler.timesteps))
+            check_finite(state.sample, mesh, f"{name}, step {step + 1} of {num_steps} (timestep {timestep})")
+            on_step(step + 1, num_steps)
     return state.sample

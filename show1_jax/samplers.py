@@ -91,7 +91,7 @@ class Sampler:
             state: before the step.
             model_output: guided; the sample's channels, or twice as many, the second half a variance.
             coefficients: `self.coefficients(step)`.
-            noise: a standard Gaussian draw, given at every step if `takes_noise` (of any values where not
+            noise: a standard Gaussian draw, given at every step if `takes_noise` (of any finite values where not
                 `needs_noise`), else unused.
 
         Raises:
@@ -197,8 +197,10 @@ def _noise_scale(config: SchedulerConfig, at: Coefficients, variance: Float32[Ar
             "and this one has no channels for it: set variance_type to 'fixed_small'"
         )
     if config.variance_type == "learned":
-        return jnp.sqrt(variance) * at.noise
-    return jnp.exp(0.5 * learned_log_variance(variance, at.log_variance[0], at.log_variance[1])) * at.noise
+        scale = jnp.sqrt(variance)
+    else:
+        scale = jnp.exp(0.5 * learned_log_variance(variance, at.log_variance[0], at.log_variance[1]))
+    return jnp.where(at.noise > 0, scale, 0)  # at timestep 0 the variance may be what has no root, and means nothing
 
 
 def _timesteps(config: SchedulerConfig, num_steps: int, schedule: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from show1_jax.denoise import Condition, OnStep, denoise
 from show1_jax.diffusion import SchedulerConfig, add_noise, alphas_cumprod
 from show1_jax.models import LoadedNetwork
 from show1_jax.noise import Draw, NoiseSource, Purpose
-from show1_jax.parallel import constrain_batch, gather, put_batch
+from show1_jax.parallel import check_finite, constrain_batch, gather, put_batch
 from show1_jax.resize import resize_bilinear
 from show1_jax.samplers import make_sampler
 from show1_jax.sampling_config import (
@@ -59,6 +59,7 @@ class StageContext:
         mesh: of devices.
         on_step: is called after every denoising step with the steps done and their total over all windows.
         halves_in_turn: of guidance; see `guided_output`.
+        window: which of several windows this is, in words.
     """
 
     stage: Stage
@@ -70,6 +71,7 @@ class StageContext:
     mesh: Mesh
     on_step: OnStep
     halves_in_turn: bool = False
+    window: str = ""
 
     def sample(
         self,
@@ -94,6 +96,7 @@ class StageContext:
             self.mesh,
             self.on_step,
             self.halves_in_turn,
+            f"stage {self.stage}{self.window}",
         )
 
     def in_window(self, window: int, num_windows: int) -> Self:
@@ -102,7 +105,7 @@ class StageContext:
         def on_step(done: int, total: int) -> None:
             self.on_step(window * total + done, num_windows * total)
 
-        return dataclasses.replace(self, on_step=on_step)
+        return dataclasses.replace(self, on_step=on_step, window=f", window {window + 1} of {num_windows}")
 
     def draw(self, purpose: Purpose, shape: tuple[int, ...], *, step: int = 0, window: int = 0) -> Video:
         """The noise of one draw of this stage."""
@@ -274,10 +277,13 @@ def superres_latent(
     with jax.set_mesh(context.mesh):
         encode, decode = (make(autoencoder.graph, context.mesh) for make in (encoder_program, decoder_program))
         latents = encode(autoencoder.weights, video, context.draw("posterior", shape))
+        check_finite(latents, context.mesh, f"stage {context.stage}: the autoencoder's encoder")
         latents = context.sample(
             config,
             _noised(context.scheduler, latents, context.draw("initial", shape), int(first)),
             step_noise=functools.partial(_step_noise, context, shape, 0),
             strength=config.strength,
         )
-        return decode(autoencoder.weights, latents)
+        frames: Video = decode(autoencoder.weights, latents)
+        check_finite(frames, context.mesh, f"stage {context.stage}: the autoencoder's decoder")
+        return frames

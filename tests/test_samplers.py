@@ -227,6 +227,17 @@ def test_the_posterior_variance_has_a_floor():
     np.testing.assert_allclose(sampler.tables.log_variance[9, 0], np.log(1e-20), rtol=1e-6)
 
 
+@pytest.mark.parametrize("variance_type", ["learned", "learned_range"])
+@pytest.mark.parametrize("variance", [-1.0, 12.0, 1e30, np.inf, np.nan])
+def test_no_variance_counts_at_timestep_0(variance_type: str, variance: float) -> None:
+    sampler = make_sampler(scheduler(variance_type=variance_type, beta_schedule="squaredcos_cap_v2"), 10)
+    assert sampler.timesteps[9] == 0
+    sample = jnp.full((1, 1, 2, 2, 3), 0.5)
+    outputs = (jnp.concatenate([sample, jnp.full_like(sample, value)], -1) for value in (variance, 0.5))
+    steps = [sampler.step(sampler.init(sample), out, sampler.coefficients(9), sample).sample for out in outputs]
+    np.testing.assert_array_equal(*steps)
+
+
 @pytest.mark.parametrize("sampler_name", SAMPLERS)
 def test_a_variance_that_is_not_used_is_dropped(sampler_name):
     sampler = make_sampler(scheduler(sampler_name), 4)

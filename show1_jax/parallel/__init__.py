@@ -12,6 +12,7 @@ from show1_jax.parallel.processes import from_all_processes, from_first_process
 from show1_jax.parallel.sharding import (
     BATCH_AXES,
     batch_sharding,
+    check_finite,
     constrain_activation,
     constrain_batch,
     gather,
@@ -27,6 +28,7 @@ __all__ = [
     "BATCH_AXES",
     "MeshConfig",
     "batch_sharding",
+    "check_finite",
     "constrain_activation",
     "constrain_batch",
     "from_all_processes",

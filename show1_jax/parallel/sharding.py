@@ -16,11 +16,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped
 
+from show1_jax.errors import UserError
 from show1_jax.weights import WeightPath, to_state, to_weights
 
 BATCH_AXES: Final = ("data", "fsdp")
@@ -137,6 +139,29 @@ def put_rows(x: np.ndarray, rows: range, batch_size: int, mesh: Mesh) -> Array:
 def gather(x: Array, mesh: Mesh) -> np.ndarray:
     """The whole of an array, on every process."""
     return np.asarray(x if x.is_fully_addressable else _replicate(mesh)(x))
+
+
+def check_finite(x: Array, mesh: Mesh, what: str) -> None:
+    """Wait for an array and refuse values that are not finite, in every process.
+
+    Args:
+        x: computed on the devices of `mesh`.
+        mesh: of devices.
+        what: made the array, as the beginning of a sentence.
+
+    Raises:
+        UserError: a value is NaN or infinite.
+    """
+    if not _all_finite(mesh)(x):
+        raise UserError(
+            f"{what} gave values that are NaN or infinite; check the weights with `python -m convert verify "
+            "CHECKPOINT`, or take --config.precision=float32, a smaller guidance_scale or another sampler"
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def _all_finite(mesh: Mesh) -> Callable[[Array], Array]:
+    return jax.jit(lambda x: jnp.isfinite(x).all(), out_shardings=replicated_sharding(mesh))
 
 
 @functools.lru_cache(maxsize=4)
