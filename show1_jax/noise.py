@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float32, UInt32
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float32, UInt32
 from show1_jax.errors import UserError
 from show1_jax.parallel import batch_sharding, put_batch
 from show1_jax.prompts import MAX_SEED
+from show1_jax.random_keys import fold_in, new_key, normal
 from show1_jax.sampling_config import STAGES, Stage
 
 Purpose = Literal["initial", "augmentation", "posterior", "step"]
@@ -59,9 +59,9 @@ def _normal(
     seeds: UInt32[Array, " b"], path: UInt32[Array, "3"], shape: tuple[int, ...], sharding: NamedSharding
 ) -> Float32[Array, "b ..."]:
     def of_one(seed: UInt32[Array, ""]) -> Float32[Array, "..."]:
-        key = jax.random.key(seed)
+        key = new_key(seed)
         for part in path:
-            key = jax.random.fold_in(key, part)
-        return jax.random.normal(key, shape, jnp.float32)
+            key = fold_in(key, part)
+        return normal(key, shape)
 
     return jax.lax.with_sharding_constraint(jax.vmap(of_one)(seeds), sharding)

@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh
 
 from show1_jax.models import architecture_of, build
 from show1_jax.parallel import mesh_sizes, shardings_by_path
+from show1_jax.random_keys import new_key, numbered_keys
 from show1_jax.training.inputs import abstract_inputs
 from show1_jax.training.plan import Plan
 from show1_jax.training.state import abstract_state
@@ -101,7 +102,7 @@ def kept_bytes(plan: Plan) -> int:
 
     def of_batch(batch_size: int) -> int:
         video, text = abstract_inputs(plan, batch_size)
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
+        keys = jax.eval_shape(lambda: numbered_keys(new_key(0), batch_size))
         kept = jax.eval_shape(
             lambda weights, *inputs: jax.vjp(lambda weights: model.losses(weights, *inputs).loss.sum(), weights)[1],
             *(plan.shapes(), video, text, keys),

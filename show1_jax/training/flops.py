@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import jax
 
+from show1_jax.random_keys import new_key, numbered_keys
 from show1_jax.training.inputs import abstract_inputs
 from show1_jax.training.plan import Plan
 from show1_jax.training.step import Model
@@ -35,7 +36,7 @@ def model_flops(plan: Plan, model: Model) -> float:
     definition of model FLOP utilisation (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
     """
     video, text = abstract_inputs(plan, batch_size=1)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    keys = jax.eval_shape(lambda: numbered_keys(new_key(0), 1))
     forward = jax.make_jaxpr(lambda weights, *inputs: model.losses(weights, *inputs).loss)
     return 3.0 * count_flops(forward(plan.shapes(), video, text, keys).jaxpr) * plan.training.batch_size
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from show1_jax.config import VAEConfig
 from show1_jax.models import LoadedNetwork, architecture_of, load_network
 from show1_jax.parallel import put_rows
+from show1_jax.random_keys import fold_in
 from show1_jax.text.tokenizers import MAX_LENGTH
 from show1_jax.training.objectives import encode_latents
 from show1_jax.training.plan import Plan
@@ -80,7 +81,7 @@ class Inputs:
             return video, None
         text = batch.text
         if training:
-            draws = jax.vmap(lambda key: jax.random.fold_in(key, _CAPTION_DRAW))(keys)
+            draws = jax.vmap(lambda key: fold_in(key, _CAPTION_DRAW))(keys)
             text = drop_captions(text, self._empty, draws, self._dropout)
         return video, self.text.encode(frozen["text"], text)
 

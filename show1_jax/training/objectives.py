@@ -24,6 +24,7 @@ from show1_jax.diffusion import (
     signal_and_noise,
 )
 from show1_jax.errors import UserError
+from show1_jax.random_keys import below, fold_in, normal
 from show1_jax.resize import resize_bilinear
 from show1_jax.sampling_config import Between, CascadeConfig
 from show1_jax.stages import interpolation_condition, sample_latents
@@ -69,15 +70,15 @@ class Objective(Protocol):
 
 def _draw(keys: Keys, purpose: Purpose, sample: Callable[[Array], Array]) -> Array:
     number = _PURPOSES.index(purpose)
-    return jax.vmap(lambda key: sample(jax.random.fold_in(key, number)))(keys)
+    return jax.vmap(lambda key: sample(fold_in(key, number)))(keys)
 
 
 def _draw_normal(keys: Keys, purpose: Purpose, shape: tuple[int, ...]) -> Float32[Array, "b ..."]:
-    return _draw(keys, purpose, lambda key: jax.random.normal(key, shape, jnp.float32))
+    return _draw(keys, purpose, lambda key: normal(key, shape))
 
 
 def _draw_below(keys: Keys, purpose: Purpose, bound: int) -> Int32[Array, " b"]:
-    return _draw(keys, purpose, lambda key: jax.random.randint(key, (), 0, bound, jnp.int32))
+    return _draw(keys, purpose, lambda key: below(key, bound))
 
 
 def encode_latents(autoencoder: Autoencoder, video: Video, keys: Keys) -> Float32[Array, "b t _ _ z"]:

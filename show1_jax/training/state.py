@@ -1,6 +1,6 @@
 """What training changes: weights, their average, the optimiser's moments, the step and the random key."""
 
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32, UInt32
 
 from show1_jax.parallel import shardings_by_path
+from show1_jax.random_keys import key_data
 from show1_jax.weights import Weights
-
-KEY_KIND: Final = "threefry2x32"
-"""Whatever JAX's default: with it a draw of an example does not depend on the others that are drawn beside it."""
 
 
 class TrainState(NamedTuple):
@@ -60,7 +58,7 @@ def abstract_state(shapes: Weights, optimizer: optax.GradientTransformation, mes
         transform_non_params=lambda leaf: placed(leaf, replicated),
         is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),  # a weight that another optimiser has
     )
-    key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=KEY_KIND)))
+    key = jax.eval_shape(key_data, 0)
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
     state: tuple[Any, ...] = (step, placed(key, replicated), weights, weights, moments)
     return TrainState(*state)
@@ -69,11 +67,11 @@ def abstract_state(shapes: Weights, optimizer: optax.GradientTransformation, mes
 def new_state(weights: Weights, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
     """The state before the first step, from weights that lie where they belong."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(weights, optimizer, mesh))
-    key = np.asarray(jax.random.key_data(jax.random.key(seed, impl=KEY_KIND)))
+    key = np.asarray(key_data(seed))
 
     def rest(weights: Weights) -> tuple[Any, ...]:
         return jnp.int32(0), jnp.asarray(key), jax.tree.map(jnp.copy, weights), optimizer.init(weights)
 
     placed = (shardings.step, shardings.key, shardings.average, shardings.optimizer)
-    step, key_data, average, moments = jax.jit(rest, out_shardings=placed)(weights)
-    return TrainState(step, key_data, weights, average, moments)
+    step, key_there, average, moments = jax.jit(rest, out_shardings=placed)(weights)
+    return TrainState(step, key_there, weights, average, moments)

@@ -14,10 +14,11 @@ from jaxtyping import Array, Float, Float32, Int32, Key, UInt8, UInt32
 
 from show1_jax.compiler import compiler_options
 from show1_jax.parallel import constrain_activation, platform_of
+from show1_jax.random_keys import as_key, fold_in, numbered_keys
 from show1_jax.training.losses import Losses, band_sums
 from show1_jax.training.objectives import Objective
 from show1_jax.training.optimizer import update_average
-from show1_jax.training.state import KEY_KIND, TrainState
+from show1_jax.training.state import TrainState
 from show1_jax.training_config import DenoisingTrainingConfig, StageTrainingConfig
 from show1_jax.weights import Weights, to_state
 
@@ -55,8 +56,7 @@ class Metrics(NamedTuple):
 
 def example_keys(key: UInt32[Array, "..."], step: Int32[Array, ""], batch_size: int) -> Keys:
     """A random key for every example: of the run, the step and the row alone."""
-    of_step = jax.random.fold_in(jax.random.wrap_key_data(key, impl=KEY_KIND), step)
-    return jax.vmap(lambda row: jax.random.fold_in(of_step, row))(jnp.arange(batch_size))
+    return numbered_keys(fold_in(as_key(key), step), batch_size)
 
 
 class Model(NamedTuple):

@@ -22,6 +22,7 @@ from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.data.text_cache import TextCache
 from show1_jax.errors import UserError
 from show1_jax.models import LoadedNetwork
+from show1_jax.random_keys import happens
 from show1_jax.sampling_config import TextPadding
 from show1_jax.text.encoding import Tokenize, Tokens, encode_text
 from show1_jax.training_config import TextConfig
@@ -123,7 +124,7 @@ def drop_captions(text: DeviceText, empty: HostText, keys: Key[Array, " b"], rat
         keys: one an example, so that its draw is the same on any mesh.
         rate: share of captions that are dropped, from 0 to 1.
     """
-    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
+    dropped = jax.vmap(lambda key: happens(key, rate))(keys)
 
     def choose(array: Array, of_empty: np.ndarray) -> Array:
         return jnp.where(dropped.reshape(-1, *(1,) * (array.ndim - 1)), jnp.asarray(of_empty), array)
