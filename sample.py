@@ -24,7 +24,12 @@ def define_flags() -> flags.FlagValues:
     values = new_flags()
     text, number, toggle = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
     flags.DEFINE_multi_string("prompt", [], "TEXT: what a video shows; may be repeated", flag_values=values)
-    text("prompts", None, "FILE: a prompt a line, or JSON lines with prompt, negative, seed", flag_values=values)
+    text(
+        "prompts",
+        None,
+        "FILE: .txt with a prompt a line, or .json, .jsonl, .csv, .tsv with prompt, negative, seed",
+        flag_values=values,
+    )
     number("videos_per_prompt", 1, "N: with seeds SEED, SEED + 1, ...", flag_values=values)
     text("negative_prompt", None, "TEXT: what the video should not show", flag_values=values)
     number("seed", None, "SEED: of each prompt's first video", flag_values=values)

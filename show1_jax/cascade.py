@@ -22,7 +22,7 @@ from show1_jax.memory import blocks_in_turn, halves_in_turn
 from show1_jax.models import LoadedNetwork, architecture_of, exact_float32
 from show1_jax.noise import NoiseSource, SeededNoise
 from show1_jax.parallel import check_finite, gather, make_mesh, platform_of, put_batch
-from show1_jax.prompts import Prompt, check_prompt
+from show1_jax.prompts import Prompt, check_negative, check_prompt
 from show1_jax.samplers import DDPM, Sampler, make_sampler
 from show1_jax.sampling_config import STAGES, CascadeConfig, Stage, check_inputs
 from show1_jax.stages import (
@@ -125,14 +125,15 @@ class Cascade:
             `show1_jax.video.to_uint8` makes frames of them.
 
         Raises:
-            UserError: an empty prompt, stages that lack their input, sizes that a network cannot take, or values that
-                are not finite: the line names what gave them, of a stage its step.
+            UserError: an empty or too long prompt, stages that lack their input, sizes that a network cannot take, or
+                values that are not finite: the line names what gave them, of a stage its step.
         """
         asked = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
         if not asked:
             raise UserError("no prompts; give at least one")
         for prompt in asked:
             check_prompt(prompt.text)
+            check_negative(self.config.negative_prompt if prompt.negative is None else prompt.negative)
         if seeds is not None and len(seeds) != len(asked):
             raise UserError(f"{len(seeds)} seeds for {len(asked)} prompts; give one a prompt")
         chosen = tuple(stage for stage in STAGES if stage in stages)

@@ -7,10 +7,12 @@ from typing import Any, Final
 
 from show1_jax.config import Settings
 from show1_jax.errors import UserError
-from show1_jax.prompts import MAX_SEED, Prompt, check_prompt, read_prompts
+from show1_jax.prompt_files import read_prompts
+from show1_jax.prompts import MAX_SEED, Prompt, check_negative, check_prompt
 from show1_jax.sampling_config import INPUTS, STAGES, CascadeConfig, Stage, check_inputs
 from show1_jax.training_config import TrainingConfig
 
+MAX_VIDEOS: Final = 1_000_000
 VIDEO_STAGES: Final[dict[Stage, Stage]] = {
     "interpolation": "keyframes",
     "first_frame": "interpolation",
@@ -132,14 +134,20 @@ def choose_prompts(
         videos_per_prompt: how many videos of each.
 
     Raises:
-        UserError: there are no prompts, one is empty, a seed is too large, or the same video is asked for twice.
+        UserError: there are no prompts, or too many, one is empty or too long, a seed is too large, or the same video
+            is asked for twice.
     """
     if videos_per_prompt < 1:
         raise UserError(f"--videos_per_prompt={videos_per_prompt} must be at least 1")
+    check_negative(config.negative_prompt)
     asked = [Prompt(check_prompt(text)) for text in texts] + (read_prompts(file) if file is not None else [])
     asked = asked or [Prompt(check_prompt(text)) for text in config.prompts]
     if not asked:
         raise UserError("no prompts; give --prompt TEXT or --prompts FILE")
+    if len(asked) * videos_per_prompt > MAX_VIDEOS:
+        raise UserError(
+            f"{len(asked)} prompts x {videos_per_prompt} videos are more than {MAX_VIDEOS:,}; ask for fewer"
+        )
     videos: dict[tuple[str, int], Prompt] = {}
     for prompt in asked:
         first = config.seed if prompt.seed is None else prompt.seed
