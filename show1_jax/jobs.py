@@ -6,9 +6,10 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,8 @@ from show1_jax.prompts import Prompt
 from show1_jax.random_checkpoint import SOURCE as RANDOM
 from show1_jax.random_checkpoint import write_random_checkpoint
 from show1_jax.request import VIDEO_STAGES, Request, SampleConfig
-from show1_jax.runs import Clip, RunDirectory, describe_request, differences
+from show1_jax.run_record import Record, differences
+from show1_jax.runs import Clip, RunDirectory, describe_request
 from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.text import clip_cut_off, load_clip_tokenizer, load_t5_tokenizer, t5_cut_off
 from show1_jax.video import digest, read_video
@@ -67,9 +69,14 @@ def run(config: SampleConfig, request: Request) -> None:
     size = request.batch_size or cascade.mesh.shape["data"]
     for start in range(0, len(pending), size):
         batch = [jobs[number] for number in pending[start : start + size]]
-        _announce(batch, start, len(pending))
-        with memory_errors("take a smaller --batch_size, or spread the weights with --config.mesh.fsdp"):
-            _sample(cascade, config, request, batch, own_video)
+        with ExitStack() as stack:
+            stack.enter_context(
+                memory_errors("take a smaller --batch_size, or spread the weights with --config.mesh.fsdp")
+            )
+            claimed = from_first_process(functools.partial(_claim, stack, batch, request, own_video))
+            _announce({start + number: batch[number] for number in claimed}, len(pending))
+            if claimed:
+                _sample(cascade, config, request, [batch[number] for number in claimed], list(claimed.values()))
 
 
 def dry_run(config: SampleConfig, request: Request) -> None:
@@ -138,11 +145,8 @@ def _plan(cascade: Cascade, jobs: Sequence[Job], request: Request, own_video: Cl
     shapes: dict[Stage, tuple[int, ...]] = {}
     for number, job in enumerate(jobs):
         inputs = _inputs(job, request, own_video)
-        if job.directory.is_done(job.request, request.stages, _digests(inputs)):
-            print(f"{job.directory.path}: done already, skipped")
+        if not _is_pending(job, request, inputs):
             continue
-        if job.directory.existing(request.replaced) and not request.overwrite:
-            raise UserError(_in_the_way(job, request))
         for stage, video in inputs.items():
             if shapes.setdefault(stage, video.shape) != video.shape:
                 path = job.directory.stage_file(stage)
@@ -155,11 +159,29 @@ def _plan(cascade: Cascade, jobs: Sequence[Job], request: Request, own_video: Cl
     return pending
 
 
+def _is_pending(job: Job, request: Request, inputs: Mapping[Stage, Clip]) -> bool:
+    """Whether a job is to be run; refuses to take what is not its own, or to replace it, without `overwrite`."""
+    directory = job.directory
+    try:
+        if directory.is_done(job.request, request.stages, _digests(inputs)):
+            print(f"{directory.path}: done already, skipped")
+            return False
+        if request.video is None and (record := directory.record()) is not None:
+            for stage in inputs:
+                directory.check_result(record, stage)
+    except UserError:
+        if not request.overwrite:
+            raise
+    if directory.existing(request.replaced) and not request.overwrite:
+        raise UserError(_in_the_way(job, request))
+    return True
+
+
 def _in_the_way(job: Job, request: Request) -> str:
     """Why a directory is left as it is, and what to do."""
     path, record = job.directory.path, job.directory.record()
-    if record:
-        names = differences(record["request"], job.request)
+    if record is not None:
+        names = [name[:60] for name in differences(record.request, job.request)]
         what = f"a video with another {', '.join(names[:3])}" if names else "a video of other stages or inputs"
         return f"{path}: there is {what}; replace it with --overwrite, or choose another place with --out"
     missing = next((stage for stage in STAGES if not job.directory.has(stage)), None)
@@ -197,24 +219,38 @@ def _warn(checkpoints: CheckpointSet, prompts: Sequence[Prompt], stages: Sequenc
             print(f"warning: the prompt is too long, {who} not see its end: {text!r}", file=sys.stderr)
 
 
-def _announce(batch: Sequence[Job], start: int, total: int) -> None:
+def _claim(
+    stack: ExitStack, batch: Sequence[Job], request: Request, own_video: Clip | None
+) -> dict[int, dict[Stage, Clip]]:
+    """Lock the directories of a batch until `stack` ends; the inputs, by the job's number, of those still to be run."""
+    claimed = {}
+    for number, job in enumerate(batch):
+        stack.enter_context(job.directory.locked())
+        inputs = _inputs(job, request, own_video)
+        if _is_pending(job, request, inputs):  # another process may have come in between
+            claimed[number] = inputs
+    return claimed
+
+
+def _announce(jobs: Mapping[int, Job], total: int) -> None:
     if is_first_process():
-        for number, job in enumerate(batch, start=start + 1):
-            print(f"[{number}/{total}] {job.directory.path}: {job.prompt.text}", flush=True)
+        for number, job in jobs.items():
+            print(f"[{number + 1}/{total}] {job.directory.path}: {' '.join(job.prompt.text.split())}", flush=True)
 
 
 def _sample(
-    cascade: Cascade, config: SampleConfig, request: Request, batch: Sequence[Job], own_video: Clip | None
+    cascade: Cascade, config: SampleConfig, request: Request, batch: Sequence[Job], inputs: Sequence[dict[Stage, Clip]]
 ) -> None:
     """Sample a batch and write every stage as soon as it is there. Only the first process writes."""
-    inputs = from_first_process(lambda: [_inputs(job, request, own_video) for job in batch])
     given = {stage: np.stack([clips[stage] for clips in inputs]) for stage in inputs[0]}
-    earlier = [_stages_before(job, request, clips) for job, clips in zip(batch, inputs, strict=True)]
+    results = [_digests(clips) for clips in inputs]
+    before = from_first_process(lambda: list(map(_stages_before, batch, repeat(request), results)))
     with closing(StageBars(request.stages, shown=is_first_process())) as bars:
 
         def write(stage: Stage, videos: Video) -> None:
-            for job, video in zip(batch, videos, strict=True):
+            for job, video, digests in zip(batch, videos, results, strict=True):
                 job.directory.write_stage(stage, video, config.fps(stage))
+                digests[stage] = digest(video)
 
         def on_stage(stage: Stage, videos: Video) -> None:
             from_first_process(lambda: write(stage, videos))
@@ -226,7 +262,7 @@ def _sample(
 
         if request.overwrite:
             from_first_process(clear)
-        if own_video is not None:
+        if request.video is not None:
             for stage, videos in given.items():
                 from_first_process(functools.partial(write, stage, videos))
         prompts = [job.prompt for job in batch]
@@ -234,18 +270,22 @@ def _sample(
 
     def finish() -> None:
         made = _how_it_was_made(cascade, request, len(batch)) | {"times": bars.times}
-        for job, before in zip(batch, earlier, strict=True):
-            stages = [*before, *request.stages]
-            job.directory.finish(job.prompt.text, {"request": job.request, "stages": stages, "made": made})
+        for job, earlier, digests in zip(batch, before, results, strict=True):
+            record = Record(job.request, (*earlier, *request.stages), digests, made=made)
+            job.directory.finish(job.prompt.text, record)
 
     from_first_process(finish)
 
 
-def _stages_before(job: Job, request: Request, inputs: Mapping[Stage, Clip]) -> list[Stage]:
+def _stages_before(job: Job, request: Request, inputs: Mapping[Stage, str]) -> list[Stage]:
     """The kept stages that an earlier run of the same request made."""
-    if not job.directory.vouches(job.request, _digests(inputs)):
+    try:
+        record = job.directory.record()
+    except UserError:
+        return []  # a damaged one is replaced
+    if record is None or not record.vouches(job.request, inputs):
         return []
-    return [stage for stage in request.kept if stage in job.directory.record()["stages"]]
+    return [stage for stage in request.kept if stage in record.stages]
 
 
 def _how_it_was_made(cascade: Cascade, request: Request, batch_size: int) -> dict[str, Any]:

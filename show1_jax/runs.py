@@ -8,30 +8,30 @@
 A stage's `.safetensors` is written after its other files, and `run.json` after everything: what is there is whole.
 """
 
+import contextlib
+import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float32
 
-from show1_jax.config import flatten
 from show1_jax.errors import UserError
+from show1_jax.files import locked_folder, open_regular
 from show1_jax.prompts import Prompt, slug
 from show1_jax.request import SampleConfig
+from show1_jax.run_record import RECORD, Record
 from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.video import contact_sheet, digest, load_stage, save_stage, to_uint8, write_bytes, write_gif, write_mp4
 
-RECORD: Final = "run.json"
 CONTACT_SHEET: Final = "contact_sheet.png"
-FORMAT: Final = "show1_jax.run.v1"
-_SUFFIXES: Final = (".mp4", ".gif", ".safetensors")
-_NOT_COMPARED: Final = {
-    *("checkpoint", "out", "compilation_cache", "mesh"),  # where things are
-    *("prompts", "seed", "negative_prompt", "precision"),  # a request has what became of them
-    *("random_weights", "architecture", "schedulers", "train"),  # the checkpoint's hashes cover what came of them
-}
+_SHOWN: Final = (".mp4", ".gif")
+_SUFFIXES: Final = (*_SHOWN, ".safetensors")
+_HASHED: Final = (*_SHOWN, ".png")
+_AGAIN: Final = "sample it again with --overwrite"
 
 Clip = Float32[np.ndarray, "t h w c"]
 
@@ -51,6 +51,20 @@ class RunDirectory:
         """The directory of a prompt, which has a seed."""
         assert prompt.seed is not None
         return cls(Path(out) / slug(prompt.text, prompt.seed))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """A block in which no other process writes here; a directory that is left empty is removed.
+
+        Raises:
+            UserError: another process has it, or it cannot be made.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked_folder(self.path))
+            except OSError as error:
+                raise UserError(f"cannot write in {self.path} ({error.strerror}); choose another --out") from error
+            yield
 
     def stage_file(self, stage: Stage, suffix: str = ".safetensors") -> Path:
         """Where a stage's file of that kind is, or would be."""
@@ -82,36 +96,62 @@ class RunDirectory:
         write_gif(self.stage_file(stage, ".gif"), frames, fps)
         save_stage(self.stage_file(stage), video, stage)
 
-    def finish(self, title: str, record: Mapping[str, Any]) -> None:
-        """Write the contact sheet of the stages that are here, then the record, with their hashes."""
+    def finish(self, title: str, record: Record) -> None:
+        """Write the contact sheet of the stages that are here, then the record, with the hashes of all files.
+
+        Raises:
+            UserError: a stage is no longer what the record's `results` say, or the disk is full.
+        """
         videos = {stage: self.load(stage) for stage in STAGES if self.has(stage)}
+        results = {stage: digest(video) for stage, video in videos.items()}
+        for stage, expected in record.results.items():
+            if results.get(stage) != expected:
+                raise UserError(f"{self.stage_file(stage)} was changed meanwhile; sample the video again")
         contact_sheet(self.path / CONTACT_SHEET, {stage: to_uint8(video) for stage, video in videos.items()}, title)
-        record = {"format": FORMAT, **record, "results": {stage: digest(video) for stage, video in videos.items()}}
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        write_bytes(self.path / RECORD, text.encode())
+        files = {path.name: _file_digest(path) for path in self.existing(STAGES) if path.suffix in _HASHED}
+        record = dataclasses.replace(record, results=results, files=files)
+        write_bytes(self.path / RECORD, record.to_bytes())
 
-    def record(self) -> dict[str, Any]:
-        """What `run.json` says; empty where there is none that can be read."""
-        try:
-            record = json.loads((self.path / RECORD).read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return {}
-        is_ours = isinstance(record, dict) and record.get("format") == FORMAT
-        return record if is_ours and {"request", "stages", "results"} <= record.keys() else {}
-
-    def vouches(self, request: Mapping[str, Any], results: Mapping[Stage, str]) -> bool:
-        """Whether `run.json` is of this request, and of these results (by hash) among others."""
-        record = self.record()
-        return (
-            bool(record)
-            and not differences(record["request"], request)
-            and results.items() <= record["results"].items()
-        )
+    def record(self) -> Record | None:
+        """What `run.json` says; None where there is none. See `Record.read`."""
+        return Record.read(self.path / RECORD)
 
     def is_done(self, request: Mapping[str, Any], stages: Sequence[Stage], inputs: Mapping[Stage, str]) -> bool:
-        """Whether these stages of this request have been run, on inputs of these hashes, and all they left is here."""
-        made = self.vouches(request, inputs) and set(stages) <= set(self.record().get("stages", ()))
-        return made and all(self.stage_file(stage, suffix).exists() for stage in stages for suffix in _SUFFIXES)
+        """Whether these stages of this request have been run, on inputs of these hashes.
+
+        Raises:
+            UserError: they have, and a file that they left is missing or is not what the record says; or the record is
+                damaged.
+        """
+        record = self.record()
+        if record is None or not record.vouches(request, inputs) or not set(stages) <= set(record.stages):
+            return False
+        for stage in stages:
+            self.check_result(record, stage)
+            for suffix in _SHOWN:
+                self._check_file(record, self.stage_file(stage, suffix))
+        self._check_file(record, self.path / CONTACT_SHEET)
+        return True
+
+    def check_result(self, record: Record, stage: Stage) -> None:
+        """Compare a stage's result with its record.
+
+        Raises:
+            UserError: it is missing or damaged, or not the one that the record has.
+        """
+        if digest(self.load(stage)) != record.results.get(stage):
+            raise UserError(f"{self.stage_file(stage)} is not the one that {RECORD} records; {_AGAIN}")
+
+    def _check_file(self, record: Record, path: Path) -> None:
+        if not path.exists():
+            raise UserError(f"{path} is missing; {_AGAIN}")
+        expected = record.files.get(path.name)  # older records have none
+        try:
+            is_whole = path.stat().st_size > 0 if expected is None else _file_digest(path) == expected
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); {_AGAIN}") from None
+        if not is_whole:
+            raise UserError(f"{path} is damaged or was changed: {RECORD} records another; {_AGAIN}")
 
     def existing(self, stages: Sequence[Stage]) -> list[Path]:
         """The files of these stages that are here and, where these are all stages, first those of the whole video."""
@@ -155,17 +195,6 @@ def describe_request(
     return plain
 
 
-def differences(request: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The dotted names of what differs between two requests; where nothing does, they give the same files."""
-    flat, other_flat = _compared(request), _compared(other)
-    return sorted(
-        name for name in flat.keys() | other_flat.keys() if flat.get(name, _ABSENT) != other_flat.get(name, _ABSENT)
-    )
-
-
-_ABSENT = object()
-
-
-def _compared(request: Mapping[str, Any]) -> dict[str, Any]:
-    config = {name: value for name, value in request["config"].items() if name not in _NOT_COMPARED}
-    return flatten({**request, "config": config})
+def _file_digest(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,6 @@
 """Paths of users, files of others, and folders that one process alone writes."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -98,3 +99,19 @@ def test_json_is_bounded(tmp_path: Path) -> None:
 def test_any_text_is_json_or_is_not(text: str | bytes) -> None:
     with suppress(ValueError):
         parse_json(text)
+
+
+def test_a_lock_is_of_the_folder_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although the one that was opened was removed by the process that had locked it."""
+    folder, lock = tmp_path / "folder", fcntl.flock
+    folder.mkdir()
+
+    def after_removal(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        folder.rmdir()
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", after_removal)
+    with locked_folder(folder), pytest.raises(UserError, match="another process"), locked_folder(folder):
+        pass
+    assert not folder.exists()

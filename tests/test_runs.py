@@ -1,12 +1,14 @@
 """Run directories: what a run leaves, when it is skipped, refused or replaced, and that it goes on bit for bit."""
 
+import contextlib
+import copy
 import errno
 import functools
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,19 @@ import jax
 import numpy as np
 import pytest
 import tiny_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import sample
 from show1_jax import jobs, video
 from show1_jax.cascade import Cascade
 from show1_jax.cli import run_command
+from show1_jax.errors import UserError
+from show1_jax.files import locked_folder
 from show1_jax.prompts import Prompt
 from show1_jax.request import SampleConfig
-from show1_jax.runs import RunDirectory, differences
+from show1_jax.run_record import Record, differences
+from show1_jax.runs import RunDirectory
 from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.video import fit, load_stage, save_stage
 
@@ -94,6 +101,12 @@ def copied(sampler: Sampler, finished: RunDirectory) -> Sampler:
     return sampler
 
 
+def record_of(run: RunDirectory) -> Record:
+    record = run.record()
+    assert record is not None
+    return record
+
+
 def unfinish(run: RunDirectory, start: Stage) -> None:
     """What an interruption in stage `start` leaves."""
     run.remove(STAGES[STAGES.index(start) :])
@@ -159,10 +172,185 @@ def test_a_run_with_other_weights_is_refused(copied: Sampler) -> None:
     assert "another checkpoint.vae; " in copied.refusal()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '"show1_jax.run.v1"', '{"format": "show1_jax.run.v1"}', "[" * 10000])
-def test_a_damaged_record_speaks_for_nothing(copied: Sampler, text: str) -> None:
-    (copied.run.path / "run.json").write_text(text)
-    assert "there is an unfinished video; replace it with --overwrite" in copied.refusal()
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "not valid JSON (Expecting value"),
+        ("{", "not valid JSON"),
+        ("[]", "no JSON object"),
+        ('"show1_jax.run.v1"', "no JSON object"),
+        ("{}", "format is not 'show1_jax.run.v1'"),
+        ('{"format": "show1_jax.run.v1"}', "request must be an object"),
+        ("[" * 10000, "nested more than 64 deep"),
+        ('"\\ud800"', "not valid Unicode"),
+    ],
+)
+def test_a_damaged_record_is_named(copied: Sampler, text: str, said: str) -> None:
+    path = copied.run.path / "run.json"
+    path.write_text(text)
+    line = copied.refusal()
+    assert line.startswith(f"sample: {path}: ")
+    assert said in line
+    assert line.endswith("; replace the video with --overwrite, or choose another place with --out\n")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("format", "show1_jax.run.v2", "format is not 'show1_jax.run.v1'"),
+        ("request", None, "request must be an object"),
+        ("request", {"config": None}, "request.config must be an object"),
+        ("request", {"config": []}, "request.config must be an object"),
+        ("stages", None, "stages must be a list of keyframes,"),
+        ("stages", "keyframes", "stages must be a list"),
+        ("stages", ["keyframes", "last"], "stages must be a list"),
+        ("stages", [["keyframes"]], "stages must be a list"),
+        ("stages", {"keyframes": 1}, "stages must be a list"),
+        ("results", [], "results must be an object"),
+        ("results", {"last": "0" * 64}, "results has 'last', which is no stage"),
+        ("results", {"keyframes": None}, "results.keyframes must be a hexadecimal SHA-256"),
+        ("results", {"keyframes": "0" * 63 + "g"}, "results.keyframes must be a hexadecimal SHA-256"),
+        ("files", ["1_keyframes.mp4"], "files must be an object"),
+        ("files", {"1_keyframes.mp4": 3}, "files.1_keyframes.mp4 must be"),
+        ("made", "today", "made must be an object"),
+    ],
+)
+def test_an_edited_record_is_named_with_its_field(copied: Sampler, field: str, value: Any, said: str) -> None:
+    path = copied.run.path / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    line = copied.refusal("--from_stage=superres_latent")
+    assert line.startswith(f"sample: {path}: {said}")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_any_edit_of_a_record_is_one_line_or_another_video(
+    tmp_path_factory: pytest.TempPathFactory, finished: RunDirectory, data: st.DataObject
+) -> None:
+    """At any depth; what is compared with the request may have any type."""
+    values = json.loads((finished.path / "run.json").read_text())
+    request, stages = values["request"], [stage for stage in STAGES if stage in values["stages"]]
+    edited = copy.deepcopy(values)
+    place, names = edited, list(edited)
+    for _ in range(data.draw(st.integers(0, 3))):
+        inner = [name for name in names if isinstance(place[name], dict) and place[name]]
+        if not inner:
+            break
+        place = place[data.draw(st.sampled_from(inner))]
+        names = list(place)
+    place[data.draw(st.sampled_from(names) | st.text(max_size=5))] = data.draw(VALUES)
+    run = RunDirectory(tmp_path_factory.mktemp("edited") / "run")
+    shutil.copytree(finished.path, run.path, copy_function=os.link)
+    (run.path / "run.json").unlink()
+    (run.path / "run.json").write_text(json.dumps(edited))
+    with contextlib.suppress(UserError):
+        is_done = run.is_done(request, stages, {})
+        record = record_of(run)
+        names = differences(record.request, request)
+        assert is_done == (not names and set(stages) <= set(record.stages))
+
+
+def test_overwrite_replaces_a_damaged_record(copied: Sampler, finished: RunDirectory) -> None:
+    (copied.run.path / "run.json").write_text('{"format": "show1_jax.run.v1", "request": {}}')
+    assert copied("--overwrite", "--from_stage=superres_latent") == 0
+    assert stage_bytes(copied.run) == stage_bytes(finished)
+    assert record_of(copied.run).stages == ("superres_latent",)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:10])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def swap(path: Path) -> None:
+    """Another video's file in its place, whole in itself."""
+    if path.suffix == ".safetensors":
+        stage = path.stem.split("_", 1)[1]
+        save_stage(path, load_stage(path) * np.float32(0.5), stage)
+    else:
+        path.write_bytes(path.read_bytes() + b"x")
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("change", [cut, empty, swap, remove])
+@pytest.mark.parametrize(
+    "name", ["1_keyframes.safetensors", "2_interpolation.mp4", "5_superres_latent.gif", "contact_sheet.png"]
+)
+def test_a_file_that_is_not_what_the_record_says_is_not_done(
+    copied: Sampler, change: Callable[[Path], None], name: str
+) -> None:
+    change(copied.run.path / name)
+    line = copied.refusal()
+    assert str(copied.run.path / name) in line
+    assert "sample" in line
+
+
+def test_older_records_have_no_hashes_of_files(copied: Sampler) -> None:
+    path = copied.run.path / "run.json"
+    record = json.loads(path.read_text())
+    del record["files"]
+    path.write_text(json.dumps(record))
+    assert copied() == 0
+    empty(copied.run.path / "1_keyframes.mp4")
+    assert "1_keyframes.mp4 is damaged or was changed" in copied.refusal()
+
+
+def test_a_stage_of_another_video_is_not_gone_on_from(copied: Sampler) -> None:
+    """Although it is whole, and all files that would be made are gone."""
+    for path in copied.run.existing(STAGES[1:]):
+        path.unlink()
+    swap(copied.run.stage_file("keyframes"))
+    assert "1_keyframes.safetensors is not the one that run.json records" in copied.refusal(
+        "--from_stage=interpolation"
+    )
+    assert copied("--from_stage=interpolation", "--overwrite") == 0
+    assert record_of(copied.run).stages == STAGES[1:]
+
+
+def test_two_runs_do_not_write_one_video(copied: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cascade, "sample", lambda *_, **__: pytest.fail("sampled"))
+    before = snapshot(copied.folder)
+    with locked_folder(copied.run.path):
+        assert copied("--overwrite", "--from_stage=superres_latent", "--negative_prompt=dull") == 2
+    assert copied.capsys is not None
+    last = copied.capsys.readouterr().err.splitlines()[-1]
+    assert last == f"sample: {copied.run.path}: another process is writing there; wait until it has ended"
+    assert snapshot(copied.folder) == before
+
+
+def test_what_another_run_finished_meanwhile_is_skipped(
+    sampler: Sampler, finished: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs planned the same video; the second one comes to it when the first one has made it."""
+    monkeypatch.setattr(Cascade, "sample", lambda *_, **__: pytest.fail("sampled"))
+    monkeypatch.setattr(jobs, "_warn", lambda *_: shutil.copytree(finished.path, sampler.run.path))
+    assert sampler() == 0
+    assert sampler.capsys is not None
+    assert sampler.capsys.readouterr().out == f"{sampler.run.path}: done already, skipped\n"
+
+
+def test_a_run_does_not_vouch_for_what_it_did_not_make(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.StageBars, "close", lambda _: swap(sampler.run.stage_file("keyframes")))
+    assert sampler("--stages=keyframes") == 2
+    assert not (sampler.run.path / "run.json").exists()
+
+
+def test_two_runs_in_one_place_sample_different_prompts(sampler: Sampler) -> None:
+    with locked_folder(RunDirectory.of(sampler.folder / "out", Prompt("another", seed=SEED)).path):
+        assert sampler("--stages=keyframes") == 0
 
 
 def test_overwrite_replaces_what_a_run_writes_and_nothing_else(copied: Sampler, finished: RunDirectory) -> None:
@@ -172,7 +360,7 @@ def test_overwrite_replaces_what_a_run_writes_and_nothing_else(copied: Sampler, 
     names = {path.name for path in copied.run.path.iterdir()}
     assert names == {"note.txt", "run.json", *(name for name in FILES if name[0] in "1c")}
     assert note.read_text() == "mine"
-    assert copied.run.record()["stages"] == ["keyframes"]
+    assert record_of(copied.run).stages == ("keyframes",)
     assert stage_bytes(copied.run) == {"keyframes": stage_bytes(finished)["keyframes"]}
 
 
@@ -182,17 +370,17 @@ def test_going_on_from_a_saved_stage_changes_no_bit(copied: Sampler, finished: R
     assert f"finish it with --from_stage {start}, or " in copied.refusal()
     assert copied(f"--from_stage={start}") == 0
     assert stage_bytes(copied.run) == stage_bytes(finished)
-    record = copied.run.record()
-    assert record["stages"] == list(STAGES[STAGES.index(start) :])
-    assert record["results"] == finished.record()["results"]
+    record = record_of(copied.run)
+    assert record.stages == STAGES[STAGES.index(start) :]
+    assert record.results == record_of(finished).results
 
 
 def test_stage_by_stage_makes_the_same_whole(sampler: Sampler, finished: RunDirectory) -> None:
     assert sampler("--stages=keyframes,interpolation") == 0
     assert sampler("--from_stage=first_frame") == 0
-    record = sampler.run.record()
-    assert record["stages"] == list(STAGES)
-    assert not differences(record["request"], finished.record()["request"])
+    record = record_of(sampler.run)
+    assert record.stages == STAGES
+    assert not differences(record.request, record_of(finished).request)
     assert stage_bytes(sampler.run) == stage_bytes(finished)
 
 
@@ -201,8 +389,8 @@ def test_overwrite_from_a_stage_keeps_the_stages_before(copied: Sampler, finishe
     assert copied(*arguments, "--overwrite") == 0
     before, after = stage_bytes(finished), stage_bytes(copied.run)
     assert {stage for stage in STAGES if before[stage] != after[stage]} == {"superres_latent"}
-    assert copied.run.record()["stages"] == ["superres_latent"]
-    assert copied.run.record()["request"]["negative_prompts"]["superres_latent"] == "dull"
+    assert record_of(copied.run).stages == ("superres_latent",)
+    assert record_of(copied.run).request["negative_prompts"]["superres_latent"] == "dull"
 
 
 def test_missing_and_damaged_stage_files(copied: Sampler) -> None:
@@ -276,7 +464,7 @@ def test_own_video_in_place_of_each_stage(sampler: Sampler) -> None:
         assert sampler(f"--from_stage={start}", f"--video={path}", "--overwrite", f"--stages={start}") == 0
         assert set(stage_bytes(sampler.run)) == {stands_for[start], start}
         np.testing.assert_array_equal(sampler.run.load(stands_for[start]), fitted)
-        assert sampler.run.record()["made"]["video"] == str(path)
+        assert record_of(sampler.run).made["video"] == str(path)
     assert sampler("--from_stage=superres_latent", f"--video={path}") == 0
     save_stage(sampler.folder / "other.safetensors", own * np.float32(0.5), "superres_pixel")
     said = sampler.refusal("--from_stage=superres_latent", f"--video={sampler.folder / 'other.safetensors'}")
