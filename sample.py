@@ -11,12 +11,12 @@ The stages: keyframes, interpolation, first_frame, superres_pixel, superres_late
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
 from show1_jax.cli import asked_processes, define_process_flags, flag_help, new_flags, parse_flags, run_command
-from show1_jax.request import Request, SampleConfig, choose_prompts, choose_stages
+from show1_jax.files import user_path
+from show1_jax.request import Request, SampleConfig, check_paths, choose_prompts, choose_stages
 
 
 def define_flags() -> flags.FlagValues:
@@ -58,11 +58,12 @@ def sample(argv: Sequence[str]) -> None:
         if values[name].value is not None:
             settings[name] = values[name].value
     config = SampleConfig.from_dict(settings.to_dict())
+    check_paths(config)
     request = Request(
         prompts=choose_prompts(config, values.prompt, values.prompts, values.videos_per_prompt),
         stages=choose_stages(values.stages, values.from_stage),
         resume=values.from_stage is not None,
-        video=values.video and Path(values.video),
+        video=None if values.video is None else user_path(values.video),
         batch_size=values.batch_size,
         overwrite=values.overwrite,
     )

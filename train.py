@@ -12,13 +12,13 @@ trained in place of A's network.
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
 from show1_jax.cli import asked_processes, define_process_flags, flag_help, new_flags, parse_flags, run_command
 from show1_jax.errors import UserError
-from show1_jax.request import SampleConfig
+from show1_jax.files import user_path
+from show1_jax.request import SampleConfig, check_paths
 from show1_jax.training_config import check_stage
 
 
@@ -47,9 +47,11 @@ def train(argv: Sequence[str]) -> None:
     if values.checkpoint is not None:
         settings.checkpoint = values.checkpoint
     config = SampleConfig.from_dict(settings.to_dict())
+    check_paths(config)
     stage = check_stage(values.stage)
     if not values.dry_run and not values.workdir:
         raise UserError("no --workdir; give the directory of this run")
+    workdir = user_path(values.workdir or ".")
     if values.devices is not None and not values.dry_run:
         raise UserError("--devices is for --dry_run; a run takes all devices that are here")
     profile = _steps(values.profile)
@@ -63,7 +65,7 @@ def train(argv: Sequence[str]) -> None:
     if values.dry_run:
         dry_run(config, stage, devices)
         return
-    run(config, stage, Path(values.workdir), profile=profile, wandb_project=values.wandb or "")
+    run(config, stage, workdir, profile=profile, wandb_project=values.wandb or "")
 
 
 def _steps(profile: str | None) -> tuple[int, int] | None:

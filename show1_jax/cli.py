@@ -10,13 +10,13 @@ import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from show1_jax.errors import UserError
+from show1_jax.files import user_path
 
 BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes; the second is what a shell makes of Ctrl-C."""
@@ -111,11 +111,13 @@ def load_config(path: str) -> ConfigDict:
     Raises:
         UserError: there is no such file, or it does not run, or what it returns is no ConfigDict.
     """
-    file, *argument = path.split(":", 1)
-    if not Path(file).is_file():
+    user_path(path)  # a URL, before its colon is taken for that of an argument
+    name, *argument = path.split(":", 1)
+    file = user_path(name)
+    if not file.is_file():
         raise UserError(f"there is no config {path}; give --config configs/demo.py or --config configs/full.py")
     try:
-        config = runpy.run_path(file)["get_config"](*argument)
+        config = runpy.run_path(str(file))["get_config"](*argument)
     except Exception as error:  # whatever a person's Python raises
         raise UserError(f"the config {path} does not run ({_one_line(error)}); correct it") from error
     if not isinstance(config, ConfigDict):

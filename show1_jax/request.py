@@ -7,10 +7,11 @@ from typing import Any, Final
 
 from show1_jax.config import Settings
 from show1_jax.errors import UserError
+from show1_jax.files import user_path
 from show1_jax.prompt_files import read_prompts
 from show1_jax.prompts import MAX_SEED, Prompt, check_negative, check_prompt
 from show1_jax.sampling_config import INPUTS, STAGES, CascadeConfig, Stage, check_inputs
-from show1_jax.training_config import TrainingConfig
+from show1_jax.training_config import TRAINED_STAGES, TrainingConfig
 
 MAX_VIDEOS: Final = 1_000_000
 VIDEO_STAGES: Final[dict[Stage, Stage]] = {
@@ -58,6 +59,22 @@ class SampleConfig(CascadeConfig):
     def fps(self, stage: Stage) -> float:
         """Frames a second of a stage's files."""
         return self.output.keyframes_fps if stage == "keyframes" else self.output.fps
+
+
+def check_paths(config: SampleConfig) -> None:
+    """Refuse paths of a config that are none, such as buckets; those that may be unset are then empty.
+
+    The cache of compiled programs is no part of it: a run does without.
+
+    Raises:
+        UserError: see `user_path`.
+    """
+    train = config.train
+    lists = [config.checkpoint, *(getattr(train, stage).init for stage in TRAINED_STAGES)]
+    user_path(config.out)
+    for path in (train.data.path, train.text.cache, *(path.strip() for names in lists for path in names.split(","))):
+        if path:
+            user_path(path)
 
 
 @dataclasses.dataclass(frozen=True)

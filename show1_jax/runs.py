@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from show1_jax.errors import UserError
-from show1_jax.files import locked_folder, open_regular
+from show1_jax.files import locked_folder, open_regular, user_path
 from show1_jax.prompts import Prompt, slug
 from show1_jax.request import SampleConfig
 from show1_jax.run_record import RECORD, Record
@@ -50,7 +50,7 @@ class RunDirectory:
     def of(cls, out: str | Path, prompt: Prompt) -> "RunDirectory":
         """The directory of a prompt, which has a seed."""
         assert prompt.seed is not None
-        return cls(Path(out) / slug(prompt.text, prompt.seed))
+        return cls(user_path(out) / slug(prompt.text, prompt.seed))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 import sample
 from show1_jax.cli import flag_help, load_config, parse_flags, run_command
 from show1_jax.errors import UserError
-from show1_jax.prompts import MAX_SEED
+from show1_jax.prompts import MAX_SEED, Prompt
 from show1_jax.request import Request, SampleConfig, choose_prompts, choose_stages
+from show1_jax.runs import RunDirectory
 from show1_jax.sampling_config import STAGES, CascadeConfig
 
 ROOT = Path(__file__).parent.parent
@@ -215,3 +216,42 @@ def test_a_mistake_is_told_at_once_by_the_program_itself(tmp_path: Path) -> None
     line = "there is no setting --config.keyframes.num_step; did you mean --config.keyframes.num_steps?"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"sample: {line}\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bucket", ["gs://bucket/x", "s3://bucket/x", "gs:/bucket", "https://host/x", "file:///x"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--out", "--checkpoint", "--prompts", "--video", "--config", "--config.out", "--config.checkpoint"),
+        *("--config.train.data.path", "--config.train.text.cache", "--config.train.keyframes.init"),
+    ],
+)
+def test_buckets_are_refused_in_every_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, bucket: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refusal("--config", CONFIGS["demo"], "--from_stage=interpolation", f"{flag}={bucket}")
+    assert line.startswith(f"{bucket}: buckets and URLs are not supported; give a path on a file system")
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_of_several_checkpoints_is_a_bucket() -> None:
+    line = refusal("--config", CONFIGS["demo"], "--checkpoint=checkpoints/demo, gs://bucket/x")
+    assert line.startswith("gs://bucket/x: buckets")
+
+
+@pytest.mark.parametrize("flag", ["--out", "--prompts", "--video", "--config"])
+def test_no_home_for_a_path(flag: str) -> None:
+    line = refusal("--config", CONFIGS["demo"], "--from_stage=interpolation", f"{flag}=~nobody-is-called-so/x.txt")
+    assert "there is no home directory for ~" in line
+
+
+def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.py").write_text(
+        "from ml_collections import *\ndef get_config(): return ConfigDict({'out': '~/v'})"
+    )
+    (tmp_path / "prompts.txt").write_text("a panda")
+    assert load_config("~/own.py").out == "~/v"
+    assert choose_prompts(SampleConfig(), [], "~/prompts.txt", 1)[0].text == "a panda"
+    assert RunDirectory.of("~/v", Prompt("a panda", seed=1)).path.parent == tmp_path / "v"

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -27,6 +26,7 @@ from show1_jax.data.synthetic import render, scene_from_index
 from show1_jax.errors import UserError
 from show1_jax.evaluation.measure import judge, measure
 from show1_jax.evaluation.report import FAILURES, REPORT, Answer, Question, Report
+from show1_jax.files import user_path
 from show1_jax.progress import refresh_seconds
 from show1_jax.prompts import MAX_SEED
 from show1_jax.request import SampleConfig
@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--stage", default=MEASURED_STAGES[-1], help=f"that is measured: {', '.join(MEASURED_STAGES)} (the default)")
     add("--upscale", choices=["bilinear"], help="enlarge the stage's videos to the last stage's size before measuring")
     add("--truth", action="store_true", help="measure the world's own pictures: the measuring's own errors")
-    add("--out", type=Path, required=True, metavar="DIR", help="where the report is written")
+    add("--out", type=user_path, required=True, metavar="DIR", help="where the report is written")
     add("--overwrite", action="store_true", help="replace the report in DIR")
     return parser
 

@@ -26,6 +26,7 @@ from show1_jax.checkpoint import CheckpointWriter, new_checkpoint
 from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.data.synthetic import scene_from_index
 from show1_jax.errors import UserError
+from show1_jax.files import user_path
 from show1_jax.initial_weights import initial_weight
 from show1_jax.manifest import Component
 from show1_jax.models import ARCHITECTURES, build
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m show1_jax.training.caption_encoders", description="Train small text encoders on captions."
     )
     parser.add_argument("--config", required=True, help="a config file with architecture.text_t5 and .text_clip")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the checkpoint to make")
+    parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="the checkpoint to make")
     parser.add_argument("--steps", type=int, default=1500, help="of training each encoder")
     parsed = parser.parse_args(arguments)
     if parsed.steps < 1:
