@@ -10,11 +10,25 @@ The stages: keyframes, interpolation, first_frame, superres_pixel, superres_late
 """
 
 import sys
+
+from show1_jax.terminal import end_at_once, leave
+
+if __name__ == "__main__":
+    end_at_once("sample")  # Ctrl-C while the modules below are imported
+
 from collections.abc import Sequence
 
 from absl import flags
 
-from show1_jax.cli import asked_processes, define_process_flags, flag_help, new_flags, parse_flags, run_command
+from show1_jax.cli import (
+    asked_processes,
+    define_process_flags,
+    flag_help,
+    importing_jax,
+    new_flags,
+    parse_flags,
+    run_command,
+)
 from show1_jax.files import user_path
 from show1_jax.request import Request, SampleConfig, check_paths, choose_prompts, choose_stages
 
@@ -68,8 +82,9 @@ def sample(argv: Sequence[str]) -> None:
         overwrite=values.overwrite,
     )
 
-    from show1_jax.jobs import dry_run, run
-    from show1_jax.parallel import initialize_distributed
+    with importing_jax("sample"):
+        from show1_jax.jobs import dry_run, run
+        from show1_jax.parallel import initialize_distributed
 
     if processes := asked_processes(values):
         initialize_distributed(*processes)
@@ -82,4 +97,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -11,11 +11,25 @@ trained in place of A's network.
 """
 
 import sys
+
+from show1_jax.terminal import end_at_once, leave
+
+if __name__ == "__main__":
+    end_at_once("train")  # Ctrl-C while the modules below are imported
+
 from collections.abc import Sequence
 
 from absl import flags
 
-from show1_jax.cli import asked_processes, define_process_flags, flag_help, new_flags, parse_flags, run_command
+from show1_jax.cli import (
+    asked_processes,
+    define_process_flags,
+    flag_help,
+    importing_jax,
+    new_flags,
+    parse_flags,
+    run_command,
+)
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
 from show1_jax.request import SampleConfig, check_paths
@@ -57,8 +71,9 @@ def train(argv: Sequence[str]) -> None:
     profile = _steps(values.profile)
     devices = _numbers(values.devices)
 
-    from show1_jax.parallel import initialize_distributed
-    from show1_jax.training.job import dry_run, run
+    with importing_jax("train"):
+        from show1_jax.parallel import initialize_distributed
+        from show1_jax.training.job import dry_run, run
 
     if processes := asked_processes(values):
         initialize_distributed(*processes)
@@ -90,4 +105,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

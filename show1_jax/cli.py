@@ -5,6 +5,7 @@ found, or put into words, here.
 """
 
 import argparse
+import contextlib
 import difflib
 import re
 import runpy
@@ -15,24 +16,45 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from show1_jax.errors import UserError
+from show1_jax.errors import BAD_INPUT, UserError
 from show1_jax.files import user_path
-
-BAD_INPUT, INTERRUPTED = 2, 130
-"""Exit codes; the second is what a shell makes of Ctrl-C."""
+from show1_jax.terminal import INTERRUPTED, ending_at_once, interruptible, steady_output
 
 
 def run_command(program: str, command: Callable[[], None]) -> int:
-    """Run a command and return its exit code; a mistake and Ctrl-C are one line on stderr, not a traceback."""
-    try:
-        command()
-    except UserError as error:
-        print(f"{program}: {_one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    """Run a command and return its exit code; what is no fault of ours is one line on stderr, not a traceback.
+
+    That is a mistake of the user, Ctrl-C, and what the operating system refuses where nothing better was said of it.
+    """
+    with steady_output(), interruptible(program) as interrupted:
+        try:
+            command()
+        except (Exception, KeyboardInterrupt) as error:
+            if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
+                print(f"{program}: interrupted", file=sys.stderr)
+                return INTERRUPTED
+            if not isinstance(error, UserError | OSError):
+                raise
+            print(f"{program}: {_one_line(error)}", file=sys.stderr)
+            return BAD_INPUT
+        return 0
+
+
+@contextlib.contextmanager
+def importing_jax(program: str) -> Iterator[None]:
+    """A block that imports what imports JAX, which takes seconds: Ctrl-C ends it at once.
+
+    Raises:
+        UserError: JAX cannot be imported, or not with its environment variables as they are.
+    """
+    with ending_at_once(program):
+        try:
+            import jax
+        except Exception as error:
+            raise UserError(f"JAX does not start ({_one_line(error)}); correct its variable, or install it") from error
+        for setting in ("jax_numpy_rank_promotion", "jax_transfer_guard"):
+            jax.config.update(setting, "allow")  # a user who forbids them elsewhere means his own programs
+        yield
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -180,4 +202,8 @@ def _settings(config: ConfigDict, prefix: str = "") -> Iterator[str]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        text = f"{where}{error.strerror}; check the path, its permissions and the disk"
+    return " ".join(text.split()) or type(error).__name__

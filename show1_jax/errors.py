@@ -8,6 +8,11 @@ _SHORT.maxlevel = 3
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
+from typing import Final
+
+BAD_INPUT: Final = 2
+"""The exit code of a command that ends in one of them."""
+
 
 class UserError(Exception):
     """Bad input: one line that says what is wrong and what to do.

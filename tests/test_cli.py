@@ -1,5 +1,6 @@
 """The command line of sample.py: every mistake is one line on stderr and exit code 2, and leaves nothing behind."""
 
+import io
 import json
 import subprocess
 import sys
@@ -186,10 +187,10 @@ def test_whatever_an_error_says_is_one_line(text: str) -> None:
         raise UserError(text)
 
     with pytest.MonkeyPatch.context() as patch:
-        written: list[str] = []
-        patch.setattr("show1_jax.cli.sys.stderr", type("Stderr", (), {"write": lambda _, s: written.append(s)})())
+        written = io.StringIO()
+        patch.setattr(sys, "stderr", written)
         assert run_command("sample", command) == 2
-    assert len("".join(written).splitlines()) == 1
+    assert len(written.getvalue().splitlines()) == 1
 
 
 def test_negative_prompts() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from show1_jax.errors import UserError
-from show1_jax.parallel import processes
+from show1_jax.parallel import initialize_distributed, processes
 from show1_jax.parallel.processes import from_first_process
 
 
@@ -70,3 +70,44 @@ def test_a_result_that_cannot_be_sent_stops_all(monkeypatch: pytest.MonkeyPatch)
     first, other = outcomes(lambda: lambda: None, monkeypatch)
     assert not isinstance(first, UserError)
     assert str(other).startswith("the first process failed: ")
+
+
+@pytest.mark.parametrize(
+    ("address", "num_processes", "process_id", "said"),
+    [
+        ("node0", 2, 0, "--coordinator_address=node0 must be HOST:PORT, such as node0:1234"),
+        ("node0:", 2, 0, "--coordinator_address=node0: must be HOST:PORT"),
+        (":1234", 2, 0, "--coordinator_address=:1234 must be HOST:PORT"),
+        ("node0:http", 2, 0, "must be HOST:PORT"),
+        ("node0:0", 2, 0, "must be HOST:PORT"),
+        ("node0:65536", 2, 0, "must be HOST:PORT"),
+        ("node0:-1", 2, 0, "must be HOST:PORT"),
+        ("node0:" + "1" * 5000, 2, 0, "must be HOST:PORT"),
+        ("node0:\u0661\u0662", 2, 0, "must be HOST:PORT"),
+        ("node0:1234", 2, 2, "--process_id=2 must be from 0 to --num_processes - 1, and --num_processes=2 from 1"),
+        ("node0:1234", 2, -1, "--process_id=-1 must be"),
+        ("node0:1234", 0, 0, "--num_processes=0 from 1"),
+        ("node0:1234", -3, -5, "--num_processes=-3 from 1"),
+        ("node0:1234", 10**9, 0, "--num_processes=1000000000 from 1 to 1000000"),
+        ("node0:1234", None, 0, "need --coordinator_address, --num_processes and --process_id together"),
+        (None, 2, 0, "need --coordinator_address"),
+    ],
+)
+def test_processes_that_cannot_be_are_refused(
+    address: str | None, num_processes: int | None, process_id: int | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("asked JAX"))
+    with pytest.raises(UserError) as error:
+        initialize_distributed(address, num_processes, process_id)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("a\nb"), ValueError("a"), KeyError("SLURM_NODEID"), OSError(5, "a")])
+def test_what_jax_says_of_other_processes_is_one_line(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(UserError, match="cannot join the other processes: ") as error:
+        initialize_distributed()
+    assert "\n" not in str(error.value)

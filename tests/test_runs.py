@@ -353,6 +353,14 @@ def test_two_runs_in_one_place_sample_different_prompts(sampler: Sampler) -> Non
         assert sampler("--stages=keyframes") == 0
 
 
+def test_names_that_are_no_unicode_are_recorded(sampler: Sampler) -> None:
+    sampler.folder = sampler.folder / "caf\udce9"
+    assert sampler("--stages=keyframes") == 0
+    assert sampler("--stages=keyframes") == 0
+    assert sampler.capsys is not None
+    assert "done already, skipped" in sampler.capsys.readouterr().out
+
+
 def test_overwrite_replaces_what_a_run_writes_and_nothing_else(copied: Sampler, finished: RunDirectory) -> None:
     note = copied.run.path / "note.txt"
     note.write_text("mine")

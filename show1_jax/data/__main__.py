@@ -4,8 +4,14 @@
 of the text states of captions.
 """
 
-import argparse
 import sys
+
+from show1_jax.terminal import end_at_once, leave
+
+if __name__ == "__main__":
+    end_at_once("data")  # Ctrl-C while the modules below are imported
+
+import argparse
 from collections.abc import Callable, Sequence
 
 from show1_jax.cli import ArgumentParser, run_command
@@ -180,4 +186,4 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

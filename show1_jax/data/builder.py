@@ -246,7 +246,14 @@ def _write(checked: Sequence[_Checked], folder: Path) -> None:
     work = folder / "building"
     with tqdm(total=len(checked), desc="writing", unit=" videos") as bar, contextlib.redirect_stdout(io.StringIO()):
         builder = CaptionedVideos(checked, bar, data_dir=work)
-        builder.download_and_prepare()
+        try:
+            builder.download_and_prepare()
+        except KeyError as error:
+            if "getpwuid" not in str(error) and "getgrgid" not in str(error):
+                raise
+            raise UserError(
+                f"the files' owner has no name here, and TFDS asks for it ({error}); name the user"
+            ) from error
     for path in list(Path(builder.data_dir).iterdir()):
         os.rename(path, folder / path.name)
     shutil.rmtree(work)

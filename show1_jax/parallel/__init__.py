@@ -2,6 +2,7 @@
 
 from show1_jax.parallel.mesh import (
     MeshConfig,
+    all_devices,
     initialize_distributed,
     is_first_process,
     make_mesh,
@@ -27,6 +28,7 @@ from show1_jax.parallel.sharding import (
 __all__ = [
     "BATCH_AXES",
     "MeshConfig",
+    "all_devices",
     "batch_sharding",
     "check_finite",
     "constrain_activation",

@@ -1,15 +1,24 @@
 """The device mesh and the processes behind it."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from show1_jax.errors import UserError
+from show1_jax.errors import BAD_INPUT, UserError
 from show1_jax.sampling_config import MeshConfig
+
+_MAX_PROCESSES: Final = 1_000_000
+_PATIENCE_SECONDS: Final = 300
+_SAY_AFTER_SECONDS: Final = 5
 
 
 def mesh_sizes(config: MeshConfig, num_devices: int, setting: str = "mesh") -> dict[str, int]:
@@ -34,13 +43,29 @@ def mesh_sizes(config: MeshConfig, num_devices: int, setting: str = "mesh") -> d
     return filled
 
 
+def all_devices() -> list[jax.Device]:
+    """All devices of all processes.
+
+    Raises:
+        UserError: there are none of the kind that JAX is told to use.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX lacks the plugin of that kind
+        reason = (str(error).splitlines() or ["none of that kind"])[0].partition(" (set JAX_PLATFORMS")[0]
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError(
+            f"JAX finds no devices ({reason}); correct JAX_PLATFORMS={platforms}, or install JAX for that kind"
+        ) from error
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None, setting: str = "mesh") -> Mesh:
     """A mesh of the devices (all, of all processes, if not given) with the axes that are `config`'s fields.
 
     Raises:
         UserError: the axes do not multiply to the number of devices; see `mesh_sizes`.
     """
-    devices = devices or jax.devices()
+    devices = devices or all_devices()
     sizes = mesh_sizes(config, len(devices), setting)
     grid = np.asarray(devices).reshape(tuple(sizes.values()))
     return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
@@ -60,16 +85,54 @@ def initialize_distributed(
     Without any, JAX finds them by itself on TPU pods, SLURM and the like (`--distributed`).
 
     Raises:
-        UserError: only some of the arguments, or the others could not be reached.
+        UserError: only some of the arguments, one that cannot be, or the others could not be reached.
     """
     given = [value is not None for value in (coordinator_address, num_processes, process_id)]
     if any(given) and not all(given):
         raise UserError("several processes need --coordinator_address, --num_processes and --process_id together")
+    if coordinator_address is not None and num_processes is not None and process_id is not None:
+        _check_processes(coordinator_address, num_processes, process_id)
     try:
-        jax.distributed.initialize(coordinator_address, num_processes, process_id)
-    except (RuntimeError, ValueError) as error:
+        with _patience(coordinator_address):
+            jax.distributed.initialize(
+                coordinator_address, num_processes, process_id, initialization_timeout=_PATIENCE_SECONDS
+            )
+    except (RuntimeError, ValueError, LookupError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"cannot join the other processes: {reason}") from error
+
+
+def _check_processes(coordinator_address: str, num_processes: int, process_id: int) -> None:
+    """Refuse what JAX ends by a traceback or a crash."""
+    host, _, port = coordinator_address.rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536):
+        raise UserError(f"--coordinator_address={coordinator_address} must be HOST:PORT, such as node0:1234")
+    if not 0 <= process_id < num_processes <= _MAX_PROCESSES:
+        raise UserError(
+            f"--process_id={process_id} must be from 0 to --num_processes - 1, and --num_processes={num_processes} "
+            f"from 1 to {_MAX_PROCESSES}"
+        )
+
+
+@contextlib.contextmanager
+def _patience(coordinator_address: str | None) -> Iterator[None]:
+    """A block that ends the process in one line shortly before JAX would: that aborts where it cannot join."""
+    where = f"at {coordinator_address}" if coordinator_address else "that this cluster names"
+    joined = threading.Event()
+
+    def watch() -> None:
+        if not joined.wait(_SAY_AFTER_SECONDS):
+            print(f"waiting for the other processes {where}", file=sys.stderr, flush=True)
+        if not joined.wait(_PATIENCE_SECONDS - 2 * _SAY_AFTER_SECONDS):
+            line = f"cannot join the other processes {where} within {_PATIENCE_SECONDS} s; check address and number"
+            print(line, file=sys.stderr, flush=True)
+            os._exit(BAD_INPUT)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        joined.set()
 
 
 def is_first_process() -> bool:

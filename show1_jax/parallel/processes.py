@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 
 from show1_jax.errors import UserError
+from show1_jax.parallel.mesh import all_devices
 
 T = TypeVar("T")
 
@@ -19,9 +20,10 @@ def from_first_process(compute: Callable[[], T]) -> T:
     Every process must call it, at the same point. The result is pickled.
 
     Raises:
-        UserError: the first process's. Of any other exception, which the first process raises as it is, the others are
-            told in one line, so that none waits for a process that is gone.
+        UserError: the first process's, or JAX has no devices. Of any other exception, which the first process raises
+            as it is, the others are told in one line, so that none waits for a process that is gone.
     """
+    all_devices()  # says what is wrong where JAX would raise anything
     if jax.process_count() == 1:
         return compute()
     message, failure = b"", None

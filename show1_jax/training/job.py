@@ -13,7 +13,7 @@ from show1_jax.errors import UserError
 from show1_jax.files import locked_folder
 from show1_jax.jobs import make_random_checkpoint, memory_errors
 from show1_jax.models import exact_float32
-from show1_jax.parallel import from_first_process
+from show1_jax.parallel import all_devices, from_first_process
 from show1_jax.random_checkpoint import SOURCE as RANDOM
 from show1_jax.request import SampleConfig
 from show1_jax.training.dry_run import describe, kept_bytes
@@ -48,7 +48,7 @@ def run(
     """
     keep_compiled(config.compilation_cache)
     from_first_process(lambda: make_random_checkpoint(config))
-    plan = make_plan(config, stage, jax.devices()[0].platform)
+    plan = make_plan(config, stage, all_devices()[0].platform)
     with contextlib.ExitStack() as stack:
         stack.enter_context(memory_errors("take more num_microbatches, or more devices with train.mesh.fsdp"))
         stack.enter_context(exact_float32(plan.dtype))
@@ -68,7 +68,7 @@ def dry_run(config: SampleConfig, stage: TrainedStage, devices: Sequence[int]) -
     Raises:
         UserError: a mesh that does not fit so many devices.
     """
-    plan = make_plan(config, stage, "accelerator" if devices else jax.devices()[0].platform)
+    plan = make_plan(config, stage, "accelerator" if devices else all_devices()[0].platform)
     kept = kept_bytes(plan)
     for number in devices or (jax.device_count(),):
         print(describe(plan, number, kept), flush=True)

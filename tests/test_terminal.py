@@ -1,0 +1,224 @@
+"""Terminals that are not as one hopes: streams that take nothing, and Ctrl-C at any time."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from processes import free_address
+
+from show1_jax.cli import run_command
+from show1_jax.terminal import steady_output
+
+ROOT = Path(__file__).parent.parent
+EMOJI = "a \U0001f43c in a caf\u00e9"
+
+
+def command(body: str) -> list[str]:
+    """A program whose command has this body."""
+    work = textwrap.indent(textwrap.dedent(body), "    ")
+    source = f"import os, sys, time\nfrom show1_jax.cli import run_command\ndef work():\n{work}\n"
+    return [sys.executable, "-c", source + "sys.exit(run_command('sample', work))"]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)} | changes
+
+
+def start(arguments: list[str], cwd: Path = ROOT, **changes: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        arguments,
+        cwd=cwd,
+        env=environment(**changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"), [("ascii", "a \\U0001f43c in a caf\\xe9\n"), ("utf-8", f"{EMOJI}\n")]
+)
+def test_what_an_encoding_lacks_is_written_in_ascii(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, expected: str
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    before = sys.stdout
+    assert run_command("sample", lambda: print(EMOJI)) == 0
+    assert written.getvalue().decode(encoding) == expected
+    assert sys.stdout is before
+
+
+def test_names_of_files_that_are_no_unicode_are_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    with steady_output():
+        print("caf\udce9")
+    assert capfd.readouterr().out == "caf\\udce9\n"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("flush", [True, False])
+def test_the_work_goes_on_where_nobody_reads(tmp_path: Path, stream: str, flush: bool) -> None:
+    body = f"""
+        for number in range(20_000):
+            print(number, file=sys.{stream}, flush={flush})
+        open("done", "w").close()
+    """
+    process = start(command(body), tmp_path)
+    pipe = getattr(process, stream)
+    assert pipe.readline() == "0\n"
+    pipe.close()
+    other = process.stderr if stream == "stdout" else process.stdout
+    assert other is not None
+    with other:
+        assert other.read() == ""
+    assert process.wait() == 0
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&- <&-", ">/dev/full", ">/dev/full 2>/dev/full"])
+def test_the_work_goes_on_without_streams(tmp_path: Path, streams: str) -> None:
+    """And no file that it opens becomes its stdout."""
+    body = """
+        file = open("done", "w")
+        print("on stdout")
+        os.system("echo from below >&2")
+        print("on stderr", file=sys.stderr, flush=True)
+        from tqdm import tqdm
+        tqdm(total=1, file=sys.stderr).close()
+        file.write("done")
+    """
+    shell = ["sh", "-c", f'"$@" {streams}', "sh", *command(body)]
+    done = subprocess.run(shell, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "done").read_text() == "done"
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / ("x" * 300)
+    assert run_command("sample", lambda: path.touch()) == 2
+    assert capsys.readouterr().err == (
+        f"sample: {path}: File name too long; check the path, its permissions and the disk\n"
+    )
+
+
+def interrupt(process: "subprocess.Popen[str]", *lines: str) -> None:
+    """Send Ctrl-C once each of these lines was printed; the process then ends in one line."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    for line in lines:
+        assert process.stdout.readline() == f"{line}\n"
+        process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert errors == "sample: interrupted\n"
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("module", ["absl", "ml_collections", "jax", "jax.numpy", "flax"])
+def test_ctrl_c_while_modules_are_imported(tmp_path: Path, module: str) -> None:
+    """Even in a module that takes any exception for its own."""
+    if "." in module:
+        (tmp_path / "jax").mkdir()
+        (tmp_path / "jax" / "__init__.py").write_text("class config:\n    update = print")
+    slow = tmp_path / f"{module.replace('.', '/')}.py"
+    slow.write_text("import time\nprint('here', flush=True)\ntry:\n    time.sleep(60)\nexcept BaseException:\n    pass")
+    if module == "jax.numpy":
+        slow.parent.joinpath("__init__.py").write_text("from jax import numpy")
+    arguments = [sys.executable, str(ROOT / "sample.py"), "--config", str(ROOT / "configs/demo.py")]
+    interrupt(start(arguments, PYTHONPATH=f"{tmp_path}:{ROOT}"), "here")
+
+
+def test_a_first_ctrl_c_tidies_up(tmp_path: Path) -> None:
+    body = """
+        try:
+            print("working", flush=True)
+            time.sleep(60)
+        finally:
+            open("tidy", "w").close()
+    """
+    interrupt(start(command(body), tmp_path), "working")
+    assert (tmp_path / "tidy").exists()
+
+
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    body = """
+        try:
+            print("working", flush=True)
+            time.sleep(60)
+        finally:
+            print("tidying up", flush=True)
+            time.sleep(60)
+    """
+    interrupt(start(command(body)), "working", "tidying up")
+
+
+def test_a_ctrl_c_that_cannot_be_raised_is_raised_again() -> None:
+    """Where it comes, Python prints exceptions and goes on: in a callback of the garbage collector, for example."""
+    body = """
+        class Slow:
+            def __del__(self):
+                print("deleting", flush=True)
+                time.sleep(1)
+        Slow()
+        time.sleep(60)
+    """
+    interrupt(start(command(body)), "deleting")
+
+
+def test_a_command_in_the_background_is_not_interrupted() -> None:
+    """A shell has it ignore Ctrl-C, which is meant for what runs in front."""
+    body = """
+        os.kill(os.getpid(), 2)
+        print("done")
+    """
+    ignoring = "import os, signal, sys; signal.signal(2, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", ignoring, *command(body)], env=environment(), capture_output=True)
+    assert (done.returncode, done.stdout) == (0, b"done\n")
+
+
+def test_tests_keep_their_own_ctrl_c() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    run_command("sample", lambda: None)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("JAX_PLATFORMS", "cuda", "JAX finds no devices ("),
+        ("JAX_PLATFORMS", "abacus", "JAX finds no devices (Unable to initialize backend 'abacus'"),
+        ("JAX_ENABLE_X64", "maybe", "JAX does not start (invalid truth value 'maybe'"),
+        ("JAX_DEFAULT_PRNG_IMPL", "dice", "JAX does not start ("),
+    ],
+)
+def test_jax_that_cannot_start_is_one_line(tmp_path: Path, name: str, value: str, said: str) -> None:
+    arguments = [sys.executable, str(ROOT / "sample.py"), "--config", str(ROOT / "tests/tiny_config.py"), "--prompt=x"]
+    process = start([*arguments, "--checkpoint=none"], tmp_path, **{name: value})
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors.startswith(f"sample: {said}")
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_do_not_come_are_one_line() -> None:
+    """JAX itself would abort the process, with the addresses of its functions."""
+    body = f"""
+        from show1_jax.parallel import mesh
+        mesh._PATIENCE_SECONDS, mesh._SAY_AFTER_SECONDS = 5, 1
+        mesh.initialize_distributed({free_address()!r}, 2, 1)
+    """
+    begun = time.monotonic()
+    process = start(command(body))
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert time.monotonic() - begun < 60
+    waiting, line = errors.splitlines()
+    assert waiting.startswith("waiting for the other processes at 127.0.0.1:")
+    assert line.startswith("cannot join the other processes at 127.0.0.1:")
