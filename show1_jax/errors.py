@@ -1,17 +1,15 @@
 """The exceptions that a user sees, and values of others in their lines."""
 
 import reprlib
-from typing import Any
+from typing import Any, Final
+
+BAD_INPUT: Final = 2
+"""The exit code of a command that ends in one of them."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 3
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
-
-from typing import Final
-
-BAD_INPUT: Final = 2
-"""The exit code of a command that ends in one of them."""
 
 
 class UserError(Exception):

@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import platform
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from show1_jax.random_checkpoint import SOURCE as RANDOM
 from show1_jax.random_checkpoint import write_random_checkpoint
 from show1_jax.request import VIDEO_STAGES, Request, SampleConfig
 from show1_jax.run_record import Record, differences
-from show1_jax.runs import Clip, RunDirectory, describe_request
+from show1_jax.runs import CONTACT_SHEET, Clip, RunDirectory, describe_request
 from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.text import clip_cut_off, load_clip_tokenizer, load_t5_tokenizer, t5_cut_off
 from show1_jax.video import digest, read_video
@@ -77,6 +78,8 @@ def run(config: SampleConfig, request: Request) -> None:
             _announce({start + number: batch[number] for number in claimed}, len(pending))
             if claimed:
                 _sample(cascade, config, request, [batch[number] for number in claimed], list(claimed.values()))
+    if is_first_process():
+        print(_how_to_look(_shown(jobs[-1], request)), flush=True)
 
 
 def dry_run(config: SampleConfig, request: Request) -> None:
@@ -274,7 +277,21 @@ def _sample(
             record = Record(job.request, (*earlier, *request.stages), digests, made=made)
             job.directory.finish(job.prompt.text, record)
 
+        for job in batch:
+            print(f"done: {_shown(job, request)} (all stages: {CONTACT_SHEET} beside it)", flush=True)
+
     from_first_process(finish)
+
+
+def _shown(job: Job, request: Request) -> Path:
+    """The video that a request makes of a job, to look at."""
+    return job.directory.stage_file(request.stages[-1], ".mp4")
+
+
+def _how_to_look(video: Path) -> str:
+    path = shlex.quote(str(video.absolute()))
+    there = f"{platform.node()}:{path}"
+    return f"to look at it, open {path} in a video player or a browser; from another computer: scp {there} ."
 
 
 def _stages_before(job: Job, request: Request, inputs: Mapping[Stage, str]) -> list[Stage]:

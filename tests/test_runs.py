@@ -6,6 +6,7 @@ import errno
 import functools
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -138,6 +139,24 @@ def test_record(finished: RunDirectory, tiny_checkpoint: Path) -> None:
     assert made["devices"] == "1 x cpu"
     assert request["config"]["checkpoint"] == str(tiny_checkpoint)
     assert set(made["times"]) == set(record["stages"]) == set(record["results"]) == set(STAGES)
+
+
+def test_a_run_says_where_its_videos_are_and_how_to_look(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler.folder = sampler.folder / "a folder"
+    monkeypatch.setattr(platform, "node", lambda: "node0")
+    assert sampler("--stages=keyframes", "--videos_per_prompt=2", "--batch_size=1") == 0
+    assert sampler.capsys is not None
+    folders = [RunDirectory.of(sampler.folder / "out", Prompt(PROMPT, seed=seed)).path for seed in (SEED, SEED + 1)]
+    assert sampler.capsys.readouterr().out.splitlines() == [
+        f"[1/2] {folders[0]}: {PROMPT}",
+        f"done: {folders[0]}/1_keyframes.mp4 (all stages: contact_sheet.png beside it)",
+        f"[2/2] {folders[1]}: {PROMPT}",
+        f"done: {folders[1]}/1_keyframes.mp4 (all stages: contact_sheet.png beside it)",
+        f"to look at it, open '{folders[1]}/1_keyframes.mp4' in a video player or a browser; "
+        f"from another computer: scp node0:'{folders[1]}/1_keyframes.mp4' .",
+    ]
+    assert sampler("--stages=keyframes") == 0
+    assert f"to look at it, open '{folders[0]}/1_keyframes.mp4'" in sampler.capsys.readouterr().out
 
 
 def test_a_finished_video_is_skipped(copied: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +358,7 @@ def test_what_another_run_finished_meanwhile_is_skipped(
     monkeypatch.setattr(jobs, "_warn", lambda *_: shutil.copytree(finished.path, sampler.run.path))
     assert sampler() == 0
     assert sampler.capsys is not None
-    assert sampler.capsys.readouterr().out == f"{sampler.run.path}: done already, skipped\n"
+    assert sampler.capsys.readouterr().out.startswith(f"{sampler.run.path}: done already, skipped\nto look")
 
 
 def test_a_run_does_not_vouch_for_what_it_did_not_make(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
