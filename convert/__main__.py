@@ -4,8 +4,14 @@
 again, `verify` says whether one is whole.
 """
 
-import argparse
 import sys
+
+from show1_jax.terminal import end_at_once, leave
+
+if __name__ == "__main__":
+    end_at_once("convert")  # Ctrl-C while the modules below are imported
+
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -204,4 +210,4 @@ def _run_convert(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")  # nothing here needs an accelerator
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -36,6 +36,7 @@ def keep_compiled(folder: str) -> None:
         _make_private(path)
     except UserError as error:
         _warn(f"{error}; programs are compiled without a cache")
+        jax.config.update("jax_compilation_cache_dir", None)  # nor with the one of JAX_COMPILATION_CACHE_DIR
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,6 +77,13 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     return line
+
+
+def test_in_place_of_a_refused_folder_none_is_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Not even the one that JAX was told of."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    refusal(Path("gs://bucket/kept"), capsys)
+    assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_other_places_that_cannot_be_used(

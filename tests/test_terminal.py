@@ -108,7 +108,7 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.Capt
     )
 
 
-def interrupt(process: "subprocess.Popen[str]", *lines: str) -> None:
+def interrupt(process: "subprocess.Popen[str]", *lines: str, program: str = "sample") -> None:
     """Send Ctrl-C once each of these lines was printed; the process then ends in one line."""
     assert process.stdout is not None
     assert process.stderr is not None
@@ -116,7 +116,7 @@ def interrupt(process: "subprocess.Popen[str]", *lines: str) -> None:
         assert process.stdout.readline() == f"{line}\n"
         process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    assert errors == "sample: interrupted\n"
+    assert errors == f"{program}: interrupted\n"
     assert process.returncode == 130
 
 
@@ -132,6 +132,17 @@ def test_ctrl_c_while_modules_are_imported(tmp_path: Path, module: str) -> None:
         slow.parent.joinpath("__init__.py").write_text("from jax import numpy")
     arguments = [sys.executable, str(ROOT / "sample.py"), "--config", str(ROOT / "configs/demo.py")]
     interrupt(start(arguments, PYTHONPATH=f"{tmp_path}:{ROOT}"), "here")
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [("train", ["train.py"]), ("convert", ["-m", "convert"]), ("data", ["-m", "show1_jax.data", "build"])],
+)
+def test_ctrl_c_while_modules_of_other_commands_are_imported(
+    tmp_path: Path, program: str, arguments: list[str]
+) -> None:
+    (tmp_path / "absl.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)")
+    interrupt(start([sys.executable, *arguments], PYTHONPATH=str(tmp_path)), "here", program=program)
 
 
 def test_a_first_ctrl_c_tidies_up(tmp_path: Path) -> None:
