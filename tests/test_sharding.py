@@ -179,7 +179,7 @@ def test_meshes_that_do_not_fit_are_refused() -> None:
         make_mesh(MeshConfig(data=3, fsdp=-1))
     with pytest.raises(UserError, match="only one axis can be -1"):
         MeshConfig(data=-1, fsdp=-1)
-    with pytest.raises(UserError, match="guidance=4 must be 1 or 2"):
+    with pytest.raises(UserError, match="guidance=4 must be from 1 to 2"):
         SamplingMeshConfig(guidance=4)
 
 
