@@ -22,7 +22,7 @@ from orbax.checkpoint import type_handlers
 from orbax.checkpoint._src import asyncio_utils
 
 from show1_jax.errors import UserError
-from show1_jax.files import new_folder
+from show1_jax.files import MAX_JSON_BYTES, new_folder
 from show1_jax.manifest import (
     MANIFEST,
     CheckpointError,
@@ -153,10 +153,25 @@ def load_arrays(
 
 def _stored(checkpoint: Path, folder: str) -> dict[WeightPath, jax.ShapeDtypeStruct]:
     try:
+        _check_readable(checkpoint / folder)
         tree = _reader().metadata(_orbax_path(checkpoint / folder)).tree
         return {path: jax.ShapeDtypeStruct(leaf.shape, np.dtype(leaf.dtype)) for path, leaf in _flatten(tree).items()}
     except Exception as error:  # Orbax trusts what it wrote: damage to its metadata raises any type
         raise _unreadable(checkpoint, folder, error) from error
+
+
+def _check_readable(folder: Path) -> None:
+    """Refuse what Orbax would wait for, or read without end: FIFOs and devices, links to folders, vast metadata.
+
+    Raises:
+        OSError: says which file.
+    """
+    for path in folder.rglob("*"):
+        if not path.is_file() and (path.is_symlink() or not path.is_dir()):
+            raise OSError(f"{path.relative_to(folder)} is not a regular file")
+    metadata = folder / "_METADATA"
+    if metadata.is_file() and metadata.stat().st_size > MAX_JSON_BYTES:
+        raise OSError(f"{metadata.name} has more than {MAX_JSON_BYTES:,} bytes")
 
 
 def _check_shapes(
