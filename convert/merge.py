@@ -10,7 +10,6 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from convert.convert import check_space
 from convert.released import check_fit
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
@@ -18,6 +17,7 @@ from show1_jax.checkpoint import CheckpointWriter, check_target, new_checkpoint,
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.config import Architecture
 from show1_jax.errors import UserError
+from show1_jax.files import check_space
 from show1_jax.manifest import Component
 
 

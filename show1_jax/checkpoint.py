@@ -7,6 +7,7 @@ path with every part as a string: `state["down_blocks"][0]["conv"]["kernel"]` is
 
 import asyncio
 import logging
+import os
 import shutil
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -216,7 +217,10 @@ def tokenizer_folder(checkpoint: Path, component: str) -> Path:
     """
     listed = tokenizer_files(checkpoint, component)
     folder = checkpoint / component / "tokenizer"
-    present = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    try:
+        present = os.listdir(folder) if os.path.isdir(folder) else []
+    except OSError as error:
+        raise CheckpointError(checkpoint, f"{folder}: cannot be read ({error.strerror})") from None
     if extra := sorted(name for name in present if not name.startswith(".") and name not in listed):
         problem = f"{folder}: holds {', '.join(extra[:5])}, which the manifest does not list"
         raise CheckpointError(checkpoint, problem, "remove it, or convert again")
@@ -326,7 +330,12 @@ def check_target(directory: Path, *, overwrite: bool = False) -> None:
         return
     if not overwrite:
         raise UserError(f"{directory}: exists; choose another place, or replace it with --overwrite")
-    if not (directory / MANIFEST).is_file() and not (directory.is_dir() and not any(directory.iterdir())):
+    try:
+        is_empty = directory.is_dir() and not any(directory.iterdir())
+        is_ours = is_empty or (directory / MANIFEST).is_file()
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be read ({error.strerror}); choose another place") from None
+    if not is_ours:
         raise UserError(f"{directory}: is no checkpoint, so it is not overwritten; choose another place")
 
 

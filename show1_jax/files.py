@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from show1_jax.errors import FileError, UserError
+from show1_jax.errors import FileError, UserError, shown_name
 
 MAX_JSON_BYTES: Final = 64 << 20
 MAX_JSON_DEPTH: Final = 64
@@ -36,7 +36,8 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         path: on a file system. A `Path` made of a URL is still recognised, although it has one slash less.
 
     Raises:
-        UserError: it is empty, a URL such as `gs://bucket/videos`, or has `~` where there is no home directory.
+        UserError: it is empty, a URL such as `gs://bucket/videos`, has `~` where there is no home directory, is too
+            long, or lies in a folder that this user may not enter.
     """
     text = os.fspath(path)
     if not text or "\0" in text:
@@ -47,9 +48,13 @@ def user_path(path: str | os.PathLike[str]) -> Path:
             "mounted bucket"
         )
     try:
-        return Path(text).expanduser()
+        expanded = Path(text).expanduser()
+        expanded.exists()  # later on this would be an error of the operating system
     except RuntimeError:
         raise UserError(f"{text}: there is no home directory for ~; give the whole path, or set HOME") from None
+    except OSError as error:
+        raise UserError(f"{shown_name(text)}: cannot be looked at ({error.strerror}); correct the path") from None
+    return expanded
 
 
 def open_regular(path: Path) -> io.BufferedReader:
@@ -211,11 +216,11 @@ def check_space(out: Path, needed: int) -> None:
     Raises:
         UserError: says how many gigabytes are missing.
     """
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    parent = next(folder for folder in out.absolute().parents if os.path.exists(folder))
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise UserError(
-            f"{out}: needs {needed / 1e9:,.1f} GB, the disk has {free / 1e9:,.1f} GB free; "
+            f"{out}: needs {needed / 1e9:,.3g} GB, the disk has {free / 1e9:,.3g} GB free; "
             "free space or choose another place with --out"
         )
 
