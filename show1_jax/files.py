@@ -150,15 +150,18 @@ def new_folder(out: Path) -> Iterator[Path]:
     It lies beside `out`, so that the last step is a rename.
 
     Raises:
-        UserError: it cannot be written, or the disk is full.
+        UserError: it cannot be written, the disk is full, or `out` was made by another process meanwhile.
     """
     target = out.absolute()  # the working directory may be what is replaced
+    existed = os.path.lexists(target)
     temporary, replaced = (target.with_name(f".{target.name}.{secrets.token_hex(4)}") for _ in range(2))
     new_parents = list(itertools.takewhile(lambda parent: not os.path.exists(parent), target.parents))
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if target.exists():
+        if os.path.lexists(target):
+            if not existed:
+                raise UserError(f"{out}: another process has made it meanwhile, nothing was kept; choose another place")
             os.replace(target, replaced)
         os.replace(temporary, target)
         shutil.rmtree(replaced, ignore_errors=True)
