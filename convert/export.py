@@ -101,7 +101,7 @@ def export(
         for name in {network.folder for network in networks}:
             _write_index(folder / name, [network for network in networks if network.folder == name])
     for network in networks:
-        name = dtype.name if dtype else network.record.dtype
+        name = dtype.name if dtype else shown_name(network.record.dtype)
         print(f"{network.name}: {out / network.folder / network.kind.folder} as {name}")
 
 

@@ -223,7 +223,7 @@ def check_space(out: Path, needed: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise UserError(
-            f"{out}: needs {needed / 1e9:,.3g} GB, the disk has {free / 1e9:,.3g} GB free; "
+            f"{out}: needs {needed / 1e9:,.1f} GB, the disk has {free / 1e9:,.1f} GB free; "
             "free space or choose another place with --out"
         )
 

@@ -19,6 +19,8 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convert.export import export
+from convert.merge import merge
 from convert.verify import verify
 from show1_jax.cascade import Cascade
 from show1_jax.checkpoint_set import CheckpointSet, split_names
@@ -113,6 +115,21 @@ def test_names(tmp_path: Path) -> None:
 def test_verify_takes_a_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verify(run / "checkpoints/00000002")
     assert "keyframes" in capsys.readouterr().out
+
+
+def test_what_a_manifest_says_stays_on_its_line(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["components"]["vae"] |= {"dtype": "a\nb", "provenance": {"licence": "\x1b[2J", "source": "c\rd"}}
+    sign(copy, manifest)
+    verify(copy)
+    merge(copy, tmp_path / "merged", ["vae"])
+    export(copy, tmp_path / "exported", ["vae"])
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.split("\n"))
+    assert printed.count("'a\\nb'") == 3
 
 
 JSON = (
