@@ -31,8 +31,8 @@ def verify(checkpoint: Path) -> None:
         count = _check_shapes(checkpoint, name, component)
         provenance = component.provenance
         source = "@".join(str(provenance[key]) for key in ("source", "revision") if provenance.get(key))
-        row = (name, component.kind, component.dtype, f"{count:,}", source, str(provenance.get("licence", "")))
-        rows.append(tuple(map(shown_name, row)))
+        said = (name, component.kind, component.dtype, f"{count:,}", source, str(provenance.get("licence", "")))
+        rows.append(tuple(map(shown_name, said)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
