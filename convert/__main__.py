@@ -25,20 +25,16 @@ from convert.merge import merge
 from convert.released import STAGES
 from convert.verify import verify
 from show1_jax.cli import ArgumentParser, run_command
-from show1_jax.errors import UserError, shown_name
+from show1_jax.errors import UserError
 from show1_jax.files import user_path
 
 
 def _path(text: str) -> Path:
     """A path of the command line."""
     try:
-        path = user_path(text)
-        path.exists()
+        return user_path(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{shown_name(text)} cannot be looked at ({error.strerror})") from None
-    return path
 
 
 def _parser() -> argparse.ArgumentParser:

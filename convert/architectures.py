@@ -50,7 +50,8 @@ class _Fields:
         value = self.take(name, default)
         allowed = (int,) if kind is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, allowed) or not least <= value < math.inf:
-            raise self.refuse(name, value, f"a number of at least {least}")
+            what = "a whole number" if kind is int else "a number"
+            raise self.refuse(name, value, f"{what} of at least {least}")
         return value if kind is int or value > _LARGEST_FLOAT else float(value)
 
     def width(self, name: str) -> int | None:

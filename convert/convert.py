@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ from convert.tables import KINDS, parameters
 from show1_jax.checkpoint import CheckpointWriter, check_target, new_checkpoint
 from show1_jax.config import Architecture
 from show1_jax.errors import UserError
-from show1_jax.files import user_path
+from show1_jax.files import check_space, user_path
 from show1_jax.manifest import Component, sha256
 from show1_jax.text import CLIPTextConfig, T5Config, largest_id, load_clip_tokenizer, load_t5_tokenizer
 from show1_jax.weights import WeightPath
@@ -134,7 +133,7 @@ def prepare(sources: Sequence[tuple[Stage, str]], variant: str | None, dtype: np
             continue
         origin = {"source": source, "revision": revision}
         for part in needed.parts:
-            if part.optional and not (folder / part.config).is_file():
+            if part.optional and not os.path.isfile(folder / part.config):
                 continue
             try:
                 jobs.append(_check(stage, part, folder, origin, variant, dtype))
@@ -266,17 +265,6 @@ def _version() -> str:
         return metadata.version("show1-jax")
     except metadata.PackageNotFoundError:
         return "from a checkout"
-
-
-def check_space(out: Path, needed: int) -> None:
-    """Raises UserError where the disk of `out` has fewer than `needed` bytes free."""
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise UserError(
-            f"{out}: needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free; "
-            "free space or choose another place with --out"
-        )
 
 
 class _Bar(tqdm):

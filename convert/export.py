@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from convert.convert import DTYPES, check_space
+from convert.convert import DTYPES
 from convert.model_index import model_index
 from convert.released import MODEL_INDEX, STAGES
 from convert.rules import Source, sources
@@ -24,7 +24,7 @@ from show1_jax.checkpoint import tokenizer_files
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.config import Architecture
 from show1_jax.errors import UserError, shown_name
-from show1_jax.files import new_folder
+from show1_jax.files import check_space, new_folder
 from show1_jax.manifest import Component
 from show1_jax.weights import WeightPath
 
@@ -101,7 +101,7 @@ def export(
         for name in {network.folder for network in networks}:
             _write_index(folder / name, [network for network in networks if network.folder == name])
     for network in networks:
-        name = dtype.name if dtype else network.record.dtype
+        name = dtype.name if dtype else shown_name(network.record.dtype)
         print(f"{network.name}: {out / network.folder / network.kind.folder} as {name}")
 
 
@@ -181,5 +181,9 @@ def _check_target(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(f"{out}: exists; choose another place, or replace it with --overwrite")
-    if not out.is_dir() or any(path.name not in _NAMES for path in out.iterdir()):
+    try:
+        is_ours = out.is_dir() and all(path.name in _NAMES for path in out.iterdir())
+    except OSError as error:
+        raise UserError(f"{out}: cannot be read ({error.strerror}); choose another place") from None
+    if not is_ours:
         raise UserError(f"{out}: is no exported folder, so it is not overwritten; choose another place")

@@ -147,7 +147,7 @@ def _is_checkpoint(source: str) -> bool:
     if not source or source == MADE_HERE:
         return False
     folder = user_path(source)
-    return os.path.isdir(folder) and ((folder / MANIFEST).is_file() or is_run(folder))
+    return os.path.isdir(folder) and (os.path.isfile(folder / MANIFEST) or is_run(folder))
 
 
 def _keyframes_of_checkpoint(source: str, dtype: np.dtype | None) -> Job:

@@ -10,14 +10,14 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from convert.convert import check_space
 from convert.released import check_fit
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
 from show1_jax.checkpoint import CheckpointWriter, check_target, new_checkpoint, tokenizer_files, weight_shapes
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.config import Architecture
-from show1_jax.errors import UserError
+from show1_jax.errors import UserError, shown_name
+from show1_jax.files import check_space
 from show1_jax.manifest import Component
 
 
@@ -80,7 +80,7 @@ def merge(
         for part in parts:
             _write(writer, part)
     for part in parts:
-        print(f"{part.name}: {part.checkpoint} as {part.record.dtype}")
+        print(f"{part.name}: {part.checkpoint} as {shown_name(part.record.dtype)}")
     print(f"{out}: written")
 
 

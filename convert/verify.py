@@ -11,6 +11,7 @@ from convert.rules import Problems
 from convert.stored import stored_architecture
 from convert.tables import parameters
 from show1_jax.checkpoint import weight_shapes
+from show1_jax.errors import shown_name
 from show1_jax.manifest import Component, read_manifest, verify_files
 from show1_jax.weights import weight_path
 
@@ -25,12 +26,13 @@ def verify(checkpoint: Path) -> None:
     total = sum(file["size"] for file in manifest.files.values())
     with tqdm(desc="hash", total=total, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
         verify_files(checkpoint, bar.update)
-    rows = [("component", "kind", "dtype", "parameters", "source", "licence")]
+    rows: list[tuple[str, ...]] = [("component", "kind", "dtype", "parameters", "source", "licence")]
     for name, component in manifest.components.items():
         count = _check_shapes(checkpoint, name, component)
         provenance = component.provenance
         source = "@".join(str(provenance[key]) for key in ("source", "revision") if provenance.get(key))
-        rows.append((name, component.kind, component.dtype, f"{count:,}", source, str(provenance.get("licence", ""))))
+        said = (name, component.kind, component.dtype, f"{count:,}", source, str(provenance.get("licence", "")))
+        rows.append(tuple(map(shown_name, said)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())

@@ -7,6 +7,7 @@ path with every part as a string: `state["down_blocks"][0]["conv"]["kernel"]` is
 
 import asyncio
 import logging
+import os
 import shutil
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from orbax.checkpoint import type_handlers
 from orbax.checkpoint._src import asyncio_utils
 
 from show1_jax.errors import UserError
-from show1_jax.files import new_folder
+from show1_jax.files import MAX_JSON_BYTES, new_folder
 from show1_jax.manifest import (
     MANIFEST,
     CheckpointError,
@@ -153,10 +154,25 @@ def load_arrays(
 
 def _stored(checkpoint: Path, folder: str) -> dict[WeightPath, jax.ShapeDtypeStruct]:
     try:
+        _check_readable(checkpoint / folder)
         tree = _reader().metadata(_orbax_path(checkpoint / folder)).tree
         return {path: jax.ShapeDtypeStruct(leaf.shape, np.dtype(leaf.dtype)) for path, leaf in _flatten(tree).items()}
     except Exception as error:  # Orbax trusts what it wrote: damage to its metadata raises any type
         raise _unreadable(checkpoint, folder, error) from error
+
+
+def _check_readable(folder: Path) -> None:
+    """Refuse what Orbax would wait for, or read without end: FIFOs and devices, links to folders, vast metadata.
+
+    Raises:
+        OSError: says which file.
+    """
+    for path in folder.rglob("*"):
+        if not path.is_file() and (path.is_symlink() or not path.is_dir()):
+            raise OSError(f"{path.relative_to(folder)} is not a regular file")
+    metadata = folder / "_METADATA"
+    if metadata.is_file() and metadata.stat().st_size > MAX_JSON_BYTES:
+        raise OSError(f"{metadata.name} has more than {MAX_JSON_BYTES:,} bytes")
 
 
 def _check_shapes(
@@ -201,7 +217,10 @@ def tokenizer_folder(checkpoint: Path, component: str) -> Path:
     """
     listed = tokenizer_files(checkpoint, component)
     folder = checkpoint / component / "tokenizer"
-    present = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    try:
+        present = os.listdir(folder) if os.path.isdir(folder) else []
+    except OSError as error:
+        raise CheckpointError(checkpoint, f"{folder}: cannot be read ({error.strerror})") from None
     if extra := sorted(name for name in present if not name.startswith(".") and name not in listed):
         problem = f"{folder}: holds {', '.join(extra[:5])}, which the manifest does not list"
         raise CheckpointError(checkpoint, problem, "remove it, or convert again")
@@ -311,7 +330,12 @@ def check_target(directory: Path, *, overwrite: bool = False) -> None:
         return
     if not overwrite:
         raise UserError(f"{directory}: exists; choose another place, or replace it with --overwrite")
-    if not (directory / MANIFEST).is_file() and not (directory.is_dir() and not any(directory.iterdir())):
+    try:
+        is_empty = directory.is_dir() and not any(directory.iterdir())
+        is_ours = is_empty or (directory / MANIFEST).is_file()
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be read ({error.strerror}); choose another place") from None
+    if not is_ours:
         raise UserError(f"{directory}: is no checkpoint, so it is not overwritten; choose another place")
 
 

@@ -1,5 +1,6 @@
 """One or several checkpoints as one: the components of the later ones take the place of the earlier ones'."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -105,13 +106,14 @@ def _check(checkpoint: Path, name: str, component: Component) -> None:
 
 def split_names(names: str | Path) -> list[Path]:
     """The folders that `A,B` names; a folder whose own name has a comma is one."""
-    whole = user_path(names)
-    return [whole] if whole.exists() else [user_path(name.strip()) for name in str(names).split(",")]
+    if os.path.exists(os.path.expanduser(names)):
+        return [user_path(names)]
+    return [user_path(name.strip()) for name in str(names).split(",")]
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is the working directory of a training run."""
-    return not (folder / MANIFEST).exists() and (folder / CHECKPOINTS).is_dir()
+    return not os.path.exists(folder / MANIFEST) and os.path.isdir(folder / CHECKPOINTS)
 
 
 def _resolve(folder: Path) -> Path:

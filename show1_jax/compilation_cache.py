@@ -21,6 +21,8 @@ from show1_jax.files import open_regular, user_path
 
 _SUFFIX = ".program"
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_MAX_BYTES = 1 << 30
+"""Of an entry; a larger one is damaged, and would fill the memory."""
 
 
 def keep_compiled(folder: str) -> None:
@@ -56,8 +58,9 @@ class ProgramStore(CacheInterface):
         path = self._path / f"{key}{_SUFFIX}"
         try:
             with open_regular(path) as file:
-                is_ours = _is_private(os.fstat(file.fileno()))
-                entry = file.read()
+                status = os.fstat(file.fileno())
+                is_ours = _is_private(status) and status.st_size <= _MAX_BYTES
+                entry = file.read() if is_ours else b""
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from show1_jax.errors import FileError, UserError
+from show1_jax.errors import FileError, UserError, shown_name
 
 MAX_JSON_BYTES: Final = 64 << 20
 MAX_JSON_DEPTH: Final = 64
@@ -36,7 +36,8 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         path: on a file system. A `Path` made of a URL is still recognised, although it has one slash less.
 
     Raises:
-        UserError: it is empty, a URL such as `gs://bucket/videos`, or has `~` where there is no home directory.
+        UserError: it is empty, a URL such as `gs://bucket/videos`, has `~` where there is no home directory, is too
+            long, or lies in a folder that this user may not enter.
     """
     text = os.fspath(path)
     if not text or "\0" in text:
@@ -47,9 +48,13 @@ def user_path(path: str | os.PathLike[str]) -> Path:
             "mounted bucket"
         )
     try:
-        return Path(text).expanduser()
+        expanded = Path(text).expanduser()
+        expanded.exists()  # later on this would be an error of the operating system
     except RuntimeError:
         raise UserError(f"{text}: there is no home directory for ~; give the whole path, or set HOME") from None
+    except OSError as error:
+        raise UserError(f"{shown_name(text)}: cannot be looked at ({error.strerror}); correct the path") from None
+    return expanded
 
 
 def open_regular(path: Path) -> io.BufferedReader:
@@ -145,15 +150,18 @@ def new_folder(out: Path) -> Iterator[Path]:
     It lies beside `out`, so that the last step is a rename.
 
     Raises:
-        UserError: it cannot be written, or the disk is full.
+        UserError: it cannot be written, the disk is full, or `out` was made by another process meanwhile.
     """
     target = out.absolute()  # the working directory may be what is replaced
+    existed = os.path.lexists(target)
     temporary, replaced = (target.with_name(f".{target.name}.{secrets.token_hex(4)}") for _ in range(2))
     new_parents = list(itertools.takewhile(lambda parent: not os.path.exists(parent), target.parents))
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if target.exists():
+        if os.path.lexists(target):
+            if not existed:
+                raise UserError(f"{out}: another process has made it meanwhile, nothing was kept; choose another place")
             os.replace(target, replaced)
         os.replace(temporary, target)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -211,7 +219,7 @@ def check_space(out: Path, needed: int) -> None:
     Raises:
         UserError: says how many gigabytes are missing.
     """
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    parent = next(folder for folder in out.absolute().parents if os.path.exists(folder))
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise UserError(

@@ -124,7 +124,7 @@ class CheckpointError(FileError):
     """A checkpoint that is not what was written, or that does not fit."""
 
     def __init__(self, checkpoint: Path, problem: str, remedy: str = ""):
-        is_step = (checkpoint / TRAINING).is_dir()
+        is_step = os.path.isdir(checkpoint / TRAINING)
         super().__init__(problem, remedy or ("take an earlier step" if is_step else "convert again"))
 
 
@@ -167,7 +167,7 @@ def check_sizes(checkpoint: Path, component: str) -> None:
     manifest.component(component)
     for name, recorded in manifest.files.items():
         path = checkpoint / name
-        if name.startswith(f"{component}/") and (not path.is_file() or path.stat().st_size != recorded["size"]):
+        if name.startswith(f"{component}/") and (not os.path.isfile(path) or path.stat().st_size != recorded["size"]):
             raise CheckpointError(checkpoint, f"{path}: missing or truncated")
 
 
@@ -216,7 +216,7 @@ def verify_files(checkpoint: Path, progress: Callable[[int], object] = lambda si
 
 def file_names(checkpoint: Path) -> list[str]:
     """The relative paths of a checkpoint's files, but for its manifest."""
-    paths = (path for path in checkpoint.rglob("*") if path.is_file() and path != checkpoint / MANIFEST)
+    paths = (path for path in checkpoint.rglob("*") if os.path.isfile(path) and path != checkpoint / MANIFEST)
     return sorted(path.relative_to(checkpoint).as_posix() for path in paths)
 
 

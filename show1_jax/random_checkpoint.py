@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from show1_jax.checkpoint import new_checkpoint
+from show1_jax.diffusion import SchedulerConfig, alphas_cumprod
 from show1_jax.errors import UserError
 from show1_jax.files import check_space
 from show1_jax.manifest import Component
@@ -73,6 +74,11 @@ def new_component(
     if not name.isidentifier():
         raise UserError(f"architecture: {name!r} is no component's name; take letters, digits and _")
     kind = KINDS.get(name, "unet")
+    for role, settings in schedulers.items():
+        try:
+            alphas_cumprod(SchedulerConfig.from_json(settings))
+        except UserError as error:
+            raise UserError(f"schedulers: {name}: {role}: {error}") from None
     return Component(
         kind=kind,
         architecture=ARCHITECTURES[kind].from_dict(architecture).to_dict(),

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,25 @@ def test_a_flipped_byte_is_found_before_it_is_loaded(written: Path, abstract: nn
     largest.write_bytes(data)
     with pytest.raises(UserError, match=rf"missing or changed: .*{largest.name}; convert again"):
         load_weights(written, "keyframes", abstract)
+
+
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "_sharding", "folder"])
+def test_what_orbax_would_wait_for_is_refused_listed_or_not(written: Path, abstract: nnx.State, name: str) -> None:
+    path = written / "keyframes" / "weights" / name
+    path.unlink(missing_ok=True)
+    path.symlink_to("/") if name == "folder" else os.mkfifo(path)
+    manifest = read_manifest(written)
+    manifest.files.pop(f"keyframes/weights/{name}", None)
+    manifest.write(written)
+    for read in (weight_shapes, lambda *args: load_weights(*args, abstract)):
+        with pytest.raises(UserError, match=rf"keyframes/weights cannot be read \({name} is not a regular file\)"):
+            read(written, "keyframes")
+
+
+def test_metadata_of_any_size_is_not_read(written: Path) -> None:
+    os.truncate(written / "keyframes" / "weights" / "_METADATA", 1 << 40)
+    with pytest.raises(UserError, match=r"_METADATA has more than 67,108,864 bytes"):
+        weight_shapes(written, "keyframes")
 
 
 def test_a_tokenizer_is_checked_before_it_is_used(tmp_path: Path) -> None:

@@ -19,12 +19,15 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convert.export import export
+from convert.merge import merge
 from convert.verify import verify
 from show1_jax.cascade import Cascade
 from show1_jax.checkpoint_set import CheckpointSet, split_names
 from show1_jax.errors import UserError
 from show1_jax.manifest import read_manifest
 from show1_jax.models import ARCHITECTURES, build
+from show1_jax.random_checkpoint import write_random_checkpoint
 from show1_jax.sampling_config import STAGES
 from show1_jax.training.checkpoints import TrainingCheckpoints
 from show1_jax.weights import to_weights
@@ -112,6 +115,21 @@ def test_names(tmp_path: Path) -> None:
 def test_verify_takes_a_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verify(run / "checkpoints/00000002")
     assert "keyframes" in capsys.readouterr().out
+
+
+def test_what_a_manifest_says_stays_on_its_line(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["components"]["vae"] |= {"dtype": "a\nb", "provenance": {"licence": "\x1b[2J", "source": "c\rd"}}
+    sign(copy, manifest)
+    verify(copy)
+    merge(copy, tmp_path / "merged", ["vae"])
+    export(copy, tmp_path / "exported", ["vae"])
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.split("\n"))
+    assert printed.count("'a\\nb'") == 3
 
 
 JSON = (
@@ -225,6 +243,23 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tiny_checkpoint: Path, tmp_
     os.mkfifo(copy / name)
     with pytest.raises(UserError, match=r"cannot be read|missing or changed"):
         CheckpointSet.open(copy).tokenize("text_t5")
+
+
+def test_no_random_checkpoint_is_made_with_a_schedule_that_cannot_be_sampled(tmp_path: Path) -> None:
+    config = tiny_config.settings()
+    broken = config.schedulers | {"interpolation": {"scheduler": tiny_config.DDPM | {"beta_schedule": "foo"}}}
+    with pytest.raises(UserError, match="schedulers: interpolation: scheduler: scheduler setting beta_schedule"):
+        write_random_checkpoint(tmp_path / "out", config.architecture, broken)
+    assert not any(tmp_path.iterdir())
+
+
+def test_paths_that_are_too_long_are_one_line(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    names = ",".join([str(tiny_checkpoint)] * 30)
+    assert set(CheckpointSet.open(names).paths.values()) == {tiny_checkpoint}
+    with pytest.raises(UserError, match="File name too long"):
+        read_manifest(tmp_path / ("a" * 300))
+    with pytest.raises(UserError, match="File name too long"):
+        CheckpointSet.open("a" * 300)
 
 
 @pytest.mark.parametrize("path", ["gs://bucket/show1", "checkpoints/demo,s3://bucket/keyframes"])

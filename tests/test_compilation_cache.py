@@ -124,6 +124,15 @@ def test_a_program_that_others_could_have_written_is_not_read(tmp_path: Path) ->
     assert store.get("other") is None
 
 
+def test_an_entry_of_any_size_is_not_read(tmp_path: Path) -> None:
+    store = ProgramStore(tmp_path)
+    store.put("key", b"program")
+    (entry,) = tmp_path.iterdir()
+    os.truncate(entry, 1 << 40)
+    assert store.get("key") is None
+    assert not entry.exists()
+
+
 def test_a_full_disk_is_said_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     store = ProgramStore(tmp_path / "missing")
     store.put("key", b"program")

@@ -138,6 +138,13 @@ def test_videos_of_two_folders_with_one_videoid_are_both_used(tmp_path: Path) ->
     assert left_out == {"the table has it twice; its first row counts": ["b/1"]}
 
 
+def test_a_folder_tells_a_video_from_several_of_its_name(folder: Path) -> None:
+    touch(folder, "3.mp4", "3.mov")
+    videos, left_out = listed(folder, "videoid,page_dir,name\n3,page,one\n3,,two\n")
+    assert videos == {"3": ("page/3.mp4", "one")}
+    assert left_out["several videos have this name; give it with its suffix"] == ["3"]
+
+
 def test_captions_in_text_files(folder: Path) -> None:
     (folder / "1.txt").write_text("\ufeffa red\n circle \n", encoding="utf-8")
     (folder / "2.txt").write_text(" \n")

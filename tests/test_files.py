@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from show1_jax.errors import FileError, UserError
-from show1_jax.files import MAX_JSON_DEPTH, locked_folder, open_regular, parse_json, read_json, user_path
+from show1_jax.files import MAX_JSON_DEPTH, locked_folder, new_folder, open_regular, parse_json, read_json, user_path
 
 HOLD = """
 import sys, pathlib
@@ -43,6 +43,25 @@ def test_a_folder_that_nothing_was_written_in_is_not_left(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="bad settings"), locked_folder(folder):
         raise UserError("bad settings")
     assert not folder.exists()
+
+
+def test_what_another_process_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    making = new_folder(out)
+    making.__enter__()
+    out.mkdir()
+    (out / "theirs").touch()
+    with pytest.raises(UserError, match="out: another process has made it meanwhile"):
+        making.__exit__(None, None, None)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "theirs"]
+    with new_folder(out) as folder:
+        (folder / "mine").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
+
+
+def test_a_path_that_cannot_be_looked_at_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"cannot be looked at \(File name too long\)"):
+        user_path("a" * 300)
 
 
 def test_a_path_of_a_user_has_his_home_and_no_bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -94,7 +94,9 @@ def _from_table(found: FoundFiles, table: Path, left_out: LeftOut) -> Iterator[C
     for row in read_rows(table, (ID, CAPTION), (PAGE,)):
         name, page = normal(row.values[ID].strip()), normal(row.values.get(PAGE, "").strip("/ "))
         caption = one_line(row.values[CAPTION])
-        videos = found.called(name) or found.called(f"{page}/{name}")
+        videos = found.called(name)
+        if len(videos) != 1:
+            videos = found.called(f"{page}/{name}") or videos
         named.update(videos)
         if problem := row.problem or _row_problem(name, videos, used) or _problem(caption):
             place = f"{name} ({row.lines})" if row.problem else name

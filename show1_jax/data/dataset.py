@@ -86,9 +86,11 @@ def read_dataset(folder: Path) -> DatasetFiles:
     check_path(folder)
     if not os.path.isdir(folder):
         raise UserError(f"there is no dataset {folder}; {REBUILD}, and give its folder as data.path")
-    if not is_dataset(folder):
-        raise UserError(f"{folder} is no dataset of show1_jax; {REBUILD}")
     try:
+        if os.path.islink(folder / _INFO):
+            file_inside(folder, _INFO)
+        if not is_dataset(folder):
+            raise UserError(f"{folder} is no dataset of show1_jax; {REBUILD}")
         _check_features(_read(folder, _FEATURES))
         shards = _shards(folder, _read(folder, _INFO))
         sha256, shortest_seconds = _metadata(_read(folder, _METADATA))

@@ -130,7 +130,8 @@ def file_inside(folder: Path, name: str) -> Path:
     """
     mode = (folder / name).lstat().st_mode
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{name} is {'a link' if stat.S_ISLNK(mode) else 'not a regular file'}")
+        is_link = stat.S_ISLNK(mode)
+        raise ValueError(f"{name} is {'a link: copy the file itself' if is_link else 'not a regular file'}")
     return folder / name
 
 

@@ -332,7 +332,7 @@ def _key(caption: str) -> bytes:
 def _check_room(out: Path, record: CacheRecord, num_states: int) -> None:
     """Say how large the cache will be, and refuse a disk that is too small."""
     needed = num_states * record.width * _STATE_BYTES
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    folder = next(parent for parent in out.absolute().parents if os.path.exists(parent))
     free = shutil.disk_usage(folder).free
     each = needed / record.num_captions
     print(f"{out}: {record.num_captions} captions of {each / 1e6:.3g} MB take {needed / 1e9:.3g} GB", flush=True)

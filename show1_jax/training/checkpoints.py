@@ -359,8 +359,11 @@ def latest(workdir: Path, warn: Warn = warn_user) -> Path | None:
 
 def _steps(directory: Path) -> list[int]:
     """The numbers of the steps that are there, in order; finding them reads nothing."""
-    folders = directory.iterdir() if directory.is_dir() else ()
-    return sorted(int(path.name) for path in folders if _STEP.fullmatch(path.name) and path.is_dir())
+    try:
+        folders = list(directory.iterdir()) if os.path.isdir(directory) else ()
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be read ({error.strerror}); check its permissions") from None
+    return sorted(int(path.name) for path in folders if _STEP.fullmatch(path.name) and os.path.isdir(path))
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -532,7 +532,7 @@ def test_a_full_disk(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatc
             "gs://bucket/show-1-base: buckets and URLs",
         ),
         (["--stages", "keyframes", "--keyframes", "~nobody-of-this-name/x"], "there is no home directory for ~"),
-        (["--stages", "keyframes", "--keyframes", "x" * 5000], "no such folder"),
+        (["--stages", "keyframes", "--keyframes", "x" * 5000], "File name too long"),
         (["--from", "s3://bucket"], "argument --from: s3://bucket: buckets and URLs are not supported"),
         (["--out", "gs://bucket/x"], "argument --out: gs://bucket/x: buckets and URLs are not supported"),
         (["--out", "x" * 5000], "argument --out: 'xxx"),
