@@ -122,6 +122,12 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "sample_every": (0, 10**9),
     "keep": (1, 10**6),
     "keep_every": (0, 10**9),
+    # records of runs
+    "step": (0, 10**9),
+    "next_batch": (0, 10**9),
+    "num_read": (0, 10**18),
+    "num_failed": (0, 10**18),
+    "processes": (1, 10**6),
 }
 """By the name of the field, or by class and field where a class differs; both ends are allowed."""
 

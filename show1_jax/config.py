@@ -111,6 +111,7 @@ _KINDS = {
     types.NoneType: ("none", "none"),
 }
 """Types in words: of one value, and of those of a list."""
+_BY_NAME = ("settings by name",) * 2
 
 
 def _wanted(kind: Any) -> str:
@@ -119,9 +120,9 @@ def _wanted(kind: Any) -> str:
     if origin is Literal:
         return f"is none of {', '.join(map(repr, arguments))}"
     if origin is tuple:
-        return f"must be a list of {_KINDS[arguments[0]][1]}"
+        return f"must be a list of {_KINDS.get(arguments[0], _BY_NAME)[1]}"
     alternatives = arguments if origin in (Union, types.UnionType) else (kind,)
-    return "must be " + " or ".join(_KINDS.get(each, ("settings by name",))[0] for each in alternatives)
+    return "must be " + " or ".join(_KINDS.get(each, _BY_NAME)[0] for each in alternatives)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -22,6 +22,7 @@ from show1_jax.training.metrics import MetricsWriter
 from show1_jax.training.plan import Plan, make_plan
 from show1_jax.training.run import TrainingRun
 from show1_jax.training_config import TrainedStage
+from show1_jax.video import write_bytes
 
 
 def run(
@@ -76,21 +77,14 @@ def dry_run(config: SampleConfig, stage: TrainedStage, devices: Sequence[int]) -
 
 def _lock(workdir: Path, stack: contextlib.ExitStack) -> None:
     """Two runs in one directory would remove each other's unfinished checkpoints."""
-    with _writing(workdir):
+    try:
         stack.enter_context(locked_folder(workdir))
+    except OSError as error:
+        raise UserError(f"cannot write in {workdir} ({error.strerror}); take another --workdir") from error
 
 
 def _write_config(workdir: Path, config: SampleConfig) -> None:
-    with _writing(workdir):
-        (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
-
-
-@contextlib.contextmanager
-def _writing(workdir: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write in {workdir} ({error.strerror}); take another --workdir") from error
+    write_bytes(workdir / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
 
 
 def _warn(plan: Plan) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from show1_jax.errors import UserError
+from show1_jax.files import open_regular
 from show1_jax.parallel import from_first_process
 from show1_jax.video import write_bytes
 
@@ -147,7 +148,9 @@ def _json(value: float) -> float | str:
 
 def _open_lines(path: Path, resumed_step: int) -> Any:
     with _one_line(path, "choose another --workdir"):
-        old = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        old = []
+        with contextlib.suppress(FileNotFoundError), open_regular(path) as file:
+            old = file.read().splitlines(keepends=True)
         kept = [line for line in old if _is_kept(line, resumed_step)]
         if len(kept) < len(old):
             write_bytes(path, b"".join(kept))

@@ -21,6 +21,7 @@ from show1_jax.parallel import local_rows, make_mesh, put_rows, shardings_by_pat
 from show1_jax.training.checkpoints import CHECKPOINTS, TrainingCheckpoints, warn_user
 from show1_jax.training.inputs import Inputs
 from show1_jax.training.plan import Plan
+from show1_jax.training.record import ClipState, StepRecord
 from show1_jax.training.state import TrainState, abstract_state, new_state
 from show1_jax.training.step import Batch, Metrics, Model, make_evaluation_step, make_train_step
 from show1_jax.training_config import TRAINED_STAGES, TrainedStage, TrainingConfig
@@ -120,19 +121,19 @@ class TrainingRun:
         """
         plan = self.plan
         self.clips.check()
-        record = {
-            "stage": plan.stage,
-            "step": step,
-            "data": self.clips.get_state(),
-            "fingerprint": self.clips.fingerprint,
-            "network": _network(plan),
-            "settings": _settings(plan),
-            "config": plan.config.to_dict(),
-            "mesh": dict(self.mesh.shape),
-            "processes": jax.process_count(),
-        }
+        record = StepRecord(
+            stage=plan.stage,
+            step=step,
+            data=ClipState.from_dict(self.clips.get_state()),
+            fingerprint=self.clips.fingerprint,
+            network=tuple(_network(plan)),
+            settings=_settings(plan),
+            config=plan.config.to_dict(),
+            mesh=dict(self.mesh.shape),
+            processes=jax.process_count(),
+        )
         rest = self.state._replace(average={})
-        self.checkpoints.save(step, plan.component, self._published(step), self.state.average, rest, record)
+        self.checkpoints.save(step, plan.component, self._published(step), self.state.average, rest, record.to_dict())
         self.saved_step = step
 
     def _published(self, step: int) -> Component:
@@ -162,7 +163,7 @@ class TrainingRun:
         restored = self.checkpoints.restore(self.plan.component, average, self._abstract._replace(average={}))
         if restored is None:
             return False
-        self.clips.set_state(restored.record["data"])
+        self.clips.set_state(self._read_record(restored.record).data.to_dict())
         state: TrainState = restored.state
         self.state = state._replace(average=restored.ema)
         self.saved_step = restored.step
@@ -176,16 +177,20 @@ class TrainingRun:
         shardings = weight_shardings(self.like, self.mesh)
         return to_weights(load_weights(checkpoint, plan.component, self.like, shardings, jnp.float32))
 
-    def _check_resumed(self, record: Mapping[str, Any] | None) -> None:
+    def _read_record(self, values: Mapping[str, Any]) -> StepRecord:
+        return StepRecord.read(values, f"{self.checkpoints.directory}: the record of a step")
+
+    def _check_resumed(self, values: Mapping[str, Any] | None) -> None:
         """Refuse to go on with a run of something else, and say what is different where that is allowed."""
-        if record is None:
+        if values is None:
             return
+        record = self._read_record(values)
         plan, where, remedy = self.plan, f"{self.workdir} holds a run", "or take another --workdir"
-        if record["stage"] != plan.stage:
-            raise UserError(f"{where} of stage {record['stage']}, not {plan.stage}; take another --workdir")
-        if not _is_of(plan, *record["network"]):
+        if record.stage != plan.stage:
+            raise UserError(f"{where} of stage {record.stage}, not {plan.stage}; take another --workdir")
+        if not _is_of(plan, *record.network):
             raise UserError(f"{where} of another network or noise schedule; go on with the config it had, {remedy}")
-        before, now = _of_stage(TrainingConfig(), plan.stage) | record["settings"], _settings(plan)
+        before, now = _of_stage(TrainingConfig(), plan.stage) | record.settings, _settings(plan)
         for name in _FIXED:
             if before[name] != now[name]:
                 raise UserError(
@@ -197,7 +202,7 @@ class TrainingRun:
                     f"{where} with {name}={before[name]}, whose state another optimizer cannot take; "
                     f"go on with that, or take another --workdir and start there with init={self.workdir}"
                 )
-        if record["fingerprint"] != self.clips.fingerprint:
+        if record.fingerprint != self.clips.fingerprint:
             raise UserError(
                 f"{where} on other clips (dataset, data.seed, num_validation, or their size, rate or length); "
                 f"go on with those, {remedy}"
