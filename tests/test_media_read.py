@@ -224,17 +224,29 @@ def test_a_video_too_large_to_keep_is_refused(tmp_path: Path, monkeypatch: pytes
 # Damaged files
 
 
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A video of every container, encoded once: encoders with several threads do not repeat themselves."""
+    folder = tmp_path_factory.mktemp("valid")
+    codecs = {
+        "a.mp4": ("libx264", "yuv420p"),
+        "a.mkv": ("libx264", "yuv420p"),
+        "a.webm": ("libvpx-vp9", "yuv420p"),
+        "a.avi": ("mpeg4", "yuv420p"),
+        "a.gif": ("gif", "rgb8"),
+    }
+    frames = numbered(6, 16, 24)
+    return {name: encode(folder / name, frames, *of_it).read_bytes() for name, of_it in codecs.items()}
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm", "a.avi", "a.gif"])
 @given(st.data())
 @settings(deadline=None, max_examples=25)
 def test_a_damaged_video_is_read_or_one_line(
-    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, valid: dict[str, bytes], name: str, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("damaged")
-    codec, layout = {"a.webm": ("libvpx-vp9", "yuv420p"), "a.avi": ("mpeg4", "yuv420p"), "a.gif": ("gif", "rgb8")}.get(
-        name, ("libx264", "yuv420p")
-    )
-    content = bytearray(encode(folder / name, numbered(6, 16, 24), codec, layout).read_bytes())
+    content = bytearray(valid[name])
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     (folder / name).write_bytes(content)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -161,7 +161,9 @@ def open_video(file: BinaryIO) -> Iterator[Video]:
 
     check_whole(file)
     with ffmpeg_errors():
-        container = av.open(file, "r", options=_LIMITS, container_options=_CONTAINER_OPTIONS, metadata_errors="replace")
+        # What is no UTF-8 is no damage; from PyAV 19 on that is so by itself.
+        lenient: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+        container = av.open(file, "r", options=_LIMITS, container_options=_CONTAINER_OPTIONS, **lenient)
     with container:
         yield Video(container)
 
