@@ -16,11 +16,13 @@ from show1_jax.terminal import end_at_once, leave
 if __name__ == "__main__":
     end_at_once("sample")  # Ctrl-C while the modules below are imported
 
+import dataclasses
 from collections.abc import Sequence
 
 from absl import flags
 
 from show1_jax.cli import (
+    argument_text,
     asked_processes,
     define_process_flags,
     flag_help,
@@ -72,9 +74,11 @@ def sample(argv: Sequence[str]) -> None:
         if values[name].value is not None:
             settings[name] = values[name].value
     config = SampleConfig.from_dict(settings.to_dict())
+    config = dataclasses.replace(config, negative_prompt=argument_text(config.negative_prompt))
     check_paths(config)
+    texts = [argument_text(text) for text in values.prompt]
     request = Request(
-        prompts=choose_prompts(config, values.prompt, values.prompts, values.videos_per_prompt),
+        prompts=choose_prompts(config, texts, values.prompts, values.videos_per_prompt),
         stages=choose_stages(values.stages, values.from_stage),
         resume=values.from_stage is not None,
         video=None if values.video is None else user_path(values.video),

@@ -7,6 +7,7 @@ found, or put into words, here.
 import argparse
 import contextlib
 import difflib
+import os
 import re
 import runpy
 import sys
@@ -125,6 +126,14 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
     if rest:
         raise UserError(f"{rest[0]!r} belongs to no flag; a prompt is given as --prompt {rest[0]!r}")
     return config
+
+
+def argument_text(text: str) -> str:
+    """Return a text of the command line; where the locale cannot read it, such as "C" an emoji, it is read as UTF-8."""
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def load_config(path: str) -> ConfigDict:

@@ -177,6 +177,7 @@ def _is_pending(job: Job, request: Request, inputs: Mapping[Stage, Clip]) -> boo
             raise
     if directory.existing(request.replaced) and not request.overwrite:
         raise UserError(_in_the_way(job, request))
+    directory.check_replaceable(request.replaced)
     return True
 
 

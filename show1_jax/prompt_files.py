@@ -31,6 +31,10 @@ _KEYS: Final = {"prompt": str, "negative": str, "seed": int}
 _VBENCH_PROMPT: Final = "prompt_en"
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1f]")
 _MARKUP: Final = re.compile(r"<(\?xml|!doctype|html)\b", re.IGNORECASE)
+_KEY: Final = re.compile(r"(-\s+)?prompts?\s*[:=]", re.IGNORECASE)
+"""How YAML or a program begins that holds prompts."""
+_ITEM: Final = re.compile(r"""(["']).*\1,""")
+"""A line of a list in JSON or a program, without the list's brackets."""
 _ARRAY: Final = re.compile(r"""\[\s*(["'{\[\]]|$)""")
 """How a JSON array begins; a prompt may begin with a word in brackets."""
 
@@ -94,10 +98,15 @@ def _read_text(path: Path) -> str:
 def _numbered_lines(text: str) -> dict[int, str]:
     """The lines that count, by number from 1."""
     return {
-        number: line.strip()
-        for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1)
-        if line.strip() and not line.strip().startswith("#")
+        number: line
+        for number, line in enumerate(map(_stripped, re.split(r"\r\n|\r|\n", text)), start=1)
+        if line and not line.startswith("#")
     }
+
+
+def _stripped(line: str) -> str:
+    """A line without white space around it, nor the byte order mark of a file that was appended to another."""
+    return line.strip().removeprefix("\ufeff").strip()
 
 
 def _read_lines(text: str) -> Iterator[Entry]:
@@ -108,12 +117,28 @@ def _read_lines(text: str) -> Iterator[Entry]:
         return
     if _MARKUP.match(first):
         raise _FormError("HTML or XML")
-    if {name.strip(" \"'").lower() for name in re.split(r"[,;\t|]", first)} & {"prompt", "prompts", _VBENCH_PROMPT}:
+    if _KEY.match(first):
+        raise _FormError(f"YAML or a program, which begins with a name ({first[:60]!r})")
+    if _is_header(first):
         raise _FormError(f"the header of a table ({first[:60]!r}), whose name would end in .csv or .tsv")
+    if lines and all("\t" in line for line in lines.values()):
+        raise _FormError("a table (every line has a tab), whose name would end in .tsv")
     for number, line in lines.items():
-        if line.startswith("{") or not any(unicodedata.category(character)[0] in "LNS" for character in line):
+        if line.startswith("{") or _ITEM.fullmatch(line) or not any(map(_says_something, line)):
             raise _FormError(f"{line[:40]!r} is no prompt", f"line {number}")
         yield Entry(f"line {number}", line)
+
+
+def _is_header(line: str) -> bool:
+    cells = [cell.strip("\"'").lower() for cell in re.split(r"[,;\t|]", line)]
+    is_of_captions = len(cells) > 1 and {"text", "caption"} & set(cells)
+    return bool(is_of_captions or {"prompt", "prompts", _VBENCH_PROMPT} & {cell.strip(" \"'") for cell in cells})
+
+
+def _says_something(character: str) -> bool:
+    """Whether it is a letter, a digit or a picture such as an emoji."""
+    category = unicodedata.category(character)
+    return category[0] in "LN" or category == "So"
 
 
 def _read_json(text: str) -> Iterator[Entry]:
@@ -169,7 +194,10 @@ def _read_table(text: str, delimiter: str) -> Iterator[Entry]:
                     f"line {first}",
                 )
             else:
-                yield Entry(f"line {first}", dict(zip(names, map(_cell, names, cells), strict=True)))
+                values = dict(zip(names, map(_cell, names, cells), strict=True))
+                if values.get("", "") is None:  # programs leave empty columns
+                    del values[""]
+                yield Entry(f"line {first}", values)
     except csv.Error as error:
         raise _FormError(str(error), f"line {rows.line_num}") from None
 

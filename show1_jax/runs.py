@@ -159,6 +159,17 @@ class RunDirectory:
         files = [*whole, *(self.stage_file(stage, suffix) for stage in stages for suffix in _SUFFIXES)]
         return [path for path in files if path.exists()]
 
+    def check_replaceable(self, stages: Sequence[Stage]) -> None:
+        """Refuse to run these stages where folders lie in place of the files that would be written.
+
+        Raises:
+            UserError: there is one.
+        """
+        files = [self.stage_file(stage, suffix) for stage in stages for suffix in _SUFFIXES]
+        for path in (self.path / RECORD, self.path / CONTACT_SHEET, *files):
+            if path.is_dir() and not path.is_symlink():
+                raise UserError(f"{path} is a folder, which no run makes; remove it, or choose another --out")
+
     def remove(self, stages: Sequence[Stage]) -> None:
         """Remove the files of these stages, and first what speaks for the whole.
 

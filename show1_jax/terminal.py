@@ -48,8 +48,8 @@ def interruptible(program: str) -> Iterator[threading.Event]:
         if said.exc_type is not KeyboardInterrupt:
             before(said)
             return
-        _handle(first)
         threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT)).start()
+        _handle(first)  # not before: what a second Ctrl-C raised here would be printed
 
     before, sys.unraisablehook = sys.unraisablehook, unraisable
     try:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sample
-from show1_jax.cli import flag_help, load_config, parse_flags, run_command
+from show1_jax.cli import argument_text, flag_help, load_config, parse_flags, run_command
 from show1_jax.errors import UserError
 from show1_jax.prompts import MAX_SEED, Prompt
 from show1_jax.request import Request, SampleConfig, choose_prompts, choose_stages
@@ -199,6 +200,14 @@ def test_negative_prompts() -> None:
         *("low resolution, blur", "", None, "", "low resolution, blur")
     ]
     assert [config.guided_away_from(stage, "dull") for stage in STAGES] == ["dull", "", None, "", "dull"]
+
+
+def test_arguments_that_the_locale_cannot_read_are_utf8() -> None:
+    command = [sys.executable, "sample.py", "--config", CONFIGS["demo"], "--prompt", "\U0001f43c"]
+    c_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([*command, *command[-2:]], env=os.environ | c_locale, cwd=ROOT, capture_output=True)
+    assert done.stderr == b"sample: '\\U0001f43c' is asked for twice with seed 345; give it seeds of its own\n"
+    assert argument_text("caf\udce9") == "caf\udce9"  # refused as a prompt
 
 
 def test_flags_come_in_any_order() -> None:

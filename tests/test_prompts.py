@@ -242,6 +242,16 @@ def test_tables_as_programs_write_them(prompt_file: Path, prompts: list[Prompt],
         ("a", "<?xml version='1.0'?>\n<a/>", "HTML or XML"),
         ("a.txt", "a panda\n{'prompt': 'a fox'}", "line 2: \"{'prompt': 'a fox'}\" is no prompt"),
         ("a.txt", "a panda\n---\na fox", "line 2: '---' is no prompt"),
+        ("a.txt", "```\na panda\n```", "line 1: '```' is no prompt"),
+        ("a.txt", "Pandas\n=======\na panda", "line 2: '=======' is no prompt"),
+        ("a.txt", '"a panda",\n"a fox"', "line 1: '\"a panda\",' is no prompt"),
+        ("a.txt", "a panda\n'a fox',", "line 2: \"'a fox',\" is no prompt"),
+        ("a.txt", "prompts:\n  - a panda", "YAML or a program, which begins with a name ('prompts:')"),
+        ("a.txt", "- prompt: a panda\n  seed: 3", "YAML or a program"),
+        ("a.txt", "prompts = ['a panda', 'a fox']", "YAML or a program"),
+        ("a.txt", "id,caption\n1,a panda", "the header of a table ('id,caption')"),
+        ("a.txt", "Text\tseed\na panda\t1", "the header of a table"),
+        ("a.txt", "a panda\t1\na fox\t2", "a table (every line has a tab)"),
         ("a.txt", '[\n"a panda",\n"a fox",\n]', "not valid JSON ("),
         ("a.txt", "['a panda', 'a fox']", "not valid JSON"),
         ("a.txt", '{\n"prompt": "a panda",\n}', "not valid JSON"),
@@ -261,6 +271,7 @@ def test_tables_as_programs_write_them(prompt_file: Path, prompts: list[Prompt],
         ("a.csv", "prompt,seed\na panda", "line 2: 1 cells"),
         ("a.csv", "prompt,colour\na panda,red", "line 2: unknown key 'colour'"),
         ("a.csv", "prompt,prompt\na,b", "is no header"),
+        ("a.csv", ",prompt\n0,a", "line 2: unknown key ''"),
         ("a.csv", "prompt,seed\na panda,first", "line 2: seed must be a whole number, not 'first'"),
         ("a.csv", "prompt,seed\n,1", "line 2: the key 'prompt' is missing"),
         ("a.csv", 'prompt,seed\n"a\nb",1\na,-1', "line 4: seed must be from 0"),
@@ -283,6 +294,33 @@ def test_what_is_no_form_of_prompts_is_refused(tmp_path: Path, name: str, conten
     assert str(error.value).startswith(str(tmp_path / name))
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a sign, text, blue light",
+        '"Stay," said the panda',
+        '"Stay", she said, "here"',
+        "prompt people queue",
+        "\U0001f43c",
+        "1",
+        "- a\tpanda",
+    ],
+)
+def test_what_only_looks_like_another_form_is_a_prompt(tmp_path: Path, prompt: str) -> None:
+    (tmp_path / "a.txt").write_text(f"a panda\n{prompt}\n", encoding="utf-8")
+    assert read_prompts(tmp_path / "a.txt") == [Prompt("a panda"), Prompt(prompt)]
+
+
+def test_files_that_were_joined_keep_no_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa panda\r\n\xef\xbb\xbf# foxes\r\n\xef\xbb\xbfa fox\r\n")
+    assert read_prompts(tmp_path / "a.txt") == [Prompt("a panda"), Prompt("a fox")]
+
+
+def test_empty_columns_of_a_table_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,seed,\na panda,1,\n")
+    assert read_prompts(tmp_path / "a.csv") == [Prompt("a panda", None, 1)]
 
 
 def test_a_prompt_may_begin_with_a_word_in_brackets(tmp_path: Path) -> None:

@@ -283,6 +283,18 @@ def test_overwrite_replaces_a_damaged_record(copied: Sampler, finished: RunDirec
     assert record_of(copied.run).stages == ("superres_latent",)
 
 
+@pytest.mark.parametrize("name", ["run.json", "contact_sheet.png", "1_keyframes.safetensors", "5_superres_latent.gif"])
+@pytest.mark.parametrize("arguments", [["--overwrite"], ["--overwrite", "--from_stage=superres_latent"]])
+def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_removed(
+    copied: Sampler, name: str, arguments: list[str]
+) -> None:
+    (copied.run.path / name).unlink()
+    (copied.run.path / name).mkdir()
+    assert copied.refusal() != ""
+    if name != "1_keyframes.safetensors" or len(arguments) == 1:
+        assert f"{name} is a folder, which no run makes" in copied.refusal(*arguments)
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:10])
 

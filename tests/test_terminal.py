@@ -182,6 +182,24 @@ def test_a_ctrl_c_that_cannot_be_raised_is_raised_again() -> None:
     interrupt(start(command(body)), "deleting")
 
 
+def test_a_second_ctrl_c_is_one_line_while_the_first_is_raised_again() -> None:
+    body = """
+        import threading
+        start = threading.Thread.start
+        def starting(self):
+            os.kill(os.getpid(), 2)
+            start(self)
+        threading.Thread.start = starting
+        class Slow:
+            def __del__(self):
+                print("deleting", flush=True)
+                time.sleep(1)
+        Slow()
+        time.sleep(60)
+    """
+    interrupt(start(command(body)), "deleting")
+
+
 def test_a_command_in_the_background_is_not_interrupted() -> None:
     """A shell has it ignore Ctrl-C, which is meant for what runs in front."""
     body = """
