@@ -74,8 +74,9 @@ def leave(code: int) -> NoReturn:
 
 def _leave(program: str) -> Callable[[int, FrameType | None], NoReturn]:
     def leave(number: int, frame: FrameType | None) -> NoReturn:
+        bar_end = "" if getattr(sys.stderr, "is_at_line_start", True) else "\n"
         with contextlib.suppress(OSError):
-            os.write(2, f"{program}: interrupted\n".encode())
+            os.write(2, f"{bar_end}{program}: interrupted\n".encode())
         os._exit(INTERRUPTED)
 
     return leave
@@ -126,9 +127,14 @@ def _fill_closed() -> None:
 
 
 class _Steady:
-    """A text stream that loses what it cannot write."""
+    """A text stream that loses what it cannot write.
+
+    Attributes:
+        is_at_line_start: whether what was written last ends a line, as that of a progress bar does not.
+    """
 
     def __init__(self, stream: Any):
+        self.is_at_line_start = True
         self._stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115
         if hasattr(self._stream, "reconfigure"):
             self._stream.reconfigure(errors="backslashreplace")
@@ -138,6 +144,8 @@ class _Steady:
 
     def write(self, text: str) -> int:
         """Write a text, or lose it."""
+        if text:
+            self.is_at_line_start = text[-1] in "\r\n"
         with self._losing():
             self._stream.write(text)
         return len(text)

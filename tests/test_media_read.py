@@ -99,6 +99,13 @@ def test_an_image_that_is_large_when_decoded_is_refused_before(tmp_path: Path) -
     assert "Warning" not in output
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_what_is_no_video_whatever_its_name_is_one_line(tmp_path: Path, kind: str) -> None:
+    Image.fromarray(numbered(1)[0]).save(tmp_path / "a.gif", kind)
+    with pytest.raises(UserError, match="its content is none of mov,mp4,matroska,webm,avi,gif, whatever its name"):
+        read_video(tmp_path / "a.gif")
+
+
 # Folders
 
 
@@ -108,6 +115,15 @@ def test_what_systems_leave_in_folders_is_no_frame(tmp_path: Path) -> None:
     for name in ("._0.PNG", ".hidden.png", ".DS_Store", "Thumbs.db", "desktop.ini", "notes.txt"):
         (tmp_path / name).write_bytes(b"\0\5\x16\7Mac OS X")
     assert [number_of(frame) for frame in read_video(tmp_path)[0]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["1.tga", "1.AVIF", "1.gif"])
+def test_frames_of_a_kind_that_is_not_read_are_not_passed_over(tmp_path: Path, name: str) -> None:
+    for index, frame in enumerate(numbered(3)):
+        Image.fromarray(frame).save(tmp_path / f"{index}.png")
+    (tmp_path / "1.png").rename(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} is none of .png .*: convert or remove it"):
+        read_video(tmp_path)
 
 
 def test_frames_of_equal_numbers_are_in_the_order_of_their_names(tmp_path: Path) -> None:

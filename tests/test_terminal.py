@@ -169,6 +169,19 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
     interrupt(start(command(body)), "working", "tidying up")
 
 
+def test_a_second_ctrl_c_has_a_line_of_its_own_below_a_progress_bar() -> None:
+    body = """
+        sys.stderr.write("\\rkeyframes: 50%")
+        sys.stderr.flush()
+        try:
+            os.kill(os.getpid(), 2)
+        finally:
+            os.kill(os.getpid(), 2)
+    """
+    done = subprocess.run(command(body), env=environment(), capture_output=True)
+    assert done.stderr == b"\rkeyframes: 50%\nsample: interrupted\n"
+
+
 def test_a_ctrl_c_that_cannot_be_raised_is_raised_again() -> None:
     """Where it comes, Python prints exceptions and goes on: in a callback of the garbage collector, for example."""
     body = """

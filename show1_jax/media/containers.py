@@ -25,8 +25,9 @@ MAX_FRAMES: Final = 1_000_000
 MAX_DECODED_PIXELS: Final = 1 << 38
 """Of all frames: an hour of 1920 x 1080 at 30 frames a second has 2.2e11."""
 # Only containers: a playlist named like a video could make FFmpeg open other files.
+_FORMATS: Final = "mov,mp4,matroska,webm,avi,gif"
 _CONTAINER_OPTIONS: Final = {
-    "format_whitelist": "mov,mp4,matroska,webm,avi,gif",
+    "format_whitelist": _FORMATS,
     "fflags": "-genpts",  # for AVI with B-frames it makes up times that are wrong
 }
 _LIMITS: Final = {"max_pixels": str(MAX_PIXELS)}
@@ -160,10 +161,13 @@ def open_video(file: BinaryIO) -> Iterator[Video]:
     import av
 
     check_whole(file)
+    # What is no UTF-8 is no damage; from PyAV 19 on that is so by itself.
+    lenient: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     with ffmpeg_errors():
-        # What is no UTF-8 is no damage; from PyAV 19 on that is so by itself.
-        lenient: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
-        container = av.open(file, "r", options=_LIMITS, container_options=_CONTAINER_OPTIONS, **lenient)
+        try:
+            container = av.open(file, "r", options=_LIMITS, container_options=_CONTAINER_OPTIONS, **lenient)
+        except av.ArgumentError:  # what FFmpeg says of formats that are not in the list
+            raise VideoError(f"its content is none of {_FORMATS}, whatever its name") from None
     with container:
         yield Video(container)
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_OTHER_SUFFIXES: Final = (".avif", ".dng", ".dpx", ".exr", ".gif", ".hdr", ".heic", ".jp2", ".jxl", ".ppm", ".tga")
+"""Of images that are not read: frames that are passed over would make another video."""
 MAX_PIXELS: Final = 64_000_000
 """Of an image: cameras have up to 61 million."""
 # Others can run programs (EPS), or are no pictures.
@@ -27,9 +29,14 @@ def list_images(folder: Path) -> list[Path]:
     """Return the images of a folder, frame2 before frame10.
 
     Hidden files are none: some systems keep notes on `name.png` in `._name.png`.
+
+    Raises:
+        VideoError: it has images of other kinds.
     """
-    found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted((path for path in found if not path.name.startswith(".")), key=_natural_order)
+    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    if others := sorted(path.name for path in files if path.suffix.lower() in _OTHER_SUFFIXES):
+        raise VideoError(f"{others[0]} is none of {' '.join(IMAGE_SUFFIXES)}")
+    return sorted((path for path in files if path.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
 
 
 def _natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:

@@ -15,7 +15,7 @@ from show1_jax.media.arrays import frame_values, mapped_array
 from show1_jax.media.containers import VIDEO_SUFFIXES, TimedFrame, open_video
 from show1_jax.media.errors import VideoError
 from show1_jax.media.frames import even_indices, fit_frame
-from show1_jax.media.images import list_images, read_image
+from show1_jax.media.images import IMAGE_SUFFIXES, list_images, read_image
 from show1_jax.media.timeline import Timeline
 
 MAX_READ_BYTES: Final = 1 << 30
@@ -63,9 +63,12 @@ def read_frames(
 
 
 def _read_folder(folder: Path, size: Size, choose: Choose) -> np.ndarray:
-    images = list_images(folder)
+    try:
+        images = list_images(folder)
+    except VideoError as error:
+        raise UserError(f"cannot read the frames of {folder} ({error}): convert or remove it") from error
     if not images:
-        raise UserError(f"{folder} has no frames: give a folder that has some")
+        raise UserError(f"{folder} has no frames: give a folder that has some, {' '.join(IMAGE_SUFFIXES)}")
     chosen = [images[index] for index in choose(len(images))]
     return gather((_read_frame(image) for image in chosen), len(chosen), size, folder)
 
