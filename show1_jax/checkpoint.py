@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -41,6 +42,7 @@ T = TypeVar("T")
 
 _SAVE_CONCURRENT_BYTES = 2**28
 _RESTORE_CONCURRENT_GB = 4
+_INTERRUPTED_SECONDS = 3.0
 _COMPRESS = False  # it saves a twelfth of float32 weights' place, for five times the time to write them
 
 # Orbax's threads log, with a traceback, what they also raise: a user gets one line, from us.
@@ -59,9 +61,14 @@ def _run_in_new_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     try:
         return loop.run_until_complete(coroutine)
     finally:
+        is_interrupted = isinstance(sys.exception(), KeyboardInterrupt)
+        limit = _INTERRUPTED_SECONDS if is_interrupted else None
         while tasks := asyncio.all_tasks(loop):
-            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        loop.close()
+            _, waiting = loop.run_until_complete(asyncio.wait(tasks, timeout=limit))
+            if waiting:  # perhaps for ever: Ctrl-C may have ended what would wake it
+                break
+        else:
+            loop.close()
 
 
 asyncio_utils._run_sync_via_new_loop = _run_in_new_loop  # what Orbax's own threads run: private, and no other way

@@ -1,9 +1,11 @@
 """Checkpoints: what is written is what is read, straight to the devices; damage and wrong places give one line."""
 
+import asyncio
 import contextlib
 import errno
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -312,3 +314,21 @@ def test_many_small_and_one_large_array_are_written(tmp_path: Path, monkeypatch:
     abstract = nnx.State({path[0]: nnx.Param(jax.ShapeDtypeStruct(a.shape, a.dtype)) for path, a in arrays.items()})
     for path, array in values(load_weights(tmp_path / "checkpoint", "vae", abstract)).items():
         np.testing.assert_array_equal(array, arrays[path])
+
+
+def test_ctrl_c_in_a_loop_does_not_wait_for_what_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "_INTERRUPTED_SECONDS", 0.1)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def work() -> None:
+        loops.append(asyncio.get_running_loop())
+        waiting = loops[0].create_task(asyncio.wait_for(loops[0].create_future(), timeout=10))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints._run_in_new_loop(work())
+    assert time.monotonic() - start < 5
+    loops[0].close()
