@@ -113,16 +113,30 @@ def parse_json(text: str | bytes) -> Any:
 
     Raises:
         ValueError: in one line, why it is none: syntax, encoding, nesting, lone surrogates, a number of thousands of
-            digits.
+            digits, a name twice in one object.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=without_repeats)
     except RecursionError:
         raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not {error.encoding}") from None
     check_json(value)
     return value
+
+
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON, for `json.loads`: readers differ in which of two values of a name they take.
+
+    Raises:
+        ValueError: a name is there twice.
+    """
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise ValueError(f"the name {name[:40]!a} twice in one object")
+        table[name] = value
+    return table
 
 
 def check_json(value: Any, depth: int = 0) -> None:

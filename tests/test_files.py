@@ -97,6 +97,7 @@ def test_json_is_bounded(tmp_path: Path) -> None:
         "[" * 100_000: "nested more than 64 deep",
         '{"\\ud800": 1}': "not valid Unicode",
         "9" * 5000: "Exceeds the limit",
+        '{"a": {"seed": 1, "seed": 2}}': "the name 'seed' twice in one object",
         "": "Expecting value",
     }.items():
         path.write_text(text)
