@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -204,30 +204,31 @@ def _read_checkpoint(folder: Path) -> None:
     cascade.check(STAGES)
 
 
-def _make_run(folder: Path) -> None:
+def _run_request() -> dict[str, Any]:
     from show1_jax.prompts import Prompt
-    from show1_jax.runs import RunDirectory, describe_request
+    from show1_jax.runs import describe_request
     from tests import tiny_config
 
-    directory = RunDirectory.of(folder, Prompt("a red circle", seed=7))
-    directory.write_stage("keyframes", _frames().astype(np.float32) / 255, FPS)
-    request = describe_request(
-        tiny_config.settings(), Prompt("a red circle", seed=7), precision="float32", checkpoint={"keyframes": "0"}
-    )
-    directory.finish("a red circle", {"request": request, "stages": ["keyframes"], "made": {"times": {}}})
-    directory.path.rename(folder / "run")
+    prompt, checkpoint = Prompt("a red circle", seed=7), {"keyframes": "0"}
+    return describe_request(tiny_config.settings(), prompt, precision="float32", checkpoint=checkpoint)
+
+
+def _make_run(folder: Path) -> None:
+    from show1_jax.run_record import Record
+    from show1_jax.runs import RunDirectory
+    from show1_jax.video import digest
+
+    video = _frames().astype(np.float32) / 255
+    directory = RunDirectory(folder / "run")
+    directory.write_stage("keyframes", video, FPS)
+    directory.finish("a red circle", Record(_run_request(), ("keyframes",), {"keyframes": digest(video)}))
 
 
 def _read_run(folder: Path) -> None:
-    from show1_jax.prompts import Prompt
-    from show1_jax.runs import RunDirectory, describe_request
-    from tests import tiny_config
+    from show1_jax.runs import RunDirectory
 
     directory = RunDirectory(folder / "run")
-    request = describe_request(
-        tiny_config.settings(), Prompt("a red circle", seed=7), precision="float32", checkpoint={"keyframes": "0"}
-    )
-    directory.is_done(request, ("keyframes",), {})
+    directory.is_done(_run_request(), ("keyframes",), {})
     directory.load("keyframes")
 
 
@@ -237,7 +238,8 @@ def _make_text(name: str, text: str) -> Callable[[Path], None]:
 
 def _read_prompts(name: str) -> Callable[[Path], None]:
     def read(folder: Path) -> None:
-        from show1_jax.prompts import read_prompts, slug
+        from show1_jax.prompt_files import read_prompts
+        from show1_jax.prompts import slug
 
         for prompt in read_prompts(folder / name):
             slug(prompt.text, prompt.seed or 0)
