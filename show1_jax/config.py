@@ -2,13 +2,12 @@
 
 import dataclasses
 import difflib
-import reprlib
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, Self, Union, get_args, get_origin
 
 from show1_jax.bounds import MAX_BLOCK_LAYERS, MAX_LEVELS, bounds
-from show1_jax.errors import UserError
+from show1_jax.errors import UserError, shown
 
 Activation = Literal["silu", "gelu"]
 Remat = Literal["none", "dots", "full"]
@@ -28,7 +27,7 @@ class Settings:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not _is_of(field.type, value):
-                self._require(False, f"{field.name}={reprlib.repr(value)} {_wanted(field.type)}")
+                self._require(False, f"{field.name}={shown(value)} {_wanted(field.type)}")
             self._check_bounds(field.name, value)
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,12 +47,12 @@ class Settings:
                 the wrong type, or is a number outside its bounds.
         """
         if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
-            raise UserError(f"{cls.__name__}: {reprlib.repr(values)} must be settings by name")
+            raise UserError(f"{cls.__name__}: {shown(values)} must be settings by name")
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in values:
             if name not in fields:
                 close = difflib.get_close_matches(name[:100], fields, n=1)
-                unknown = f"{cls.__name__} has no field {reprlib.repr(name)}"
+                unknown = f"{cls.__name__} has no field {shown(name)}"
                 raise UserError(unknown + (f"; did you mean {close[0]!r}?" if close else ""))
         required = {name for name, field in fields.items() if _is_required(field)}
         if missing := sorted(required - values.keys()):
@@ -68,7 +67,7 @@ class Settings:
                 self._check_bounds(name, item)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             low, high = bounds(type(self), name)
-            self._require(low <= value <= high, f"{name}={reprlib.repr(value)} must be from {low:.12g} to {high:.12g}")
+            self._require(low <= value <= high, f"{name}={shown(value)} must be from {low:.12g} to {high:.12g}")
 
     def _require(self, condition: bool, what: str) -> None:
         if not condition:

@@ -6,6 +6,7 @@ from typing import Any, Final
 BAD_INPUT: Final = 2
 """The exit code of a command that ends in one of them."""
 
+_MAX_SHOWN: Final = 200
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 3
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
@@ -33,9 +34,10 @@ class FileError(UserError):
 
 def shown(value: Any) -> str:
     """Return a value of unknown size and origin as it stands in a line: short, and on one line."""
-    return _SHORT.repr(value)
+    text = _SHORT.repr(value)  # of nested lists it may still be long
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def shown_name(name: str) -> str:
     """Return a name as it is, or as `shown` where it is long or would break the line."""
-    return name if len(name) <= 200 and name.isprintable() else shown(name)
+    return name if len(name) <= _MAX_SHOWN and name.isprintable() else shown(name)

@@ -159,6 +159,7 @@ def test_a_video_is_bounded_as_a_whole() -> None:
         ({"memory_limit_gb": 10**400}, "must be from 0 to 1000000"),
         ({"sed": 1}, "did you mean 'seed'?"),
         ({"s" * 100_000: 1}, "has no field"),
+        ({"keyframes": [[[["x" * 40] * 9] * 9] * 9] * 9}, "must be settings by name"),
     ],
 )
 def test_wrong_types_are_refused_by_name(change: dict[Any, Any], said: str) -> None:
