@@ -11,6 +11,7 @@ from convert.tables import KINDS
 from show1_jax.config import Architecture, UNetConfig
 from show1_jax.diffusion import SchedulerConfig, alphas_cumprod
 from show1_jax.errors import UserError, shown_name
+from show1_jax.text.architecture import TextArchitecture
 
 SHOW1_LICENCE: Final = "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0)"
 DEEPFLOYD_LICENCE: Final = (
@@ -201,11 +202,13 @@ def check_unet(stage: Stage, architecture: UNetConfig, where: str) -> None:
 
 def check_fit(architectures: Mapping[str, Architecture]) -> None:
     """Checks that the text encoders that were converted give what the UNets take. Raises UserError."""
-    encoders = {"text_t5": ("d_model", False), "text_clip": ("hidden_size", True)}
-    for encoder, (width_name, latent) in encoders.items():
+    for encoder, latent in {"text_t5": False, "text_clip": True}.items():
         if encoder not in architectures:
             continue
-        width = getattr(architectures[encoder], width_name)
+        text = architectures[encoder]
+        if not isinstance(text, TextArchitecture):
+            raise UserError(f"{encoder} is no text encoder; give folders or checkpoints that belong together")
+        width = text.state_width
         for name, unet in architectures.items():
             if isinstance(unet, UNetConfig) and (name == "superres_latent") == latent and unet.raw_text_dim != width:
                 raise UserError(

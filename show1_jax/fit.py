@@ -1,12 +1,13 @@
 """What a stage needs of its network and of the text encoder before it: checked before a weight is read."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from show1_jax.config import Architecture, UNetConfig, VAEConfig
 from show1_jax.errors import UserError
 from show1_jax.manifest import Component
 from show1_jax.sampling_config import Stage
+from show1_jax.text.architecture import TextArchitecture
 
 _CONDITION_CHANNELS: Final[Mapping[Stage, int]] = {
     "keyframes": 0,
@@ -55,10 +56,5 @@ def check_network(
     possible = (channels, 2 * channels)
     require(network.out_channels in possible, f"its network gives {network.out_channels} channels, not {channels}")
     require(network.noise_level_embedding == noised, f"noise_level_embedding={network.noise_level_embedding}")
-    width = _text_width(encoder)
+    width = encoder.state_width if isinstance(encoder, TextArchitecture) else None
     require(network.raw_text_dim == width, f"it takes text states of width {network.raw_text_dim}, not {width}")
-
-
-def _text_width(encoder: Any) -> int | None:
-    """Return the width of a text encoder's states; None for a network that is none."""
-    return getattr(encoder, "d_model", getattr(encoder, "hidden_size", None))

@@ -10,7 +10,6 @@ A stage's `.safetensors` is written after its other files, and `run.json` after 
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from show1_jax.errors import UserError
-from show1_jax.files import locked_folder, open_regular, user_path
+from show1_jax.files import locked_folder, user_path
+from show1_jax.manifest import sha256
 from show1_jax.prompts import Prompt, slug
 from show1_jax.request import SampleConfig
 from show1_jax.run_record import RECORD, Record
@@ -108,7 +108,7 @@ class RunDirectory:
             if results.get(stage) != expected:
                 raise UserError(f"{self.stage_file(stage)} was changed meanwhile; sample the video again")
         contact_sheet(self.path / CONTACT_SHEET, {stage: to_uint8(video) for stage, video in videos.items()}, title)
-        files = {path.name: _file_digest(path) for path in self.existing(STAGES) if path.suffix in _HASHED}
+        files = {path.name: sha256(path) for path in self.existing(STAGES) if path.suffix in _HASHED}
         record = dataclasses.replace(record, results=results, files=files)
         write_bytes(self.path / RECORD, record.to_bytes())
 
@@ -147,7 +147,7 @@ class RunDirectory:
             raise UserError(f"{path} is missing; {_AGAIN}")
         expected = record.files.get(path.name)  # older records have none
         try:
-            is_whole = path.stat().st_size > 0 if expected is None else _file_digest(path) == expected
+            is_whole = path.stat().st_size > 0 if expected is None else sha256(path) == expected
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); {_AGAIN}") from None
         if not is_whole:
@@ -204,8 +204,3 @@ def describe_request(
     }
     plain: dict[str, Any] = json.loads(json.dumps(request))
     return plain
-
-
-def _file_digest(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

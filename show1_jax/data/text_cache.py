@@ -249,7 +249,7 @@ class _Encoder:
         architecture: Any = architecture_of(record)
         self.tokenize = load_tokenize(record.kind, tokenizer_folder(checkpoint, component))
         self.positions = int(self.tokenize([""]).ids.shape[1])
-        self.width: int = architecture.d_model if record.kind == "t5" else architecture.hidden_size
+        self.width: int = architecture.state_width
         self.padding = padding
         self.mesh = make_mesh(MeshConfig(data=-1), devices)
         self.batch_size = batch_size + -batch_size % self.mesh.shape["data"]

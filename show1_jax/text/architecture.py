@@ -21,6 +21,11 @@ class TextArchitecture(Architecture):
     kind: ClassVar[str]
     only: ClassVar[Mapping[str, Any]]
 
+    @property
+    def state_width(self) -> int:
+        """Channels of the states that networks are conditioned on."""
+        raise NotImplementedError
+
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:
         """Build from a released `config.json`.

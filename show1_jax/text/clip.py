@@ -54,6 +54,11 @@ class CLIPTextConfig(TextArchitecture):
             f"num_attention_heads={self.num_attention_heads} does not divide hidden_size={self.hidden_size}",
         )
 
+    @property
+    def state_width(self) -> int:
+        """See `TextArchitecture`."""
+        return self.hidden_size
+
 
 class SelfAttention(nnx.Module):
     """Causal multi-head attention."""

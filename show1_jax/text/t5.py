@@ -57,6 +57,11 @@ class T5Config(TextArchitecture):
         """
         return super().from_json({"feed_forward_proj": "relu", **settings})
 
+    @property
+    def state_width(self) -> int:
+        """See `TextArchitecture`."""
+        return self.d_model
+
 
 def relative_position_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "q k"]:
     """The bucket of every (query, key) pair by the key's distance from the query (Raffel et al. 2020, section 2.1).

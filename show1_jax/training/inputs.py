@@ -99,5 +99,4 @@ def abstract_inputs(plan: Plan, batch_size: int) -> tuple[Any, Any]:
         return video, None
     encoder = plan.frozen_record(plan.text)
     architecture: Any = architecture_of(encoder)
-    width = architecture.d_model if encoder.kind == "t5" else architecture.hidden_size
-    return video, jax.ShapeDtypeStruct((batch_size, MAX_LENGTH, width), plan.dtype)
+    return video, jax.ShapeDtypeStruct((batch_size, MAX_LENGTH, architecture.state_width), plan.dtype)
