@@ -16,12 +16,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 import pytest
-import tiny_config
-from recorded import RecordedRun
 from safetensors.numpy import load_file
 
 from show1_jax.cascade import Cascade
 from show1_jax.random_checkpoint import write_random_checkpoint
+from tests import tiny_config
+from tests.recorded import RecordedRun
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

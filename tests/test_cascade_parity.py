@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from recorded import NAMES, RecordedRun, relative_error
 
 from show1_jax.cascade import Cascade
 from show1_jax.sampling_config import INPUTS, STAGES, Stage
 from show1_jax.video import to_uint8
+from tests.recorded import NAMES, RecordedRun, relative_error
 
 TOLERANCE: dict[Stage, float] = dict.fromkeys(STAGES, 1e-4) | {"superres_pixel": 1e-3}
 

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_config
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +30,7 @@ from show1_jax.random_checkpoint import write_random_checkpoint
 from show1_jax.sampling_config import STAGES
 from show1_jax.training.checkpoints import TrainingCheckpoints
 from show1_jax.weights import to_weights
+from tests import tiny_config
 
 
 @pytest.fixture(scope="module")

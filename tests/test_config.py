@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from show1_jax.models import ARCHITECTURES, build
 from show1_jax.request import OutputConfig, SampleConfig
 from show1_jax.training_config import OptimizerConfig, TrainingConfig
 from show1_jax.video import MAX_GIF_FPS, MIN_FPS
+from tests import tiny_config
 
 HUGE = [2**40, 10**10, 10**400, -(10**400), 1e308, float("inf"), float("nan"), -1]
 CLASSES: list[type[Settings]] = [SampleConfig, TrainingConfig, OptimizerConfig, *ARCHITECTURES.values()]

@@ -13,7 +13,6 @@ import pytest
 from av.stream import Disposition
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media_files import HEIGHT, WIDTH, encode, number_of, numbered, remux
 from PIL import Image
 
 from show1_jax.data.decode import check_file, frames_at
@@ -23,6 +22,7 @@ from show1_jax.media import containers, structure
 from show1_jax.media.containers import open_video
 from show1_jax.media.timeline import Timeline
 from show1_jax.video import read_video
+from tests.media_files import HEIGHT, WIDTH, encode, number_of, numbered, remux
 
 # name, codec, pixel format, codec options, container options
 KINDS: dict[str, tuple[str, str, dict[str, str], dict[str, str]]] = {

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media_files import encode, number_of, numbered
 from PIL import Image
 
 from show1_jax.data.decode import check_file
@@ -18,6 +17,7 @@ from show1_jax.data.failures import VideoError
 from show1_jax.errors import UserError
 from show1_jax.media import arrays, images, read
 from show1_jax.video import from_uint8, load_stage, read_video, sample_frames, save_stage
+from tests.media_files import encode, number_of, numbered
 
 COUNT = 20
 

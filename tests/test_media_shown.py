@@ -6,13 +6,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media_files import HEIGHT, WIDTH, corner_marked, encode, matrix_of
 from PIL import Image
 
 from show1_jax.data.decode import frames_at
 from show1_jax.data.failures import VideoError
 from show1_jax.errors import UserError
 from show1_jax.video import read_video
+from tests.media_files import HEIGHT, WIDTH, corner_marked, encode, matrix_of
 
 TURNS = {
     "as it is": ((1, 0, 0, 1), lambda frame: frame),

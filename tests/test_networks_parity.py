@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from einops import rearrange
 from flax import nnx
-from recorded import NAMES, RecordedRun, relative_error, to_ours
 
 from show1_jax.cascade import Cascade
 from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.vae import Autoencoder
+from tests.recorded import NAMES, RecordedRun, relative_error, to_ours
 
 TOLERANCE = 3e-5
 

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-import tiny_config
 from jaxtyping import Array
 
 from show1_jax.cascade import Cascade
@@ -15,6 +14,7 @@ from show1_jax.errors import UserError
 from show1_jax.models import LoadedNetwork
 from show1_jax.noise import Draw, SeededNoise
 from show1_jax.sampling_config import Stage
+from tests import tiny_config
 
 
 class WithBroken(CheckpointSet):

@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_config
-import tiny_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +17,7 @@ from show1_jax import random_keys
 from show1_jax.cascade import Cascade
 from show1_jax.prompts import MAX_SEED
 from show1_jax.random_keys import below, fold_in, happens, new_key, normal, numbered_keys
+from tests import tiny_config, tiny_runs
 
 PACKAGE = Path(random_keys.__file__).parent
 SETTINGS = [

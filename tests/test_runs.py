@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +31,7 @@ from show1_jax.run_record import Record, differences
 from show1_jax.runs import RunDirectory
 from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.video import fit, load_stage, save_stage
+from tests import tiny_config
 
 PROMPT, SEED = "a red fox in the snow", 7
 LONG = "a fox " * 80

@@ -10,10 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny_config
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from processes import environment, free_address
 
 from show1_jax.cascade import Cascade
 from show1_jax.config import UNetConfig
@@ -27,6 +25,8 @@ from show1_jax.request import Request
 from show1_jax.sampling_config import STAGES, MeshConfig, SamplingMeshConfig, Stage
 from show1_jax.training.flops import count_flops
 from show1_jax.video import load_stage, to_uint8
+from tests import tiny_config
+from tests.processes import environment, free_address
 
 PROMPTS = ("a red circle moves right", "a blue square", "two green triangles")
 SEEDS = (5, 6, 7)

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-import tiny_config
 
 from benchmarks.random_networks import RandomNetworks
 from show1_jax import stages
@@ -13,6 +12,7 @@ from show1_jax.cascade import Cascade
 from show1_jax.denoise import Condition
 from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.step_shapes import StepShapes, step_shapes
+from tests import tiny_config
 
 
 def test_steps_have_the_shapes_that_the_cascade_samples_with(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from einops import rearrange
-from recorded import RecordedRun, relative_error, to_ours
 
 from show1_jax.cascade import Cascade
 from show1_jax.denoise import guided_output
 from show1_jax.prompts import Prompt
 from show1_jax.sampling_config import STAGES, Stage
+from tests.recorded import RecordedRun, relative_error, to_ours
 
 TOLERANCE = 1e-4
 

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import free_address
 
 from show1_jax.cli import run_command
 from show1_jax.terminal import steady_output
+from tests.processes import free_address
 
 ROOT = Path(__file__).parent.parent
 EMOJI = "a \U0001f43c in a caf\u00e9"

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tiny_config
 
 from show1_jax import checkpoint_set
 from show1_jax.cascade import Cascade
 from show1_jax.models import LoadedNetwork
 from show1_jax.sampling_config import SamplingMeshConfig, TextPadding
+from tests import tiny_config
 
 
 @pytest.mark.parametrize("padding", ["encoded", "zeros"])

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jax
 import pytest
-import tiny_config
 
 import train
 from show1_jax.cli import flag_help, load_config
@@ -14,6 +13,7 @@ from show1_jax.request import SampleConfig
 from show1_jax.training.dry_run import describe
 from show1_jax.training.plan import clip_spec, make_plan
 from show1_jax.training_config import TRAINED_STAGES, OptimizerConfig, TrainedStage
+from tests import tiny_config
 
 ROOT = Path(__file__).parent.parent
 FULL, TINY = str(ROOT / "configs/full.py"), str(ROOT / "tests/tiny_config.py")

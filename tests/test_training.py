@@ -15,8 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tiny_config
-from tiny_runs import advance, apart, command, finish, run_of, settings, start
 
 from show1_jax import stages
 from show1_jax.checkpoint_set import CheckpointSet
@@ -31,6 +29,8 @@ from show1_jax.training.step import Metrics
 from show1_jax.training.stop import StopSignal
 from show1_jax.training_config import TRAINED_STAGES, TrainedStage
 from show1_jax.video import read_video
+from tests import tiny_config
+from tests.tiny_runs import advance, apart, command, finish, run_of, settings, start
 
 SAVED, STEPS, LEARNED = 2, 4, 50
 FALLS_BELOW = 0.5

@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from processes import free_address
-from tiny_runs import advance, apart, command, finish, run_of, settings, start
 
 from show1_jax.request import SampleConfig
 from show1_jax.sampling_config import MeshConfig
 from show1_jax.training.metrics import read_metrics
 from show1_jax.training.run import TrainingRun
+from tests.processes import free_address
+from tests.tiny_runs import advance, apart, command, finish, run_of, settings, start
 
 EQUAL = 1e-5
 

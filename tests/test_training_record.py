@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from show1_jax.errors import UserError
 from show1_jax.training.job import _write_config
 from show1_jax.training.metrics import MetricsWriter
 from show1_jax.training.record import StepRecord
+from tests import tiny_config
 
 RECORD: dict[str, Any] = {
     "stage": "keyframes",

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +31,7 @@ from show1_jax.sampling_config import CascadeConfig
 from show1_jax.text.encoding import load_tokenize, mask_after_end
 from show1_jax.training.text import FrozenEncoder, StoredStates, drop_captions, empty_caption, load_text_source
 from show1_jax.training_config import DataConfig, TextConfig
+from tests import tiny_config
 
 CAPTIONS = ["A red circle moves left", "", "a \u00fc\u0142 \U0001f43c square", "x" * 300, " a red circle moves left "]
 COMPONENTS = ["text_t5", "text_clip"]

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tiny_config
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +22,7 @@ from show1_jax.temporal import TemporalConv
 from show1_jax.unet import UNet
 from show1_jax.vae import Autoencoder
 from show1_jax.weights import to_state, to_weights
+from tests import tiny_config
 
 MAKE = Layers()  # shapes alone: `randomised` fills them
 TOLERANCE = 1e-4

@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import tiny_config
-from processes import environment
 
 from show1_jax.request import SampleConfig
 from show1_jax.training.plan import make_plan
 from show1_jax.training.run import TrainingRun
 from show1_jax.training_config import TrainedStage
+from tests import tiny_config
+from tests.processes import environment
 
 ROOT = Path(__file__).parent.parent
 

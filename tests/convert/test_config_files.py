@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from show1_jax.errors import UserError
 from show1_jax.models import ARCHITECTURES
 from show1_jax.random_checkpoint import KINDS as COMPONENT_KINDS
 from show1_jax.text import CLIPTextConfig, T5Config
+from tests import tiny_config
 
 CONFIGS = {"demo": demo.get_config().architecture.to_dict(), "tiny": tiny_config.get_config().architecture.to_dict()}
 

@@ -10,7 +10,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import tiny_config
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -27,6 +26,7 @@ from show1_jax.config import UNetConfig
 from show1_jax.manifest import read_manifest
 from show1_jax.random_checkpoint import write_random_checkpoint
 from show1_jax.weights import WeightPath
+from tests import tiny_config
 
 PARTS = {part.component: (stage, part) for stage in STAGES.values() for part in stage.parts}
 

@@ -13,10 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_config
 from einops import rearrange, repeat
 from flax import nnx
-from recorded import relative_error
 
 from convert import inflate as inflating
 from convert.__main__ import main
@@ -30,6 +28,8 @@ from show1_jax.manifest import read_manifest, verify_files
 from show1_jax.models import ARCHITECTURES, build
 from show1_jax.random_checkpoint import write_random_checkpoint
 from show1_jax.weights import WeightPath
+from tests import tiny_config
+from tests.recorded import relative_error
 
 TOLERANCE = 1e-5
 FRAMES = 3

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-import tiny_config
 
 from convert.__main__ import main
 from convert.released import check_fit
@@ -24,6 +23,7 @@ from show1_jax.random_checkpoint import write_random_checkpoint
 from show1_jax.text import load_clip_tokenizer, load_t5_tokenizer
 from show1_jax.training.checkpoints import TrainingCheckpoints
 from show1_jax.weights import WeightPath
+from tests import tiny_config
 
 Arrays = dict[WeightPath, np.ndarray]
 NAMES = ("first_frame", "text_clip", "text_t5")
