@@ -112,7 +112,7 @@ def _main(arguments: Sequence[str]) -> None:
     networks = RandomNetworks(config.architecture, config.schedulers)
     many = Cascade(networks, config, devices)
     one = Cascade(networks, SampleConfig.from_dict(config.to_dict() | {"mesh": {}}), devices[:1])
-    kind = devices[0].device_kind
+    kind = many.mesh.devices.flat[0].device_kind
     print(
         f"{kind}, mesh {dict(many.mesh.shape)}, {many.dtype}, jax {jax.__version__}\n\n{table.head(HEADER)}", flush=True
     )

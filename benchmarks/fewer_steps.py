@@ -8,7 +8,7 @@ decibels of 8-bit frames, over all videos and of the worst one. Weights must be 
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from benchmarks import table
 from benchmarks.machine import describe_machine
@@ -25,8 +25,8 @@ LAST: Final = STAGES[-1]
 
 def with_steps(cascade: Cascade, stage: Stage, num_steps: int) -> Cascade:
     """The same cascade with another number of steps in one stage."""
-    changed = dataclasses.replace(cascade.config.stage(stage), num_steps=num_steps)
-    return Cascade(cascade.networks, dataclasses.replace(cascade.config, **{stage: changed}))
+    changed: dict[str, Any] = {stage: dataclasses.replace(cascade.config.stage(stage), num_steps=num_steps)}
+    return Cascade(cascade.networks, dataclasses.replace(cascade.config, **changed))
 
 
 def rows(cascade: Cascade, stage: Stage, steps: Sequence[int]) -> Iterator[str]:

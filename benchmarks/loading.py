@@ -73,6 +73,8 @@ def measure(cascade: Cascade, checkpoints: CheckpointSet, component: str, times:
         run()
         return time.perf_counter() - start
 
+    num_bytes = 0
+
     def load() -> None:
         nonlocal num_bytes
         network = checkpoints.load(component, cascade.mesh, cascade.dtype)
@@ -82,7 +84,7 @@ def measure(cascade: Cascade, checkpoints: CheckpointSet, component: str, times:
             leaf.delete()
 
     forget_peak()
-    num_bytes, before = 0, resident_bytes("VmRSS")
+    before = resident_bytes("VmRSS")
     seconds: dict[str, list[float]] = {"read": [], "hash": [], "load": []}
     for turn in range(times):
         seconds["load"].append(timed(load))

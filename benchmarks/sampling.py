@@ -121,7 +121,7 @@ def _draw(leaf: Any) -> Any:
 @contextlib.contextmanager
 def _fresh_cache() -> Iterator[None]:
     """An empty persistent cache of compiled programs, as long as the block lasts."""
-    before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    before = jax.config.values["jax_compilation_cache_dir"]
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

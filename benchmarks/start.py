@@ -36,8 +36,10 @@ def sample_and_count(report: Path, arguments: Sequence[str]) -> None:
     import jax
 
     start, seconds, counts = time.perf_counter(), Counter[str](), Counter[str]()
-    jax.monitoring.register_event_duration_secs_listener(lambda name, value, **_: seconds.update({name: value}))
-    jax.monitoring.register_event_listener(lambda name, **_: counts.update([name]))
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration_secs, **_: seconds.update({event: duration_secs})
+    )
+    jax.monitoring.register_event_listener(lambda event, **_: counts.update([event]))
     sys.argv = [str(SAMPLE), *arguments]
     try:
         runpy.run_path(str(SAMPLE), run_name="__main__")

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,9 +56,10 @@ class Variant:
     def compile(self) -> None:
         """Trace and compile the step, timed, and run it once."""
         run, batch = self.run, self.run.next_batch()
+        jitted: Any = run.compiled_step
         with jax.set_mesh(run.mesh):
             start = time.perf_counter()
-            lowered = run.compiled_step.lower(run.state, run.inputs.frozen, batch)
+            lowered = jitted.lower(run.state, run.inputs.frozen, batch)
             self.trace_seconds = time.perf_counter() - start
             start = time.perf_counter()
             memory = lowered.compile().memory_analysis()
@@ -122,7 +124,8 @@ def _variant(config: SampleConfig, stage: str, remat: Remat, batch_size: int, wo
     train = config.train
     data = dataclasses.replace(train.data, name="synthetic", num_validation=1)
     own = dataclasses.replace(train.stage(stage), remat=remat, batch_size=batch_size, num_microbatches=1)  # type: ignore[arg-type]
-    config = dataclasses.replace(config, train=dataclasses.replace(train, data=data, **{stage: own}))
+    changed: dict[str, Any] = {"data": data, stage: own}
+    config = dataclasses.replace(config, train=dataclasses.replace(train, **changed))
     return Variant(TrainingRun.open(make_plan(config, check_stage(stage), jax.devices()[0].platform), workdir))
 
 

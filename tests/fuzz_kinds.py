@@ -45,12 +45,12 @@ def _make_video(name: str, codec: str) -> Callable[[Path], None]:
         import av
 
         with av.open(str(folder / name), "w") as container:
-            stream = container.add_stream(codec, FPS)
-            stream.width, stream.height = WIDTH, HEIGHT  # type: ignore[attr-defined]  # PyAV: of video streams
-            stream.pix_fmt = "yuv420p"  # type: ignore[attr-defined]
+            stream: Any = container.add_stream(codec, FPS)
+            stream.width, stream.height = WIDTH, HEIGHT
+            stream.pix_fmt = "yuv420p"
             for frame in _frames():
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))  # type: ignore[attr-defined]
-            container.mux(stream.encode(None))  # type: ignore[attr-defined]
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+            container.mux(stream.encode(None))
 
     return make
 
@@ -232,7 +232,7 @@ def _read_run(folder: Path) -> None:
     directory.load("keyframes")
 
 
-def _make_text(name: str, text: str) -> Callable[[Path], None]:
+def _make_text(name: str, text: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_text(text)
 
 
@@ -263,7 +263,13 @@ def _build(table: str | None) -> Callable[[Path], None]:
         from show1_jax.data.builder import build
 
         with contextlib.redirect_stderr(io.StringIO()):
-            build(folder / "videos", folder / "dataset", table and folder / table, min_seconds=0.5, overwrite=True)
+            build(
+                folder / "videos",
+                folder / "dataset",
+                folder / table if table else None,
+                min_seconds=0.5,
+                overwrite=True,
+            )
 
     return read
 

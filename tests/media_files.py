@@ -48,7 +48,7 @@ def encode(
 ) -> Path:
     """Encode frames `(t, h, w, 3 or 4)`, at `fps` or shown at `times` in seconds."""
     with av.open(path, "w", options=container_options or {}) as container:
-        stream: Any = container.add_stream(codec, fps, options or {})  # type: ignore[call-overload]
+        stream: Any = container.add_stream(codec, fps, options or {})
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pix_fmt
         if times is not None:
             stream.codec_context.time_base = TICK

@@ -58,7 +58,7 @@ def _overwrite(data: bytearray, rng: random.Random) -> None:
     """Write a number where one may be, in either order of its bytes."""
     width, order = rng.choice((1, 2, 4, 8)), rng.choice(("big", "little"))
     start = _place(data, rng)
-    number = (rng.choice(NUMBERS) % 2 ** (8 * width)).to_bytes(width, order)  # type: ignore[arg-type]  # of the stubs
+    number = (rng.choice(NUMBERS) % 2 ** (8 * width)).to_bytes(width, order)
     data[start : start + width] = number
 
 

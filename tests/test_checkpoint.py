@@ -25,7 +25,7 @@ from show1_jax.errors import UserError
 from show1_jax.manifest import Component, read_manifest, verify_files
 from show1_jax.weights import weight_path
 
-WEIGHTS = {
+WEIGHTS: dict[tuple[str, ...], np.ndarray] = {
     ("blocks", "0", "kernel"): np.arange(64, dtype=np.float16).reshape(8, 8).T / 8,
     ("blocks", "1", "kernel"): np.arange(128, dtype=np.float16).reshape(8, 16) / 8,
     ("norm", "scale"): np.arange(8, dtype=np.float16),
@@ -219,7 +219,7 @@ def test_what_orbax_would_wait_for_is_refused_listed_or_not(written: Path, abstr
     manifest = read_manifest(written)
     manifest.files.pop(f"keyframes/weights/{name}", None)
     manifest.write(written)
-    for read in (weight_shapes, lambda *args: load_weights(*args, abstract)):
+    for read in (weight_shapes, lambda path, component: load_weights(path, component, abstract)):
         with pytest.raises(UserError, match=rf"keyframes/weights cannot be read \({name} is not a regular file\)"):
             read(written, "keyframes")
 
@@ -306,7 +306,9 @@ def test_an_interrupted_or_failed_conversion_leaves_what_was_there(tmp_path: Pat
 
 def test_many_small_and_one_large_array_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "_SAVE_CONCURRENT_BYTES", 64)
-    arrays = {(f"a{index}",): np.full((index + 1,), index, np.float32) for index in range(40)}
+    arrays: dict[tuple[str, ...], np.ndarray] = {
+        (f"a{index}",): np.full((index + 1,), index, np.float32) for index in range(40)
+    }
     done: list[int] = []
     with new_checkpoint(tmp_path / "checkpoint") as writer:
         writer.add("vae", COMPONENT, arrays, dict.fromkeys(arrays, np.dtype("float32")), progress=done.append)

@@ -27,7 +27,7 @@ from show1_jax.errors import UserError
 from show1_jax.manifest import read_manifest
 from show1_jax.models import ARCHITECTURES, build
 from show1_jax.random_checkpoint import write_random_checkpoint
-from show1_jax.sampling_config import STAGES
+from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.training.checkpoints import TrainingCheckpoints
 from show1_jax.weights import to_weights
 from tests import tiny_config
@@ -218,7 +218,7 @@ def test_edits_are_named_with_file_and_field(
 
 
 @pytest.mark.parametrize(("one", "other"), [("keyframes", "interpolation"), ("first_frame", "vae")])
-def test_components_under_each_other_s_names(tiny_checkpoint: Path, edited: Path, one: str, other: str) -> None:
+def test_components_under_each_other_s_names(tiny_checkpoint: Path, edited: Path, one: Stage, other: str) -> None:
     manifest = json.loads((tiny_checkpoint / "manifest.json").read_text())
     components = manifest["components"]
     components[one], components[other] = components[other], components[one]

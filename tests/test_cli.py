@@ -219,7 +219,7 @@ def test_flags_come_in_any_order() -> None:
 
 def test_a_mistake_is_told_at_once_by_the_program_itself(tmp_path: Path) -> None:
     """Without importing JAX, which takes seconds: with 3 seconds for a busy machine."""
-    command = [sys.executable, ROOT / "sample.py", "--config", CONFIGS["demo"], "--config.keyframes.num_step=3"]
+    command = [sys.executable, str(ROOT / "sample.py"), "--config", CONFIGS["demo"], "--config.keyframes.num_step=3"]
     start = time.monotonic()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert time.monotonic() - start < 3

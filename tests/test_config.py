@@ -39,7 +39,7 @@ def _all_settings_are_known() -> None:
             importlib.import_module(module.name)
 
 
-def subclasses(cls: type) -> Iterator[type[Settings]]:
+def subclasses(cls: type[Settings]) -> Iterator[type[Settings]]:
     for subclass in cls.__subclasses__():
         yield subclass
         yield from subclasses(subclass)

@@ -15,7 +15,8 @@ def check_all(job: list[Failures], monkeypatch: pytest.MonkeyPatch) -> list[str]
     values: list[Any] = []
 
     def collect(value: Any) -> list[Any]:
-        raise InterruptedError(values.append(value))
+        values.append(value)
+        raise InterruptedError
 
     def outcome(check: Callable[[], None]) -> str:
         try:

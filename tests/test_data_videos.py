@@ -325,8 +325,8 @@ def test_seeking_gives_what_decoding_everything_gives(tmp_path: Path, container:
     whole = decode.frames_at(data, [start + index / 10 for index in range(30)])
     assert len({frame.tobytes() for frame in whole}) == 30
     for index in range(30):
-        (frame,) = decode.frames_at(data, [start + index / 10 + 0.03])
-        np.testing.assert_array_equal(frame, whole[index])
+        (alone,) = decode.frames_at(data, [start + index / 10 + 0.03])
+        np.testing.assert_array_equal(alone, whole[index])
 
 
 @pytest.mark.parametrize("data", [b"", b"noise" * 100, b"ffconcat version 1.0\nfile other.mp4\n"])

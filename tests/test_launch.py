@@ -50,13 +50,13 @@ def called(programs: Path, name: str) -> list[str] | None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_are_bash(script):
+def test_scripts_are_bash(script: str) -> None:
     done = subprocess.run(["bash", "-n", str(LAUNCH / script)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert os.access(LAUNCH / script, os.X_OK)
 
 
-def test_tpu_hosts_all_run_the_command(programs, tmp_path):
+def test_tpu_hosts_all_run_the_command(programs: Path, tmp_path: Path) -> None:
     settings = {"TPU_NAME": "my-slice", "ZONE": "here", "WORKDIR": "/shared/a run", "CHECKOUT": str(tmp_path)}
     assert run("tpu_pod.sh", programs, "--config.train.seed=3", **settings).returncode == 0
     arguments = called(programs, "gcloud")
@@ -69,7 +69,7 @@ def test_tpu_hosts_all_run_the_command(programs, tmp_path):
     check_arguments(ran)
 
 
-def test_slurm_runs_the_command(programs):
+def test_slurm_runs_the_command(programs: Path) -> None:
     assert run("slurm.sbatch", programs, "--config.train.seed=3", WORKDIR="/shared/a run").returncode == 0
     arguments = called(programs, "srun")
     assert arguments is not None
@@ -80,14 +80,14 @@ def test_slurm_runs_the_command(programs):
 
 
 @pytest.mark.parametrize(("status", "queues_again"), [(0, False), (1, False), (2, False), (143, True)])
-def test_slurm_queues_again_what_was_stopped(programs, status, queues_again):
+def test_slurm_queues_again_what_was_stopped(programs: Path, status: int, queues_again: bool) -> None:
     (programs / "scontrol").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > "{programs}/scontrol.called"\n')
     done = run("slurm.sbatch", programs, WORKDIR="/shared/run", SLURM_JOB_ID="17", STATUS=str(status))
     assert done.returncode == status
     assert called(programs, "scontrol") == (["requeue", "17"] if queues_again else None)
 
 
-def test_slurm_signals_the_processes_before_the_kill():
+def test_slurm_signals_the_processes_before_the_kill() -> None:
     lines = (LAUNCH / "slurm.sbatch").read_text().splitlines()
     options = [shlex.split(line, comments=True)[0] for line in re.findall(r"^#SBATCH (.*)", "\n".join(lines), re.M)]
     values = dict(option.partition("=")[::2] for option in options)
@@ -101,14 +101,14 @@ def test_slurm_signals_the_processes_before_the_kill():
 
 
 @pytest.mark.parametrize(("script", "needed"), [("tpu_pod.sh", "TPU_NAME"), ("slurm.sbatch", "WORKDIR")])
-def test_scripts_say_what_is_missing(programs, script, needed):
+def test_scripts_say_what_is_missing(programs: Path, script: str, needed: str) -> None:
     done = run(script, programs)
     assert done.returncode != 0
     assert needed in done.stderr
     assert not list(programs.glob("*.called"))
 
 
-def test_kubernetes_pods_find_each_other():
+def test_kubernetes_pods_find_each_other() -> None:
     service, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
     assert (service["kind"], job["kind"]) == ("Service", "Job")
     name, spec = job["metadata"]["name"], job["spec"]
@@ -127,7 +127,7 @@ def test_kubernetes_pods_find_each_other():
     assert spec["completionMode"] == "Indexed"
 
 
-def test_kubernetes_saves_before_a_pod_is_killed_and_starts_it_again():
+def test_kubernetes_saves_before_a_pod_is_killed_and_starts_it_again() -> None:
     _, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
     pod = job["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] >= 60
@@ -137,7 +137,7 @@ def test_kubernetes_saves_before_a_pod_is_killed_and_starts_it_again():
     assert mounted == {volume["name"] for volume in pod["volumes"]}
 
 
-def test_readme_names_every_file_and_its_flags_exist():
+def test_readme_names_every_file_and_its_flags_exist() -> None:
     text = (LAUNCH / "README.md").read_text()
     assert {path.name for path in LAUNCH.iterdir()} - {"README.md"} == set(re.findall(r"^\| `([^`]+)`", text, re.M))
     commands = re.findall(r"python train\.py ([^`\n]+)", text)

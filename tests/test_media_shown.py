@@ -71,7 +71,8 @@ def test_a_picture_at_an_angle_is_one_line(tmp_path: Path) -> None:
 def test_pixels_that_are_not_square_are_stretched(tmp_path: Path, name: str, codec: str, aspect: Fraction) -> None:
     frames = np.stack([corner_marked()] * 3)
     path = encode(tmp_path / name, frames, codec, pixel_aspect=aspect)
-    size = (round(WIDTH * max(1, aspect)), round(HEIGHT * max(1, 1 / aspect)))
+    wider, higher = max(Fraction(1), aspect), max(Fraction(1), 1 / aspect)
+    size = (round(WIDTH * wider), round(HEIGHT * higher))
     wanted = Image.fromarray(corner_marked()).resize(size, Image.Resampling.BICUBIC)
     assert_looks_like(path, np.asarray(wanted))
 

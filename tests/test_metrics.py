@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,18 +50,19 @@ def events(folder: Path) -> list[Event]:
 # JSON lines
 
 
-def test_a_line_is_there_at_once(tmp_path):
+def test_a_line_is_there_at_once(tmp_path: Path) -> None:
     writer = MetricsWriter(tmp_path, tensorboard=False)
     before = time.time()
-    writer.write(50, {"loss": np.float32(0.25), "learning_rate": 1e-5})
+    values: dict[str, Any] = {"loss": np.float32(0.25), "learning_rate": 1e-5}
+    writer.write(50, values)
     (line,) = read_metrics(tmp_path / METRICS)
     writer.close()
     assert line | {"time": 0} == {"step": 50, "time": 0, "loss": 0.25, "learning_rate": 1e-5}
     assert abs(line["time"] - before) < 60
 
 
-def test_values_without_a_number_in_json(tmp_path):
-    values = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1e308}
+def test_values_without_a_number_in_json(tmp_path: Path) -> None:
+    values: dict[str, Any] = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1e308}
     write(tmp_path, range(1, 2), **values)
 
     def refuse(name: str) -> None:
@@ -72,7 +74,7 @@ def test_values_without_a_number_in_json(tmp_path):
     assert all(line[name] == value or (math.isnan(line[name]) and math.isnan(value)) for name, value in values.items())
 
 
-def test_a_resumed_run_has_each_step_once(tmp_path):
+def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     write(tmp_path, range(1, 8), run=1)
     write(tmp_path, range(5, 10), resumed_step=4, run=2)
     lines = read_metrics(tmp_path / METRICS)
@@ -85,7 +87,9 @@ def test_a_resumed_run_has_each_step_once(tmp_path):
     resumed_step=st.integers(0, 30),
     torn=st.binary(max_size=20),
 )
-def test_whatever_a_kill_left(tmp_path_factory, steps, resumed_step, torn):
+def test_whatever_a_kill_left(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[int], resumed_step: int, torn: bytes
+) -> None:
     workdir = tmp_path_factory.mktemp("run")
     whole = [json.dumps({"step": step, "time": 0, "loss": 1.0}) + "\n" for step in steps]
     (workdir / METRICS).write_bytes("".join(whole).encode() + torn.replace(b"\n", b""))
@@ -94,7 +98,7 @@ def test_whatever_a_kill_left(tmp_path_factory, steps, resumed_step, torn):
     assert [line["step"] for line in read_metrics(workdir / METRICS)] == [*kept, 31, 32]
 
 
-def test_a_failure_while_cutting_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failure_while_cutting_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, range(1, 8))
     before = (tmp_path / METRICS).read_bytes()
 
@@ -159,14 +163,14 @@ def test_all_processes_hear_of_what_the_first_cannot_write(tmp_path: Path, monke
     writer.close()
 
 
-def test_nothing_to_cut_rewrites_nothing(tmp_path):
+def test_nothing_to_cut_rewrites_nothing(tmp_path: Path) -> None:
     write(tmp_path, range(1, 4))
     before = (tmp_path / METRICS).stat().st_ino
     write(tmp_path, range(4, 5), resumed_step=3)
     assert (tmp_path / METRICS).stat().st_ino == before
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="choose another --workdir"):
         MetricsWriter(tmp_path / "file")
@@ -175,7 +179,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 # TensorBoard and W&B
 
 
-def test_tensorboard_shows_scalars_and_images(tmp_path):
+def test_tensorboard_shows_scalars_and_images(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "sheet.png")
     writer = MetricsWriter(tmp_path / "run")
@@ -193,7 +197,7 @@ def test_tensorboard_shows_scalars_and_images(tmp_path):
         np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
-def test_tensorboard_forgets_the_steps_that_come_again(tmp_path):
+def test_tensorboard_forgets_the_steps_that_come_again(tmp_path: Path) -> None:
     for resumed_step in (0, 4):
         writer = MetricsWriter(tmp_path, resumed_step=resumed_step)
         writer.write(resumed_step + 1, {"loss": 1.0})
@@ -202,16 +206,21 @@ def test_tensorboard_forgets_the_steps_that_come_again(tmp_path):
     assert starts == [5]
 
 
-def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
+def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     run = SimpleNamespace(
         log=lambda values, step: calls.append((step, values)), finish=lambda: calls.append("finished")
     )
-    fake = SimpleNamespace(init=lambda **options: calls.append(options) or run, Image=lambda pixels: pixels.shape)
+
+    def init(**options: object) -> SimpleNamespace:
+        calls.append(options)
+        return run
+
+    fake = SimpleNamespace(init=init, Image=lambda pixels: pixels.shape)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     Image.new("RGB", (4, 2)).save(tmp_path / "sheet.png")
     for step in (0, 5):
-        options = {"config": {"seed": 1}, "tensorboard": False, "wandb_project": "show1"}
+        options: dict[str, Any] = {"config": {"seed": 1}, "tensorboard": False, "wandb_project": "show1"}
         writer = MetricsWriter(tmp_path, resumed_step=step, **options)
         writer.write(step + 1, {"loss": 0.5})
         writer.images(step + 1, {"samples": tmp_path / "sheet.png"})
@@ -223,7 +232,7 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
     assert calls[5:] == [(6, {"loss": 0.5}), (6, {"samples": (2, 4, 3)}), "finished"]
 
 
-def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
+def test_wandb_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"pip install 'show1_jax\[wandb\]'"):
         MetricsWriter(tmp_path, wandb_project="show1")
@@ -258,7 +267,7 @@ def test_wandb_that_fails(
             write_one()
 
 
-def test_other_processes_write_nothing(tmp_path, monkeypatch):
+def test_other_processes_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "from_first_process", lambda compute: None)
     writer = MetricsWriter(tmp_path, wandb_project="show1")
     writer.write(1, {"loss": 1.0})
@@ -280,7 +289,7 @@ def run_bar(num_steps: int, start: int = 0, seconds: float = 0.02) -> None:
     bar.close()
 
 
-def test_bar_says_what_is_going_on(capsys, monkeypatch):
+def test_bar_says_what_is_going_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_LOG_INTERVAL", 0.0)
     run_bar(10, start=90)
     *lines, said, last = capsys.readouterr().err.splitlines()
@@ -296,7 +305,7 @@ def test_bar_says_what_is_going_on(capsys, monkeypatch):
     assert shown[3] == "loss 0.1235, 3% waiting for data"
 
 
-def test_a_log_has_a_line_every_half_minute(capsys):
+def test_a_log_has_a_line_every_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
     assert progress.refresh_seconds() == 30
     run_bar(10)
     lines = capsys.readouterr().err.splitlines()
@@ -305,7 +314,7 @@ def test_a_log_has_a_line_every_half_minute(capsys):
     assert "\r" not in "".join(lines)
 
 
-def test_other_processes_show_nothing(capsys):
+def test_other_processes_show_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     bar = TrainingBar(3, frames_per_step=1, shown=False)
     bar.step_started()
     bar.update(1, loss=1.0, data_wait_share=0.0)

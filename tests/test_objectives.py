@@ -136,7 +136,7 @@ def betas(schedule: dict[str, Any]) -> np.ndarray:
 
 def forward(schedule: dict[str, Any], timestep: Any) -> tuple[np.ndarray, np.ndarray]:
     """alpha and sigma, of cumulative products that are rounded to float32, as the original stores them."""
-    squared = np.cumprod(1 - betas(schedule), dtype=np.float64).astype(np.float32)[np.asarray(timestep)]
+    squared: np.ndarray = np.cumprod(1 - betas(schedule), dtype=np.float64).astype(np.float32)[np.asarray(timestep)]
     squared = squared.astype(np.float64)[:, None, None, None, None]
     return np.sqrt(squared), np.sqrt(1 - squared)
 
@@ -202,11 +202,11 @@ def averaged_and_enlarged(video: np.ndarray, scale: int) -> np.ndarray:
     """Block means, then bilinear with aligned corners."""
     height, width = video.shape[2:4]
     blocks = [video[:, :, i::scale, j::scale] for i in range(scale) for j in range(scale)]
-    small = np.sum(np.stack(blocks).astype(np.float64), axis=0) / scale**2
+    small: np.ndarray = np.sum(np.stack(blocks).astype(np.float64), axis=0) / scale**2
     for axis, size in ((2, height), (3, width)):
         old = size // scale
         at = np.linspace(0, old - 1, size)
-        small = np.apply_along_axis(lambda line, at=at, old=old: np.interp(at, np.arange(old), line), axis, small)
+        small = np.apply_along_axis(lambda line, at, old: np.interp(at, np.arange(old), line), axis, small, at, old)
     return small
 
 
@@ -305,6 +305,7 @@ def test_a_network_with_a_variance_is_trained_by_the_hybrid_objective(stage: Tra
     short = SQUARED_COSINE | {"variance_type": variance_type}
     changes = {"scheduler": scheduler(schedule=short), "variational_weight": 0.01}
     clip, network, losses = run(stage, variance=True, **changes)
+    assert losses.timestep is not None
     output, variance = np.split(network.answers[0], 2, axis=-1)
     eps = gaussian("noise", CLIPS[stage])
     bits = [
@@ -397,7 +398,7 @@ def test_bands_hold_their_timesteps(num_timesteps: int, num_bands: int, shares: 
     edges = [math.ceil(k * num_timesteps / num_bands) for k in range(num_bands + 1)]
     for band in range(num_bands):
         inside = (edges[band] <= timestep) & (timestep < edges[band + 1])
-        assert (float(sums[band]), float(counts[band])) == (loss[inside].sum(), inside.sum())
+        assert (float(sums[band]), float(counts[band])) == (float(loss[inside].sum()), float(inside.sum()))
 
 
 def test_losses_without_timesteps_are_in_no_band() -> None:

@@ -66,7 +66,8 @@ def test_muons_state_lies_as_the_weights_do() -> None:
         0,
         mesh,
     )
-    assert jax.tree.structure(state.optimizer) == jax.tree.structure(placed.optimizer)
+    structure: Any = jax.tree.structure(state.optimizer)
+    assert structure == jax.tree.structure(placed.optimizer)
     moments = [leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.shape == SHAPES[KERNEL]]
     assert moments  # AdamW would have two
     assert all(leaf.sharding.is_equivalent_to(placed.weights[KERNEL].sharding, 4) for leaf in moments)

@@ -29,7 +29,7 @@ def prompt_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bom=st.sampled_from([b"", b"\xef\xbb\xbf"]),
     between=st.sampled_from(["", "  ", "# not a prompt", "\t#"]),
 )
-def test_text_file(prompt_file, prompts, newline, bom, between):
+def test_text_file(prompt_file: Path, prompts: list[str], newline: str, bom: bytes, between: str) -> None:
     lines = [part for prompt in prompts for part in (between, f"  {prompt}\t")]
     prompt_file.write_bytes(bom + newline.join(lines).encode())
     assert read_prompts(prompt_file) == [Prompt(prompt) for prompt in prompts]
@@ -42,7 +42,7 @@ def test_text_file(prompt_file, prompts, newline, bom, between):
     suffix=st.sampled_from(["", ".jsonl", ".txt"]),
     ascii_only=st.booleans(),
 )
-def test_json_lines(prompt_file, prompts, suffix, ascii_only):
+def test_json_lines(prompt_file: Path, prompts: list[Prompt], suffix: str, ascii_only: bool) -> None:
     path = prompt_file.with_suffix(suffix)
     lines = [
         json.dumps({"prompt": p.text, "negative": p.negative, "seed": p.seed}, ensure_ascii=ascii_only) for p in prompts
@@ -51,7 +51,7 @@ def test_json_lines(prompt_file, prompts, suffix, ascii_only):
     assert read_prompts(path) == prompts
 
 
-def test_json_keys_may_be_left_out(tmp_path):
+def test_json_keys_may_be_left_out(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "a"}\n{"prompt": "b", "seed": 3}\n{"prompt": "c", "negative": ""}')
     assert read_prompts(path) == [Prompt("a"), Prompt("b", None, 3), Prompt("c", "", None)]
@@ -80,7 +80,7 @@ def test_json_keys_may_be_left_out(tmp_path):
         ("[" * 100_000, "not valid JSON"),
     ],
 )
-def test_wrong_json_lines_are_named(tmp_path, line, message):
+def test_wrong_json_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "fine"}\n\n' + line)
     with pytest.raises(UserError, match=re.escape(f"{path}, line 3: ")) as error:
@@ -90,7 +90,7 @@ def test_wrong_json_lines_are_named(tmp_path, line, message):
 
 
 @given(content=st.binary(), suffix=st.sampled_from([".txt", ".json", ".jsonl", ".csv", ".tsv", ".yaml"]))
-def test_any_file_gives_prompts_or_one_line(prompt_file, content, suffix):
+def test_any_file_gives_prompts_or_one_line(prompt_file: Path, content: bytes, suffix: str) -> None:
     path = prompt_file.with_suffix(suffix)
     path.write_bytes(content)
     try:
@@ -102,14 +102,14 @@ def test_any_file_gives_prompts_or_one_line(prompt_file, content, suffix):
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "# only a comment\n", "\ufeff"])
-def test_a_file_without_prompts(tmp_path, content):
+def test_a_file_without_prompts(tmp_path: Path, content: str) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match="no prompts"):
         read_prompts(path)
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file"):
         read_prompts(tmp_path / "missing.txt")
     with pytest.raises(UserError, match="cannot be read"):
@@ -120,18 +120,18 @@ def test_a_file_that_cannot_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t\r\n", "\u3000\u00a0"])
-def test_empty_prompts_are_refused(text):
+def test_empty_prompts_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="empty"):
         check_prompt(text)
 
 
-def test_undecodable_arguments_are_refused():
+def test_undecodable_arguments_are_refused() -> None:
     with pytest.raises(UserError, match="not valid Unicode"):
         check_prompt(b"caf\xe9".decode("utf-8", "surrogateescape"))
 
 
 @given(prompt=st.text(), seed=seeds)
-def test_slugs_are_safe_file_names(prompt, seed):
+def test_slugs_are_safe_file_names(prompt: str, seed: int) -> None:
     name = slug(prompt, seed)
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
     assert len(name) <= 60
@@ -139,11 +139,11 @@ def test_slugs_are_safe_file_names(prompt, seed):
 
 
 @given(prompts=st.lists(st.tuples(st.text(), seeds), min_size=2, unique=True))
-def test_slugs_differ(prompts):
+def test_slugs_differ(prompts: list[tuple[str, int]]) -> None:
     assert len({slug(*prompt) for prompt in prompts}) == len(prompts)
 
 
-def test_slugs_can_be_read():
+def test_slugs_can_be_read() -> None:
     assert slug("A panda, eating bamb\u00f3o/../..", 7).startswith("a-panda-eating-bamboo-7-")
     assert slug("\u718a\u732b", 7).startswith("prompt-7-")
     assert slug("Same words", 1) != slug("same words", 1)

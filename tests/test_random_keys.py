@@ -20,7 +20,7 @@ from show1_jax.random_keys import below, fold_in, happens, new_key, normal, numb
 from tests import tiny_config, tiny_runs
 
 PACKAGE = Path(random_keys.__file__).parent
-SETTINGS = [
+SETTINGS: list[dict[str, Any]] = [
     {"jax_default_prng_impl": "rbg"},
     {"jax_default_prng_impl": "unsafe_rbg"},
     {"jax_threefry_partitionable": False},

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -446,7 +446,7 @@ def test_missing_and_damaged_stage_files(copied: Sampler) -> None:
 
 
 @pytest.fixture
-def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A disk that is full for files whose name has one of the parts that are put into the list."""
     parts: list[str] = []
 

@@ -1,6 +1,7 @@
 """Samplers against the recorded run, against diffusers 0.19.3's own trajectories and by analytic identities."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -33,7 +34,7 @@ STAGES = {
 STEP_NOISE = {"image_sr": (4, 5, 6)}
 
 
-def relative_error(value: jax.Array, reference: np.ndarray) -> float:
+def relative_error(value: jax.Array, reference: jax.Array) -> float:
     return float(np.linalg.norm(np.asarray(value) - reference) / np.linalg.norm(reference))
 
 
@@ -47,7 +48,11 @@ def scheduler(sampler: str = "ddpm", **settings: object) -> SchedulerConfig:
 
 
 def replay(
-    sampler: Sampler, samples: np.ndarray, outputs: np.ndarray, noise: dict[int, np.ndarray], step=Sampler.step
+    sampler: Sampler,
+    samples: np.ndarray,
+    outputs: np.ndarray,
+    noise: dict[int, np.ndarray],
+    step: Callable[..., SamplerState] = Sampler.step,
 ) -> tuple[float, float]:
     """The worst error of a step taken from the recorded sample, and the whole trajectory's error.
 
@@ -65,7 +70,7 @@ def replay(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_recorded_solver_step(stage, golden, trace):
+def test_every_recorded_solver_step(stage: str, golden: Path, trace: dict[str, np.ndarray]) -> None:
     run = json.loads((golden / "trace.json").read_text())
     folder = golden / "checkpoints" / STAGES[stage]
     config = SchedulerConfig.from_json(json.loads((folder / "scheduler/scheduler_config.json").read_text()))
@@ -83,7 +88,7 @@ def test_every_recorded_solver_step(stage, golden, trace):
     assert trajectory <= 1e-5
 
 
-def test_noise_is_drawn_in_the_recorded_order(golden):
+def test_noise_is_drawn_in_the_recorded_order(golden: Path) -> None:
     """Initial and augmentation draws come first, then one for each DDPM step above timestep 0."""
     run = json.loads((golden / "trace.json").read_text())
     sampler = make_sampler(scheduler(), run["steps"]["image_sr"])
@@ -105,22 +110,25 @@ def _describe(setting: dict) -> str:
 
 
 @pytest.mark.parametrize("index", range(len(SETTINGS)), ids=[f"{i}-{_describe(s)}" for i, s in enumerate(SETTINGS)])
-def test_diffusers_own_trajectories(index, diffusers_runs):
+def test_diffusers_own_trajectories(index: int, diffusers_runs: dict[str, np.ndarray]) -> None:
     setting = SETTINGS[index]
     sampler = make_sampler(SchedulerConfig.from_json(setting["config"]), setting["num_steps"], setting["strength"])
-    run = {name: diffusers_runs.get(f"{index:03d}/{name}") for name in ("timesteps", "samples", "outputs", "noise")}
+    run = {name: diffusers_runs[f"{index:03d}/{name}"] for name in ("timesteps", "samples", "outputs")}
+    draws = diffusers_runs.get(f"{index:03d}/noise")
     np.testing.assert_array_equal(sampler.timesteps, run["timesteps"])
-    noise = {} if run["noise"] is None else dict(enumerate(run["noise"]))
+    noise = {} if draws is None else dict(enumerate(draws))
     worst_step, trajectory = replay(sampler, run["samples"], run["outputs"], noise)
     assert worst_step <= 1e-5
     assert trajectory <= 2e-5  # errors of all steps add up
 
 
 @pytest.mark.parametrize("sampler_name", SAMPLERS)
-def test_one_program_serves_every_step_and_number_of_steps(sampler_name):
+def test_one_program_serves_every_step_and_number_of_steps(sampler_name: str) -> None:
     traces = []
 
-    def step(sampler, state, output, coefficients, noise):
+    def step(
+        sampler: Sampler, state: SamplerState, output: jax.Array, coefficients: Coefficients, noise: jax.Array
+    ) -> SamplerState:
         traces.append(sampler)
         return sampler.step(state, output, coefficients, noise)
 
@@ -147,7 +155,9 @@ def test_one_program_serves_every_step_and_number_of_steps(sampler_name):
     strength=st.floats(0.5, 1.0),
 )
 @settings(deadline=None, max_examples=60)
-def test_a_deterministic_step_keeps_the_line_between_x0_and_eps(sampler_name, num_steps, strength, **settings):
+def test_a_deterministic_step_keeps_the_line_between_x0_and_eps(
+    sampler_name: str, num_steps: int, strength: float, **settings: object
+) -> None:
     """x_t = alpha_t x0 + sigma_t eps solves the ODE where x0 and eps are constant: each step lands on it exactly."""
     config = scheduler(sampler_name, **settings)
     sampler = make_sampler(config, num_steps, strength)
@@ -156,19 +166,19 @@ def test_a_deterministic_step_keeps_the_line_between_x0_and_eps(sampler_name, nu
     noise = table.sample * table.sigma + table.eps
     if sampler_name == "ddim":
         previous = sampler.timesteps - 1000 // num_steps
-        end = np.float32(1)
+        end = 1.0
     else:
         previous = np.append(sampler.timesteps[1:], 0)
-        end = None
+        end = np.nan  # no step lands before the schedule
     squared = alphas_cumprod(config)
-    landing = np.where(previous >= 0, squared[previous], end).astype(np.float32)
+    landing = np.asarray(np.where(previous >= 0, squared[previous], end), np.float32)
     np.testing.assert_allclose(signal, np.sqrt(landing), atol=1e-5)
     np.testing.assert_allclose(noise, np.sqrt(1 - landing), atol=1e-5)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("sampler_name", SAMPLERS)
-def test_a_model_that_knows_x0_recovers_it(sampler_name, prediction_type):
+def test_a_model_that_knows_x0_recovers_it(sampler_name: str, prediction_type: str) -> None:
     config = scheduler(sampler_name, clip_sample=False, beta_schedule="scaled_linear", prediction_type=prediction_type)
     sampler = make_sampler(config, 25)
     rng = np.random.default_rng(0)
@@ -184,7 +194,7 @@ def test_a_model_that_knows_x0_recovers_it(sampler_name, prediction_type):
     np.testing.assert_allclose(state.sample, x0, atol=tolerance)
 
 
-def test_thresholding_sees_each_frame_alone():
+def test_thresholding_sees_each_frame_alone() -> None:
     """One frame with large values must not change its neighbours, nor another video of the batch."""
     sampler = make_sampler(scheduler(thresholding=True, prediction_type="sample", sample_max_value=10.0), 1)
     rng = np.random.default_rng(0)
@@ -198,14 +208,14 @@ def test_thresholding_sees_each_frame_alone():
         np.testing.assert_allclose(whole[video, frame], np.clip(x0, -largest, largest) / largest, atol=2e-6)
 
 
-def test_thresholding_does_not_amplify_small_values():
+def test_thresholding_does_not_amplify_small_values() -> None:
     sampler = make_sampler(scheduler(thresholding=True, prediction_type="sample"), 1)
     output = jnp.full((1, 1, 2, 2, 3), 0.25)
     state = sampler.init(jnp.zeros_like(output))
     np.testing.assert_allclose(sampler.step(state, output, sampler.coefficients(0), output).sample, 0.25, rtol=1e-6)
 
 
-def test_learned_range_mixes_between_posterior_variance_and_beta():
+def test_learned_range_mixes_between_posterior_variance_and_beta() -> None:
     """v = -1 is the log posterior variance and v = 1 is log beta, over the respaced schedule."""
     sampler = make_sampler(scheduler(variance_type="learned_range", beta_schedule="squaredcos_cap_v2"), 10)
     schedule = alphas_cumprod(sampler.config).astype(np.float64)
@@ -220,7 +230,7 @@ def test_learned_range_mixes_between_posterior_variance_and_beta():
         np.testing.assert_allclose(stepped, np.sqrt(variance), rtol=1e-4)
 
 
-def test_the_posterior_variance_has_a_floor():
+def test_the_posterior_variance_has_a_floor() -> None:
     """With an offset the last timestep is above 0 but lands past the schedule: variance 0, floor 1e-20, noise drawn."""
     sampler = make_sampler(scheduler(variance_type="learned_range", steps_offset=1), 10)
     assert sampler.needs_noise(9)
@@ -234,12 +244,12 @@ def test_no_variance_counts_at_timestep_0(variance_type: str, variance: float) -
     assert sampler.timesteps[9] == 0
     sample = jnp.full((1, 1, 2, 2, 3), 0.5)
     outputs = (jnp.concatenate([sample, jnp.full_like(sample, value)], -1) for value in (variance, 0.5))
-    steps = [sampler.step(sampler.init(sample), out, sampler.coefficients(9), sample).sample for out in outputs]
-    np.testing.assert_array_equal(*steps)
+    one, other = (sampler.step(sampler.init(sample), out, sampler.coefficients(9), sample).sample for out in outputs)
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("sampler_name", SAMPLERS)
-def test_a_variance_that_is_not_used_is_dropped(sampler_name):
+def test_a_variance_that_is_not_used_is_dropped(sampler_name: str) -> None:
     sampler = make_sampler(scheduler(sampler_name), 4)
     rng = np.random.default_rng(0)
     output = jnp.asarray(rng.standard_normal((1, 2, 3, 3, 6)), jnp.float32)
@@ -251,28 +261,28 @@ def test_a_variance_that_is_not_used_is_dropped(sampler_name):
 
 
 @pytest.mark.parametrize("variance_type", ["learned", "learned_range"])
-def test_a_missing_variance_is_refused(variance_type):
+def test_a_missing_variance_is_refused(variance_type: str) -> None:
     sampler = make_sampler(scheduler(variance_type=variance_type), 4)
     state = sampler.init(jnp.zeros((1, 1, 2, 2, 3)))
     with pytest.raises(UserError, match=f"variance_type = '{variance_type}'"):
         jax.eval_shape(sampler.step, state, state.sample, sampler.coefficients(0), state.sample)
 
 
-def test_a_wrong_number_of_channels_is_refused():
+def test_a_wrong_number_of_channels_is_refused() -> None:
     sampler = make_sampler(scheduler(), 4)
     state = sampler.init(jnp.zeros((1, 1, 2, 2, 3)))
     with pytest.raises(UserError, match="5 channels for a sample of 3"):
         sampler.step(state, jnp.zeros((1, 1, 2, 2, 5)), sampler.coefficients(0), state.sample)
 
 
-def test_ddpm_without_noise_is_an_error():
+def test_ddpm_without_noise_is_an_error() -> None:
     sampler = make_sampler(scheduler(), 4)
     state = sampler.init(jnp.zeros((1, 1, 2, 2, 3)))
     with pytest.raises(ValueError, match="noise"):
         sampler.step(state, state.sample, sampler.coefficients(0))
 
 
-def test_guidance_mixes_the_noise_and_takes_the_variance_of_the_prompt():
+def test_guidance_mixes_the_noise_and_takes_the_variance_of_the_prompt() -> None:
     negative = jnp.asarray([1.0, 2.0, 3.0, 10.0, 20.0, 30.0])
     prompt = jnp.asarray([2.0, 2.0, 1.0, 40.0, 50.0, 60.0])
     np.testing.assert_array_equal(guide(negative, prompt, 9.0, 3), [10, 2, -15, 40, 50, 60])
@@ -295,7 +305,9 @@ def test_guidance_mixes_the_noise_and_takes_the_variance_of_the_prompt():
         (10, 1.0, {"beta_start": 0}, "alpha or sigma is 0"),
     ],
 )
-def test_a_run_that_cannot_be_is_refused(num_steps, strength, settings, message):
+def test_a_run_that_cannot_be_is_refused(
+    num_steps: int, strength: float, settings: dict[str, object], message: str
+) -> None:
     sampler = "dpm_solver++" if {"lambda_min_clipped", "timestep_spacing"} & set(settings) else "ddpm"
     with pytest.raises(UserError, match=message):
         make_sampler(scheduler(sampler, **settings), num_steps, strength)
@@ -311,7 +323,9 @@ def test_a_run_that_cannot_be_is_refused(num_steps, strength, settings, message)
     solver_order=st.integers(1, 3),
 )
 @settings(deadline=None, max_examples=150)
-def test_timesteps_descend_within_the_schedule(sampler_name, num_steps, strength, **settings):
+def test_timesteps_descend_within_the_schedule(
+    sampler_name: str, num_steps: int, strength: float, **settings: object
+) -> None:
     config = scheduler(sampler_name, beta_schedule="squaredcos_cap_v2", **settings)
     try:
         sampler = make_sampler(config, num_steps, strength)
@@ -336,7 +350,7 @@ def test_timesteps_descend_within_the_schedule(sampler_name, num_steps, strength
     slope=st.floats(-2, 2),
 )
 @settings(deadline=None)
-def test_multistep_weights_integrate_what_they_should(gaps, solver_type, slope):
+def test_multistep_weights_integrate_what_they_should(gaps: list[float], solver_type: str, slope: float) -> None:
     """Orders above 1 are exact for an x0 that is linear in lambda (midpoint: for a constant one)."""
     lambdas = -np.cumsum([0.0, *gaps])
     weights = _multistep_weights(lambdas, solver_type)

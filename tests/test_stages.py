@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from einops import rearrange
@@ -155,7 +156,7 @@ def test_keyframes_come_from_noise_and_text_alone(sampled: Recorder) -> None:
 @given(keyframes=st.integers(2, 6), between=st.integers(1, 5))
 def test_interpolation_is_told_the_blend_and_which_frames_are_keyframes(keyframes: int, between: int) -> None:
     ends = video(keyframes, 1, 2)
-    told = np.asarray(stages.interpolation_condition(ends, between))
+    told = np.asarray(stages.interpolation_condition(jnp.asarray(ends), between))
     last = between + 1
     for clip in range(2):
         for window in range(keyframes - 1):
@@ -169,7 +170,7 @@ def test_interpolation_is_told_the_blend_and_which_frames_are_keyframes(keyframe
 def test_interpolation_can_be_told_zeros_between_the_keyframes(sampled: Recorder) -> None:
     keyframes = video(3, 1, 2)
     config = InterpolationConfig(num_steps=3, guidance_scale=4.0, num_between=2, between="zeros")
-    stages.interpolate(context("interpolation"), config, keyframes)
+    stages.interpolate(context("interpolation"), config, jnp.asarray(keyframes))
     told = rearrange(np.asarray(sampled.calls[0].condition.channels), "(b v) t h w c -> b v t h w c", v=2)
     np.testing.assert_array_equal(told[:, :, [0, -1], ..., :3], np.stack([keyframes[:, :2], keyframes[:, 1:]], axis=2))
     assert (told[:, :, [0, -1], ..., 3] == 1).all()
@@ -179,7 +180,7 @@ def test_interpolation_can_be_told_zeros_between_the_keyframes(sampled: Recorder
 def test_interpolation_runs_all_windows_at_once_and_later_ones_overwrite(sampled: Recorder) -> None:
     keyframes = video(4, 1, 2)
     config = InterpolationConfig(num_steps=3, guidance_scale=4.0)
-    result = np.asarray(stages.interpolate(context("interpolation"), config, keyframes))
+    result = np.asarray(stages.interpolate(context("interpolation"), config, jnp.asarray(keyframes)))
     (call,) = sampled.calls
     for number in range(6):
         clip, window = divmod(number, 3)
@@ -189,14 +190,14 @@ def test_interpolation_runs_all_windows_at_once_and_later_ones_overwrite(sampled
         ):
             np.testing.assert_array_equal(array[number], of_draw(draw, (5, 1, 2, 3))[clip])
         np.testing.assert_array_equal(call.condition.text[number], TEXT[clip])
-    np.testing.assert_array_equal(call.condition.channels, stages.interpolation_condition(keyframes, 3))
+    np.testing.assert_array_equal(call.condition.channels, stages.interpolation_condition(jnp.asarray(keyframes), 3))
     windows = list(rearrange(call.result, "(b v) t h w c -> v b t h w c", v=3))
     np.testing.assert_array_equal(result, overwritten(windows, [0, 4, 8], 13))
 
 
 def test_one_keyframe_needs_no_interpolation(sampled: Recorder) -> None:
     keyframe = video(1, 2, 2)
-    result = stages.interpolate(context("interpolation"), InterpolationConfig(), keyframe)
+    result = stages.interpolate(context("interpolation"), InterpolationConfig(), jnp.asarray(keyframe))
     np.testing.assert_array_equal(result, keyframe)
     assert not sampled.calls
 
@@ -204,12 +205,13 @@ def test_one_keyframe_needs_no_interpolation(sampled: Recorder) -> None:
 def test_the_first_frame_is_upsampled_and_noised_to_its_level(sampled: Recorder) -> None:
     low = video(5, 2, 3)
     config = FirstFrameConfig(num_steps=2, noise_level=150, scale=4)
-    result = stages.superres_first_frame(context("first_frame"), config, low)
+    result = stages.superres_first_frame(context("first_frame"), config, jnp.asarray(low))
     (call,) = sampled.calls
     shape = (1, 8, 12, 3)
     np.testing.assert_array_equal(call.start, of_draw(Draw("first_frame", "initial"), shape))
     noise = of_draw(Draw("first_frame", "augmentation"), shape)
-    np.testing.assert_allclose(call.condition.channels, noised(enlarged(low[:, :1], 4), noise, 150), atol=1e-5)
+    told = np.asarray(call.condition.channels)
+    np.testing.assert_allclose(told, noised(enlarged(low[:, :1], 4), noise, 150), atol=1e-5)
     assert call.condition.noise_level == 150
     np.testing.assert_array_equal(result, call.result)
 
@@ -221,7 +223,7 @@ def test_pixel_windows_are_told_a_clean_finished_frame_and_overwrite_it(sampled:
     config = SuperresPixelConfig(num_steps=2, noise_level=250, window=8, stride=7)
     progress: list[tuple[int, int]] = []
     running = context("superres_pixel", on_step=lambda *steps: progress.append(steps))
-    result = np.asarray(stages.superres_pixel(running, config, low, first, scale=2))
+    result = np.asarray(stages.superres_pixel(running, config, jnp.asarray(low), jnp.asarray(first), scale=2))
 
     assert len(sampled.calls) == len(starts)
     upsampled = enlarged(low, 2)
@@ -261,7 +263,8 @@ def test_latents_are_noised_to_the_first_of_the_last_steps(
     config = SuperresLatentConfig(num_steps=steps, strength=strength, height=16, width=32)
     low = 2 * video(3, 4, 9)
     running = context("superres_latent", noising_scheduler=None)
-    result = stages.superres_latent(running, config, jax.numpy.asarray(low), LoadedNetwork(None, None, vae))
+    unused: Any = None
+    result = stages.superres_latent(running, config, jnp.asarray(low), LoadedNetwork(unused, unused, vae))
 
     (call,) = sampled.calls
     frames = np.stack([from_uint8(resize_uint8(to_uint8(clip), 16, 32)) for clip in low])

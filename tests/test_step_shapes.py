@@ -23,8 +23,8 @@ def test_steps_have_the_shapes_that_the_cascade_samples_with(monkeypatch: pytest
 
     def denoise(network: object, sampler: object, sample: Any, condition: Condition, *_: object) -> Any:
         level = None if condition.noise_level is None else jax.ShapeDtypeStruct((), jnp.int32)
-        shaped = jax.eval_shape(lambda *arrays: arrays, sample, condition.text, condition.channels)
-        calls.append(StepShapes(*shaped, level))
+        shapes = jax.eval_shape(lambda *arrays: arrays, sample, condition.text, condition.channels)
+        calls.append(StepShapes(shapes[0], shapes[1], shapes[2], level))
         return sample
 
     def on_stage(stage: Stage, video: object) -> None:

@@ -95,7 +95,7 @@ def measured_path(covered: np.ndarray) -> np.ndarray:
 # The grammar
 
 
-def test_sentences_of_the_grammar():
+def test_sentences_of_the_grammar() -> None:
     circle = Thing("red", "circle", "moves right")
     square = Thing("blue", "square", "stays still", "large")
     assert Scene((circle,)).sentence() == "a red circle moves right"
@@ -106,12 +106,12 @@ def test_sentences_of_the_grammar():
 
 
 @given(scenes)
-def test_sentence_and_scene_are_one(scene: Scene):
+def test_sentence_and_scene_are_one(scene: Scene) -> None:
     assert parse_sentence(scene.sentence()) == scene
 
 
 @given(scenes)
-def test_parsing_forgives_case_space_a_full_stop_and_a_said_black(scene: Scene):
+def test_parsing_forgives_case_space_a_full_stop_and_a_said_black(scene: Scene) -> None:
     sentence = scene.sentence()
     if scene.background == "black":
         sentence += " on a black background"
@@ -138,14 +138,14 @@ def test_parsing_forgives_case_space_a_full_stop_and_a_said_black(scene: Scene):
         ),
     ],
 )
-def test_misfits_are_named(text: str, message: str):
+def test_misfits_are_named(text: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         parse_sentence(text)
     assert message in str(error.value)
 
 
 @given(st.one_of(st.just(""), scenes.map(Scene.sentence)), st.integers(0, 100), st.text())
-def test_any_text_is_a_scene_or_refused_in_one_line(text: str, position: int, insertion: str):
+def test_any_text_is_a_scene_or_refused_in_one_line(text: str, position: int, insertion: str) -> None:
     changed = text[:position] + insertion + text[position:]
     try:
         scene = parse_sentence(changed)
@@ -166,7 +166,7 @@ def hardest_scenes() -> list[Scene]:
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 64), (320, 576), (64, 64), (64, 40), (30, 120)])
-def test_things_stay_inside_the_frame_and_apart(height: int, width: int):
+def test_things_stay_inside_the_frame_and_apart(height: int, width: int) -> None:
     placed = [place(scene, seed) for seed, scene in enumerate(hardest_scenes())]
     placed += [place(scene, seed, 0.3) for seed, scene in enumerate(hardest_scenes())]
     placed += [scene_from_index(index, held_out=None) for index in range(500)]
@@ -176,13 +176,13 @@ def test_things_stay_inside_the_frame_and_apart(height: int, width: int):
         for left, top, right, bottom in outlines:
             assert min(left.min(), top.min(), width - right.max(), height - bottom.max()) >= gap / 2
         for (left, top, right, bottom), (left2, top2, right2, bottom2) in combinations(outlines, 2):
-            apart = np.maximum.reduce([left2 - right, left - right2, top2 - bottom, top - bottom2])
+            apart = np.max([left2 - right, left - right2, top2 - bottom, top - bottom2], axis=0)
             assert apart.min() >= gap, one.scene.sentence()
 
 
 @settings(deadline=None)
 @given(scenes, seeds, st.floats(0, 1))
-def test_things_do_what_is_said_of_them(scene: Scene, seed: int, spread: float):
+def test_things_do_what_is_said_of_them(scene: Scene, seed: int, spread: float) -> None:
     for thing, body in zip(scene.things, place(scene, seed, spread).bodies(100, 160), strict=True):
         directions = DIRECTIONS[thing.motion]
         first, halfway, last = body.path([0.0, DURATION / 2, DURATION])
@@ -193,21 +193,21 @@ def test_things_do_what_is_said_of_them(scene: Scene, seed: int, spread: float):
         assert last[2] / first[2] == pytest.approx(2.0 ** directions[2])
 
 
-def test_a_scene_has_the_same_places_in_every_size_of_a_frame():
+def test_a_scene_has_the_same_places_in_every_size_of_a_frame() -> None:
     for index in range(50):
         placed = scene_from_index(index)
         for small, large in zip(placed.bodies(40, 64), placed.bodies(160, 256), strict=True):
             np.testing.assert_allclose(4 * small.path(KEYFRAME_TIMES), large.path(KEYFRAME_TIMES), rtol=1e-12)
 
 
-def test_same_seed_same_place_other_seed_other_place():
+def test_same_seed_same_place_other_seed_other_place() -> None:
     scene = parse_sentence("a red circle grows and a blue square moves up")
     assert place(scene, 5) == place(scene, 5)
     assert place(scene, 5).spots != place(scene, 6).spots
 
 
 @pytest.mark.parametrize(("pairs", "expected"), [(0.0, 0.0), (0.35, 0.35), (0.7, 0.7), (1.0, 1.0)])
-def test_so_many_scenes_have_two_things(pairs: float, expected: float):
+def test_so_many_scenes_have_two_things(pairs: float, expected: float) -> None:
     twos = [len(scene_from_index(index, pairs=pairs).scene.things) == 2 for index in range(1000)]
     assert np.mean(twos) == pytest.approx(expected, abs=0.05)
     usual = [len(scene_from_index(index).scene.things) == 2 for index in range(1000)]
@@ -215,7 +215,7 @@ def test_so_many_scenes_have_two_things(pairs: float, expected: float):
 
 
 @given(scenes, seeds, st.floats(0, 1))
-def test_a_smaller_spread_draws_the_same_places_nearer_to_the_middle(scene: Scene, seed: int, spread: float):
+def test_a_smaller_spread_draws_the_same_places_nearer_to_the_middle(scene: Scene, seed: int, spread: float) -> None:
     wide, near = place(scene, seed), place(scene, seed, spread)
     middle = place(scene, 0, 0.0)
     assert set(middle.spots) == {(0.5, 0.5, 0.5)}
@@ -227,7 +227,7 @@ def test_a_smaller_spread_draws_the_same_places_nearer_to_the_middle(scene: Scen
 # What the pictures show
 
 
-def test_the_centre_of_every_thing_has_its_colour_and_the_corner_the_background():
+def test_the_centre_of_every_thing_has_its_colour_and_the_corner_the_background() -> None:
     for index in range(60):
         placed = scene_from_index(index, held_out=None)
         video = render(placed, KEYFRAME_TIMES, 40, 64)
@@ -240,7 +240,7 @@ def test_the_centre_of_every_thing_has_its_colour_and_the_corner_the_background(
 
 
 @pytest.mark.parametrize(("height", "width", "tolerance"), [(10, 16, 0.15), (40, 64, 0.05), (160, 256, 0.03)])
-def test_measured_paths_are_those_of_the_bodies(height: int, width: int, tolerance: float):
+def test_measured_paths_are_those_of_the_bodies(height: int, width: int, tolerance: float) -> None:
     """In pixels; what is left is the rounding of colours to 8 bits."""
     for index in range(40):
         placed = scene_from_index(index, held_out=None)
@@ -249,7 +249,7 @@ def test_measured_paths_are_those_of_the_bodies(height: int, width: int, toleran
             np.testing.assert_allclose(measured_path(share), body.path(KEYFRAME_TIMES), atol=tolerance)
 
 
-def test_moving_things_are_seen_to_move_steadily():
+def test_moving_things_are_seen_to_move_steadily() -> None:
     """In every step of 1/8 s at 64x40: at least 0.4 of the 0.5 pixels of the slowest, in one direction."""
     times = np.arange(29) / 8
     for index in range(80):
@@ -261,7 +261,7 @@ def test_moving_things_are_seen_to_move_steadily():
                 assert (direction * values > least).all() if direction else (abs(values) < 0.05).all()
 
 
-def test_a_large_frame_averaged_down_is_the_small_one():
+def test_a_large_frame_averaged_down_is_the_small_one() -> None:
     """All pixels are rounded to 8 bits, so they differ by one level at most."""
     for index in range(100):
         placed = scene_from_index(index, held_out=None)
@@ -272,7 +272,7 @@ def test_a_large_frame_averaged_down_is_the_small_one():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_pixel_is_covered_as_much_as_the_points_in_it(shape: str):
+def test_every_pixel_is_covered_as_much_as_the_points_in_it(shape: str) -> None:
     """Against counting which of 64 x 64 points of every pixel are inside the shape."""
     placed = place(parse_sentence(f"a large white {shape} stays still"), 1)
     x, y, radius = placed.bodies(20, 32)[0].path([0.0])[0]
@@ -291,14 +291,14 @@ def test_every_pixel_is_covered_as_much_as_the_points_in_it(shape: str):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shapes_are_round_square_and_equilateral_and_have_one_area(shape: str):
+def test_shapes_are_round_square_and_equilateral_and_have_one_area(shape: str) -> None:
     (left, right), (above, below) = EXTENTS[shape]
     aspect, filled = {"circle": (1, np.pi / 4), "square": (1, 1), "triangle": (3**0.5 / 2, 1 / 2)}[shape]
     assert (above + below) / (left + right) == pytest.approx(aspect)
     assert filled * (above + below) * (left + right) == pytest.approx(np.pi)
 
 
-def test_keyframes_are_every_fourth_frame():
+def test_keyframes_are_every_fourth_frame() -> None:
     world = SyntheticWorld(20, seed=3)
     for index in range(20):
         frames = world.clip(index, 29, 8, 20, 32, 0.0)
@@ -306,7 +306,7 @@ def test_keyframes_are_every_fourth_frame():
         np.testing.assert_array_equal(frames[12:17], world.clip(index, 5, 8, 20, 32, 1.5))
 
 
-def test_nothing_happens_before_and_after_the_scene():
+def test_nothing_happens_before_and_after_the_scene() -> None:
     placed = scene_from_index(1)
     early, first, last, late = render(placed, [-1.0, 0.0, DURATION, 5.0], 20, 32)
     np.testing.assert_array_equal(early, first)
@@ -314,11 +314,11 @@ def test_nothing_happens_before_and_after_the_scene():
 
 
 @pytest.mark.parametrize(("num_frames", "height", "width"), [(0, 20, 32), (1, 1, 1), (2, 1, 9), (2, 9, 1)])
-def test_any_number_and_size_of_frames(num_frames: int, height: int, width: int):
+def test_any_number_and_size_of_frames(num_frames: int, height: int, width: int) -> None:
     assert SyntheticWorld(1, 0).clip(0, num_frames, 8, height, width, 0.0).shape == (num_frames, height, width, 3)
 
 
-def test_all_colours_are_far_apart():
+def test_all_colours_are_far_apart() -> None:
     """Each from the others and from the backgrounds, in levels of 8 bits."""
     for one, other in combinations([*COLORS.values(), *BACKGROUNDS.values()], 2):
         assert np.linalg.norm(np.subtract(one, other)) > 100
@@ -329,12 +329,12 @@ def test_all_colours_are_far_apart():
 
 @settings(deadline=None)
 @given(seeds, seeds)
-def test_any_index_of_any_world_has_a_scene(index: int, seed: int):
+def test_any_index_of_any_world_has_a_scene(index: int, seed: int) -> None:
     scene = scene_from_index(index, seed).scene
     assert parse_sentence(scene.sentence()) == scene
 
 
-def test_the_world_stays_as_it_is():
+def test_the_world_stays_as_it_is() -> None:
     """Weights and recorded numbers rest on it: an index gives the same scene on every machine and forever."""
     for index, (sentence, path) in RECORDED.items():
         placed = scene_from_index(index, seed=7)
@@ -342,7 +342,7 @@ def test_the_world_stays_as_it_is():
         np.testing.assert_allclose(placed.bodies(100, 160)[0].path([0.0, DURATION]).ravel(), path, atol=1e-3)
 
 
-def test_scenes_are_mixed_as_stated():
+def test_scenes_are_mixed_as_stated() -> None:
     """Shares of 4000 scenes, within four standard deviations."""
     drawn = [scene_from_index(index).scene for index in range(4000)]
     said = [thing.size for scene in drawn for thing in scene.things]
@@ -352,16 +352,16 @@ def test_scenes_are_mixed_as_stated():
     assert all(len({thing.color for thing in scene.things}) == len(scene.things) for scene in drawn)
 
 
-def test_worlds_of_other_seeds_have_other_scenes():
+def test_worlds_of_other_seeds_have_other_scenes() -> None:
     assert sum(scene_from_index(i, seed=1) == scene_from_index(i, seed=2) for i in range(100)) == 0
 
 
-def test_training_sees_every_thing_but_the_held_out_ones():
+def test_training_sees_every_thing_but_the_held_out_ones() -> None:
     seen = {triple(thing) for index in range(4000) for thing in scene_from_index(index).scene.things}
     assert seen == {one for one in product(COLORS, SHAPES, MOTIONS) if not is_held_out(Thing(*one))}
 
 
-def test_at_least_15_percent_are_held_out_and_every_pair_is_trained():
+def test_at_least_15_percent_are_held_out_and_every_pair_is_trained() -> None:
     triples = set(product(COLORS, SHAPES, MOTIONS))
     trained = {one for one in triples if not is_held_out(Thing(*one))}
     assert len(trained) <= 0.85 * len(triples)
@@ -369,24 +369,24 @@ def test_at_least_15_percent_are_held_out_and_every_pair_is_trained():
         assert {(one[a], one[b]) for one in trained} == {(one[a], one[b]) for one in triples}
 
 
-def test_held_out_scenes_begin_with_a_held_out_thing():
+def test_held_out_scenes_begin_with_a_held_out_thing() -> None:
     firsts = [scene_from_index(index, held_out=True).scene.things[0] for index in range(500)]
     assert all(map(is_held_out, firsts))
     assert len(set(map(triple, firsts))) == 21
 
 
-def test_scenes_of_anything_have_held_out_things_by_their_share():
+def test_scenes_of_anything_have_held_out_things_by_their_share() -> None:
     """A sixth, within four standard deviations of 1000 draws."""
     held = [is_held_out(scene_from_index(index, held_out=None).scene.things[0]) for index in range(1000)]
     assert np.mean(held) == pytest.approx(1 / 6, abs=0.048)
 
 
 @pytest.mark.parametrize("num_things", [1, 2])
-def test_the_number_of_things_can_be_asked_for(num_things: int):
+def test_the_number_of_things_can_be_asked_for(num_things: int) -> None:
     assert all(len(scene_from_index(i, num_things=num_things).scene.things) == num_things for i in range(50))
 
 
-def test_a_world_is_a_window_of_indices():
+def test_a_world_is_a_window_of_indices() -> None:
     world = SyntheticWorld(5, seed=2, first=100)
     assert len(world) == 5
     assert [world.caption(i) for i in range(5)] == [scene_from_index(100 + i, 2).scene.sentence() for i in range(5)]

@@ -176,6 +176,7 @@ def test_a_run_goes_on_when_architectures_have_gained_a_setting(
 
     def record_from_before(checkpoints: Any) -> Any:
         record = read(checkpoints)
+        assert record is not None
         del record["network"][0]["position_channels"], record["settings"]["optimizer.kind"]
         return record
 
@@ -240,7 +241,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(name: str, ti
     run: Any = SimpleNamespace(plan=plan, saved_step=4, clips=clips, checkpoints=checkpoints)
     loop: Any = object.__new__(Loop)
     loop.run = run
-    metrics = Metrics(np.float32(1), np.float32(1), {}, None)._replace(**{name: np.float32("nan")})
+    values: dict[str, Any] = {"loss": np.float32(1), "grad_norm": np.float32(1)} | {name: np.float32("nan")}
+    metrics = Metrics(**values, parts={}, bands=None)
     with pytest.raises(UserError, match="not finite before step 6; go on from the checkpoint of step 4"):
         loop._log(6, Window([metrics]), None)
 

@@ -42,7 +42,7 @@ RECORD = {"stage": "keyframes", "data": {"batch": 3}, "learning_rate": 1e-4}
 class State(NamedTuple):
     step: Any
     key: Any
-    weights: Weights
+    weights: Any
     optimizer: Any
 
 
@@ -98,7 +98,8 @@ def save(checkpoints: TrainingCheckpoints, step: int, mesh: Mesh, size: int = 16
 
 def restore(checkpoints: TrainingCheckpoints, mesh: Mesh, warnings: list[str] | None = None) -> Restored | None:
     told: list[str] = []
-    restored = checkpoints.restore("keyframes", *abstract(arrays(0), mesh), warn=told.append)
+    ema, state = abstract(arrays(0), mesh)
+    restored = checkpoints.restore("keyframes", ema, state, warn=told.append)
     assert warnings is not None or not told
     if warnings is not None:
         warnings += told
@@ -110,7 +111,8 @@ def assert_is(restored: Restored | None, step: int) -> None:
     assert restored.step == step
     assert restored.record == RECORD | {"step": step}
     expected = arrays(step)
-    assert jax.tree.structure((restored.ema, restored.state)) == jax.tree.structure(expected)
+    structure: Any = jax.tree.structure((restored.ema, restored.state))
+    assert structure == jax.tree.structure(expected)
 
     def compare(ours: jax.Array, theirs: np.ndarray) -> None:
         assert ours.dtype == theirs.dtype
@@ -193,7 +195,12 @@ def test_arrays_may_be_donated_as_soon_as_save_returns(tmp_path: Path) -> None:
 
 def test_a_save_returns_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wait = BackgroundWrite.wait
-    monkeypatch.setattr(BackgroundWrite, "wait", lambda self: (time.sleep(0.3), wait(self)))
+
+    def wait_longer(write: BackgroundWrite) -> None:
+        time.sleep(0.3)
+        wait(write)
+
+    monkeypatch.setattr(BackgroundWrite, "wait", wait_longer)
     checkpoints = checkpoints_in(tmp_path)
     save(checkpoints, 1, mesh_of(1))
     checkpoints.poll()
@@ -269,9 +276,9 @@ def test_what_does_not_fit_is_refused(saved: Path) -> None:
     checkpoints, (ema, state) = checkpoints_in(saved), abstract(arrays(0), mesh_of(1))
     with pytest.raises(UserError, match="has no component 'vae', only keyframes"):
         checkpoints.restore("vae", ema, state)
-    wider = abstract(arrays(0, size=17), mesh_of(1))
+    wider_ema, wider_state = abstract(arrays(0, size=17), mesh_of(1))
     with pytest.raises(UserError, match=r"blocks/0/kernel \(stored \(16, 8\), wanted \(17, 8\)\)"):
-        checkpoints.restore("keyframes", *wider, warn=lambda line: None)
+        checkpoints.restore("keyframes", wider_ema, wider_state, warn=lambda line: None)
     with pytest.raises(UserError, match=r"training/state does not fit .*momentum \(stored nothing"):
         checkpoints.restore("keyframes", ema, {"momentum": state.step}, warn=lambda line: None)
 
@@ -338,7 +345,9 @@ def test_hundreds_of_writes_that_fail_are_one_line(
 ) -> None:
     """The first one's error is raised; no other is left to a closed event loop, or to the garbage collector."""
     rng = np.random.default_rng(0)
-    weights = {(f"layer{index}", "kernel"): jax.device_put(rng.standard_normal((50, 80))) for index in range(400)}
+    weights: Weights = {
+        (f"layer{index}", "kernel"): jax.device_put(rng.standard_normal((50, 80))) for index in range(400)
+    }
     refused = pytest.raises(UserError, match=r"step 1 was not saved, .*File too large")
     with files_of_at_most(200_000), refused, contextlib.closing(checkpoints_in(tmp_path)) as checkpoints:
         checkpoints.save(1, "keyframes", COMPONENT, weights, {"step": jnp.int32(1)}, RECORD)
@@ -452,10 +461,19 @@ def test_a_save_that_another_process_cannot_begin(tmp_path: Path, monkeypatch: p
 
 
 def test_a_save_that_ends_in_no_known_way_is_told_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoints, told = checkpoints_in(tmp_path), []
-    monkeypatch.setattr(Manifest, "write", lambda *_: {}["no such name"])
+    checkpoints = checkpoints_in(tmp_path)
+    told: list[str] = []
+
+    def fail(*_: object) -> None:
+        raise KeyError("no such name")
+
+    def exchange(error: str) -> list[str]:
+        told.append(error)
+        return [error]
+
+    monkeypatch.setattr(Manifest, "write", fail)
     save(checkpoints, 1, mesh_of(1))
-    monkeypatch.setattr(module, "from_all_processes", lambda value: told.append(value) or [value])
+    monkeypatch.setattr(module, "from_all_processes", exchange)
     with pytest.raises(KeyError):
         checkpoints.close()
     assert told == ["'no such name'"]
@@ -519,7 +537,7 @@ def test_two_processes(workdir: Path) -> None:
 def die(workdir: Path) -> None:
     """Save step 3, and be killed once its files are there."""
 
-    def kill(*_: Any) -> None:
+    def kill(self: Manifest, checkpoint: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     Manifest.write = kill  # type: ignore[method-assign]

@@ -18,7 +18,7 @@ EQUAL = 1e-5
 
 # A huge epsilon makes AdamW a plain gradient step: without it rounding of gradients near zero grows to whole steps.
 GRADIENT_DESCENT = {"learning_rate": 1e4, "epsilon": 1e6, "beta1": 0.0, "weight_decay": 0.0, "clip_norm": 0.0}
-MESHES = {
+MESHES: dict[str, tuple[MeshConfig, dict[str, Any]]] = {
     "data": (MeshConfig(data=8), {"remat": "full"}),
     "fsdp": (MeshConfig(data=1, fsdp=4, tensor=2), {"remat": "none"}),
     "all": (MeshConfig(data=2, fsdp=2, tensor=2), {"remat": "dots", "num_microbatches": 2}),

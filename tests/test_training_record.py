@@ -26,7 +26,9 @@ RECORD: dict[str, Any] = {
     "mesh": {"data": 1},
     "processes": 1,
 }
-JSON = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.builds(list) | st.builds(dict)
+JSON: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.builds(list) | st.builds(dict)
+)
 
 
 def test_a_record_says_what_was_written() -> None:

@@ -5,8 +5,10 @@ import json
 import pickle
 import random
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import Mesh
 
 from show1_jax.cascade import Cascade
 from show1_jax.data import text_cache
@@ -27,21 +30,28 @@ from show1_jax.errors import UserError
 from show1_jax.manifest import read_manifest
 from show1_jax.parallel import MeshConfig, make_mesh, put_batch
 from show1_jax.random_checkpoint import write_random_checkpoint
-from show1_jax.sampling_config import CascadeConfig
+from show1_jax.sampling_config import CascadeConfig, TextPadding
 from show1_jax.text.encoding import load_tokenize, mask_after_end
-from show1_jax.training.text import FrozenEncoder, StoredStates, drop_captions, empty_caption, load_text_source
+from show1_jax.training.text import (
+    FrozenEncoder,
+    StoredStates,
+    TextSource,
+    drop_captions,
+    empty_caption,
+    load_text_source,
+)
 from show1_jax.training_config import DataConfig, TextConfig
 from tests import tiny_config
 
 CAPTIONS = ["A red circle moves left", "", "a \u00fc\u0142 \U0001f43c square", "x" * 300, " a red circle moves left "]
 COMPONENTS = ["text_t5", "text_clip"]
-PADDINGS = ["encoded", "zeros"]
-CACHES = [("text_t5", "encoded"), ("text_t5", "zeros"), ("text_clip", "zeros")]
+PADDINGS: list[TextPadding] = ["encoded", "zeros"]
+CACHES: list[tuple[str, TextPadding]] = [("text_t5", "encoded"), ("text_t5", "zeros"), ("text_clip", "zeros")]
 BFLOAT16_STEP = 2.0**-8
 
 
 @functools.cache
-def sampled_states(checkpoint: Path, component: str, padding: str) -> np.ndarray:
+def sampled_states(checkpoint: Path, component: str, padding: TextPadding) -> np.ndarray:
     """The states of the captions that the cascade's networks see, on one device in float32."""
     cascade = Cascade.load(checkpoint, CascadeConfig(text_padding=padding), jax.devices()[:1])
     return np.asarray(cascade._encode(component, [tuple(CAPTIONS)])[tuple(CAPTIONS)])
@@ -52,13 +62,16 @@ def token_mask(checkpoint: Path, component: str, captions: list[str]) -> np.ndar
     return load_tokenize(kind, checkpoint / component / "tokenizer")(captions).mask > 0
 
 
-def text_source(checkpoint: Path, component: str, padding: str, config: TextConfig = TextConfig()):  # noqa: B008
+def text_source(
+    checkpoint: Path, component: str, padding: TextPadding, config: TextConfig | None = None
+) -> tuple[TextSource, Mesh]:
     mesh = make_mesh(MeshConfig(data=2, fsdp=4))
+    config = config or TextConfig()
     return load_text_source(config, checkpoint, component, padding=padding, mesh=mesh, dtype=jnp.float32), mesh
 
 
 @pytest.fixture(scope="module")
-def caches(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+def caches(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, TextPadding], Path]:
     """Caches, by text encoder and padding."""
     folder = tmp_path_factory.mktemp("caches")
     paths = {(component, padding): folder / component / padding for component, padding in CACHES}
@@ -70,13 +83,13 @@ def caches(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 # Padding
 
 
-def test_mask_ends_with_the_first_end_token():
+def test_mask_ends_with_the_first_end_token() -> None:
     ids = np.array([[5, 1, 9, 9, 9], [5, 9, 1, 9, 3], [5, 1, 2, 3, 9]])
     assert mask_after_end(ids, 9).tolist() == [[1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_zeros_replace_the_states_of_padding_alone(tiny_checkpoint, component):
+def test_zeros_replace_the_states_of_padding_alone(tiny_checkpoint: Path, component: str) -> None:
     encoded, zeros = (sampled_states(tiny_checkpoint, component, padding) for padding in PADDINGS)
     mask = token_mask(tiny_checkpoint, component, CAPTIONS)
     assert mask[1].sum() == (1 if component == "text_t5" else 2)
@@ -86,16 +99,18 @@ def test_zeros_replace_the_states_of_padding_alone(tiny_checkpoint, component):
     np.testing.assert_array_equal(zeros, np.where(mask[..., None], encoded, 0))
 
 
-def test_config_refuses_other_paddings():
+def test_config_refuses_other_paddings() -> None:
     with pytest.raises(UserError, match="text_padding='none' is none of"):
-        CascadeConfig(text_padding="none")
+        CascadeConfig(text_padding="none")  # type: ignore[arg-type]
 
 
 # Training sees what sampling sees
 
 
 @pytest.mark.parametrize(("component", "padding"), [("text_t5", "encoded"), ("text_clip", "zeros")])
-def test_sources_give_what_sampling_gives(tiny_checkpoint, caches, component, padding):
+def test_sources_give_what_sampling_gives(
+    tiny_checkpoint: Path, caches: dict[tuple[str, TextPadding], Path], component: str, padding: TextPadding
+) -> None:
     order = [3, 1, 4, 0, 2, 0]
     captions, wanted = [CAPTIONS[index] for index in order], sampled_states(tiny_checkpoint, component, padding)[order]
     cached = TextConfig(source="cache", cache=str(caches[component, padding]))
@@ -111,7 +126,9 @@ def test_sources_give_what_sampling_gives(tiny_checkpoint, caches, component, pa
 
 
 @pytest.mark.parametrize("config", ["encoder", "cache"])
-def test_dropped_captions_are_the_empty_one(tiny_checkpoint, caches, config):
+def test_dropped_captions_are_the_empty_one(
+    tiny_checkpoint: Path, caches: dict[tuple[str, TextPadding], Path], config: str
+) -> None:
     settings_of = {"encoder": TextConfig(), "cache": TextConfig("cache", str(caches["text_t5", "encoded"]))}
     source, _ = text_source(tiny_checkpoint, "text_t5", "encoded", settings_of[config])
     text, empty = source.prepare(CAPTIONS), source.prepare([""] * len(CAPTIONS))
@@ -123,7 +140,7 @@ def test_dropped_captions_are_the_empty_one(tiny_checkpoint, caches, config):
             np.testing.assert_array_equal(left, array)
 
 
-def test_every_example_draws_for_itself():
+def test_every_example_draws_for_itself() -> None:
     keys = jax.random.split(jax.random.key(3), 2000)
     text = (np.ones((2000, 3), np.int32), np.ones((2000, 3, 2), ml_dtypes.bfloat16))
     empty = (np.zeros(3, np.int32), np.zeros((3, 2), ml_dtypes.bfloat16))
@@ -139,7 +156,9 @@ def test_every_example_draws_for_itself():
 # The cache
 
 
-def test_cache_has_every_caption_once_in_bfloat16(tiny_checkpoint, caches):
+def test_cache_has_every_caption_once_in_bfloat16(
+    tiny_checkpoint: Path, caches: dict[tuple[str, TextPadding], Path]
+) -> None:
     for (component, padding), path in caches.items():
         cache = TextCache.open(path, component, padding)
         assert cache.record.num_captions == len(CAPTIONS)
@@ -149,7 +168,12 @@ def test_cache_has_every_caption_once_in_bfloat16(tiny_checkpoint, caches):
         np.testing.assert_allclose(states.astype(np.float32), wanted, rtol=BFLOAT16_STEP, atol=1e-5)
 
 
-def test_zeros_store_tokens_alone(tiny_checkpoint, caches, capsys, tmp_path):
+def test_zeros_store_tokens_alone(
+    tiny_checkpoint: Path,
+    caches: dict[tuple[str, TextPadding], Path],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
     num_tokens = {component: token_mask(tiny_checkpoint, component, CAPTIONS).sum() for component in COMPONENTS}
     for (component, padding), path in caches.items():
         num_states = 77 * len(CAPTIONS) if padding == "encoded" else num_tokens[component]
@@ -160,7 +184,7 @@ def test_zeros_store_tokens_alone(tiny_checkpoint, caches, capsys, tmp_path):
     assert f"5 captions of {megabytes:.3g} MB take {megabytes * 5 / 1e3:.3g} GB" in capsys.readouterr().out
 
 
-def test_cache_is_read_in_threads_and_in_other_processes(caches):
+def test_cache_is_read_in_threads_and_in_other_processes(caches: dict[tuple[str, TextPadding], Path]) -> None:
     cache = TextCache.open(caches["text_t5", "zeros"], "text_t5", "zeros")
     wanted = {caption: cache.read([caption])[0] for caption in CAPTIONS}
     sent = pickle.loads(pickle.dumps(cache))
@@ -179,13 +203,17 @@ def test_cache_is_read_in_threads_and_in_other_processes(caches):
         (("text_t5", "encoded", "0" * 64), "a cache of another text_t5 than the checkpoint's"),
     ],
 )
-def test_cache_of_another_kind(caches, ask, line):
+def test_cache_of_another_kind(
+    caches: dict[tuple[str, TextPadding], Path], ask: tuple[str, TextPadding, str | None], line: str
+) -> None:
     with pytest.raises(UserError, match=line) as error:
         TextCache.open(caches["text_t5", "encoded"], *ask)
     assert "\n" not in str(error.value)
 
 
-def test_cache_of_another_encoder_is_found_by_the_checkpoint(caches, tmp_path):
+def test_cache_of_another_encoder_is_found_by_the_checkpoint(
+    caches: dict[tuple[str, TextPadding], Path], tmp_path: Path
+) -> None:
     architecture = tiny_config.settings().architecture
     for component in COMPONENTS:
         write_random_checkpoint(tmp_path / component, {component: architecture[component]}, {}, seed=1)
@@ -198,7 +226,7 @@ def test_cache_of_another_encoder_is_found_by_the_checkpoint(caches, tmp_path):
 
 @settings(deadline=None, max_examples=30)
 @given(caption=st.text(st.characters(exclude_categories=()), max_size=30))
-def test_missing_caption_is_named(caches, caption):
+def test_missing_caption_is_named(caches: dict[tuple[str, TextPadding], Path], caption: str) -> None:
     cache = TextCache.open(caches["text_t5", "encoded"], "text_t5", "encoded")
     if caption in CAPTIONS:
         return
@@ -207,12 +235,12 @@ def test_missing_caption_is_named(caches, caption):
     assert repr(caption) in str(error.value)
 
 
-def test_no_cache_there(tmp_path):
+def test_no_cache_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no cache of text states; make one with"):
         TextCache.open(tmp_path, "text_t5", "encoded")
 
 
-def test_damaged_caches_never_give_wrong_states(caches, tmp_path):
+def test_damaged_caches_never_give_wrong_states(caches: dict[tuple[str, TextPadding], Path], tmp_path: Path) -> None:
     source = caches["text_t5", "zeros"]
     wanted = TextCache.open(source, "text_t5", "zeros").read(CAPTIONS)
     rng = random.Random(0)
@@ -246,26 +274,33 @@ def test_damaged_caches_never_give_wrong_states(caches, tmp_path):
         ({"batch_size": 0}, "--batch_size=0 must be at least 1"),
     ],
 )
-def test_what_cannot_be_encoded(tiny_checkpoint, tmp_path, changes, line):
-    asked = {"out": tmp_path / "cache", "captions": ["a"], "checkpoint": tiny_checkpoint, "component": "text_t5"}
+def test_what_cannot_be_encoded(tiny_checkpoint: Path, tmp_path: Path, changes: dict[str, Any], line: str) -> None:
+    asked: dict[str, Any] = {
+        "out": tmp_path / "cache",
+        "captions": ["a"],
+        "checkpoint": tiny_checkpoint,
+        "component": "text_t5",
+    }
     with pytest.raises(UserError, match=line):
         write_text_cache(**asked | changes)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_cache_is_not_overwritten(tiny_checkpoint, tmp_path):
+def test_a_cache_is_not_overwritten(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists; choose another place with --out"):
         write_text_cache(tmp_path, ["a"], tiny_checkpoint, "text_t5")
 
 
-def test_a_small_disk_is_refused_beforehand(tiny_checkpoint, tmp_path, monkeypatch):
+def test_a_small_disk_is_refused_beforehand(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(text_cache.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(UserError, match=r"has only 1e-09 GB left.*--text_padding=zeros"):
         write_text_cache(tmp_path / "cache", ["a"], tiny_checkpoint, "text_t5")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_nothing(tiny_checkpoint, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         (tmp_path / "was_here").touch()
         raise RuntimeError("write() failed: No space left on device; writing states")
@@ -276,7 +311,7 @@ def test_a_full_disk_leaves_nothing(tiny_checkpoint, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["was_here"]
 
 
-def test_record_is_plain_json(tiny_checkpoint, caches):
+def test_record_is_plain_json(tiny_checkpoint: Path, caches: dict[tuple[str, TextPadding], Path]) -> None:
     record = json.loads((caches["text_clip", "zeros"] / "cache.json").read_text())
     assert record == {
         "component": "text_clip",
@@ -292,15 +327,17 @@ def test_record_is_plain_json(tiny_checkpoint, caches):
 # The command
 
 
-def test_captions_of_a_dataset_but_of_damaged_records():
-    class Records(list):
-        def __getitem__(self, index):
+def test_captions_of_a_dataset_but_of_damaged_records() -> None:
+    class Records(list[bytes]):
+        def __getitem__(self, index: Any) -> Any:
             if index == 1:
                 raise RuntimeError("chunk data hash mismatch")
             return super().__getitem__(index)
 
     video = {"name": "", "video": b"", "start": 0.0, "duration": 4.0, "fps": 8.0}
-    records = Records(features().serialize_example(video | {"caption": f"l\u00e4st {number}"}) for number in range(4))
+    records: Any = Records(
+        features().serialize_example(video | {"caption": f"l\u00e4st {number}"}) for number in range(4)
+    )
     source = VideoSource(records, range(4), sha256="", shortest_seconds=4.0)
     assert sorted(source.captions()) == ["l\u00e4st 0", "l\u00e4st 2", "l\u00e4st 3"]
 
@@ -309,7 +346,9 @@ def run(*arguments: object) -> int:
     return main(["encode_text", *map(str, arguments)])
 
 
-def test_command_encodes_what_training_asks_for(tiny_checkpoint, tmp_path, capsys):
+def test_command_encodes_what_training_asks_for(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The synthetic world's training and validation scenes, and the lines of a file."""
     (tmp_path / "prompts.txt").write_text("a prompt\n\na prompt\nl\u00e4st line", encoding="utf-8")
     out = tmp_path / "caches" / "clip"
@@ -321,10 +360,11 @@ def test_command_encodes_what_training_asks_for(tiny_checkpoint, tmp_path, capsy
     assert "encoding captions" in printed.err
     config = DataConfig(name="synthetic", num_synthetic=8, num_validation=4, seed=5)
     spec = ClipSpec(2, 2.0, 8, 8)
-    batches = [next(training_clips(config, spec, batch_size=8, rows=range(8)))]
-    batches += validation_clips(config, spec, batch_size=4, rows=range(4))
+    asked: list[Sequence[str]] = [["", "a prompt", "l\u00e4st line"]]
+    asked.append(next(training_clips(config, spec, batch_size=8, rows=range(8))).captions)
+    asked += [batch.captions for batch in validation_clips(config, spec, batch_size=4, rows=range(4))]
     cache = TextCache.open(out, "text_clip", "zeros")
-    for captions in (["", "a prompt", "l\u00e4st line"], *(batch.captions for batch in batches)):
+    for captions in asked:
         cache.read(captions)
 
 
@@ -338,7 +378,9 @@ def test_command_encodes_what_training_asks_for(tiny_checkpoint, tmp_path, capsy
         (["--text_padding", "none"], "--text_padding: invalid choice"),
     ],
 )
-def test_command_refuses(tiny_checkpoint, tmp_path, capsys, arguments, line):
+def test_command_refuses(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
+) -> None:
     rest = ["--checkpoint", tiny_checkpoint, "--component", "text_t5", "--out", tmp_path / "cache"]
     assert run(*rest, *arguments) == 2
     error = capsys.readouterr().err

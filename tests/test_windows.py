@@ -1,5 +1,6 @@
 """Which frames the windows cover, and what the upsampling between stages computes."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -48,7 +49,7 @@ def aligned(size: int, new_size: int) -> np.ndarray:
 @given(height=st.integers(1, 6), width=st.integers(1, 6), new_height=st.integers(1, 25), new_width=st.integers(1, 25))
 def test_bilinear_upsampling_aligns_corners(height: int, width: int, new_height: int, new_width: int) -> None:
     video = np.random.default_rng(0).standard_normal((1, 2, height, width, 3)).astype(np.float32)
-    ours = np.asarray(resize_bilinear(video, new_height, new_width))
+    ours = np.asarray(resize_bilinear(jnp.asarray(video), new_height, new_width))
     rows, columns = aligned(height, new_height), aligned(width, new_width)
     expected = np.apply_along_axis(lambda line: np.interp(rows, np.arange(height), line), 2, video)
     expected = np.apply_along_axis(lambda line: np.interp(columns, np.arange(width), line), 3, expected)

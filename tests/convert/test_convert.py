@@ -163,7 +163,8 @@ def test_dtypes(run: Callable[..., tuple[int, str, str]], tmp_path: Path, releas
     record = read_manifest(tmp_path / "out").component("first_frame")
     assert record.dtype == dtype
     state = parameters("unet", ARCHITECTURES["unet"].from_dict(record.architecture))
-    bias = load_weights(tmp_path / "out", "first_frame", state)["conv_in"]["bias"].get_value()
+    loaded: Any = load_weights(tmp_path / "out", "first_frame", state)
+    bias = loaded["conv_in"]["bias"].get_value()
     original = open_weights(released / "IF-II-L-v1.0/unet")["conv_in.bias"]
     np.testing.assert_array_equal(bias, original.astype(conversion.DTYPES[dtype]).astype(np.float32))
 
@@ -245,6 +246,11 @@ def replaced(path: Path, make: Callable[[Path], object]) -> None:
     make(path)
 
 
+def replaced_by_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("")
+
+
 def linked(path: Path, target: str | Path) -> None:
     replaced(path, lambda path: path.symlink_to(target))
 
@@ -302,7 +308,7 @@ BAD_FOLDERS: dict[str, tuple[Spoil, str]] = {
         "final_sigmas_type = 'zero' is not supported: only 'sigma_min' ends the last step at timestep 0",
     ),
     "a file for a folder": (
-        lambda stage: (shutil.rmtree(stage), stage.write_text("")),
+        replaced_by_file,
         "no such folder; give the one of interpolation",
     ),
 }

@@ -145,7 +145,8 @@ def test_an_index_that_does_not_agree_with_its_shards(tmp_path: Path, kind: Kind
     for hostile in (f"../{good['a']}", "/etc/passwd", "model.pkl"):
         with pytest.raises(UserError, match="names the shard"):
             opened_with(good | {"a": hostile})
-    for broken in ({}, [], {"a": 1}, "x"):
+    no_indices: tuple[object, ...] = ({}, [], {"a": 1}, "x")
+    for broken in no_indices:
         with pytest.raises(UserError, match="not an index"):
             opened_with(broken)
     index.write_text("{")

@@ -34,7 +34,7 @@ def test_recorded_files_read_like_their_safetensors_twin_would(golden: Path) -> 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, ml_dtypes.bfloat16, np.int64])
 def test_values_of_every_type_and_shape(tmp_path: Path, by_hand: SimpleNamespace, dtype: type) -> None:
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "matrix": NUMBERS.reshape(4, 6).astype(dtype),
         "scalar": np.array(3, dtype),
         "empty": np.zeros((0, 4), dtype),
@@ -113,7 +113,7 @@ class Hostile:
     def __init__(self, function: object, *arguments: object) -> None:
         self._reduced = (function, arguments)
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[object, ...]:
         return self._reduced
 
 
@@ -233,7 +233,12 @@ def test_a_storage_is_compared_once_for_all_of_its_tensors(
     table = read_torch_zip(tmp_path / "a.bin")
     compared: list[int] = []
     crc32 = zlib.crc32
-    monkeypatch.setattr(zlib, "crc32", lambda data, start=0: compared.append(len(data)) or crc32(data, start))
+
+    def counted(data: bytes, start: int = 0) -> int:
+        compared.append(len(data))
+        return crc32(data, start)
+
+    monkeypatch.setattr(zlib, "crc32", counted)
     whole(table)
     assert compared == [NUMBERS.nbytes]
 
