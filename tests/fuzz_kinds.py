@@ -283,7 +283,7 @@ def _make_dataset(folder: Path) -> None:
 
 
 def _read_dataset(folder: Path) -> None:
-    from show1_jax.data.clips import ClipSpec, Draw
+    from show1_jax.data.spec import ClipSpec, Draw
     from show1_jax.data.videos import VideoSource
 
     source = VideoSource.open(folder / "dataset")

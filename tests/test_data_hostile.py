@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from show1_jax.data import builder, decode, videos
 from show1_jax.data import records as data_records
 from show1_jax.data.__main__ import main
-from show1_jax.data.clips import ClipSpec, Draw, training_clips
+from show1_jax.data.clips import training_clips
 from show1_jax.data.dataset import features, is_dataset, read_dataset
 from show1_jax.data.failures import VideoError
 from show1_jax.data.names import MAX_CAPTION
 from show1_jax.data.records import RecordFile, Records, too_large
+from show1_jax.data.spec import ClipSpec, Draw
 from show1_jax.data.videos import VideoSource
 from show1_jax.errors import UserError
 from show1_jax.training_config import DataConfig

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from show1_jax.data.clips import ClipBatch, ClipSpec, training_clips, validation_clips
+from show1_jax.data.clips import ClipBatch, training_clips, validation_clips
+from show1_jax.data.spec import ClipSpec
 from show1_jax.data.synthetic import SyntheticWorld
 from show1_jax.errors import UserError
 from show1_jax.training_config import DataConfig

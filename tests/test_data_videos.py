@@ -16,11 +16,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from show1_jax.data import builder, clips, decode
+from show1_jax.data import builder, decode
 from show1_jax.data.__main__ import main
-from show1_jax.data.clips import ClipBatch, ClipIterator, ClipSpec, training_clips, validation_clips
+from show1_jax.data.clips import ClipBatch, ClipIterator, training_clips, validation_clips
 from show1_jax.data.failures import VideoError
 from show1_jax.data.order import Order, shuffled
+from show1_jax.data.spec import ClipSpec
 from show1_jax.data.videos import VideoSource
 from show1_jax.errors import UserError
 from show1_jax.training_config import DataConfig
@@ -627,4 +628,4 @@ def test_a_spec_of_one_frame_spans_nothing(config: DataConfig) -> None:
     iterator = training_clips(config, ClipSpec(1, 8, 8, 8), batch_size=2, rows=range(2))
     assert next(iterator).video.shape == (2, 1, 8, 8, 3)
     iterator.close()
-    assert clips.ClipSpec(1, 8, 8, 8).seconds == 0
+    assert ClipSpec(1, 8, 8, 8).seconds == 0

@@ -22,8 +22,9 @@ from jax.sharding import Mesh
 from show1_jax.cascade import Cascade
 from show1_jax.data import text_cache
 from show1_jax.data.__main__ import main
-from show1_jax.data.clips import ClipSpec, training_clips, validation_clips
+from show1_jax.data.clips import training_clips, validation_clips
 from show1_jax.data.dataset import features
+from show1_jax.data.spec import ClipSpec
 from show1_jax.data.text_cache import TextCache, write_text_cache
 from show1_jax.data.videos import VideoSource
 from show1_jax.errors import UserError

@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -24,6 +24,7 @@ from show1_jax.data import synthetic
 from show1_jax.data.failures import Failures, VideoError
 from show1_jax.data.order import Order, uniform
 from show1_jax.data.pools import end_with_parent, in_order, pool
+from show1_jax.data.spec import ClipSource, ClipSpec, Draw
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
 from show1_jax.training_config import DataConfig
@@ -32,21 +33,6 @@ BATCHES_AHEAD = 2
 """So many batches of a process's rows are made before they are asked for."""
 MAX_ATTEMPTS = 20
 """Clips that are tried for one element."""
-
-
-@dataclass(frozen=True)
-class ClipSpec:
-    """What a stage wants of a video: so many frames at `fps`, `height` x `width` pixels."""
-
-    num_frames: int
-    fps: float
-    height: int
-    width: int
-
-    @property
-    def seconds(self) -> float:
-        """From the first frame to the last: what a video must last."""
-        return (self.num_frames - 1) / self.fps
 
 
 class ClipBatch(NamedTuple):
@@ -62,27 +48,6 @@ class ValidationBatch(NamedTuple):
     video: UInt8[np.ndarray, "rows time height width 3"]
     captions: list[str]
     valid: Bool[np.ndarray, " rows"]
-
-
-class Draw(NamedTuple):
-    """How a clip is taken from a video, as shares from 0 to 1: of the possible starts, and of the crop's positions."""
-
-    start: float
-    crop: float
-
-
-class ClipSource(Protocol):
-    """Videos by number. Workers get a pickled copy."""
-
-    def __len__(self) -> int: ...
-
-    def clip(self, position: int, spec: ClipSpec, draw: Draw) -> tuple[UInt8[np.ndarray, "t h w 3"], str]:
-        """A clip and its caption. Raises `VideoError` if it cannot be read."""
-        ...
-
-    def name(self, position: int) -> str:
-        """What the video is called."""
-        ...
 
 
 @dataclass(frozen=True)

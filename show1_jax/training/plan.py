@@ -10,7 +10,7 @@ from flax import nnx
 
 from show1_jax.checkpoint_set import CheckpointSet, split_names
 from show1_jax.config import Architecture, UNetConfig, VAEConfig
-from show1_jax.data.clips import ClipSpec
+from show1_jax.data.spec import ClipSpec
 from show1_jax.diffusion import SchedulerConfig
 from show1_jax.errors import UserError
 from show1_jax.manifest import Component
