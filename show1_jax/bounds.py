@@ -7,8 +7,7 @@ want of memory in one line: nothing is built or allocated for a number that is a
 from collections.abc import Mapping
 from typing import Final
 
-from show1_jax.prompts import MAX_SEED
-
+MAX_SEED: Final = 2**32 - 1
 MAX_LEVELS: Final = 16
 """Entries of a tuple with one number a level."""
 MAX_BLOCK_LAYERS: Final = 128

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float32, UInt32
 
+from show1_jax.bounds import MAX_SEED
 from show1_jax.errors import UserError
 from show1_jax.parallel import batch_sharding, put_batch
-from show1_jax.prompts import MAX_SEED
 from show1_jax.random_keys import fold_in, new_key, normal
 from show1_jax.sampling_config import STAGES, Stage
 

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from show1_jax.bounds import MAX_SEED
 from show1_jax.errors import UserError
 from show1_jax.files import parse_json, read_bounded, user_path
-from show1_jax.prompts import MAX_SEED, Prompt, check_negative, check_prompt
+from show1_jax.prompts import Prompt, check_negative, check_prompt
 
 MAX_FILE_BYTES: Final = 16 << 20
 MAX_PROMPTS: Final = 100_000

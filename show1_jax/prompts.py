@@ -8,7 +8,6 @@ from typing import Final
 
 from show1_jax.errors import UserError
 
-MAX_SEED: Final = 2**32 - 1
 MAX_PROMPT_LENGTH: Final = 10_000
 """In characters. The text encoders see the first 77 tokens, which have a few hundred."""
 _SLUG_LENGTH: Final = 40
@@ -46,7 +45,7 @@ def check_negative(text: str) -> str:
 def slug(prompt: str, seed: int) -> str:
     """A part of a file name for a prompt and seed: the prompt's first words, the seed, and a hash of both.
 
-    It matches `[a-z0-9]+(-[a-z0-9]+)*` and, for seeds up to `MAX_SEED`, has at most 60 characters.
+    It matches `[a-z0-9]+(-[a-z0-9]+)*` and, for seeds up to 2^32 - 1, has at most 60 characters.
     """
     ascii_text = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", ascii_text)[:_SLUG_LENGTH].strip("-") or "prompt"

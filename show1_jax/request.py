@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from show1_jax.bounds import MAX_SEED
 from show1_jax.config import Settings
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
 from show1_jax.prompt_files import read_prompts
-from show1_jax.prompts import MAX_SEED, Prompt, check_negative, check_prompt
+from show1_jax.prompts import Prompt, check_negative, check_prompt
 from show1_jax.sampling_config import INPUTS, STAGES, CascadeConfig, Stage, check_inputs
 from show1_jax.training_config import TRAINED_STAGES, TrainingConfig
 

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sample
+from show1_jax.bounds import MAX_SEED
 from show1_jax.cli import argument_text, flag_help, load_config, parse_flags, run_command
 from show1_jax.errors import UserError
-from show1_jax.prompts import MAX_SEED, Prompt
+from show1_jax.prompts import Prompt
 from show1_jax.request import Request, SampleConfig, choose_prompts, choose_stages
 from show1_jax.runs import RunDirectory
 from show1_jax.sampling_config import STAGES, CascadeConfig

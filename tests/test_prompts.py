@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from show1_jax.bounds import MAX_SEED
 from show1_jax.errors import UserError
 from show1_jax.prompt_files import MAX_PROMPTS, read_prompts
-from show1_jax.prompts import MAX_PROMPT_LENGTH, MAX_SEED, Prompt, check_negative, check_prompt, slug
+from show1_jax.prompts import MAX_PROMPT_LENGTH, Prompt, check_negative, check_prompt, slug
 
 printable = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1).filter(str.strip)
 seeds = st.integers(0, MAX_SEED)

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from show1_jax import random_keys
+from show1_jax.bounds import MAX_SEED
 from show1_jax.cascade import Cascade
-from show1_jax.prompts import MAX_SEED
 from show1_jax.random_keys import below, fold_in, happens, new_key, normal, numbered_keys
 from tests import tiny_config, tiny_runs
 

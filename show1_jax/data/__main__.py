@@ -14,9 +14,9 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Callable, Sequence
 
+from show1_jax.bounds import MAX_SEED
 from show1_jax.cli import ArgumentParser, run_command
 from show1_jax.files import user_path
-from show1_jax.prompts import MAX_SEED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float32
 from tqdm import tqdm
 
+from show1_jax.bounds import MAX_SEED
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
 from show1_jax.data.synthetic import render, scene_from_index
 from show1_jax.errors import UserError
@@ -28,7 +29,6 @@ from show1_jax.evaluation.measure import judge, measure
 from show1_jax.evaluation.report import FAILURES, REPORT, Answer, Question, Report
 from show1_jax.files import user_path
 from show1_jax.progress import refresh_seconds
-from show1_jax.prompts import MAX_SEED
 from show1_jax.request import SampleConfig
 from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.video import from_uint8, to_uint8
