@@ -8,8 +8,6 @@ from typing import Any, Final
 import jax
 from jax.sharding import Mesh
 
-from show1_jax.parallel import platform_of
-
 _OPTIONS: Final = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}}
 """By platform. On CPUs YNNPACK gets single matrix products and nothing else: the convolutions and sums that it has by
 default with jax 0.10 are slower than XLA's own (benchmarks/README.md)."""
@@ -49,4 +47,4 @@ def network_program(function: Callable[..., Any], mesh: Mesh, *bound: Any, **set
         settings: keyword arguments.
     """
     program = functools.partial(function, *bound, **settings)
-    return jax.jit(program, compiler_options=compiler_options(platform_of(mesh)))
+    return jax.jit(program, compiler_options=compiler_options(mesh.devices.flat[0].platform))
