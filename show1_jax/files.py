@@ -157,6 +157,28 @@ def check_json(value: Any, depth: int = 0) -> None:
             check_json(item, depth + 1)
 
 
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Put a whole file in its place, and make its folder; a failure leaves the file that was there before.
+
+    Raises:
+        UserError: it cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): make room, or choose another place") from error
+
+
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder that takes the place of `out` when the block ends well, and of which nothing is left otherwise.

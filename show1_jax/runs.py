@@ -19,13 +19,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from show1_jax.errors import UserError
-from show1_jax.files import locked_folder, user_path
+from show1_jax.files import locked_folder, user_path, write_bytes
 from show1_jax.manifest import sha256
 from show1_jax.prompts import Prompt, slug
 from show1_jax.request import SampleConfig
 from show1_jax.run_record import RECORD, Record
 from show1_jax.sampling_config import STAGES, Stage
-from show1_jax.video import contact_sheet, digest, load_stage, save_stage, to_uint8, write_bytes, write_gif, write_mp4
+from show1_jax.video import contact_sheet, digest, load_stage, save_stage, to_uint8, write_gif, write_mp4
 
 CONTACT_SHEET: Final = "contact_sheet.png"
 _SHOWN: Final = (".mp4", ".gif")

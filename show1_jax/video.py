@@ -1,7 +1,7 @@
 """Videos as people and files know them: mp4, GIF, lossless stage files, contact sheets; reading any is in `media`.
 
 One video here is `(time, height, width, channel)`: float32 in [-1, 1], or uint8 frames to look at.
-Every file is encoded in memory, written beside its place and renamed: a failure leaves nothing half-written.
+Every file is encoded in memory and written whole, by `write_bytes` of `show1_jax.files`.
 PyAV and Pillow are imported where they are used, so that importing the package stays fast.
 """
 
@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import secrets
 import unicodedata
 from collections.abc import Mapping
 from fractions import Fraction
@@ -23,7 +22,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from show1_jax.errors import UserError
-from show1_jax.files import open_regular
+from show1_jax.files import open_regular, write_bytes
 from show1_jax.media.frames import check_frames, even_indices, fit, from_uint8, resize_uint8, sample_frames, to_uint8
 from show1_jax.media.read import gather, read_frames
 
@@ -44,7 +43,6 @@ __all__ = [
     "sample_frames",
     "save_stage",
     "to_uint8",
-    "write_bytes",
     "write_gif",
     "write_mp4",
 ]
@@ -226,24 +224,6 @@ def contact_sheet(path: str | Path, rows: Mapping[str, UInt8[np.ndarray, "t h w 
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
-
-
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Put a whole file in its place, making its folder, or raise `UserError` and leave what was there before."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(partial, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({_reason(error)}): make room, or choose another place") from error
 
 
 def _frame_rate(fps: int | float | Fraction, limit: int) -> Fraction:

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sample
-from show1_jax import jobs, video
+from show1_jax import jobs
 from show1_jax.cascade import Cascade
 from show1_jax.cli import run_command
 from show1_jax.errors import UserError
@@ -454,7 +454,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if any(part in os.readlink(f"/proc/self/fd/{number}") for part in parts):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(video.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     return parts
 
 

@@ -12,7 +12,8 @@ from jaxtyping import UInt8
 
 from show1_jax.data.synthetic import PlacedScene
 from show1_jax.evaluation.measure import Measured, Verdict
-from show1_jax.video import contact_sheet, write_bytes
+from show1_jax.files import write_bytes
+from show1_jax.video import contact_sheet
 
 REPORT: Final = "report.json"
 TABLE: Final = "report.md"

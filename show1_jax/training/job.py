@@ -10,7 +10,7 @@ import jax
 
 from show1_jax.compilation_cache import keep_compiled
 from show1_jax.errors import UserError
-from show1_jax.files import locked_folder
+from show1_jax.files import locked_folder, write_bytes
 from show1_jax.jobs import make_random_checkpoint, memory_errors
 from show1_jax.models import exact_float32
 from show1_jax.parallel import all_devices, from_first_process
@@ -22,7 +22,6 @@ from show1_jax.training.metrics import MetricsWriter
 from show1_jax.training.plan import Plan, make_plan
 from show1_jax.training.run import TrainingRun
 from show1_jax.training_config import TrainedStage
-from show1_jax.video import write_bytes
 
 
 def run(

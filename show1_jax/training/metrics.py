@@ -18,9 +18,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from show1_jax.errors import UserError
-from show1_jax.files import open_regular
+from show1_jax.files import open_regular, write_bytes
 from show1_jax.parallel import from_first_process
-from show1_jax.video import write_bytes
 
 METRICS: Final = "metrics.jsonl"
 TENSORBOARD: Final = "tensorboard"
