@@ -19,7 +19,7 @@ import jax
 from jax.experimental import topologies
 
 from benchmarks import table
-from benchmarks.random_networks import RandomNetworks
+from benchmarks.random_cascade import random_cascade
 from show1_jax.cascade import Cascade
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
 from show1_jax.errors import UserError
@@ -109,9 +109,8 @@ def _main(arguments: Sequence[str]) -> None:
         devices = jax.devices()
     settings = load_overridden(parsed.config, overrides)
     config, stages = SampleConfig.from_dict(settings.to_dict()), CascadeConfig.parse_stages(parsed.stages)
-    networks = RandomNetworks(config.architecture, config.schedulers)
-    many = Cascade(networks, config, devices)
-    one = Cascade(networks, SampleConfig.from_dict(config.to_dict() | {"mesh": {}}), devices[:1])
+    many = random_cascade(config, devices)
+    one = random_cascade(SampleConfig.from_dict(config.to_dict() | {"mesh": {}}), devices[:1])
     kind = many.mesh.devices.flat[0].device_kind
     print(
         f"{kind}, mesh {dict(many.mesh.shape)}, {many.dtype}, jax {jax.__version__}\n\n{table.head(HEADER)}", flush=True

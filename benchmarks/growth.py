@@ -14,9 +14,8 @@ from typing import Final
 
 from benchmarks import table
 from benchmarks.machine import describe_machine
-from benchmarks.random_networks import RandomNetworks
+from benchmarks.random_cascade import random_cascade
 from benchmarks.sampling import GB, Step, prepare, timed
-from show1_jax.cascade import Cascade
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
 from show1_jax.errors import UserError
 from show1_jax.programs import as_sampled
@@ -50,7 +49,7 @@ def measure_growth(config: SampleConfig, stage: Stage, num_steps: int) -> str:
     """The lines of a stage."""
     steps: dict[str, Step] = {}
     for grown in GROWN:
-        cascade = Cascade(RandomNetworks(config.architecture, config.schedulers), grow(config, grown))
+        cascade = random_cascade(grow(config, grown))
         network = cascade.networks.load(stage, cascade.mesh, cascade.dtype)
         with as_sampled(cascade):
             steps[grown] = prepare(cascade, stage, network, batch_size=2 if grown == "batch x2" else 1)

@@ -41,11 +41,11 @@ from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.compiler import compiler_options
 from show1_jax.config import Architecture, UNetConfig
 from show1_jax.errors import UserError
-from show1_jax.models import ARCHITECTURES, build, exact_float32
-from show1_jax.random_checkpoint import KINDS as KIND_OF
+from show1_jax.models import AUTOENCODER, build, exact_float32, kind_of, network_kind
 from show1_jax.request import SampleConfig
 from show1_jax.sampling_config import STAGES
 from show1_jax.step_shapes import step_shapes
+from show1_jax.text.encoders import TEXT_ENCODERS, encoder_of_kind
 from show1_jax.text.tokenizers import MAX_LENGTH
 from show1_jax.vae import Autoencoder
 from show1_jax.weights import to_state
@@ -119,7 +119,7 @@ class Subject:
         rng, batch = np.random.default_rng(0), self.batch_size
         if self.size is None:
             ids = rng.integers(0, self.architecture.vocab_size, (batch, MAX_LENGTH), np.int32)
-            return (ids, np.ones_like(ids)) if self.kind == "t5" else (ids,)
+            return (ids, np.ones_like(ids)) if encoder_of_kind(self.kind).takes_mask else (ids,)
         video = rng.standard_normal((batch, *self.size, self.architecture.in_channels), np.float32)
         if self.kind == "vae":
             return (video,)
@@ -162,14 +162,14 @@ def subjects(config: SampleConfig | None) -> dict[str, Subject]:
     if config is None:
         return found
     architecture = {
-        name: ARCHITECTURES[KIND_OF.get(name, "unet")].from_dict(fields) for name, fields in config.architecture.items()
+        name: network_kind(kind_of(name)).architecture.from_dict(fields) for name, fields in config.architecture.items()
     }
     for stage in (stage for stage in STAGES if stage in architecture):
         sample = step_shapes(config, stage, architecture, jnp.float32).sample
         found[stage] = Subject("unet", architecture[stage], sample.shape[1:4])
-    for name, kind in ((name, kind) for name, kind in KIND_OF.items() if name in architecture):
+    for name in (name for name in (*TEXT_ENCODERS, AUTOENCODER) if name in architecture):
         frame = (1, config.superres_latent.height, config.superres_latent.width)
-        found[name] = Subject(kind, architecture[name], frame if kind == "vae" else None)
+        found[name] = Subject(kind_of(name), architecture[name], frame if name == AUTOENCODER else None)
     return found
 
 
@@ -215,7 +215,7 @@ def compare(name: str, subject: Subject, dtype: str, pairs: int, *, compiled: bo
 
 
 def _torch_network(architecture: Architecture, dtype: str) -> Any:
-    """PyTorch's network with the weights that it is born with, the same in every run."""
+    """PyTorch's network with the weights that it is initialised with, the same in every run."""
     import torch
 
     from benchmarks.torch_networks import make_network
@@ -229,10 +229,10 @@ def _torch_network(architecture: Architecture, dtype: str) -> Any:
 def _our_network(subject: Subject, network: Any, dtype: str) -> tuple[Callable[..., Any], nnx.State]:
     """Ours as a compiled program of weights and inputs, and the weights of PyTorch's network in our layout."""
     graph, shapes = nnx.split(build(subject.kind, subject.architecture, dtype=dtype, param_dtype=dtype))
-    born = network.state_dict()
+    initial = network.state_dict()
 
     def place(source: Source) -> jax.Array:
-        tensor: Any = source.to_ours(born[source.key])  # einops takes PyTorch's tensors as it takes arrays
+        tensor: Any = source.to_ours(initial[source.key])  # einops takes PyTorch's tensors as it takes arrays
         return jnp.from_dlpack(tensor.contiguous(), copy=True)
 
     weights = {path: place(source) for path, source in sources(shapes, KINDS[subject.kind].table).items()}

@@ -1,6 +1,6 @@
 """Speed of sampling: `python -m benchmarks.sampling --config configs/demo.py --whole`.
 
-For every stage, with random weights born on the devices: the seconds that its denoising step takes to trace, to
+For every stage, with random weights drawn on the devices: the seconds that its denoising step takes to trace, to
 compile, and to fetch from the persistent cache instead; the median step and its spread; operations and their rate; and
 the floor, the time that its operations or its bytes (weights and inputs, read once) need at the rates that one large
 matrix product and one large sum reach on this device, measured at the start. `program GB` is what the compiler says,
@@ -23,7 +23,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from benchmarks import table
 from benchmarks.machine import describe_machine
-from benchmarks.random_networks import RandomNetworks
+from benchmarks.random_cascade import random_cascade
 from benchmarks.videos import PROMPTS, sample
 from show1_jax.cascade import Cascade
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
@@ -191,7 +191,7 @@ def _main(arguments: Sequence[str]) -> None:
             raise UserError(f"--{name}={value} must be at least 1")
     settings = load_overridden(parsed.config, overrides)
     config, stages = SampleConfig.from_dict(settings.to_dict()), CascadeConfig.parse_stages(parsed.stages)
-    cascade = Cascade(RandomNetworks(config.architecture, config.schedulers), config)
+    cascade = random_cascade(config)
     rates = measure_rates(cascade.dtype)
     print(f"{describe_machine()}, {cascade.dtype}: {rates.flops / 1e9:.0f} GFLOP/s, {rates.bandwidth / GB:.1f} GB/s\n")
     print(table.head(HEADER), flush=True)

@@ -10,8 +10,8 @@ projected once a video and not once a frame; that makes a stronger opponent.
 
 import importlib.util
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
@@ -20,7 +20,9 @@ from torch.nn import functional
 from convert.config_files import clip_json, t5_json, unet_json, vae_json
 from show1_jax.config import Activation, Architecture, UNetConfig, VAEConfig, temporal_groups
 from show1_jax.errors import UserError
-from show1_jax.text import CLIPTextConfig, T5Config
+from show1_jax.text.architecture import TextArchitecture
+from show1_jax.text.clip import CLIPTextConfig
+from show1_jax.text.t5 import T5Config
 
 _ACTIVATIONS: dict[Activation, Callable[[], Any]] = {"silu": nn.SiLU, "gelu": nn.GELU}
 
@@ -33,14 +35,8 @@ def make_network(architecture: Architecture) -> Any:
     """
     if isinstance(architecture, UNetConfig) and architecture.attention == "added_kv":
         return PixelUNet(architecture)
-    if isinstance(architecture, T5Config | CLIPTextConfig):
-        import transformers
-
-        if isinstance(architecture, T5Config):
-            return transformers.T5EncoderModel(transformers.T5Config(**t5_json(architecture)))
-        ends = {"bos_token_id": architecture.vocab_size - 2, "eos_token_id": architecture.vocab_size - 1}
-        encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig(**(clip_json(architecture) | ends)))
-        return nn.ModuleDict({"text_model": encoder})  # as the released names begin
+    if isinstance(architecture, TextArchitecture):
+        return _TEXT_ENCODERS[type(architecture)](architecture)
     if importlib.util.find_spec("diffusers") is None:
         raise UserError("diffusers is not installed")
     import diffusers
@@ -50,6 +46,23 @@ def make_network(architecture: Architecture) -> Any:
         return diffusers.UNet3DConditionModel.from_config(unet_json(architecture))
     assert isinstance(architecture, VAEConfig)
     return diffusers.AutoencoderKL.from_config(vae_json(architecture))
+
+
+def _t5(architecture: T5Config) -> Any:
+    import transformers
+
+    return transformers.T5EncoderModel(transformers.T5Config(**t5_json(architecture)))
+
+
+def _clip(architecture: CLIPTextConfig) -> Any:
+    import transformers
+
+    ends = {"bos_token_id": architecture.vocab_size - 2, "eos_token_id": architecture.vocab_size - 1}
+    encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig(**(clip_json(architecture) | ends)))
+    return nn.ModuleDict({"text_model": encoder})  # as the released names begin
+
+
+_TEXT_ENCODERS: Final[Mapping[type[TextArchitecture], Callable[[Any], Any]]] = {T5Config: _t5, CLIPTextConfig: _clip}
 
 
 def call_network(network: Any, *inputs: Any) -> Any:

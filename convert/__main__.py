@@ -87,14 +87,14 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 def _inflate_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="python -m convert inflate",
-        description="Make a checkpoint to train from, as the paper did: image UNets with newborn temporal layers, and "
+        description="Make a checkpoint to train from, as the paper did: image UNets with initial temporal layers, and "
         "an interpolation UNet that starts as the keyframe UNet. Sources are local folders or hub ids with an optional "
         "@revision; stages without one are left out.",
     )
     for stage in STARTS.values():
         more = "; or a checkpoint, or `keyframes`: the UNet made here" if stage.name == "interpolation" else ""
         parser.add_argument(f"--{stage.name}", metavar="SOURCE", help=f"a folder like {stage.repository}{more}")
-    parser.add_argument("--seed", type=int, default=0, help="of the newborn layers")
+    parser.add_argument("--seed", type=int, default=0, help="of the initial temporal layers")
     _add_variant(parser)
     _add_output(parser)
     return parser

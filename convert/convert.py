@@ -36,7 +36,8 @@ from show1_jax.config import Architecture
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, user_path
 from show1_jax.manifest import Component, sha256
-from show1_jax.text import CLIPTextConfig, T5Config, largest_id, load_clip_tokenizer, load_t5_tokenizer
+from show1_jax.text.architecture import TextArchitecture
+from show1_jax.text.encoders import encoder_of_kind
 from show1_jax.weights import WeightPath
 
 DTYPES: Final[Mapping[str, np.dtype | None]] = {
@@ -198,23 +199,20 @@ def _tokenizer(part: Part, folder: Path, architecture: Architecture) -> dict[str
     with _written(files) as paths:
         scratch = next(iter(paths.values())).parent
         try:
-            _check_tokenizer(scratch, architecture)
+            _check_tokenizer(scratch, part.kind, architecture)
         except UserError as error:
             raise UserError(str(error).replace(str(scratch), str(where))) from None
     return files
 
 
-def _check_tokenizer(folder: Path, architecture: Architecture) -> None:
-    """Refuse a tokenizer that gives what its text encoder does not take. Raises UserError."""
+def _check_tokenizer(folder: Path, kind: str, architecture: Architecture) -> None:
+    """Refuse a tokenizer that gives more, or other, tokens than its text encoder takes. Raises UserError."""
+    assert isinstance(architecture, TextArchitecture)
+    tokenizer = encoder_of_kind(kind).load_tokenizer(folder)
+    length, positions, largest = tokenizer.length, architecture.max_positions, tokenizer.largest_id
     problem = ""
-    if isinstance(architecture, T5Config):
-        largest = largest_id(load_t5_tokenizer(folder))
-    else:
-        assert isinstance(architecture, CLIPTextConfig)
-        clip = load_clip_tokenizer(folder)
-        largest, length, positions = largest_id(clip), clip.model_max_length, architecture.max_position_embeddings
-        if length > positions:
-            problem = f"gives {length} tokens, but the text encoder has {positions} positions"
+    if positions is not None and length > positions:
+        problem = f"gives {length} tokens, but the text encoder has {positions} positions"
     if largest >= architecture.vocab_size:
         problem = f"gives ids up to {largest}, but the text encoder has a table of {architecture.vocab_size}"
     if problem:

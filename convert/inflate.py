@@ -1,6 +1,6 @@
 """The paper's starting points (Show-1, section 4.1): image UNets become video UNets, a keyframe UNet interpolates.
 
-An inflated UNet has the image UNet's weights and newborn temporal layers, which are the identity: it makes of every
+An inflated UNet has the image UNet's weights and initial temporal layers, which are the identity: it makes of every
 frame what the image UNet makes of it. An interpolation UNet has the keyframe UNet's weights, and a first convolution
 that does not see its condition yet.
 """
@@ -81,9 +81,9 @@ def inflate(
       out: the checkpoint's directory; it appears when everything is written.
       sources: for each stage a local folder, or a hub id with an optional @revision (see `STARTS`); for interpolation
         also a checkpoint of ours or a training run, or "keyframes" for the keyframe UNet that is made here.
-      seed: of the newborn temporal layers, 0 to 2^32 - 1.
+      seed: of the initial temporal layers, 0 to 2^32 - 1.
       variant: of the weight files, e.g. "fp16", where a folder has it.
-      dtype: of the stored weights; None keeps each tensor's, and gives newborn ones that of their network.
+      dtype: of the stored weights; None keeps each tensor's, and gives initial ones that of their network.
       overwrite: replace a checkpoint that is there.
 
     Raises:
@@ -119,23 +119,23 @@ def _with_temporal_layers(job: Job, seed: int, dtype: np.dtype | None) -> Job:
     except UserError as error:
         raise UserError(f"{job.origin['source']}: cannot be inflated: {error}") from None
     network = to_weights(parameters("unet", architecture))
-    newborn = {path: leaf.shape for path, leaf in network.items() if path not in job.arrays}
+    initial = {path: leaf.shape for path, leaf in network.items() if path not in job.arrays}
     stored = dtype or job.arrays["conv_in", "kernel"].dtype
     return replace(
         job,
         origin={**job.origin, "start": [f"newborn temporal layers, seed {seed}"]},
         architecture=architecture,
         config={},
-        arrays=job.arrays | {path: np.broadcast_to(np.zeros((), stored), shape) for path, shape in newborn.items()},
-        dtypes=job.dtypes | dict.fromkeys(newborn, stored),
-        draw=partial(_draw, newborn, stored, seed),
+        arrays=job.arrays | {path: np.broadcast_to(np.zeros((), stored), shape) for path, shape in initial.items()},
+        dtypes=job.dtypes | dict.fromkeys(initial, stored),
+        draw=partial(_draw, initial, stored, seed),
     )
 
 
 def _draw(shapes: Mapping[WeightPath, tuple[int, ...]], dtype: np.dtype, seed: int, scratch: Path) -> Weights:
-    """Weights at birth, in a mapped file without a name: at full size they are as large as the image UNet's."""
+    """Return initial weights, in a mapped file without a name: at full size they are as large as the image UNet's."""
     tensors = {"/".join(path): (shape, dtype) for path, shape in shapes.items()}
-    path = scratch / "newborn.safetensors"
+    path = scratch / "initial.safetensors"
     write_safetensors(path, tensors, lambda name: initial_weight(tuple(name.split("/")), tensors[name][0], seed))
     weights = Weights(read_safetensors(path))
     path.unlink()

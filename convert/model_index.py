@@ -21,10 +21,6 @@ _ABSENT: Final[Mapping[str, tuple[str, ...]]] = {
     "superres_latent": (),
 }
 """Parts that the pipeline's class knows and no folder has."""
-_TEXT: Final[Mapping[str, tuple[str, str]]] = {
-    "t5": ("T5EncoderModel", "T5Tokenizer"),
-    "clip": ("CLIPTextModel", "CLIPTokenizer"),
-}
 
 
 def model_index(records: Mapping[str, Component], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -54,9 +50,9 @@ def model_index(records: Mapping[str, Component], configs: Mapping[str, Mapping[
 
 def _parts(record: Component, config: Mapping[str, Any]) -> dict[str, list[str]]:
     schedulers = {role: ["diffusers", settings["_class_name"]] for role, settings in record.schedulers.items()}
-    folder = KINDS[record.kind].folder
-    if record.kind in _TEXT:
-        encoder, tokenizer = _TEXT[record.kind]
+    folder, classes = KINDS[record.kind].folder, KINDS[record.kind].classes
+    if classes is not None:
+        encoder, tokenizer = classes
         return {folder: ["transformers", encoder], "tokenizer": ["transformers", tokenizer]}
     is_show1 = config.get("mid_block_type") == "UNetMidBlock3DSimpleCrossAttn"
     library = "showone.models.unet_3d_condition" if is_show1 else "diffusers"

@@ -11,7 +11,10 @@ from convert.tables import KINDS
 from show1_jax.config import Architecture, UNetConfig
 from show1_jax.diffusion import SchedulerConfig, alphas_cumprod
 from show1_jax.errors import UserError, shown_name
+from show1_jax.sampling_config import STAGES as SAMPLED_STAGES
 from show1_jax.text.architecture import TextArchitecture
+from show1_jax.text.encoders import TEXT_ENCODERS
+from show1_jax.training_config import text_component
 
 SHOW1_LICENCE: Final = "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0)"
 DEEPFLOYD_LICENCE: Final = (
@@ -36,7 +39,7 @@ class Part:
 
     Attributes:
       component: its name in the checkpoint.
-      kind: "unet", "vae", "t5" or "clip".
+      kind: of its network, see `KINDS`.
       folder: of its config and weights.
       schedulers: folders of the scheduler configurations that belong to it.
       tokenizer: names of the tokenizer files that it must have.
@@ -202,15 +205,16 @@ def check_unet(stage: Stage, architecture: UNetConfig, where: str) -> None:
 
 def check_fit(architectures: Mapping[str, Architecture]) -> None:
     """Checks that the text encoders that were converted give what the UNets take. Raises UserError."""
-    for encoder, latent in {"text_t5": False, "text_clip": True}.items():
+    for encoder in TEXT_ENCODERS:
         if encoder not in architectures:
             continue
+        served = [stage for stage in SAMPLED_STAGES if text_component(stage) == encoder]
         text = architectures[encoder]
         if not isinstance(text, TextArchitecture):
             raise UserError(f"{encoder} is no text encoder; give folders or checkpoints that belong together")
         width = text.state_width
         for name, unet in architectures.items():
-            if isinstance(unet, UNetConfig) and (name == "superres_latent") == latent and unet.raw_text_dim != width:
+            if name in served and isinstance(unet, UNetConfig) and unet.raw_text_dim != width:
                 raise UserError(
                     f"the UNet of {name} takes text states of width {unet.raw_text_dim}, but {encoder} "
                     f"gives {width}; give folders that belong together"

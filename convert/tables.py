@@ -54,20 +54,37 @@ CLIP: Final = Table(
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of component: how its released config is read and written, the table of its keys, and its files' names."""
+    """A kind of component: how its released config is read and written, the table of its keys, and its files' names.
+
+    Attributes:
+      read_config: gives the architecture of a `config.json`.
+      write_config: gives a `config.json` of an architecture.
+      table: of its keys.
+      folder: of its config and weights, in a released folder.
+      weights: the name of its weights' file.
+      classes: of a text encoder: of the network and of its tokenizer, in `transformers`.
+    """
 
     read_config: Callable[[Mapping[str, Any]], Architecture]
     write_config: Callable[[Any], dict[str, Any]]
     table: Table
     folder: str
     weights: str
+    classes: tuple[str, str] | None = None
 
 
 KINDS: Final[Mapping[str, Kind]] = {
     "unet": Kind(unet_config, unet_json, UNET, "unet", "diffusion_pytorch_model.safetensors"),
     "vae": Kind(vae_config, vae_json, VAE, "vae", "diffusion_pytorch_model.safetensors"),
-    "t5": Kind(T5Config.from_json, t5_json, T5, "text_encoder", "model.safetensors"),
-    "clip": Kind(CLIPTextConfig.from_json, clip_json, CLIP, "text_encoder", "model.safetensors"),
+    "t5": Kind(T5Config.from_json, t5_json, T5, "text_encoder", "model.safetensors", ("T5EncoderModel", "T5Tokenizer")),
+    "clip": Kind(
+        CLIPTextConfig.from_json,
+        clip_json,
+        CLIP,
+        "text_encoder",
+        "model.safetensors",
+        ("CLIPTextModel", "CLIPTokenizer"),
+    ),
 }
 
 

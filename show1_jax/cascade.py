@@ -33,9 +33,10 @@ from show1_jax.stages import (
     superres_latent,
     superres_pixel,
 )
-from show1_jax.text import T5Config
-from show1_jax.text.encoding import Tokenize, Tokens, encode_text_jit
+from show1_jax.text.encoders import encoder_of_kind
+from show1_jax.text.encoding import encode_text_jit
 from show1_jax.text.streaming import encode_by_blocks
+from show1_jax.text.tokenizers import TextTokenizer, Tokens
 from show1_jax.training_config import text_component
 from show1_jax.weights import WeightPath
 
@@ -54,8 +55,8 @@ class Networks(Protocol):
     def load(self, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
         """A network, or the module at a path of it, with its weights on the devices of `mesh`."""
 
-    def tokenize(self, component: str) -> Tokenize:
-        """What makes tokens of texts for a text encoder."""
+    def tokenizer(self, component: str) -> TextTokenizer:
+        """The tokenizer of a text encoder."""
 
 
 class Cascade:
@@ -284,16 +285,16 @@ class Cascade:
 
     def _encode(self, component: str, batches: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Any]:
         """The states of batches of texts."""
-        tokenize, padding = self.networks.tokenize(component), self.config.text_padding
-        tokens = [Tokens(*(put_batch(array, self.mesh) for array in tokenize(lines))) for lines in batches]
-        architecture = self.architecture(component)
+        tokenizer, padding = self.networks.tokenizer(component), self.config.text_padding
+        tokens = [Tokens(*(put_batch(array, self.mesh) for array in tokenizer(lines))) for lines in batches]
+        encoder = encoder_of_kind(self.manifest.component(component).kind)
         with jax.set_mesh(self.mesh):
-            if isinstance(architecture, T5Config) and blocks_in_turn(self, component, len(batches[0])):
+            if encoder.streams and blocks_in_turn(self, component, len(batches[0])):
                 load = functools.partial(self._loaded, component)
-                states = encode_by_blocks(load, architecture.num_layers, tokens, padding, self.dtype)
+                states = encode_by_blocks(load, self.architecture(component).num_layers, tokens, padding, self.dtype)
             else:
-                with self._loaded(component) as encoder:
-                    states = [encode_text_jit(encoder.graph, encoder.weights, batch, padding) for batch in tokens]
+                with self._loaded(component) as (graph, weights, _):
+                    states = [encode_text_jit(encoder, graph, weights, batch, padding) for batch in tokens]
         for array in states:
             check_finite(array, self.mesh, f"the text encoder {component}")
         return dict(zip(batches, states, strict=True))

@@ -15,7 +15,8 @@ from show1_jax.files import user_path
 from show1_jax.manifest import MANIFEST, CheckpointError, Component, Manifest, check_sizes, read_manifest
 from show1_jax.models import LoadedNetwork, architecture_of, load_network
 from show1_jax.parallel.processes import from_first_process
-from show1_jax.text.encoding import Tokenize, load_tokenize
+from show1_jax.text.encoders import encoder_of_kind
+from show1_jax.text.tokenizers import TextTokenizer
 from show1_jax.training.checkpoints import CHECKPOINTS, latest
 from show1_jax.weights import WeightPath
 
@@ -72,9 +73,10 @@ class CheckpointSet:
             self._checked.add(component)
         return load_network(path, component, mesh, dtype, part)
 
-    def tokenize(self, component: str) -> Tokenize:
-        """What makes tokens of texts for a text encoder; a UserError says what is damaged or not there."""
-        return load_tokenize(self.component(component).kind, tokenizer_folder(self.path(component), component))
+    def tokenizer(self, component: str) -> TextTokenizer:
+        """Return the tokenizer of a text encoder; a UserError says which file is damaged or missing."""
+        encoder = encoder_of_kind(self.component(component).kind)
+        return encoder.load_tokenizer(tokenizer_folder(self.path(component), component))
 
     def check_sizes(self, components: Sequence[str]) -> None:
         """Find missing and truncated files at once.

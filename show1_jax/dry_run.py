@@ -13,7 +13,7 @@ from show1_jax.memory import GIB, Need, needs
 from show1_jax.models import LoadedNetwork
 from show1_jax.random_checkpoint import new_component
 from show1_jax.request import Request, SampleConfig
-from show1_jax.text.encoding import Tokenize
+from show1_jax.text.tokenizers import TextTokenizer
 from show1_jax.weights import WeightPath
 
 
@@ -30,7 +30,7 @@ class NetworksToBe:
         """There is nothing to load."""
         _no_weights()
 
-    def tokenize(self, component: str) -> Tokenize:
+    def tokenizer(self, component: str) -> TextTokenizer:
         """There is no tokenizer either."""
         _no_weights()
 

@@ -18,7 +18,6 @@ import jax
 import numpy as np
 
 from show1_jax.cascade import Cascade, Video
-from show1_jax.checkpoint import tokenizer_folder
 from show1_jax.checkpoint_set import CheckpointSet, is_run, split_names
 from show1_jax.compilation_cache import keep_compiled
 from show1_jax.dry_run import describe
@@ -33,7 +32,6 @@ from show1_jax.request import VIDEO_STAGES, Request, SampleConfig
 from show1_jax.run_record import Record, differences
 from show1_jax.runs import CONTACT_SHEET, Clip, RunDirectory, describe_request
 from show1_jax.sampling_config import STAGES, Stage
-from show1_jax.text import clip_cut_off, load_clip_tokenizer, load_t5_tokenizer, t5_cut_off
 from show1_jax.video import digest, read_video
 from show1_jax.windows import num_interpolated
 
@@ -212,12 +210,10 @@ def _warn(checkpoints: CheckpointSet, prompts: Sequence[Prompt], stages: Sequenc
         print(f"warning: the weights of {folder} are random; noise is what they give", file=sys.stderr)
     texts = dict.fromkeys(prompt.text for prompt in prompts)
     cut_off: list[tuple[str, str]] = []
-    if "text_t5" in components:
-        t5 = load_t5_tokenizer(tokenizer_folder(checkpoints.path("text_t5"), "text_t5"))
-        cut_off += [("the pixel stages do", t5_cut_off(t5, text)) for text in texts]
-    if "text_clip" in components:
-        clip = load_clip_tokenizer(tokenizer_folder(checkpoints.path("text_clip"), "text_clip"))
-        cut_off += [("the latent stage does", clip_cut_off(clip, text)) for text in texts]
+    for component, who in (("text_t5", "the pixel stages do"), ("text_clip", "the latent stage does")):
+        if component in components:
+            tokenizer = checkpoints.tokenizer(component)
+            cut_off += [(who, tokenizer.cut_off(text)) for text in texts]
     for who, text in cut_off:
         if text:
             print(f"warning: the prompt is too long, {who} not see its end: {text!r}", file=sys.stderr)

@@ -32,7 +32,7 @@ class Component(Settings):
     """What a checkpoint knows of one component besides its weights. Every field is JSON.
 
     Attributes:
-      kind: "unet", "vae", "t5" or "clip".
+      kind: of network, see `show1_jax.models.network_kinds`.
       architecture: the fields of our configuration dataclass of that kind.
       dtype: of the stored weights, e.g. "float16"; "mixed" where the released file mixes them and they were kept.
       schedulers: the released scheduler configurations, verbatim, by role (`scheduler`, `image_noising_scheduler`).

@@ -1,7 +1,6 @@
-"""The kinds of network that a checkpoint holds, by name."""
+"""The kinds of network that a checkpoint holds, and networks with their weights."""
 
 import contextlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -14,37 +13,58 @@ from jax.typing import DTypeLike
 from show1_jax.checkpoint import load_weights, read_manifest
 from show1_jax.config import Architecture, Remat, UNetConfig, VAEConfig
 from show1_jax.errors import UserError
+from show1_jax.initial_weights import initial_weight_on_devices
 from show1_jax.layers import Layers
 from show1_jax.manifest import Component
 from show1_jax.parallel import weight_shardings
-from show1_jax.text import CLIPTextConfig, CLIPTextEncoder, T5Config, T5Encoder
+from show1_jax.text.encoders import TEXT_ENCODERS
 from show1_jax.unet import UNet
 from show1_jax.vae import Autoencoder
-from show1_jax.weights import WeightPath
+from show1_jax.weights import WeightPath, to_state, to_weights
 
-ARCHITECTURES: Final[Mapping[str, type[Architecture]]] = {
-    "unet": UNetConfig,
-    "vae": VAEConfig,
-    "t5": T5Config,
-    "clip": CLIPTextConfig,
-}
-_NETWORKS: Final[Mapping[str, Any]] = {
-    "unet": UNet,
-    "vae": Autoencoder,
-    "t5": T5Encoder,
-    "clip": CLIPTextEncoder,
-}
+AUTOENCODER: Final = "vae"
+"""The component, and the kind, of the autoencoder."""
+
+
+class NetworkKind(NamedTuple):
+    """A kind of network: the dataclass of its architecture, and its module, which is made of one and `Layers`."""
+
+    architecture: type[Architecture]
+    network: type[nnx.Module]
+
+
+def network_kinds() -> dict[str, NetworkKind]:
+    """Return all kinds of network by name, as records have it; the text encoders' are those of `TEXT_ENCODERS`."""
+    encoders = {encoder.kind: NetworkKind(encoder.architecture, encoder.network) for encoder in TEXT_ENCODERS.values()}
+    return {"unet": NetworkKind(UNetConfig, UNet), AUTOENCODER: NetworkKind(VAEConfig, Autoencoder), **encoders}
+
+
+def network_kind(name: str) -> NetworkKind:
+    """Return the kind of network of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    kinds = network_kinds()
+    if name not in kinds:
+        raise UserError(f"kind={name!r} is none of {', '.join(kinds)}")
+    return kinds[name]
+
+
+def kind_of(component: str) -> str:
+    """Return the kind of network that a component has: a text encoder, the autoencoder, or else a UNet."""
+    if component in TEXT_ENCODERS:
+        return TEXT_ENCODERS[component].kind
+    return AUTOENCODER if component == AUTOENCODER else "unet"
 
 
 def architecture_of(record: Component) -> Architecture:
-    """The architecture that a checkpoint's record describes.
+    """Return the architecture that a checkpoint's record describes.
 
     Raises:
         UserError: its kind is unknown, or a field of it is wrong.
     """
-    if record.kind not in ARCHITECTURES:
-        raise UserError(f"kind={record.kind!r} is none of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[record.kind].from_dict(record.architecture)
+    return network_kind(record.kind).architecture.from_dict(record.architecture)
 
 
 class LoadedNetwork(NamedTuple):
@@ -63,9 +83,9 @@ def build(
     param_dtype: DTypeLike = jnp.float32,
     remat: Remat = "none",
 ) -> nnx.Module:
-    """A network of that kind, whose parameters are shapes only; see `Layers` for that and for the options."""
-    network = _NETWORKS[kind](architecture, Layers(dtype, param_dtype, remat))
-    assert isinstance(network, nnx.Module)
+    """Return a network of that kind, whose parameters are shapes only; see `Layers` for that and for the options."""
+    make: Any = network_kind(kind).network
+    network: nnx.Module = make(architecture, Layers(dtype, param_dtype, remat))
     return network
 
 
@@ -98,6 +118,19 @@ def load_network(
     network = abstract_network(read_manifest(checkpoint).component(component), mesh, dtype, part)
     places = jax.tree.map(lambda leaf: leaf.sharding, network.weights)
     return network._replace(weights=load_weights(checkpoint, component, network.weights, places, dtype, part))
+
+
+def random_network(record: Component, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
+    """Return the network of a component's record with random weights; see `abstract_network` for the arguments.
+
+    They are drawn on the devices, each where it belongs: a network of full size is there in seconds.
+    """
+    network = abstract_network(record, mesh, dtype, part)
+    weights = {
+        path: initial_weight_on_devices((*part, *path), leaf, temporal_identity=False)
+        for path, leaf in to_weights(network.weights).items()
+    }
+    return network._replace(weights=to_state(network.weights, weights))
 
 
 def exact_float32(dtype: DTypeLike) -> contextlib.AbstractContextManager[None]:

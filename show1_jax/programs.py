@@ -17,9 +17,10 @@ from show1_jax.samplers import Sampler
 from show1_jax.sampling_config import STAGES, CascadeConfig, Stage
 from show1_jax.stages import decoder_program, encoder_program
 from show1_jax.step_shapes import StepShapes, step_shapes
-from show1_jax.text.encoding import Tokens, encode_text_jit
+from show1_jax.text.encoders import encoder_of_kind
+from show1_jax.text.encoding import encode_text_jit
 from show1_jax.text.streaming import EMBEDDING, block_path, embed_tokens, run_block
-from show1_jax.text.tokenizers import MAX_LENGTH
+from show1_jax.text.tokenizers import MAX_LENGTH, Tokens
 from show1_jax.weights import WeightPath
 
 LATENT_STAGE: Final = STAGES[-1]
@@ -98,7 +99,8 @@ def text_encoding(cascade: Described, component: str, batch_size: int = 1) -> Pr
     """The states of a batch of texts, by one of the two text encoders."""
     network = _abstract(cascade, component)
     ids = _placed(cascade, jax.ShapeDtypeStruct((batch_size, MAX_LENGTH), jnp.int32))
-    arguments = (network.graph, network.weights, Tokens(ids, ids), cascade.config.text_padding)
+    encoder = encoder_of_kind(cascade.manifest.component(component).kind)
+    arguments = (encoder, network.graph, network.weights, Tokens(ids, ids), cascade.config.text_padding)
     return Program(encode_text_jit, arguments, network.weights)
 
 

@@ -2,26 +2,23 @@
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flax import nnx
 
 from show1_jax.checkpoint import new_checkpoint
 from show1_jax.diffusion import SchedulerConfig, alphas_cumprod
 from show1_jax.errors import UserError
 from show1_jax.files import check_space
-from show1_jax.manifest import Component
-from show1_jax.models import ARCHITECTURES, architecture_of, build
-from show1_jax.text import write_tokenizers
+from show1_jax.initial_weights import initial_weight
+from show1_jax.manifest import Component, Manifest
+from show1_jax.models import architecture_of, build, kind_of, network_kind
+from show1_jax.text.encoders import TEXT_ENCODERS
 from show1_jax.weights import WeightPath, to_weights
 
-TEXT_ENCODERS = {"text_t5": "t5", "text_clip": "clip"}
-"""The kind of each text encoder, which is also the folder that `write_tokenizers` gives its tokenizer."""
-KINDS = {**TEXT_ENCODERS, "vae": "vae"}
-"""The kind of network of each component that is no UNet."""
 SOURCE = "random weights"
 """What the provenance of such components says."""
 
@@ -43,20 +40,50 @@ def write_random_checkpoint(
     Raises:
         UserError: `directory` exists, a field is wrong, or the disk is full or too small.
     """
-    rng = np.random.default_rng(seed)
-    origin = {"source": SOURCE, "seed": seed}
-    records = {
-        name: new_component(name, fields, schedulers.get(name, {}), origin) for name, fields in architecture.items()
-    }
+    records = described_manifest(architecture, schedulers, {"source": SOURCE, "seed": seed}).components
     shapes = {name: _weight_shapes(record) for name, record in records.items()}
     check_space(directory, sum(math.prod(shape) for of_one in shapes.values() for shape in of_one.values()) * 4)
-    with tempfile.TemporaryDirectory() as scratch, new_checkpoint(directory) as writer:
-        write_tokenizers(scratch)
+    with new_checkpoint(directory) as writer:
         for name, record in records.items():
-            weights = {path: _random_weight(rng, path[-1], shape) for path, shape in shapes[name].items()}
-            folder = Path(scratch) / TEXT_ENCODERS.get(name, "")
-            tokenizer = {path.name: path for path in folder.iterdir()} if name in TEXT_ENCODERS else None
-            writer.add(name, record, weights, {path: array.dtype for path, array in weights.items()}, tokenizer)
+            # With the component's name in front: networks have paths in common, and are not to be alike.
+            weights = {
+                path: initial_weight((name, *path), shape, seed, temporal_identity=False)
+                for path, shape in shapes[name].items()
+            }
+            with _byte_tokenizer(name) as tokenizer:
+                writer.add(name, record, weights, {path: array.dtype for path, array in weights.items()}, tokenizer)
+
+
+def described_manifest(
+    architecture: Mapping[str, Mapping[str, Any]],
+    schedulers: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    provenance: Mapping[str, Any],
+) -> Manifest:
+    """Return the manifest of a checkpoint that is not there, and so without files.
+
+    Args:
+        architecture: see `write_random_checkpoint`.
+        schedulers: see `write_random_checkpoint`.
+        provenance: of every component.
+
+    Raises:
+        UserError: a field is wrong.
+    """
+    records = {
+        name: new_component(name, fields, schedulers.get(name, {}), provenance) for name, fields in architecture.items()
+    }
+    return Manifest(records, {})
+
+
+@contextmanager
+def _byte_tokenizer(component: str) -> Iterator[dict[str, Path] | None]:
+    """The files of a text encoder's smallest tokenizer by name, as long as the block lasts; None for other networks."""
+    if component not in TEXT_ENCODERS:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        TEXT_ENCODERS[component].write_tokenizer(Path(folder), ())
+        yield {path.name: path for path in Path(folder).iterdir()}
 
 
 def _weight_shapes(record: Component) -> dict[WeightPath, tuple[int, ...]]:
@@ -73,7 +100,7 @@ def new_component(
     """The record of a network that is made here; arguments as of `write_random_checkpoint`, for one component."""
     if not name.isidentifier():
         raise UserError(f"architecture: {name!r} is no component's name; take letters, digits and _")
-    kind = KINDS.get(name, "unet")
+    kind = kind_of(name)
     for role, settings in schedulers.items():
         try:
             alphas_cumprod(SchedulerConfig.from_json(settings))
@@ -81,15 +108,8 @@ def new_component(
             raise UserError(f"schedulers: {name}: {role}: {error}") from None
     return Component(
         kind=kind,
-        architecture=ARCHITECTURES[kind].from_dict(architecture).to_dict(),
+        architecture=network_kind(kind).architecture.from_dict(architecture).to_dict(),
         dtype="float32",
         schedulers={role: dict(values) for role, values in schedulers.items()},
         provenance=dict(provenance),
     )
-
-
-def _random_weight(rng: np.random.Generator, name: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Norms as the identity, biases zero, all else Gaussian by fan-in. NumPy's, for it has nothing to compile."""
-    if name in ("scale", "bias"):
-        return np.full(shape, float(name == "scale"), np.float32)
-    return rng.standard_normal(shape, np.float32) / np.float32(math.prod(shape[:-1]) ** 0.5)

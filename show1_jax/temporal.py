@@ -23,7 +23,7 @@ class TemporalConvStep(nnx.Module):
 
 
 class TemporalConv(nnx.Module):
-    """Four norm-SiLU-convolution steps along time around a skip (ModelScope); born as the identity.
+    """Four norm-SiLU-convolution steps along time around a skip (ModelScope); initialised as the identity.
 
     The original's dropout is off: it acts in training only (and in the original's keyframe stage by accident).
     """

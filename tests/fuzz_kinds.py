@@ -174,15 +174,15 @@ def _read_scheduler(folder: Path) -> None:
 
 
 def _read_t5_tokenizer(folder: Path) -> None:
-    from show1_jax.text import load_t5_tokenizer, tokenize_t5
+    from show1_jax.text import load_t5_tokenizer
 
-    tokenize_t5(load_t5_tokenizer(folder / "show-1-base/tokenizer"), ["a red circle", ""])
+    load_t5_tokenizer(folder / "show-1-base/tokenizer")(["a red circle", ""])
 
 
 def _read_clip_tokenizer(folder: Path) -> None:
-    from show1_jax.text import load_clip_tokenizer, tokenize_clip
+    from show1_jax.text import load_clip_tokenizer
 
-    tokenize_clip(load_clip_tokenizer(folder / "show-1-sr2/tokenizer"), ["a red circle", ""])
+    load_clip_tokenizer(folder / "show-1-sr2/tokenizer")(["a red circle", ""])
 
 
 def _make_checkpoint(folder: Path) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,9 +11,7 @@ from show1_jax.checkpoint import tokenizer_folder
 from show1_jax.data.synthetic import scene_from_index
 from show1_jax.errors import UserError
 from show1_jax.manifest import read_manifest
-from show1_jax.models import ARCHITECTURES, build
-from show1_jax.text import load_clip_tokenizer, load_t5_tokenizer, tokenize_clip, tokenize_t5, write_tokenizers
-from show1_jax.text.encoding import load_tokenize
+from show1_jax.text import TEXT_ENCODERS, T5Config, TextTokenizer, load_clip_tokenizer, load_t5_tokenizer
 from show1_jax.training import caption_encoders
 from show1_jax.training.caption_encoders import Lessons, main, told_words, train_encoder
 
@@ -25,30 +22,38 @@ T5 = {"vocab_size": 512, "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizers")
-    write_tokenizers(folder, CAPTIONS)
+    for component, encoder in TEXT_ENCODERS.items():
+        (folder / component).mkdir()
+        encoder.write_tokenizer(folder / component, CAPTIONS)
     return folder
 
 
+def tokenizer(folder: Path, component: str) -> TextTokenizer:
+    return TEXT_ENCODERS[component].load_tokenizer(folder / component)
+
+
 def test_every_word_is_a_token(folder: Path) -> None:
-    t5, clip = load_t5_tokenizer(folder / "t5"), load_clip_tokenizer(folder / "clip")
+    t5, clip = load_t5_tokenizer(folder / "text_t5"), load_clip_tokenizer(folder / "text_clip")
     lengths = np.array([len(caption.split()) for caption in CAPTIONS])
-    ids, mask = tokenize_t5(t5, CAPTIONS)
+    ids, mask = t5(CAPTIONS)
     assert (mask.sum(axis=1) == lengths + 1).all()
-    assert [t5.decode(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True)] == CAPTIONS
-    ids = tokenize_clip(clip, CAPTIONS)
-    assert (np.argmax(ids == clip.eos_token_id, axis=1) == lengths + 1).all()
+    assert [t5.library.decode(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True)] == CAPTIONS
+    ids = clip(CAPTIONS).ids
+    assert (np.argmax(ids == clip.library.eos_token_id, axis=1) == lengths + 1).all()
 
 
 @settings(deadline=None)
 @given(prompt=st.text(max_size=100))
 def test_other_text_is_known_byte_by_byte(folder: Path, prompt: str) -> None:
-    t5, clip = load_t5_tokenizer(folder / "t5"), load_clip_tokenizer(folder / "clip")
-    assert t5.get_vocab()["<unk>"] not in tokenize_t5(t5, [prompt])[0]
-    assert tokenize_clip(clip, [prompt]).max() <= clip.eos_token_id
+    t5, clip = load_t5_tokenizer(folder / "text_t5"), load_clip_tokenizer(folder / "text_clip")
+    assert t5.library.get_vocab()["<unk>"] not in t5([prompt]).ids
+    assert clip([prompt]).ids.max() <= clip.library.eos_token_id
 
 
 def test_tokenizers_are_the_same_every_time(folder: Path, tmp_path: Path) -> None:
-    write_tokenizers(tmp_path, CAPTIONS)
+    for component, encoder in TEXT_ENCODERS.items():
+        (tmp_path / component).mkdir()
+        encoder.write_tokenizer(tmp_path / component, CAPTIONS)
     for path in folder.rglob("*.*"):
         assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes()
 
@@ -63,30 +68,30 @@ def test_what_each_token_tells() -> None:
     assert told_words("a red circle grows") == [{"a", "red", "circle", "grows"}] * 5
 
 
-@pytest.mark.parametrize("kind", ["t5", "clip"])
-def test_lessons_stand_at_their_tokens(folder: Path, kind: str) -> None:
-    lessons = Lessons.of(CAPTIONS[:50], load_tokenize(kind, folder / kind))
+@pytest.mark.parametrize("component", ["text_t5", "text_clip"])
+def test_lessons_stand_at_their_tokens(folder: Path, component: str) -> None:
+    lessons = Lessons.of(CAPTIONS[:50], tokenizer(folder, component))
     words = sorted({word for caption in CAPTIONS[:50] for word in caption.split()})
     for caption, mask, told in zip(CAPTIONS, lessons.mask, lessons.told, strict=False):
         taught = told[mask > 0]
         assert [{words[i] for i in np.flatnonzero(row)} for row in taught] == told_words(caption)
-        assert mask[0] == (kind == "t5")  # CLIP's start token has read nothing
+        assert mask[0] == (component == "text_t5")  # CLIP's start token has read nothing
     assert lessons.share_told(2 * lessons.told - 1) == 1
     assert lessons.share_told(1 - 2 * lessons.told) == 0
 
 
 def test_a_word_of_several_tokens_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="not one of each word"):
-        Lessons.of(["a red panda"], load_tokenize("t5", folder / "t5"))
+        Lessons.of(["a red panda"], tokenizer(folder, "text_t5"))
 
 
 def test_training_teaches_the_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_encoders, "BATCH_SIZE", 32)
     monkeypatch.setattr(caption_encoders, "LEARNING_RATE", 0.02)
-    graph, shapes = nnx.split(build("t5", ARCHITECTURES["t5"].from_dict(T5)))
-    lessons = Lessons.of(CAPTIONS, load_tokenize("t5", folder / "t5"))
-    _, before = train_encoder(graph, shapes, lessons, 1)
-    _, after = train_encoder(graph, shapes, lessons, 300)
+    encoder, architecture = TEXT_ENCODERS["text_t5"], T5Config.from_dict(T5)
+    lessons = Lessons.of(CAPTIONS, tokenizer(folder, "text_t5"))
+    _, before = train_encoder(encoder, architecture, lessons, 1)
+    _, after = train_encoder(encoder, architecture, lessons, 300)
     assert before == 0
     assert after > 0.5
 
@@ -115,7 +120,7 @@ def test_command_writes_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {name: record.kind for name, record in manifest.components.items()} == {"text_t5": "t5", "text_clip": "clip"}
     assert manifest.component("text_t5").provenance["steps"] == 2
     t5 = load_t5_tokenizer(tokenizer_folder(tmp_path / "out", "text_t5"))
-    assert tokenize_t5(t5, ["a red circle grows"])[1].sum() == 5
+    assert t5(["a red circle grows"]).mask.sum() == 5
 
 
 @pytest.mark.parametrize("steps", ["0", "-3"])

@@ -25,7 +25,7 @@ from show1_jax.cascade import Cascade
 from show1_jax.checkpoint_set import CheckpointSet, split_names
 from show1_jax.errors import UserError
 from show1_jax.manifest import read_manifest
-from show1_jax.models import ARCHITECTURES, build
+from show1_jax.models import build, network_kind
 from show1_jax.random_checkpoint import write_random_checkpoint
 from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.training.checkpoints import TrainingCheckpoints
@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path
     """A training run of the tiny keyframe network whose averaged weights are all the number of the step."""
     workdir = tmp_path_factory.mktemp("runs") / "keyframes"
     record = read_manifest(tiny_checkpoint).component("keyframes")
-    network = build(record.kind, ARCHITECTURES[record.kind].from_dict(record.architecture))
+    network = build(record.kind, network_kind(record.kind).architecture.from_dict(record.architecture))
     shapes = to_weights(nnx.state(network, nnx.Param))
     checkpoints = TrainingCheckpoints(workdir / "checkpoints", keep=2, keep_every=0)
     for step in (1, 2):
@@ -231,9 +231,9 @@ def test_a_tokenizer_with_a_file_of_nobody_is_refused(tiny_checkpoint: Path, tmp
     copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
     (copy / "text_clip/tokenizer/tokenizer.json").symlink_to("/etc/hostname")
     with pytest.raises(UserError, match=r"holds tokenizer\.json, which the manifest does not list; remove it"):
-        CheckpointSet.open(copy).tokenize("text_clip")
+        CheckpointSet.open(copy).tokenizer("text_clip")
     (copy / "text_clip/tokenizer/tokenizer.json").rename(copy / "text_clip/tokenizer/.DS_Store")
-    CheckpointSet.open(copy).tokenize("text_clip")
+    CheckpointSet.open(copy).tokenizer("text_clip")
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "text_t5/tokenizer/spiece.model"])
@@ -242,7 +242,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tiny_checkpoint: Path, tmp_
     (copy / name).unlink()
     os.mkfifo(copy / name)
     with pytest.raises(UserError, match=r"cannot be read|missing or changed"):
-        CheckpointSet.open(copy).tokenize("text_t5")
+        CheckpointSet.open(copy).tokenizer("text_t5")
 
 
 def test_no_random_checkpoint_is_made_with_a_schedule_that_cannot_be_sampled(tmp_path: Path) -> None:

@@ -17,14 +17,19 @@ import show1_jax
 from show1_jax.bounds import BOUNDS, MAX_BLOCK_LAYERS, bounds
 from show1_jax.config import Settings, UNetConfig
 from show1_jax.errors import UserError
-from show1_jax.models import ARCHITECTURES, build
+from show1_jax.models import build, kind_of, network_kind, network_kinds
 from show1_jax.request import OutputConfig, SampleConfig
 from show1_jax.training_config import OptimizerConfig, TrainingConfig
 from show1_jax.video import MAX_GIF_FPS, MIN_FPS
 from tests import tiny_config
 
 HUGE = [2**40, 10**10, 10**400, -(10**400), 1e308, float("inf"), float("nan"), -1]
-CLASSES: list[type[Settings]] = [SampleConfig, TrainingConfig, OptimizerConfig, *ARCHITECTURES.values()]
+CLASSES: list[type[Settings]] = [
+    SampleConfig,
+    TrainingConfig,
+    OptimizerConfig,
+    *(kind.architecture for kind in network_kinds().values()),
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -109,7 +114,7 @@ def test_no_number_of_a_config_goes_unbounded(value: Any) -> None:
 @pytest.mark.parametrize("component", ["keyframes", "superres_latent", "vae", "text_t5", "text_clip"])
 @pytest.mark.parametrize("value", HUGE)
 def test_no_number_of_an_architecture_goes_unbounded(component: str, value: Any) -> None:
-    kind = ARCHITECTURES[{"vae": "vae", "text_t5": "t5", "text_clip": "clip"}.get(component, "unet")]
+    kind = network_kind(kind_of(component)).architecture
     made = kind.from_dict(tiny_config.get_config().to_dict()["architecture"][component]).to_dict()
     for name, field in made.items():
         if isinstance(field, list) and field and type(field[0]) is int:
@@ -168,7 +173,7 @@ def test_wrong_types_are_refused_by_name(change: dict[Any, Any], said: str) -> N
 
 def test_whole_numbers_are_numbers() -> None:
     assert SampleConfig.from_dict({"memory_limit_gb": 8}).memory_limit_gb == 8.0
-    assert ARCHITECTURES["unet"].from_dict(tiny_config.UNET | {"in_channels": 3, "text_dim": None})
+    assert network_kind("unet").architecture.from_dict(tiny_config.UNET | {"in_channels": 3, "text_dim": None})
 
 
 def made_or_refused(cls: type[Settings], values: Any) -> Any:
@@ -192,10 +197,10 @@ def test_any_json_makes_settings_or_one_line(cls: type[Settings], data: st.DataO
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(["keyframes", "superres_latent", "superres_pixel", "vae", "text_t5", "text_clip"]), st.data())
 def test_an_architecture_with_any_value_is_built_or_refused_in_one_line(component: str, data: st.DataObject) -> None:
-    kind = {"vae": "vae", "text_t5": "t5", "text_clip": "clip"}.get(component, "unet")
+    kind = kind_of(component)
     fields = tiny_config.get_config().to_dict()["architecture"][component]
-    names = st.sampled_from([field.name for field in dataclasses.fields(ARCHITECTURES[kind])])
+    names = st.sampled_from([field.name for field in dataclasses.fields(network_kind(kind).architecture)])
     small = st.integers(1, 64)
     fields |= data.draw(st.dictionaries(names, small | st.lists(small, min_size=1, max_size=3) | JSON, max_size=2))
-    made = made_or_refused(ARCHITECTURES[kind], fields)
+    made = made_or_refused(network_kind(kind).architecture, fields)
     assert made is None or build(kind, made)

@@ -11,8 +11,7 @@ from configs import demo, fast, full
 from convert.architectures import unet_config, vae_config
 from show1_jax.config import flatten
 from show1_jax.diffusion import SchedulerConfig
-from show1_jax.models import ARCHITECTURES
-from show1_jax.random_checkpoint import KINDS
+from show1_jax.models import kind_of, network_kind
 from show1_jax.request import SampleConfig
 from show1_jax.text import CLIPTextConfig, T5Config
 
@@ -35,7 +34,7 @@ def released(golden: Path) -> dict[str, Any]:
 def test_full_size_networks_are_the_released_ones(stage: str, released: dict[str, Any]) -> None:
     name = "UNet2DConditionModel" if stage == "first_frame" else "UNet3DConditionModel"
     config = SampleConfig.from_dict(full.get_config().to_dict())
-    ours = ARCHITECTURES["unet"].from_dict(config.architecture[stage])
+    ours = network_kind("unet").architecture.from_dict(config.architecture[stage])
     theirs = unet_config(released[f"{FOLDERS[stage]}/unet"] | {"_class_name": name})
     assert ours.to_dict() == theirs.to_dict() | {
         # A list of nowhere is the same as no list.
@@ -49,7 +48,7 @@ def test_full_size_encoders_are_the_released_ones(released: dict[str, Any]) -> N
     assert T5Config.from_dict(architecture["text_t5"]) == T5Config.from_json(t5)
     assert CLIPTextConfig.from_dict(architecture["text_clip"]) == CLIPTextConfig.from_json(clip)
     vae = vae_config(released["show-1-sr2/vae"] | {"_class_name": "AutoencoderKL"})
-    assert ARCHITECTURES["vae"].from_dict(architecture["vae"]) == vae
+    assert network_kind("vae").architecture.from_dict(architecture["vae"]) == vae
 
 
 @pytest.mark.parametrize("stage", FOLDERS)
@@ -66,7 +65,7 @@ def test_full_size_schedules_are_the_released_ones(stage: str, role: str, golden
 def test_configs_state_every_network(config: Any) -> None:
     settings = SampleConfig.from_dict(config.get_config().to_dict())
     for name, fields in settings.architecture.items():
-        ARCHITECTURES[KINDS.get(name, "unet")].from_dict(fields)
+        network_kind(kind_of(name)).architecture.from_dict(fields)
     assert set(settings.schedulers) == set(FOLDERS)
 
 

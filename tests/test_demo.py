@@ -12,7 +12,7 @@ from configs import demo
 from show1_jax.data.synthetic import parse_sentence
 from show1_jax.evaluation.measure import judge, measure
 from show1_jax.manifest import read_manifest, verify_files
-from show1_jax.models import ARCHITECTURES
+from show1_jax.models import network_kind
 from show1_jax.request import SampleConfig
 from show1_jax.video import read_video, to_uint8
 
@@ -36,9 +36,11 @@ def test_shipped_weights_are_the_configs(config: SampleConfig) -> None:
     shipped = read_manifest(Path(config.checkpoint)).components
     assert shipped.keys() == config.architecture.keys()
     for name, component in shipped.items():
-        fields: dict[str, Any] = ARCHITECTURES[component.kind].from_dict(config.architecture[name]).to_dict()
+        fields: dict[str, Any] = (
+            network_kind(component.kind).architecture.from_dict(config.architecture[name]).to_dict()
+        )
         measured = {"scaling_factor"} if name == "vae" else set()
-        has = ARCHITECTURES[component.kind].from_dict(component.architecture).to_dict()
+        has = network_kind(component.kind).architecture.from_dict(component.architecture).to_dict()
         assert {field for field, value in fields.items() if has[field] != value} == measured, name
         assert component.schedulers == config.schedulers.get(name, {}), name
         assert component.dtype == "float16"

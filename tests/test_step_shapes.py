@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.random_networks import RandomNetworks
+from benchmarks.random_cascade import random_cascade
 from show1_jax import stages
-from show1_jax.cascade import Cascade
 from show1_jax.denoise import Condition
 from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.step_shapes import StepShapes, step_shapes
@@ -17,7 +16,7 @@ from tests import tiny_config
 
 def test_steps_have_the_shapes_that_the_cascade_samples_with(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config.settings()
-    cascade = Cascade(RandomNetworks(config.architecture, config.schedulers), config, jax.devices()[:1])
+    cascade = random_cascade(config, jax.devices()[:1])
     calls: list[StepShapes] = []
     made: dict[Stage, list[StepShapes]] = {}
 

@@ -25,7 +25,7 @@ from show1_jax.errors import UserError
 from show1_jax.layers import Layers
 from show1_jax.text.clip import FeedForward
 from show1_jax.text.t5 import relative_position_buckets
-from show1_jax.text.tokenizers import CLIPTokenizer, Tokenizer
+from show1_jax.text.tokenizers import CLIPTokenizer, T5Tokenizer
 from show1_jax.weights import to_state, to_weights
 
 NETWORKS = {"t5": text.T5Encoder, "clip": text.CLIPTextEncoder}
@@ -64,7 +64,7 @@ def t5(golden: Path) -> text.T5Encoder:
 
 
 @pytest.fixture(scope="module")
-def t5_tokenizer(golden: Path) -> Tokenizer:
+def t5_tokenizer(golden: Path) -> T5Tokenizer:
     return text.load_t5_tokenizer(golden / T5_FOLDER / "tokenizer")
 
 
@@ -84,13 +84,13 @@ def recorded(golden: Path) -> Mapping[str, str]:
 @pytest.mark.parametrize(("row", "name"), [(0, "text/t5_prompt"), (1, "text/t5_negative")])
 def test_t5_gives_the_recorded_states(
     t5: text.T5Encoder,
-    t5_tokenizer: Tokenizer,
+    t5_tokenizer: T5Tokenizer,
     recorded: Mapping[str, str],
     trace: dict[str, np.ndarray],
     row: int,
     name: str,
 ) -> None:
-    ids, mask = text.tokenize_t5(t5_tokenizer, [recorded["prompt"], ""])
+    ids, mask = t5_tokenizer([recorded["prompt"], ""])
     states = encode(t5, ids, mask)
     assert relative_error(states[row : row + 1], trace[name]) <= 3e-6  # measured 6e-7
 
@@ -98,7 +98,7 @@ def test_t5_gives_the_recorded_states(
 def test_clip_gives_the_recorded_states(
     golden: Path, clip_tokenizer: CLIPTokenizer, recorded: Mapping[str, str], trace: dict[str, np.ndarray]
 ) -> None:
-    ids = text.tokenize_clip(clip_tokenizer, [recorded["prompt"], recorded["negative_prompt"]])
+    ids = clip_tokenizer([recorded["prompt"], recorded["negative_prompt"]]).ids
     states = encode(encoder(golden / CLIP_FOLDER, "clip"), ids)
     assert relative_error(states, trace["text/clip"]) <= 3e-6  # measured 3e-7
 
@@ -310,21 +310,21 @@ def test_config_names_what_is_missing(config: type[text.T5Config] | type[text.CL
 
 
 def test_recorded_ids(
-    t5_tokenizer: Tokenizer, clip_tokenizer: CLIPTokenizer, recorded: Mapping[str, str], trace: dict[str, np.ndarray]
+    t5_tokenizer: T5Tokenizer, clip_tokenizer: CLIPTokenizer, recorded: Mapping[str, str], trace: dict[str, np.ndarray]
 ) -> None:
-    ids, mask = text.tokenize_t5(t5_tokenizer, [recorded["prompt"]])
+    ids, mask = t5_tokenizer([recorded["prompt"]])
     np.testing.assert_array_equal(ids, trace["text/t5_ids"])
     np.testing.assert_array_equal(mask, trace["text/t5_mask"])
-    ids = text.tokenize_clip(clip_tokenizer, [recorded["prompt"], recorded["negative_prompt"]])
+    ids = clip_tokenizer([recorded["prompt"], recorded["negative_prompt"]]).ids
     np.testing.assert_array_equal(ids, trace["text/clip_ids"])
 
 
 def test_recorded_ids_of_a_long_prompt(
-    t5_tokenizer: Tokenizer, clip_tokenizer: CLIPTokenizer, recorded: Mapping[str, str], trace: dict[str, np.ndarray]
+    t5_tokenizer: T5Tokenizer, clip_tokenizer: CLIPTokenizer, recorded: Mapping[str, str], trace: dict[str, np.ndarray]
 ) -> None:
     prompt = " ".join([recorded["prompt"]] * 12)
-    np.testing.assert_array_equal(text.tokenize_t5(t5_tokenizer, [prompt])[0], trace["text/long_t5_ids"])
-    np.testing.assert_array_equal(text.tokenize_clip(clip_tokenizer, [prompt]), trace["text/long_clip_ids"])
+    np.testing.assert_array_equal(t5_tokenizer([prompt]).ids, trace["text/long_t5_ids"])
+    np.testing.assert_array_equal(clip_tokenizer([prompt]).ids, trace["text/long_clip_ids"])
 
 
 # What transformers 4.41.2's slow tokenizers gave, without the ids around a prompt.
@@ -362,18 +362,18 @@ HARD_PROMPTS = [
 
 @pytest.mark.parametrize(("prompt", "t5_ids", "clip_ids"), HARD_PROMPTS)
 def test_ids_of_hard_prompts(
-    t5_tokenizer: Tokenizer,
+    t5_tokenizer: T5Tokenizer,
     clip_tokenizer: CLIPTokenizer,
     prompt: str,
     t5_ids: list[int] | None,
     clip_ids: list[int] | None,
 ) -> None:
     if t5_ids is not None:
-        ids, mask = text.tokenize_t5(t5_tokenizer, [prompt])
+        ids, mask = t5_tokenizer([prompt])
         assert ids[0].tolist() == t5_ids + [1] + [0] * (76 - len(t5_ids))
         assert mask[0].tolist() == [1] * (len(t5_ids) + 1) + [0] * (76 - len(t5_ids))
     if clip_ids is not None:
-        ids = text.tokenize_clip(clip_tokenizer, [prompt])
+        ids = clip_tokenizer([prompt]).ids
         assert ids[0].tolist() == [577] + clip_ids + [578] * (76 - len(clip_ids))
 
 
@@ -383,7 +383,7 @@ def test_clip_padding_is_the_tokenizers_own(golden: Path, tmp_path: Path) -> Non
         (folder / name).unlink()
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 12, "pad_token": "!"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    ids = text.tokenize_clip(text.load_clip_tokenizer(folder), ["a red circle"])
+    ids = text.load_clip_tokenizer(folder)(["a red circle"]).ids
     assert ids.tolist() == [[577, 320, 513, 518, 578] + [0] * 7]
 
 
@@ -407,13 +407,13 @@ def test_a_clip_tokenizer_that_cannot_pad_or_end_is_refused_when_it_is_loaded(
 
 def test_an_absent_padding_token_is_the_class_s_default(golden: Path, tmp_path: Path) -> None:
     folder = edited(golden, tmp_path, CLIP_FOLDER, pad_token=...)
-    assert text.load_clip_tokenizer(folder).pad_token_id == 578
+    assert text.load_clip_tokenizer(folder).library.pad_token_id == 578
 
 
 def test_files_of_old_releases_have_their_tokens_elsewhere(golden: Path, tmp_path: Path) -> None:
     """Without `added_tokens_decoder` the file of special tokens counts, null or not in the other one."""
     folder = edited(golden, tmp_path, CLIP_FOLDER, pad_token=None, added_tokens_decoder=...)
-    assert text.load_clip_tokenizer(folder).pad_token_id == 578
+    assert text.load_clip_tokenizer(folder).library.pad_token_id == 578
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_a_clip_tokenizer_s_length_is_a_number_of_any_size(
     golden: Path, tmp_path: Path, value: object, length: int
 ) -> None:
     tokenizer = text.load_clip_tokenizer(edited(golden, tmp_path, CLIP_FOLDER, model_max_length=value))
-    assert text.tokenize_clip(tokenizer, ["a red circle " * 50]).shape == (1, length)
+    assert tokenizer(["a red circle " * 50]).ids.shape == (1, length)
 
 
 @pytest.mark.parametrize("value", ["77", -1, 0, 1, 76.5, float("inf"), float("nan"), True, [77], {}])
@@ -457,7 +457,7 @@ def test_settings_that_name_files_or_code_are_not_followed(golden: Path, tmp_pat
         "chat_template": "{{ 1 / 0 }}",
     }
     tokenizer = text.load_clip_tokenizer(edited(golden, tmp_path, CLIP_FOLDER, **changes))
-    assert text.tokenize_clip(tokenizer, ["a red circle"])[0, :5].tolist() == [577, 320, 513, 518, 578]
+    assert tokenizer(["a red circle"]).ids[0, :5].tolist() == [577, 320, 513, 518, 578]
 
 
 def test_a_clip_tokenizer_as_transformers_5_saves_it_gives_the_same_ids(
@@ -470,8 +470,8 @@ def test_a_clip_tokenizer_as_transformers_5_saves_it_gives_the_same_ids(
     assert not (tmp_path / "vocab.json").exists()
     tokenizer = text.load_clip_tokenizer(tmp_path)
     prompts = [prompt for prompt, *_ in HARD_PROMPTS]
-    np.testing.assert_array_equal(text.tokenize_clip(tokenizer, prompts), text.tokenize_clip(clip_tokenizer, prompts))
-    assert text.largest_id(tokenizer) == text.largest_id(clip_tokenizer) == 578
+    np.testing.assert_array_equal(tokenizer(prompts).ids, clip_tokenizer(prompts).ids)
+    assert tokenizer.largest_id == clip_tokenizer.largest_id == 578
 
 
 def test_vocabulary_and_merges_count_where_a_second_file_has_others(
@@ -480,8 +480,8 @@ def test_vocabulary_and_merges_count_where_a_second_file_has_others(
     """The original's slow tokenizer reads no `tokenizer.json`."""
     folder = edited(golden, tmp_path, CLIP_FOLDER)
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}, "merges": []}, "added_tokens": []}))
-    ids = text.tokenize_clip(text.load_clip_tokenizer(folder), ["a red circle"])
-    np.testing.assert_array_equal(ids, text.tokenize_clip(clip_tokenizer, ["a red circle"]))
+    ids = text.load_clip_tokenizer(folder)(["a red circle"]).ids
+    np.testing.assert_array_equal(ids, clip_tokenizer(["a red circle"]).ids)
 
 
 @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ def test_added_tokens_have_the_ids_that_their_files_say(
         with pytest.raises(UserError, match=message):
             text.load_clip_tokenizer(folder)
     else:
-        assert text.largest_id(text.load_clip_tokenizer(folder)) == number
+        assert text.load_clip_tokenizer(folder).largest_id == number
 
 
 @pytest.mark.parametrize("decoder", [[], {"x": {}}, {"3": "a"}, {"1e400": {"content": "a"}}, {"600": {"content": "a"}}])
@@ -554,13 +554,13 @@ def test_a_sentencepiece_model_of_another_network_is_refused(golden: Path, tmp_p
 
 @pytest.mark.parametrize("repeats", [1, 4, 5, 12, 15, 16, 40])
 def test_cut_off_names_what_is_left_out(
-    t5_tokenizer: Tokenizer, clip_tokenizer: CLIPTokenizer, recorded: Mapping[str, str], repeats: int
+    t5_tokenizer: T5Tokenizer, clip_tokenizer: CLIPTokenizer, recorded: Mapping[str, str], repeats: int
 ) -> None:
     prompt = " ".join([recorded["prompt"]] * repeats)
     words = prompt.split()
     # 76 T5 tokens are four prompts of 16 and four words more; CLIP has a token for each word.
-    assert text.t5_cut_off(t5_tokenizer, prompt).split() == words[24:]
-    assert text.clip_cut_off(clip_tokenizer, prompt).split() == words[75:]
+    assert t5_tokenizer.cut_off(prompt).split() == words[24:]
+    assert clip_tokenizer.cut_off(prompt).split() == words[75:]
 
 
 @pytest.mark.parametrize(
@@ -574,7 +574,12 @@ def test_cut_off_names_what_is_left_out(
 )
 @pytest.mark.parametrize("damage", [b"", b"\xff{not this", None])
 def test_damaged_tokenizers(
-    golden: Path, tmp_path: Path, load: Callable[[Path], Tokenizer], folder: str, missing: str, damage: bytes | None
+    golden: Path,
+    tmp_path: Path,
+    load: Callable[[Path], text.TextTokenizer],
+    folder: str,
+    missing: str,
+    damage: bytes | None,
 ) -> None:
     copy = shutil.copytree(golden / folder / "tokenizer", tmp_path / "tokenizer")
     (copy / missing).unlink()
@@ -594,7 +599,7 @@ from show1_jax import text
 assert "transformers" not in sys.modules
 t5 = text.load_t5_tokenizer({str(golden / T5_FOLDER / "tokenizer")!r})
 clip = text.load_clip_tokenizer({str(golden / CLIP_FOLDER / "tokenizer")!r})
-text.tokenize_t5(t5, ["a red circle " * 100]), text.tokenize_clip(clip, ["a red circle " * 100])
+t5(["a red circle " * 100]), clip(["a red circle " * 100])
 assert not {{"torch", "tensorflow"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
@@ -605,37 +610,40 @@ assert not {{"torch", "tensorflow"}} & set(sys.modules)
 
 
 @pytest.fixture(scope="module")
-def byte_level(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, CLIPTokenizer]:
-    folder = tmp_path_factory.mktemp("tokenizers")
-    text.write_tokenizers(folder)
-    return text.load_t5_tokenizer(folder / "t5"), text.load_clip_tokenizer(folder / "clip")
+def byte_level(tmp_path_factory: pytest.TempPathFactory) -> tuple[T5Tokenizer, CLIPTokenizer]:
+    folders = [tmp_path_factory.mktemp(encoder.kind) for encoder in text.TEXT_ENCODERS.values()]
+    for folder, encoder in zip(folders, text.TEXT_ENCODERS.values(), strict=True):
+        encoder.write_tokenizer(folder, ())
+    return text.load_t5_tokenizer(folders[0]), text.load_clip_tokenizer(folders[1])
 
 
 @settings(deadline=None)
 @given(prompt=st.text(max_size=200))
-def test_byte_level_ids(byte_level: tuple[Tokenizer, CLIPTokenizer], prompt: str) -> None:
+def test_byte_level_ids(byte_level: tuple[T5Tokenizer, CLIPTokenizer], prompt: str) -> None:
     t5, clip = byte_level
-    ids, mask = text.tokenize_t5(t5, [prompt])
+    ids, mask = t5([prompt])
     assert ids.shape == mask.shape == (1, 77)
     assert ids.dtype == mask.dtype == np.int32
     length = int(mask.sum())
     assert (mask[0] == (np.arange(77) < length)).all()
     assert ids[0, length - 1] == 1
     assert (ids[0, length:] == 0).all()
-    ids = text.tokenize_clip(clip, [prompt])
+    ids = clip([prompt]).ids
     assert ids.shape == (1, 77)
     assert (ids[0, 0], ids[0, -1]) == (512, 513)
 
 
-def test_byte_level_tokenizers_know_every_character(byte_level: tuple[Tokenizer, CLIPTokenizer]) -> None:
+def test_byte_level_tokenizers_know_every_character(byte_level: tuple[T5Tokenizer, CLIPTokenizer]) -> None:
     t5, clip = byte_level
     for prompt in ("A red panda, 4k!", "\u65e5\u672c \U0001f43c \u00fc\u0142"):
-        assert t5.get_vocab()["<unk>"] not in text.tokenize_t5(t5, [prompt])[0]
-        assert clip.decode(text.tokenize_clip(clip, [prompt])[0].tolist()).count("\ufffd") == 0
+        assert t5.library.get_vocab()["<unk>"] not in t5([prompt]).ids
+        assert clip.library.decode(clip([prompt]).ids[0].tolist()).count("\ufffd") == 0
 
 
 def test_byte_level_tokenizers_are_the_same_every_time(tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        text.write_tokenizers(tmp_path / folder)
+    for encoder in text.TEXT_ENCODERS.values():
+        for folder in ("a", "b"):
+            (tmp_path / folder / encoder.kind).mkdir(parents=True)
+            encoder.write_tokenizer(tmp_path / folder / encoder.kind, ())
     for path in (tmp_path / "a").rglob("*.*"):
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()

@@ -249,7 +249,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(name: str, ti
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Ctrl-C as in a terminal: a shell's background jobs are born without it."""
+    """Ctrl-C as in a terminal: a shell's background jobs start without it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

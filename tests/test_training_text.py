@@ -32,7 +32,8 @@ from show1_jax.manifest import read_manifest
 from show1_jax.parallel import MeshConfig, make_mesh, put_batch
 from show1_jax.random_checkpoint import write_random_checkpoint
 from show1_jax.sampling_config import CascadeConfig, TextPadding
-from show1_jax.text.encoding import load_tokenize, mask_after_end
+from show1_jax.text.encoders import TEXT_ENCODERS
+from show1_jax.text.tokenizers import mask_after_end
 from show1_jax.training.text import (
     FrozenEncoder,
     StoredStates,
@@ -59,8 +60,9 @@ def sampled_states(checkpoint: Path, component: str, padding: TextPadding) -> np
 
 
 def token_mask(checkpoint: Path, component: str, captions: list[str]) -> np.ndarray:
-    kind = read_manifest(checkpoint).component(component).kind
-    return load_tokenize(kind, checkpoint / component / "tokenizer")(captions).mask > 0
+    tokenizer = TEXT_ENCODERS[component].load_tokenizer(checkpoint / component / "tokenizer")
+    mask: np.ndarray = tokenizer(captions).mask
+    return mask > 0
 
 
 def text_source(

@@ -220,7 +220,7 @@ def test_temporal_norms_of_few_channels_have_a_group_for_each() -> None:
     assert network.down_blocks[0].temp_convs[0].conv1.norm.num_groups == 16
 
 
-def test_temporal_layers_are_born_as_the_identity() -> None:
+def test_temporal_layers_are_initialised_as_the_identity() -> None:
     x = random(1, 3, 1, 2, 32)
     modules = {"temp_convs": TemporalConv(32, MAKE), "temp_attentions": temporal_attention(PIXEL, 32, 8, MAKE)}
     for name, module in modules.items():
@@ -233,7 +233,7 @@ def test_temporal_layers_are_born_as_the_identity() -> None:
         np.testing.assert_array_equal(called(nnx.merge(graph, to_state(state, weights)), x), x)
 
 
-def test_weights_are_born_with_a_variance_of_one_over_their_inputs() -> None:
+def test_initial_weights_have_a_variance_of_one_over_their_inputs() -> None:
     for path, shape, std in (
         (("resnets", "0", "conv1", "kernel"), (3, 3, 64, 32), 1 / 24),
         (("attentions", "0", "to_q", "kernel"), (256, 64), 1 / 16),

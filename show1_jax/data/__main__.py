@@ -130,7 +130,7 @@ def _add_encode_text(commands: "argparse._SubParsersAction[ArgumentParser]") -> 
         "places: add those of the prompts that training samples with --captions.",
     )
     encode.add_argument("--checkpoint", type=user_path, required=True, metavar="DIR", help="has the text encoder")
-    encode.add_argument("--component", required=True, choices=["text_t5", "text_clip"], help="the text encoder")
+    encode.add_argument("--component", required=True, metavar="NAME", help="the text encoder, such as text_t5")
     encode.add_argument("--out", type=user_path, required=True, metavar="DIR", help="the cache to make")
     encode.add_argument("--data", type=user_path, metavar="DIR", help="captions of a dataset that `build` made")
     encode.add_argument(
@@ -160,8 +160,9 @@ def _add_encode_text(commands: "argparse._SubParsersAction[ArgumentParser]") -> 
 
 
 def _encode_text(arguments: argparse.Namespace) -> None:
-    from show1_jax.data.text_cache import collect_captions, write_text_cache
+    from show1_jax.data.text_cache import check_component, collect_captions, write_text_cache
 
+    check_component(arguments.component)
     captions = collect_captions(
         data=arguments.data, synthetic=arguments.synthetic, seed=arguments.seed, file=arguments.captions
     )

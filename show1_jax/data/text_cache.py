@@ -36,10 +36,11 @@ from show1_jax.models import LoadedNetwork, architecture_of, load_network
 from show1_jax.parallel import MeshConfig, gather, make_mesh, platform_of, put_batch
 from show1_jax.progress import refresh_seconds
 from show1_jax.sampling_config import TextPadding
-from show1_jax.text.encoding import Tokens, encode_text_jit, load_tokenize
+from show1_jax.text.encoders import TEXT_ENCODERS, encoder_of_kind
+from show1_jax.text.encoding import encode_text_jit
+from show1_jax.text.tokenizers import Tokens
 
 FORMAT: Final = "show1_jax.text_cache.v1"
-TEXT_COMPONENTS: Final = ("text_t5", "text_clip")
 _RECORD, _STATES, _KEYS = "cache.json", "states.array_record", "keys.bin"
 _KEY_BYTES: Final = 12
 _STATE_BYTES: Final = 2
@@ -55,7 +56,7 @@ class CacheRecord(Settings):
     """What a cache says of itself, in `cache.json`.
 
     Attributes:
-        component: the text encoder, "text_t5" or "text_clip".
+        component: the text encoder, of `TEXT_ENCODERS`.
         encoder: its digest, `Manifest.digest`.
         text_padding: what is stored, see `CascadeConfig.text_padding`.
         num_captions: with the empty one, which is always there.
@@ -191,6 +192,16 @@ def collect_captions(
     return captions
 
 
+def check_component(component: str) -> None:
+    """Refuse a component that is no text encoder.
+
+    Raises:
+        UserError: names those that are.
+    """
+    if component not in TEXT_ENCODERS:
+        raise UserError(f"--component={component} is none of {', '.join(TEXT_ENCODERS)}")
+
+
 def write_text_cache(
     out: Path,
     captions: Iterable[str],
@@ -207,7 +218,7 @@ def write_text_cache(
         out: folder of the cache; it appears when all is done.
         captions: may repeat.
         checkpoint: has the text encoder.
-        component: "text_t5" or "text_clip".
+        component: the text encoder, of `TEXT_ENCODERS`.
         padding: what is stored, see `CascadeConfig.text_padding`.
         batch_size: captions that are encoded together, over all devices; rounded up to what these divide.
         devices: to use; all if not given.
@@ -218,8 +229,7 @@ def write_text_cache(
     check_path(out.absolute())
     if os.path.exists(out):
         raise UserError(f"{out}: exists; choose another place with --out, or remove it")
-    if component not in TEXT_COMPONENTS:
-        raise UserError(f"--component={component} is none of {', '.join(TEXT_COMPONENTS)}")
+    check_component(component)
     if batch_size < 1:
         raise UserError(f"--batch_size={batch_size} must be at least 1")
     digest = read_manifest(checkpoint).digest(component)
@@ -247,8 +257,9 @@ class _Encoder:
     ):
         record = read_manifest(checkpoint).component(component)
         architecture: Any = architecture_of(record)
-        self.tokenize = load_tokenize(record.kind, tokenizer_folder(checkpoint, component))
-        self.positions = int(self.tokenize([""]).ids.shape[1])
+        self.encoder = encoder_of_kind(record.kind)
+        self.tokenizer = self.encoder.load_tokenizer(tokenizer_folder(checkpoint, component))
+        self.positions = self.tokenizer.length
         self.width: int = architecture.state_width
         self.padding = padding
         self.mesh = make_mesh(MeshConfig(data=-1), devices)
@@ -265,7 +276,7 @@ class _Encoder:
         """States of all texts that are stored."""
         if self.padding == "encoded":
             return len(texts) * self.positions
-        return sum(int(self.tokenize(batch).mask.sum()) for batch in self.batches(texts))
+        return sum(int(self.tokenizer(batch).mask.sum()) for batch in self.batches(texts))
 
     def batches(self, texts: Sequence[str]) -> Iterator[Sequence[str]]:
         """Texts that are encoded together."""
@@ -273,10 +284,11 @@ class _Encoder:
 
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The states of each text that are stored."""
-        tokens = self.tokenize([*texts, *[""] * (self.batch_size - len(texts))])
+        tokens = self.tokenizer([*texts, *[""] * (self.batch_size - len(texts))])
         placed = Tokens(*(put_batch(array, self.mesh) for array in tokens))
         with jax.set_mesh(self.mesh):
-            states = encode_text_jit(self._network.graph, self._network.weights, placed, self.padding)
+            network = self._network
+            states = encode_text_jit(self.encoder, network.graph, network.weights, placed, self.padding)
         stored = tokens.mask > 0 if self.padding == "zeros" else np.ones_like(tokens.mask, bool)
         rows = zip(gather(states, self.mesh).astype(ml_dtypes.bfloat16), stored, strict=True)
         return [row[kept] for row, kept in rows][: len(texts)]

@@ -16,15 +16,23 @@ class TextArchitecture(Architecture):
     Attributes:
         kind: of encoder, as `show1_jax.without_effect` has it.
         only: fields of a `config.json` that have one value here, which is also the default.
+        vocab_size: rows of the table of tokens; ids are below it.
     """
 
     kind: ClassVar[str]
     only: ClassVar[Mapping[str, Any]]
 
+    vocab_size: int
+
     @property
     def state_width(self) -> int:
         """Channels of the states that networks are conditioned on."""
         raise NotImplementedError
+
+    @property
+    def max_positions(self) -> int | None:
+        """Most tokens of a text; None where any number will do."""
+        return None
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> Self:

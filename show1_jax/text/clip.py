@@ -34,7 +34,6 @@ class CLIPTextConfig(TextArchitecture):
     kind: ClassVar = CLIP
     only: ClassVar = {"model_type": "clip_text_model"}
 
-    vocab_size: int
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
@@ -58,6 +57,11 @@ class CLIPTextConfig(TextArchitecture):
     def state_width(self) -> int:
         """See `TextArchitecture`."""
         return self.hidden_size
+
+    @property
+    def max_positions(self) -> int:
+        """See `TextArchitecture`."""
+        return self.max_position_embeddings
 
 
 class SelfAttention(nnx.Module):

@@ -1,4 +1,7 @@
-"""The T5 encoder block by block, for devices that cannot hold all of its weights: one block's are there at a time."""
+"""A text encoder block by block, for devices that cannot hold all of its weights: one block's are there at a time.
+
+These are the parts of T5's encoder; a row of `show1_jax.text.encoders` says of an encoder that it has them (`streams`).
+"""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -12,7 +15,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from show1_jax.sampling_config import TextPadding
-from show1_jax.text.encoding import Tokens, pad_states
+from show1_jax.text.encoding import pad_states
+from show1_jax.text.tokenizers import Tokens
 from show1_jax.weights import WeightPath
 
 EMBEDDING: Final = ("shared",)

@@ -30,7 +30,6 @@ class T5Config(TextArchitecture):
         "dense_act_fn": "gelu_new",
     }
 
-    vocab_size: int
     d_model: int
     d_kv: int
     d_ff: int

@@ -1,4 +1,4 @@
-"""Tokenizers of the two text encoders, from `transformers`, with the ids that the original's gave.
+"""Texts to tokens, by tokenizers from `transformers`, with the ids that the original's gave.
 
 The original's were the slow ones of transformers 4. T5's is sentencepiece itself, which the fast one differs from where
 combining marks are; CLIP's fast one gives the same ids once the text has gone through ftfy and Python's `lower`.
@@ -11,7 +11,7 @@ import string
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -20,13 +20,43 @@ from show1_jax.errors import FileError, UserError, shown, shown_name
 from show1_jax.text.tokenizer_files import added_ids, clip_files, clip_max_length, special_tokens
 
 MAX_LENGTH = 77
-"""Tokens of a prompt, for both encoders: what the networks were trained with."""
+"""Tokens of a prompt, for both released encoders: as many as the networks were trained with."""
 _NUM_MERGES = 128
 
 
+class Tokens(NamedTuple):
+    """A batch of texts as an encoder takes it, on the host or on the devices.
+
+    Attributes:
+        ids: of the tokens, int32 (batch, positions).
+        mask: 1 for tokens, 0 for padding, int32 (batch, positions).
+    """
+
+    ids: Any
+    mask: Any
+
+
 @runtime_checkable
-class Tokenizer(Protocol):
-    """What is used of a tokenizer of `transformers`."""
+class TextTokenizer(Protocol):
+    """The tokenizer of one text encoder: a call gives the tokens of texts, each cut off or padded to `length`."""
+
+    @property
+    def length(self) -> int:
+        """Positions of every text, of tokens and padding together."""
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id that it gives, added tokens among them."""
+
+    def __call__(self, texts: Sequence[str]) -> Tokens: ...
+
+    def cut_off(self, text: str) -> str:
+        """Return the end of a text that has no place, as the tokenizer spells it; empty where everything fits."""
+
+
+@runtime_checkable
+class LibraryTokenizer(Protocol):
+    """The part of a tokenizer of `transformers` that is used."""
 
     eos_token_id: int
     pad_token_id: int
@@ -38,19 +68,86 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: list[int]) -> str: ...
 
 
-@runtime_checkable
-class CLIPTokenizer(Tokenizer, Protocol):
-    """A tokenizer that also starts its prompts with a token and knows how many its encoder takes."""
+class _Tokenizer:
+    """A `TextTokenizer` on one of `transformers`.
 
-    bos_token_id: int
-    model_max_length: int
+    An end token ends even a text that is cut off; the empty text is the special tokens and padding.
+
+    Attributes:
+        library: the tokenizer of `transformers`.
+        length: see `TextTokenizer`.
+    """
+
+    def __init__(self, library: LibraryTokenizer, length: int, start: Sequence[int] = ()):
+        self.library = library
+        self.length = length
+        self._start = tuple(start)
+        self._room = length - len(self._start) - 1
+
+    @property
+    def largest_id(self) -> int:
+        """See `TextTokenizer`."""
+        return max(self.library.get_vocab().values())
+
+    def cut_off(self, text: str) -> str:
+        """See `TextTokenizer`."""
+        return self.library.decode(self._encode(text)[self._room :]).strip()
+
+    def _rows(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts between their special tokens, without padding."""
+        end = self.library.eos_token_id
+        return [[*self._start, *self._encode(text)[: self._room], end] for text in texts]
+
+    def _padded(self, rows: Sequence[Sequence[int]], pad: int) -> Int[np.ndarray, "b n"]:
+        out = np.full((len(rows), self.length), pad, np.int32)
+        for row, ids in zip(out, rows, strict=True):
+            row[: len(ids)] = ids
+        return out
+
+    def _encode(self, text: str) -> list[int]:
+        return self.library.encode(self._normalise(text), add_special_tokens=False, verbose=False)
+
+    def _normalise(self, text: str) -> str:
+        raise NotImplementedError
+
+
+class T5Tokenizer(_Tokenizer):
+    """T5's: texts are lower-cased and stripped, `</s>` ends them."""
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        rows = self._rows(texts)
+        return Tokens(self._padded(rows, self.library.pad_token_id), self._padded([[1] * len(row) for row in rows], 0))
+
+    def _normalise(self, text: str) -> str:
+        return text.lower().strip()
+
+
+class CLIPTokenizer(_Tokenizer):
+    """CLIP's: texts stand between a start and an end token, and the tokenizer's own token pads them."""
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        ids = self._padded(self._rows(texts), self.library.pad_token_id)
+        return Tokens(ids, mask_after_end(ids, self.library.eos_token_id))
+
+    def _normalise(self, text: str) -> str:
+        import ftfy
+
+        fixed: str = ftfy.fix_text(text)
+        return fixed.lower()
+
+
+def mask_after_end(ids: Int[np.ndarray, "b n"], end: int) -> Int[np.ndarray, "b n"]:
+    """Return 1 up to and with the first end token of each row, 0 after it: CLIP may pad with its end token."""
+    is_end = ids == end
+    ends_before = np.cumsum(is_end, axis=1) - is_end
+    return (ends_before == 0).astype(np.int32)
 
 
 _T5_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 
-def load_t5_tokenizer(folder: str | Path) -> Tokenizer:
-    """The T5 tokenizer of a released folder with a `spiece.model`; nothing is downloaded.
+def load_t5_tokenizer(folder: str | Path) -> T5Tokenizer:
+    """Return the T5 tokenizer of a released folder with a `spiece.model`; nothing is downloaded.
 
     Raises:
       UserError: the file is missing or is no sentencepiece model of T5, or the folder's settings name other tokens.
@@ -68,11 +165,11 @@ def load_t5_tokenizer(folder: str | Path) -> Tokenizer:
     if added := sorted(tokenizer.added_tokens_decoder.keys() - range(tokenizer.vocab_size)):
         lacking = ", ".join(str(tokenizer.added_tokens_decoder[number]) for number in added)
         raise FileError(f"{path}: no model of T5's, as it has no {lacking}", "download it again")
-    return tokenizer
+    return T5Tokenizer(tokenizer, MAX_LENGTH)
 
 
 def load_clip_tokenizer(folder: str | Path) -> CLIPTokenizer:
-    """The CLIP tokenizer of a released folder, whose config names the padding token; nothing is downloaded.
+    """Return the CLIP tokenizer of a released folder, whose config names the padding token; nothing is downloaded.
 
     Its vocabulary and merges are `vocab.json` and `merges.txt`, as the original's slow tokenizer has them, or in their
     absence those of the `tokenizer.json` that transformers 5 saves alone.
@@ -87,7 +184,7 @@ def load_clip_tokenizer(folder: str | Path) -> CLIPTokenizer:
     if lacking := [name for name in ("bos_token", "eos_token", "pad_token") if tokens.get(name, "") is None]:
         problem = f"{path}: {', '.join(lacking)} is null, and no prompt can be made as the encoder takes it"
         raise FileError(problem, "take the released files")
-    length = min(clip_max_length(path), MAX_LENGTH)
+    length = int(min(clip_max_length(path), MAX_LENGTH))
     files = clip_files(path)
     with tempfile.TemporaryDirectory() as scratch:  # with nothing in it that the library would read besides
         for name, content in files.items():
@@ -105,80 +202,28 @@ def load_clip_tokenizer(folder: str | Path) -> CLIPTokenizer:
         if given.get(token) != number:
             problem = f"{path}: {shown(token)} gets the id {given.get(token)} here, not {number} as its files say"
             raise FileError(problem, "take the released files")
-    tokenizer.model_max_length = length
-    return tokenizer
+    return CLIPTokenizer(tokenizer, length, start=(tokenizer.bos_token_id,))
 
 
-def largest_id(tokenizer: Tokenizer) -> int:
-    """The largest id that a tokenizer gives, added tokens among them."""
-    return max(tokenizer.get_vocab().values())
+def write_t5_tokenizer(folder: Path, texts: Sequence[str] = ()) -> None:
+    """Write a small T5 tokenizer, in the released format, into a folder.
 
-
-def tokenize_t5(
-    tokenizer: Tokenizer, prompts: Sequence[str], max_length: int = MAX_LENGTH
-) -> tuple[Int[np.ndarray, "b n"], Int[np.ndarray, "b n"]]:
-    """Ids and mask (1 for tokens, 0 for padding) of the prompts, lower-cased and stripped.
-
-    `</s>` ends even a prompt that is cut off; the empty prompt is `</s>` and padding.
+    Args:
+        folder: exists.
+        texts: byte-pair encoding (Sennrich et al. 2016) merges what is frequent in them, by at most `_NUM_MERGES`
+            merges: a few dozen words become a token each. Without any it knows the bytes alone.
     """
-    rows = [[*_t5_body(tokenizer, prompt)[: max_length - 1], tokenizer.eos_token_id] for prompt in prompts]
-    mask = [[1] * len(row) for row in rows]
-    return _padded(rows, max_length, tokenizer.pad_token_id), _padded(mask, max_length, 0)
+    (folder / "spiece.model").write_bytes(_sentencepiece(texts))
 
 
-def tokenize_clip(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Int[np.ndarray, "b n"]:
-    """Ids of the prompts between start and end tokens, padded with the tokenizer's own token to its model's length."""
-    length = tokenizer.model_max_length
-    rows = [
-        [tokenizer.bos_token_id, *_clip_body(tokenizer, prompt)[: length - 2], tokenizer.eos_token_id]
-        for prompt in prompts
-    ]
-    return _padded(rows, length, tokenizer.pad_token_id)
-
-
-def t5_cut_off(tokenizer: Tokenizer, prompt: str, max_length: int = MAX_LENGTH) -> str:
-    """The end of a prompt that `tokenize_t5` leaves out, as the tokenizer spells it; empty where everything fits."""
-    return tokenizer.decode(_t5_body(tokenizer, prompt)[max_length - 1 :]).strip()
-
-
-def clip_cut_off(tokenizer: CLIPTokenizer, prompt: str) -> str:
-    """The end of a prompt that `tokenize_clip` leaves out, as the tokenizer spells it; empty where everything fits."""
-    return tokenizer.decode(_clip_body(tokenizer, prompt)[tokenizer.model_max_length - 2 :]).strip()
-
-
-def write_tokenizers(folder: str | Path, texts: Sequence[str] = ()) -> None:
-    """Write a small tokenizer of each kind, in the released formats, into `folder`/t5 and `folder`/clip.
-
-    Both know every byte, and what byte-pair encoding (Sennrich et al. 2016) merges in `texts` by at most
-    `_NUM_MERGES` merges: a few dozen words become a token each.
-    """
-    t5, clip = Path(folder) / "t5", Path(folder) / "clip"
-    for path in (t5, clip):
-        path.mkdir(parents=True, exist_ok=True)
-    (t5 / "spiece.model").write_bytes(_sentencepiece(texts))
+def write_clip_tokenizer(folder: Path, texts: Sequence[str] = ()) -> None:
+    """Write a small CLIP tokenizer, in the released format, into a folder; see `write_t5_tokenizer`."""
     merges = _merges(texts)
-    (clip / "vocab.json").write_text(json.dumps(_vocabulary(merges), ensure_ascii=False), encoding="utf-8")
+    (folder / "vocab.json").write_text(json.dumps(_vocabulary(merges), ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-    (clip / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_LENGTH, "pad_token": "<|endoftext|>"}
-    (clip / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-
-
-def _t5_body(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    return tokenizer.encode(prompt.lower().strip(), add_special_tokens=False, verbose=False)
-
-
-def _clip_body(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
-    import ftfy
-
-    return tokenizer.encode(ftfy.fix_text(prompt).lower(), add_special_tokens=False, verbose=False)
-
-
-def _padded(rows: Sequence[Sequence[int]], length: int, pad: int) -> Int[np.ndarray, "b n"]:
-    out = np.full((len(rows), length), pad, np.int32)
-    for row, ids in zip(out, rows, strict=True):
-        row[: len(ids)] = ids
-    return out
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def _require_files(folder: str | Path, kind: str, *names: str) -> Path:

@@ -29,11 +29,12 @@ from show1_jax.errors import UserError
 from show1_jax.files import user_path
 from show1_jax.initial_weights import initial_weight
 from show1_jax.manifest import Component
-from show1_jax.models import ARCHITECTURES, build
-from show1_jax.random_checkpoint import TEXT_ENCODERS
+from show1_jax.models import build
 from show1_jax.request import SampleConfig
-from show1_jax.text import write_tokenizers
-from show1_jax.text.encoding import Tokenize, Tokens, encode_text, load_tokenize
+from show1_jax.text.architecture import TextArchitecture
+from show1_jax.text.encoders import TEXT_ENCODERS, TextEncoder
+from show1_jax.text.encoding import encode_text
+from show1_jax.text.tokenizers import TextTokenizer, Tokens
 from show1_jax.weights import Weights, to_state, to_weights
 
 NUM_CAPTIONS: Final = 20_000
@@ -45,13 +46,13 @@ def main(arguments: Sequence[str]) -> None:
     """Train the encoders that a config describes, and write them as a checkpoint.
 
     Raises:
-        UserError: no steps; the config has no such architectures, or they do not fit the tokenizers; or the target
-            exists.
+        UserError: no steps; the config has no text encoder's architecture, or one that does not fit its tokenizer; or
+            the target exists.
     """
     parser = ArgumentParser(
         prog="python -m show1_jax.training.caption_encoders", description="Train small text encoders on captions."
     )
-    parser.add_argument("--config", required=True, help="a config file with architecture.text_t5 and .text_clip")
+    parser.add_argument("--config", required=True, help="a config file with the encoders' architecture")
     parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="the checkpoint to make")
     parser.add_argument("--steps", type=int, default=1500, help="of training each encoder")
     parsed = parser.parse_args(arguments)
@@ -59,31 +60,37 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--steps={parsed.steps} must be at least 1")
     config = SampleConfig.from_dict(load_config(parsed.config).to_dict())
     captions = [scene_from_index(index).scene.sentence() for index in range(NUM_CAPTIONS)]
-    with tempfile.TemporaryDirectory() as scratch, new_checkpoint(parsed.out) as writer:
-        write_tokenizers(scratch, captions)
-        for name, kind in TEXT_ENCODERS.items():
-            _add_encoder(writer, name, config, captions, Path(scratch) / kind, parsed.steps)
+    encoders = [encoder for encoder in TEXT_ENCODERS.values() if encoder.component in config.architecture]
+    if not encoders:
+        raise UserError(f"the config has no architecture of {' or '.join(TEXT_ENCODERS)}; state one")
+    with new_checkpoint(parsed.out) as writer:
+        for encoder in encoders:
+            with tempfile.TemporaryDirectory() as folder:
+                _add_encoder(writer, encoder, config, captions, Path(folder), parsed.steps)
 
 
 def _add_encoder(
-    writer: CheckpointWriter, name: str, config: SampleConfig, captions: Sequence[str], folder: Path, steps: int
+    writer: CheckpointWriter,
+    encoder: TextEncoder,
+    config: SampleConfig,
+    captions: Sequence[str],
+    folder: Path,
+    steps: int,
 ) -> None:
-    """Train one encoder and write it with its tokenizer."""
-    if name not in config.architecture:
-        raise UserError(f"the config has no architecture.{name}; state one")
-    kind = TEXT_ENCODERS[name]
-    architecture = ARCHITECTURES[kind].from_dict(config.architecture[name])
-    lessons = Lessons.of(captions, load_tokenize(kind, folder))
+    """Train one encoder and write it with its tokenizer, whose files go through `folder`."""
+    name = encoder.component
+    architecture = encoder.architecture.from_dict(config.architecture[name])
+    encoder.write_tokenizer(folder, captions)
+    lessons = Lessons.of(captions, encoder.load_tokenizer(folder))
     largest = int(lessons.ids.max())
-    vocab_size = config.architecture[name]["vocab_size"]
-    if largest >= vocab_size:
+    if largest >= architecture.vocab_size:
         raise UserError(
-            f"architecture.{name}: vocab_size={vocab_size} must be at least {largest + 1} for these captions"
+            f"architecture.{name}: vocab_size={architecture.vocab_size} must be at least {largest + 1} for these "
+            "captions"
         )
-    graph, shapes = nnx.split(build(kind, architecture))
-    weights, accuracy = train_encoder(graph, shapes, lessons, steps, name)
+    weights, accuracy = train_encoder(encoder, architecture, lessons, steps)
     record = Component(
-        kind=kind,
+        kind=encoder.kind,
         architecture=architecture.to_dict(),
         dtype="float32",
         provenance={"source": "show1_jax.training.caption_encoders", "steps": steps, "accuracy": accuracy},
@@ -94,30 +101,29 @@ def _add_encoder(
 
 
 def train_encoder(
-    graph: "nnx.GraphDef[nnx.Module]", shapes: nnx.State, lessons: "Lessons", steps: int, name: str = ""
+    encoder: TextEncoder, architecture: TextArchitecture, lessons: "Lessons", steps: int
 ) -> tuple[Weights, float]:
     """Train one encoder from scratch.
 
     Args:
-        graph: its structure.
-        shapes: its parameters, as shapes.
+        encoder: its row.
+        architecture: of its network.
         lessons: captions, as its tokenizer's tokens.
         steps: of `BATCH_SIZE` captions.
-        name: for the progress bar.
 
     Returns:
         Its weights, and the share of captions all of whose words the end token tells, over the last tenth of the steps.
     """
+    graph, shapes = nnx.split(build(encoder.kind, architecture))
     weights: Weights = {
         path: jnp.asarray(initial_weight(path, leaf.shape)) for path, leaf in to_weights(shapes).items()
     }
 
     def logits(trained: Any, tokens: Tokens) -> Array:
         weights, head = trained
-        return encode_text(graph, to_state(shapes, weights), tokens, "encoded") @ head
+        return encode_text(encoder, graph, to_state(shapes, weights), tokens, "encoded") @ head
 
-    width = to_weights(shapes)["final_layer_norm", "scale"].shape[0]
-    head = jnp.asarray(initial_weight(("head", "kernel"), (width, lessons.told.shape[-1])))
+    head = jnp.asarray(initial_weight(("head", "kernel"), (architecture.state_width, lessons.told.shape[-1])))
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
 
     @jax.jit
@@ -136,7 +142,7 @@ def train_encoder(
     moments = optimizer.init(trained)
     rng = np.random.default_rng(0)
     shares = []
-    for _ in tqdm(range(steps), desc=name, disable=None):
+    for _ in tqdm(range(steps), desc=encoder.component, disable=None):
         trained, moments, share = step(trained, moments, lessons.draw(rng))
         shares.append(share)
     return trained[0], float(np.mean(shares[-max(steps // 10, 1) :]))
@@ -156,7 +162,7 @@ class Lessons(NamedTuple):
     told: Any
 
     @classmethod
-    def of(cls, captions: Sequence[str], tokenize: Tokenize) -> Self:
+    def of(cls, captions: Sequence[str], tokenizer: TextTokenizer) -> Self:
         """The lessons of all captions, sentences of the synthetic world.
 
         Raises:
@@ -164,7 +170,7 @@ class Lessons(NamedTuple):
         """
         words = sorted({word for caption in captions for word in caption.split()})
         places = {word: place for place, word in enumerate(words)}
-        tokens = tokenize(captions)
+        tokens = tokenizer(captions)
         lengths = tokens.mask.sum(axis=1)
         ids, mask = (array[:, : lengths.max()] for array in tokens)
         told = np.zeros((*ids.shape, len(words)), np.float32)

@@ -24,7 +24,9 @@ from show1_jax.errors import UserError
 from show1_jax.models import LoadedNetwork
 from show1_jax.random_keys import happens
 from show1_jax.sampling_config import TextPadding
-from show1_jax.text.encoding import Tokenize, Tokens, encode_text
+from show1_jax.text.encoders import TextEncoder, encoder_of_kind
+from show1_jax.text.encoding import encode_text
+from show1_jax.text.tokenizers import TextTokenizer, Tokens
 from show1_jax.training_config import TextConfig
 
 HostText = tuple[np.ndarray, ...]
@@ -51,8 +53,9 @@ class TextSource(Protocol):
 class FrozenEncoder:
     """A `TextSource` that runs the text encoder in every step."""
 
+    encoder: TextEncoder
     network: LoadedNetwork
-    tokenize: Tokenize
+    tokenizer: TextTokenizer
     padding: TextPadding
 
     @property
@@ -60,10 +63,11 @@ class FrozenEncoder:
         return self.network.weights
 
     def prepare(self, captions: Sequence[str]) -> HostText:
-        return tuple(self.tokenize(captions))
+        return tuple(self.tokenizer(captions))
 
     def encode(self, weights: nnx.State, text: DeviceText) -> Float[Array, "b n d"]:
-        return encode_text(self.network.graph, jax.lax.stop_gradient(weights), Tokens(*text), self.padding)
+        frozen = jax.lax.stop_gradient(weights)
+        return encode_text(self.encoder, self.network.graph, frozen, Tokens(*text), self.padding)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def load_text_source(
         config: encoder or cache.
         checkpoint: one or several, see `CheckpointSet`, with the text encoder. With a cache there need be none, but if
             there is, its encoder must be the cache's.
-        component: "text_t5" or "text_clip".
+        component: the text encoder, of `TEXT_ENCODERS`.
         padding: see `CascadeConfig.text_padding`.
         mesh: the encoder's weights are spread over it.
         dtype: the encoder computes in it.
@@ -107,7 +111,12 @@ def load_text_source(
             encoder = CheckpointSet.open(checkpoint).manifest.digest(component)
         return StoredStates(TextCache.open(config.cache, component, padding, encoder))
     checkpoints = CheckpointSet.open(checkpoint)
-    return FrozenEncoder(checkpoints.load(component, mesh, dtype), checkpoints.tokenize(component), padding)
+    return FrozenEncoder(
+        encoder_of_kind(checkpoints.component(component).kind),
+        checkpoints.load(component, mesh, dtype),
+        checkpoints.tokenizer(component),
+        padding,
+    )
 
 
 def empty_caption(source: TextSource) -> HostText:

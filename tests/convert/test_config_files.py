@@ -16,8 +16,7 @@ from convert.config_files import clip_json, explicit, t5_json, unet_json, vae_js
 from convert.tables import KINDS
 from show1_jax.config import UNetConfig, VAEConfig
 from show1_jax.errors import UserError
-from show1_jax.models import ARCHITECTURES
-from show1_jax.random_checkpoint import KINDS as COMPONENT_KINDS
+from show1_jax.models import kind_of, network_kind
 from show1_jax.text import CLIPTextConfig, T5Config
 from tests import tiny_config
 
@@ -35,8 +34,8 @@ def through_json(values: dict[str, Any]) -> dict[str, Any]:
     [(config, name) for config in CONFIGS for name in CONFIGS[config] if (config, name) != ("demo", "keyframes")],
 )
 def test_the_networks_of_our_configs(config: str, component: str) -> None:
-    kind = COMPONENT_KINDS.get(component, "unet")
-    architecture = ARCHITECTURES[kind].from_dict(CONFIGS[config][component])
+    kind = kind_of(component)
+    architecture = network_kind(kind).architecture.from_dict(CONFIGS[config][component])
     if isinstance(architecture, UNetConfig):
         architecture = explicit(architecture)
         if architecture.attention == "transformer":  # the released class has one head size for all of a network

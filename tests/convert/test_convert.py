@@ -24,7 +24,7 @@ from convert.rules import sources
 from convert.tables import KINDS, parameters
 from show1_jax.checkpoint import load_weights
 from show1_jax.manifest import Manifest, read_manifest, sha256, verify_files
-from show1_jax.models import ARCHITECTURES
+from show1_jax.models import network_kind
 from show1_jax.weights import weight_path
 
 CLIP_CONFIG = {
@@ -90,7 +90,7 @@ def test_every_weight_arrives(converted: Path, golden: Path, component: str) -> 
     kind, folder = COMPONENTS[component]
     record = read_manifest(converted).component(component)
     assert (record.kind, record.dtype) == (kind, "float16")
-    architecture = ARCHITECTURES[kind].from_dict(record.architecture)
+    architecture = network_kind(kind).architecture.from_dict(record.architecture)
     state = parameters(kind, architecture)
     released = open_weights(golden / "checkpoints" / folder)
     loaded = load_weights(converted, component, state)
@@ -162,7 +162,7 @@ def test_dtypes(run: Callable[..., tuple[int, str, str]], tmp_path: Path, releas
     assert f"as {dtype}" in out
     record = read_manifest(tmp_path / "out").component("first_frame")
     assert record.dtype == dtype
-    state = parameters("unet", ARCHITECTURES["unet"].from_dict(record.architecture))
+    state = parameters("unet", network_kind("unet").architecture.from_dict(record.architecture))
     loaded: Any = load_weights(tmp_path / "out", "first_frame", state)
     bias = loaded["conv_in"]["bias"].get_value()
     original = open_weights(released / "IF-II-L-v1.0/unet")["conv_in.bias"]
@@ -428,7 +428,7 @@ def test_a_clip_encoder_as_transformers_5_saves_it(
     assert run("--stages", "superres_latent")[0] == 0
     mine, theirs = (read_manifest(path).component("text_clip") for path in (tmp_path / "out", converted))
     assert mine.architecture == theirs.architecture
-    state = parameters("clip", ARCHITECTURES["clip"].from_dict(mine.architecture))
+    state = parameters("clip", network_kind("clip").architecture.from_dict(mine.architecture))
     loaded = [load_weights(path, "text_clip", state) for path in (tmp_path / "out", converted)]
     for (path, one), (_, other) in zip(*map(nnx.to_flat_state, loaded), strict=True):
         np.testing.assert_array_equal(one.get_value(), other.get_value(), err_msg=str(path))

@@ -229,13 +229,13 @@ def spoiled(tmp_path: Path, change: Callable[[np.ndarray], Any]) -> Path:
     config = tiny_config.settings()
     out = tmp_path / "spoiled"
 
-    def weight(rng: np.random.Generator, name: Any, shape: tuple[int, ...]) -> np.ndarray:
+    def weight(path: WeightPath, shape: tuple[int, ...], *_: Any, **__: Any) -> np.ndarray:
         array = np.ones(shape, np.float32)
         change(array)
         return array
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(random_checkpoint, "_random_weight", weight)
+        patch.setattr(random_checkpoint, "initial_weight", weight)
         write_random_checkpoint(out, {"text_t5": config.architecture["text_t5"]}, {})
     return out
 

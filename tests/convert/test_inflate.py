@@ -25,7 +25,7 @@ from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
 from show1_jax.checkpoint import load_weights
 from show1_jax.manifest import read_manifest, verify_files
-from show1_jax.models import ARCHITECTURES, build
+from show1_jax.models import build, network_kind
 from show1_jax.random_checkpoint import write_random_checkpoint
 from show1_jax.weights import WeightPath
 from tests import tiny_config
@@ -168,13 +168,13 @@ def test_what_a_starting_point_holds(start: Path, image_folder: Path, golden: Pa
     assert (start / "text_t5/tokenizer/spiece.model").is_file()
 
 
-def test_newborn_layers_follow_the_seed(image_folder: Path, tmp_path: Path) -> None:
-    def newborn(seed: int, dtype: Any = None) -> np.ndarray:
+def test_initial_layers_follow_the_seed(image_folder: Path, tmp_path: Path) -> None:
+    def initial(seed: int, dtype: Any = None) -> np.ndarray:
         out = tmp_path / f"{seed}-{dtype}"
         inflate(out, {"keyframes": str(image_folder)}, seed=seed, dtype=dtype)
         return weights_of(out, "keyframes")["mid_block", "temp_convs", "0", "conv1", "conv", "kernel"]
 
-    first, narrow, other = newborn(1), newborn(1, np.dtype("float16")), newborn(2)
+    first, narrow, other = initial(1), initial(1, np.dtype("float16")), initial(2)
     np.testing.assert_array_equal(first.astype(np.float16), narrow)
     assert narrow.dtype == np.float16
     assert not np.array_equal(first, other)
@@ -186,7 +186,7 @@ def test_the_full_size_network_is_the_released_one_s(golden: Path) -> None:
         configs = {name: spec["config"] for name, spec in json.load(file).items()}
     image = unet_config({"_class_name": "UNet2DConditionModel", **configs["IF-II-L-v1.0/unet"]})
     video = unet_config({"_class_name": "UNet3DConditionModel", **configs["show-1-sr1/unet"]})
-    assert ARCHITECTURES["unet"].from_dict({**image.to_dict(), "temporal": True}) == video
+    assert network_kind("unet").architecture.from_dict({**image.to_dict(), "temporal": True}) == video
 
 
 Refused = Callable[..., str]

@@ -18,7 +18,7 @@ from convert.verify import verify
 from show1_jax.checkpoint import new_checkpoint, tokenizer_folder, weight_shapes
 from show1_jax.errors import UserError
 from show1_jax.manifest import Manifest, read_manifest
-from show1_jax.models import ARCHITECTURES
+from show1_jax.models import network_kind
 from show1_jax.random_checkpoint import write_random_checkpoint
 from show1_jax.text import load_clip_tokenizer, load_t5_tokenizer
 from show1_jax.training.checkpoints import TrainingCheckpoints
@@ -252,6 +252,6 @@ def test_too_little_room(merge: Merge, first: Path, tmp_path: Path, monkeypatch:
 
 
 def test_a_text_encoder_of_another_kind_is_refused() -> None:
-    vae = ARCHITECTURES["vae"].from_dict(tiny_config.VAE)
+    vae = network_kind("vae").architecture.from_dict(tiny_config.VAE)
     with pytest.raises(UserError, match="text_t5 is no text encoder"):
         check_fit({"text_t5": vae})
