@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from typing import Any, Final
 
 import ml_dtypes
 import numpy as np
-from tqdm import tqdm
 
 from convert.folders import boundary, read_file
 from convert.hub import download, is_hub_id
@@ -36,6 +34,7 @@ from show1_jax.config import Architecture
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, user_path
 from show1_jax.manifest import Component, sha256
+from show1_jax.progress import Bar
 from show1_jax.text.architecture import TextArchitecture
 from show1_jax.text.encoders import encoder_of_kind
 from show1_jax.weights import WeightPath
@@ -178,9 +177,9 @@ def _check(
     tokenizer = _tokenizer(part, folder, architecture)
     weights = open_weights(folder / part.folder, variant, boundary(folder))
     state = parameters(part.kind, architecture)
-    with _bar(f"check {part.component}", weights.nbytes, weights) as bar:
+    with _progress(f"check {part.component}", weights.nbytes, weights) as advance:
         where = f"{folder / part.folder}"
-        arrays = match(weights, state, KINDS[part.kind].table, where=where, dtype=dtype, progress=bar.advance)
+        arrays = match(weights, state, KINDS[part.kind].table, where=where, dtype=dtype, progress=advance)
     dtypes = {path: dtype or array.dtype for path, array in arrays.items()}
     used = [*weights.files, folder / part.config, *(folder / scheduler_file(role) for role in schedulers)]
     files = {path.relative_to(folder).as_posix(): path for path in used}
@@ -243,9 +242,9 @@ def _write(writer: CheckpointWriter, job: Job) -> None:
     total = sum(array.nbytes for array in arrays.values())
     with (
         _written(job.tokenizer) as tokenizer,
-        _bar(f"write {job.part.component}", total, job.weights, drawn) as bar,
+        _progress(f"write {job.part.component}", total, job.weights, drawn) as advance,
     ):
-        writer.add(job.part.component, component, arrays, job.dtypes, tokenizer, bar.advance)
+        writer.add(job.part.component, component, arrays, job.dtypes, tokenizer, advance)
 
 
 def _provenance(job: Job) -> dict[str, Any]:
@@ -265,22 +264,17 @@ def _version() -> str:
         return "from a checkout"
 
 
-class _Bar(tqdm):
-    """A progress bar in bytes that gives the memory of finished tensors back."""
+@contextmanager
+def _progress(name: str, total: int, *read: Weights) -> Iterator[Callable[[int], None]]:
+    """A function that counts bytes as done on a bar, and gives the memory of finished tensors back."""
+    with Bar(name, total, unit="B", leave=False) as bar:
 
-    def __init__(self, *weights: Weights, **options: Any) -> None:
-        super().__init__(unit="B", unit_scale=True, leave=False, **options)
-        self._weights = weights
+        def advance(size: int) -> None:
+            bar.update(size)
+            for weights in read:
+                weights.release()
 
-    def advance(self, size: int) -> None:
-        """Counts `size` bytes as done."""
-        self.update(size)
-        for weights in self._weights:
-            weights.release()
-
-
-def _bar(what: str, total: int, *weights: Weights) -> _Bar:
-    return _Bar(*weights, desc=what, total=total, file=sys.stderr)
+        yield advance
 
 
 def _report(out: Path, jobs: Sequence[Job]) -> None:

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, Final
 
 import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
 from convert.convert import DTYPES
 from convert.model_index import model_index
@@ -26,6 +24,7 @@ from show1_jax.config import Architecture
 from show1_jax.errors import UserError, shown_name
 from show1_jax.files import check_space, new_folder
 from show1_jax.manifest import Component
+from show1_jax.progress import Bar
 from show1_jax.weights import WeightPath
 
 _STAGE_FOLDERS: Final = {part.component: stage.folder for stage in STAGES.values() for part in stage.parts}
@@ -155,7 +154,7 @@ def _write(network: _Network, folder: Path, dtype: np.dtype | None) -> None:
         (folder / "tokenizer").mkdir(exist_ok=True)
         shutil.copyfile(path, folder / "tokenizer" / file_name)
     weights = read_weights(network.checkpoint, network.name, network.state, dtype)
-    with tqdm(desc=f"write {network.name}", total=len(tensors), leave=False, file=sys.stderr) as bar:
+    with Bar(f"write {network.name}", len(tensors), unit=" tensors", leave=False) as bar:
 
         def read(key: str) -> np.ndarray:
             path, source = tensors[key]

@@ -1,14 +1,12 @@
 """Components of several checkpoints and training runs as one checkpoint: what a trained cascade is shipped as."""
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
 from convert.released import check_fit
 from convert.stored import read_weights, stored_architecture
@@ -19,6 +17,7 @@ from show1_jax.config import Architecture
 from show1_jax.errors import UserError, shown_name
 from show1_jax.files import check_space
 from show1_jax.manifest import Component
+from show1_jax.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -98,5 +97,5 @@ def _write(writer: CheckpointWriter, part: _Part) -> None:
     dtypes = {path: part.dtype or array.dtype for path, array in weights.items()}
     tokenizer = tokenizer_files(part.checkpoint, part.name)
     total = sum(array.nbytes for array in weights.values())
-    with tqdm(desc=f"write {part.name}", total=total, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+    with Bar(f"write {part.name}", total, unit="B", leave=False) as bar:
         writer.add(part.name, part.record, weights, dtypes, tokenizer, bar.update)

@@ -1,11 +1,9 @@
 """`python -m convert verify`: is a checkpoint what it was when it was written, and what is in it?"""
 
 import math
-import sys
 from pathlib import Path
 
 from flax import nnx
-from tqdm import tqdm
 
 from convert.rules import Problems
 from convert.stored import stored_architecture
@@ -13,6 +11,7 @@ from convert.tables import parameters
 from show1_jax.checkpoint import weight_shapes
 from show1_jax.errors import shown_name
 from show1_jax.manifest import Component, read_manifest, verify_files
+from show1_jax.progress import Bar
 from show1_jax.weights import weight_path
 
 
@@ -24,7 +23,7 @@ def verify(checkpoint: Path) -> None:
     """
     manifest = read_manifest(checkpoint)
     total = sum(file["size"] for file in manifest.files.values())
-    with tqdm(desc="hash", total=total, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+    with Bar("hash", total, unit="B", leave=False) as bar:
         verify_files(checkpoint, bar.update)
     rows: list[tuple[str, ...]] = [("component", "kind", "dtype", "parameters", "source", "licence")]
     for name, component in manifest.components.items():

@@ -1,17 +1,133 @@
-"""The progress of a run, a bar for each stage."""
+"""Progress on stderr: the one bar of all commands, and those of the stages of a sampling run."""
 
 import sys
 import time
-from collections.abc import Sequence
-from typing import NoReturn, TypedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType, TracebackType
+from typing import Any, NoReturn, Self, TypedDict, TypeVar
 
 from tqdm import tqdm
 
-from show1_jax.sampling_config import Stage
+Item = TypeVar("Item")
 
-_WAITING = "{desc}: loading and compiling"
-_RUNNING = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]"
+_RUNNING = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
 _LOG_INTERVAL = 30
+
+
+def refresh_seconds() -> float:
+    """Seconds between two states of a bar on stderr: few where it is no terminal, for they stay in a log."""
+    return 0.1 if sys.stderr.isatty() else _LOG_INTERVAL
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, above the bars."""
+    tqdm.write(line, file=sys.stderr)
+
+
+class Bar:
+    """A bar on stderr; where that is no terminal, a line every half minute instead.
+
+    Attributes:
+        done: steps that are done.
+        total: steps there are; None: unknown.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int | None = None,
+        *,
+        done: int = 0,
+        unit: str = "it",
+        waiting: str = "",
+        rates: Mapping[str, float] = MappingProxyType({}),
+        leave: bool = True,
+        delay: float = 0,
+        shown: bool = True,
+    ):
+        """Show the bar.
+
+        Args:
+            name: stands before it.
+            total: steps there are; None: unknown, as long as the first one is waited for.
+            done: steps that are done already.
+            unit: of a step, e.g. " videos"; "B": bytes, shown with a prefix.
+            waiting: shown until the first step is done, which waits for the compiler; times and speeds are then of the
+                steps after it. Empty: the first step is as the others.
+            rates: speeds to show where the first step is waited for: their unit, and how many of it a step has.
+            leave: keep the last state on the screen.
+            delay: seconds after which the bar is shown first.
+            shown: false: show nothing, as in all processes but the first.
+        """
+        self.done, self.total = done, total
+        self._waits = bool(waiting)
+        self._rates = rates
+        self._note = ""
+        self._measured_from: tuple[float, int] | None = None
+        is_terminal = sys.stderr.isatty()
+        self._options: dict[str, Any] = {
+            "desc": name,
+            "unit": unit,
+            "unit_scale": unit == "B",
+            "leave": leave,
+            "delay": delay if leave or is_terminal else max(delay, _LOG_INTERVAL),
+            "disable": not shown,
+            "file": sys.stderr if is_terminal else _Lines(),
+            "position": None if is_terminal else 0,
+            "mininterval": refresh_seconds(),
+            "miniters": 1,
+        }
+        changes = {"bar_format": f"{{desc}}: {waiting}", "leave": False} if waiting else {"total": total}
+        self._shown = self._open(**changes)
+
+    def _open(self, **changes: Any) -> "tqdm[NoReturn]":
+        return tqdm(initial=self.done, **self._options | changes)
+
+    def update(self, num: int = 1) -> None:
+        """Count `num` more steps as done."""
+        self.done += num
+        if self._waits:
+            self._waits = False
+            self._shown.close()
+            self._measured_from = time.monotonic(), self.done
+            self._shown = self._open(total=self.total, bar_format=_RUNNING, smoothing=0)
+        else:
+            self._shown.set_postfix_str(self._postfix(), refresh=False)
+            self._shown.update(num)
+
+    def note(self, text: str) -> None:
+        """Show a text behind the speeds from now on."""
+        self._note = text
+        self._shown.set_postfix_str(self._postfix(), refresh=False)
+
+    def close(self) -> None:
+        """Show the last state, or remove the bar if it is not to be left or still waits for the first step."""
+        self._shown.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _postfix(self) -> str:
+        """The speeds of the measured steps, as soon as there is one, and the note."""
+        parts = []
+        if self._measured_from is not None:
+            start, first = self._measured_from
+            speed = (self.done - first) / max(time.monotonic() - start, 1e-9)
+            parts = [f"{speed * each:.3g} {unit}" for unit, each in self._rates.items() if speed]
+        return ", ".join([*parts, self._note] if self._note else parts)
+
+
+def each(items: Iterable[Item], name: str, total: int | None = None, **options: Any) -> Iterator[Item]:
+    """Yield items under a bar that counts them; further options are those of `Bar`."""
+    with Bar(name, total, **options) as bar:
+        for item in items:
+            yield item
+            bar.update()
 
 
 class StageTime(TypedDict):
@@ -21,62 +137,55 @@ class StageTime(TypedDict):
     first_step: float
 
 
-def refresh_seconds() -> float:
-    """Seconds between two states of a bar on stderr: few where it is no terminal, for they stay in a log."""
-    return 0.1 if sys.stderr.isatty() else _LOG_INTERVAL
-
-
 class StageBars:
-    """A bar on stderr for each stage when its turn comes, and the time that each took.
-
-    The time left is told by the steps after the first, which waits for the compiler. Where stderr is no terminal, a
-    bar is printed every half minute only.
+    """A bar for each stage when its turn comes, and the time that each took.
 
     Attributes:
         times: of the finished stages.
     """
 
-    def __init__(self, stages: Sequence[Stage], *, shown: bool = True):
-        self.times: dict[Stage, StageTime] = {}
+    def __init__(self, stages: Sequence[str], *, shown: bool = True):
+        self.times: dict[str, StageTime] = {}
         self._coming = list(stages)
         self._shown = shown
         self._first_step: float | None = None
-        self._open()
+        self._bar = self._next()
 
-    def step(self, stage: Stage, done: int, total: int) -> None:
+    def step(self, stage: str, done: int, total: int) -> None:
         """Show that a stage has done some of its steps."""
         if self._first_step is None:
             self._first_step = time.monotonic() - self._start
-            self._bar.bar_format = _RUNNING
-            self._bar.total, self._bar.initial = total, done
-            self._bar.n = self._bar.last_print_n = done
-            self._bar.unpause()
-            self._bar.refresh()
-        else:
-            self._bar.update(done - self._bar.n)
+        self._bar.total = total
+        self._bar.update(done - self._bar.done)
 
-    def finish(self, stage: Stage) -> None:
+    def finish(self, stage: str) -> None:
         """Close a stage's bar and open the next one's."""
         seconds = time.monotonic() - self._start
         first_step = seconds if self._first_step is None else self._first_step
         self.times[stage] = {"seconds": round(seconds, 3), "first_step": round(first_step, 3)}
-        self._bar.close()
-        self._open()
+        self.close()
+        self._bar = self._next()
 
     def close(self) -> None:
-        """Remove the bar of a stage that did not finish."""
-        self._bar.leave = False
+        """Close the bar of a stage that did not finish."""
         self._bar.close()
 
-    def _open(self) -> None:
-        """The next stage's bar; after the last stage, none."""
-        name = self._coming.pop(0).replace("_", " ") if self._coming else None
+    def _next(self) -> Bar:
+        """Show the next stage's bar; after the last stage, none."""
+        shown = self._shown and bool(self._coming)
+        name = self._coming.pop(0).replace("_", " ") if self._coming else ""
         self._start = time.monotonic()
         self._first_step = None
-        self._bar: tqdm[NoReturn] = tqdm(
-            desc=name,
-            file=sys.stderr,
-            bar_format=_WAITING,
-            mininterval=refresh_seconds(),
-            disable=name is None or not self._shown,
-        )
+        return Bar(name, waiting="loading and compiling", shown=shown)
+
+
+class _Lines:
+    """Takes what a bar writes and puts every state of it on a line of its own."""
+
+    def write(self, text: str) -> None:
+        """Write a state of the bar; bars also write what clears a line."""
+        if line := text.strip():
+            print(line, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        """Nothing waits to be written."""

@@ -284,7 +284,7 @@ def run_bar(num_steps: int, start: int = 0, seconds: float = 0.02) -> None:
     for step in range(start, start + num_steps):
         time.sleep(0.2 if step == start else seconds)
         bar.step_started()
-        bar.update(step + 1, loss=0.12345, data_wait_share=0.031)
+        bar.update(loss=0.12345, data_wait_share=0.031)
     bar.say("saved")
     bar.close()
 
@@ -317,7 +317,7 @@ def test_a_log_has_a_line_every_half_minute(capsys: pytest.CaptureFixture[str]) 
 def test_other_processes_show_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     bar = TrainingBar(3, frames_per_step=1, shown=False)
     bar.step_started()
-    bar.update(1, loss=1.0, data_wait_share=0.0)
+    bar.update(loss=1.0, data_wait_share=0.0)
     bar.say("saved")
     bar.close()
     assert capsys.readouterr() == ("", "")

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from show1_jax.data.captions import CaptionedVideo, list_videos
 from show1_jax.data.dataset import DATASET, LEFT_OUT, SPLIT, VERSION, features, is_dataset, is_of_dataset
@@ -30,6 +29,7 @@ from show1_jax.data.pools import in_order, pool
 from show1_jax.data.records import check_path
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, new_folder, read_bounded
+from show1_jax.progress import Bar, say
 
 MIN_SECONDS = 3.5
 """What the keyframe stage's 8 frames at 2 fps span."""
@@ -108,13 +108,13 @@ def _check(
     """Return the videos that can be used, and the reasons of the others by name, each printed as it is found."""
     checked, skipped = [], {}
     examine = partial(_examine, min_seconds)
-    with tqdm(total=len(videos), desc="decoding", unit=" videos") as bar:
+    with Bar("decoding", len(videos), unit=" videos") as bar:
         for video, facts in zip(videos, _results(examine, [video.path for video in videos], num_workers), strict=True):
             if isinstance(facts, VideoFacts):
                 checked.append(_Checked(video, facts))
             else:
                 skipped[video.name] = facts
-                tqdm.write(f"skipped {video.name}: {facts}", file=sys.stderr)
+                say(f"skipped {video.name}: {facts}")
             bar.update()
     return checked, skipped
 
@@ -176,7 +176,7 @@ class CaptionedVideos(tfds.core.ShardBasedBuilder):
     # TFDS 4.9.10 looks for it with importlib_resources, which it does not install.
     code_path = Path(__file__)
 
-    def __init__(self, checked: Sequence[_Checked], bar: "tqdm[Any]", **options: Any):
+    def __init__(self, checked: Sequence[_Checked], bar: Bar, **options: Any):
         self._checked = checked
         self._bar = bar
         super().__init__(file_format="array_record", **options)
@@ -210,7 +210,7 @@ def _shards(checked: Sequence[_Checked]) -> list[list[_Checked]]:
     return shards
 
 
-def _examples(shard: Sequence[_Checked], bar: "tqdm[Any]") -> Iterator[tuple[str, dict[str, Any]]]:
+def _examples(shard: Sequence[_Checked], bar: Bar) -> Iterator[tuple[str, dict[str, Any]]]:
     for entry in shard:
         video, facts = entry.video, entry.facts
         try:
@@ -244,7 +244,7 @@ def _digest(checked: Sequence[_Checked]) -> str:
 def _write(checked: Sequence[_Checked], folder: Path) -> None:
     """Run the builder, whose own words on stdout name a folder that is about to be renamed."""
     work = folder / "building"
-    with tqdm(total=len(checked), desc="writing", unit=" videos") as bar, contextlib.redirect_stdout(io.StringIO()):
+    with Bar("writing", len(checked), unit=" videos") as bar, contextlib.redirect_stdout(io.StringIO()):
         builder = CaptionedVideos(checked, bar, data_dir=work)
         try:
             builder.download_and_prepare()

@@ -1,15 +1,13 @@
 """Videos that cannot be read: what went wrong, how often, and how often is too often."""
 
 import dataclasses
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from tqdm import tqdm
-
 from show1_jax.errors import UserError
 from show1_jax.media.errors import VideoError as VideoError
+from show1_jax.progress import say
 
 MIN_READ = 100
 """Clips read before their failed share is judged."""
@@ -95,7 +93,7 @@ class Failures:
         known = self.total.named
         if name not in known and len(known) < MAX_NAMED:
             self._own.named[name] = reason
-            tqdm.write(f"data: {name} cannot be read ({reason}); it is passed over", file=sys.stderr)
+            say(f"data: {name} cannot be read ({reason}); it is passed over")
 
     def get_state(self) -> dict[str, Any]:
         """`total`, for JSON: after `check` the same in every process."""

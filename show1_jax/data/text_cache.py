@@ -23,7 +23,6 @@ import ml_dtypes
 import numpy as np
 from einops import rearrange
 from jaxtyping import BFloat16
-from tqdm import tqdm
 
 from show1_jax.checkpoint import tokenizer_folder
 from show1_jax.config import Settings
@@ -34,7 +33,7 @@ from show1_jax.files import new_folder, open_regular, read_json, user_path
 from show1_jax.manifest import read_manifest
 from show1_jax.models import LoadedNetwork, architecture_of, load_network
 from show1_jax.parallel import MeshConfig, gather, make_mesh, platform_of, put_batch
-from show1_jax.progress import refresh_seconds
+from show1_jax.progress import Bar, each
 from show1_jax.sampling_config import TextPadding
 from show1_jax.text.encoders import TEXT_ENCODERS, encoder_of_kind
 from show1_jax.text.encoding import encode_text_jit
@@ -44,6 +43,7 @@ FORMAT: Final = "show1_jax.text_cache.v1"
 _RECORD, _STATES, _KEYS = "cache.json", "states.array_record", "keys.bin"
 _KEY_BYTES: Final = 12
 _STATE_BYTES: Final = 2
+_UNIT: Final = " captions"
 _MAX_LINES_BYTES: Final = 1 << 30
 """Of a file of captions, which are all in memory at once."""
 _REMAKE: Final = "make the cache again with `python -m show1_jax.data encode_text`"
@@ -185,10 +185,10 @@ def collect_captions(
     captions = _read_lines(file) if file is not None else set()
     if synthetic is not None:
         world = SyntheticWorld(synthetic, seed)
-        captions.update(_bar("reading captions", map(world.caption, range(synthetic)), synthetic))
+        captions.update(each(map(world.caption, range(synthetic)), "reading captions", synthetic, unit=_UNIT))
     if data is not None:
         videos = VideoSource.open(data)
-        captions.update(_bar("reading captions", videos.captions(), len(videos)))
+        captions.update(each(videos.captions(), "reading captions", len(videos), unit=_UNIT))
     return captions
 
 
@@ -299,17 +299,13 @@ def _write_states(path: Path, encoder: _Encoder, texts: Sequence[str]) -> None:
 
     writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
     try:
-        with _bar("encoding captions", None, len(texts)) as bar:
+        with Bar("encoding captions", len(texts), unit=_UNIT) as bar:
             for batch in encoder.batches(texts):
                 for states in encoder(batch):
                     writer.write(states.tobytes())
                 bar.update(len(batch))
     finally:
         writer.close()
-
-
-def _bar(name: str, captions: Iterable[str] | None, total: int | None = None) -> "tqdm[Any]":
-    return tqdm(captions, name, total, unit=" captions", mininterval=refresh_seconds())
 
 
 def _read_lines(file: Path) -> set[str]:

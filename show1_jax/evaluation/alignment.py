@@ -19,7 +19,6 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float32
-from tqdm import tqdm
 
 from show1_jax.bounds import MAX_SEED
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
@@ -28,7 +27,7 @@ from show1_jax.errors import UserError
 from show1_jax.evaluation.measure import judge, measure
 from show1_jax.evaluation.report import FAILURES, REPORT, Answer, Question, Report
 from show1_jax.files import user_path
-from show1_jax.progress import refresh_seconds
+from show1_jax.progress import Bar
 from show1_jax.request import SampleConfig
 from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.video import from_uint8, to_uint8
@@ -70,7 +69,7 @@ def evaluate(questions: Sequence[Question], make_videos: MakeVideos, batch_size:
     """
     seconds: list[float] = []
     table = ""
-    with tqdm(total=len(questions), unit="video", file=sys.stderr, mininterval=refresh_seconds()) as bar:
+    with Bar("measuring", len(questions), unit=" videos") as bar:
         for start in range(0, len(questions), batch_size):
             batch = questions[start : start + batch_size]
             began = time.perf_counter()

@@ -17,6 +17,7 @@ from show1_jax.media.errors import VideoError
 from show1_jax.media.frames import even_indices, fit_frame
 from show1_jax.media.images import IMAGE_SUFFIXES, list_images, read_image
 from show1_jax.media.timeline import Timeline
+from show1_jax.progress import each
 
 MAX_READ_BYTES: Final = 1 << 30
 """Of all frames that are kept."""
@@ -106,10 +107,7 @@ def _read_container(path: Path, size: Size, choose: Choose) -> tuple[np.ndarray,
 
 
 def _with_progress(frames: Iterable[TimedFrame], path: Path, total: int | None) -> Iterator[TimedFrame]:
-    from tqdm import tqdm
-
-    bar = tqdm(frames, f"decoding {path.name}", total, leave=False, unit=" frames", delay=_PROGRESS_DELAY)
-    yield from bar
+    return each(frames, f"decoding {path.name}", total, leave=False, unit=" frames", delay=_PROGRESS_DELAY)
 
 
 def _converted(frames: Iterable[TimedFrame], chosen: Sequence[int]) -> Iterator[np.ndarray]:

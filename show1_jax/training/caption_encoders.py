@@ -20,7 +20,6 @@ import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float32
-from tqdm import tqdm
 
 from show1_jax.checkpoint import CheckpointWriter, new_checkpoint
 from show1_jax.cli import ArgumentParser, load_config, run_command
@@ -30,6 +29,7 @@ from show1_jax.files import user_path
 from show1_jax.initial_weights import initial_weight
 from show1_jax.manifest import Component
 from show1_jax.models import build
+from show1_jax.progress import each
 from show1_jax.request import SampleConfig
 from show1_jax.text.architecture import TextArchitecture
 from show1_jax.text.encoders import TEXT_ENCODERS, TextEncoder
@@ -142,7 +142,7 @@ def train_encoder(
     moments = optimizer.init(trained)
     rng = np.random.default_rng(0)
     shares = []
-    for _ in tqdm(range(steps), desc=encoder.component, disable=None):
+    for _ in each(range(steps), encoder.component, steps):
         trained, moments, share = step(trained, moments, lessons.draw(rng))
         shares.append(share)
     return trained[0], float(np.mean(shares[-max(steps // 10, 1) :]))

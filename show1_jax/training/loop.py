@@ -186,7 +186,7 @@ class Loop:
         values["failed_clips"] = self.run.clips.failures.num_failed
         values |= speeds | self._throughput(speeds.get("steps_per_second"))
         self.writer.write(step, values)
-        bar.update(step, loss=values["loss"], data_wait_share=values.get("data_wait_share", 0.0))
+        bar.update(loss=values["loss"], data_wait_share=values.get("data_wait_share", 0.0))
 
     def _throughput(self, steps_per_second: float | None) -> dict[str, float]:
         """Frames and model operations a second; of all devices, and as a share of what they can do."""
