@@ -1,6 +1,9 @@
 """The synthetic world through the functions that training reads, on machines that lack the libraries for videos."""
 
 import json
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -36,7 +39,7 @@ def assert_equal(some: list[ClipBatch], others: list[ClipBatch]) -> None:
 def test_the_world_needs_no_video_libraries() -> None:
     code = (
         "import sys\n"
-        "for name in ('av', 'grain', 'tensorflow_datasets', 'array_record', 'PIL'): sys.modules[name] = None\n"
+        "for name in ('av', 'tensorflow_datasets', 'PIL'): sys.modules[name] = None\n"
         "from show1_jax.data.clips import *\n"
         "config = DataConfig(name='synthetic', num_synthetic=4, num_validation=1)\n"
         "spec = ClipSpec(2, 2, 10, 16)\n"
@@ -84,6 +87,20 @@ def test_processes_workers_and_resuming_change_nothing() -> None:
     iterator.set_state(state)
     assert_equal([*first, *(next(iterator) for _ in range(4))], whole)
     iterator.close()
+
+
+def test_workers_live_on_when_the_job_is_asked_to_stop() -> None:
+    iterator = training_clips(replace(CONFIG, num_workers=1), SPEC, batch_size=BATCH, rows=range(BATCH))
+    next(iterator)
+    workers = multiprocessing.active_children()
+    assert workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        for worker in workers:
+            assert worker.pid is not None
+            os.kill(worker.pid, number)
+    assert len([next(iterator) for _ in range(20)]) == 20
+    iterator.close()
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_how_many_clips_show_two_things_is_a_setting() -> None:

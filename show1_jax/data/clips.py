@@ -4,7 +4,7 @@ Element e of training is the clip in row e % batch_size of global batch e // bat
 starts and how it is cropped are functions of (seed, e); so global batch n is the same on any number of processes and
 workers, and the iterator's state is the number of its next batch.
 
-The synthetic world is read without PyAV, Grain or TFDS.
+Grain reads the clips of both kinds of data. The synthetic world needs neither PyAV nor TFDS.
 """
 
 import dataclasses
@@ -134,8 +134,7 @@ class ClipIterator:
         """The next batch's rows. A row for which nothing can be read is black, and the next `check` raises."""
         if self._running is None:
             from_here = dataclasses.replace(self._examples, first_batch=self._next_batch)
-            start = _threaded if self._config.name == "synthetic" else _grain
-            self._running = start(from_here, self._config.num_workers)
+            self._running = _read_ahead(from_here, self._config.num_workers)
         read = [next(self._running) for _ in self._examples.rows]
         self._next_batch += 1
         num_good = sum(example.video is not None for example in read)
@@ -293,14 +292,8 @@ def _num_threads() -> int:
     return min(16, os.cpu_count() or 1)
 
 
-def _threaded(examples: _TrainingExamples, num_workers: int) -> _Reading:
-    """The examples in order, made ahead by threads or worker processes."""
-    with pool(num_workers, threads=_num_threads()) as executor:
-        yield from in_order(executor, examples.__getitem__, range(len(examples)), BATCHES_AHEAD * len(examples.rows))
-
-
-def _grain(examples: _TrainingExamples, num_workers: int) -> _Reading:
-    """The examples in order, read ahead by Grain's threads or worker processes."""
+def _read_ahead(examples: _TrainingExamples, num_workers: int) -> _Reading:
+    """Yield the examples in order, read ahead by Grain's threads or worker processes."""
     import grain
     from absl import flags
 
