@@ -29,7 +29,7 @@ from convert.released import (
 )
 from convert.rules import match
 from convert.tables import KINDS, parameters
-from show1_jax.checkpoint import CheckpointWriter, check_target, new_checkpoint
+from show1_jax.checkpoint import CheckpointWriter, check_new_checkpoint, new_checkpoint
 from show1_jax.config import Architecture
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, user_path
@@ -110,7 +110,7 @@ def convert(
     Raises:
       UserError: anything wrong with sources, weights, `out` or the disk; `out` is then as it was.
     """
-    check_target(out, overwrite=overwrite)
+    check_new_checkpoint(out, overwrite=overwrite)
     jobs = prepare([(STAGES[name], source) for name, source in sources.items()], variant, dtype)
     write_checkpoint(out, jobs, overwrite=overwrite)
 

@@ -22,7 +22,7 @@ from show1_jax.checkpoint import tokenizer_files
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.config import Architecture
 from show1_jax.errors import UserError, shown_name
-from show1_jax.files import check_space, new_folder
+from show1_jax.files import check_space, check_target, new_folder
 from show1_jax.manifest import Component
 from show1_jax.progress import Bar
 from show1_jax.weights import WeightPath
@@ -91,7 +91,7 @@ def export(
       UserError: no such checkpoint or component, damaged weights, two components for one folder, a network that no
         released class is, or anything wrong with `out` or the disk; `out` is then as it was.
     """
-    _check_target(out, overwrite)
+    check_target(out, "exported folder", _is_exported, overwrite=overwrite)
     networks = _networks(CheckpointSet.open(checkpoint), components)
     check_space(out, sum(network.written_bytes(dtype) for network in networks))
     with new_folder(out) as folder:
@@ -175,14 +175,5 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n")
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
-    if not out.exists():
-        return
-    if not overwrite:
-        raise UserError(f"{out}: exists; choose another place, or replace it with --overwrite")
-    try:
-        is_ours = out.is_dir() and all(path.name in _NAMES for path in out.iterdir())
-    except OSError as error:
-        raise UserError(f"{out}: cannot be read ({error.strerror}); choose another place") from None
-    if not is_ours:
-        raise UserError(f"{out}: is no exported folder, so it is not overwritten; choose another place")
+def _is_exported(folder: Path) -> bool:
+    return all(path.name in _NAMES for path in folder.iterdir())

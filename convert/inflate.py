@@ -20,7 +20,7 @@ from convert.released import DEEPFLOYD_LICENCE, STAGES, Stage, check_unet
 from convert.safetensors_file import read_safetensors, write_safetensors
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
-from show1_jax.checkpoint import check_target
+from show1_jax.checkpoint import check_new_checkpoint
 from show1_jax.checkpoint_set import CheckpointSet, is_run
 from show1_jax.config import UNetConfig
 from show1_jax.errors import UserError
@@ -89,7 +89,7 @@ def inflate(
     Raises:
       UserError: anything wrong with sources, weights, `out` or the disk; `out` is then as it was.
     """
-    check_target(out, overwrite=overwrite)
+    check_new_checkpoint(out, overwrite=overwrite)
     keyframes = sources.get("interpolation", "")
     if keyframes == MADE_HERE and "keyframes" not in sources:
         raise UserError(f"--interpolation {MADE_HERE} starts from what --keyframes makes; give a folder there")

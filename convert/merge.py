@@ -11,7 +11,7 @@ from flax import nnx
 from convert.released import check_fit
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
-from show1_jax.checkpoint import CheckpointWriter, check_target, new_checkpoint, tokenizer_files, weight_shapes
+from show1_jax.checkpoint import CheckpointWriter, check_new_checkpoint, new_checkpoint, tokenizer_files, weight_shapes
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.config import Architecture
 from show1_jax.errors import UserError, shown_name
@@ -70,7 +70,7 @@ def merge(
       UserError: no such checkpoint or component, damaged files, networks that do not fit each other, weights that are
         NaN, infinite or too large for `dtype`, or anything wrong with `out` or the disk; `out` is then as it was.
     """
-    check_target(out, overwrite=overwrite)
+    check_new_checkpoint(out, overwrite=overwrite)
     opened = CheckpointSet.open(checkpoints)
     parts = [_part(opened, name, dtype) for name in dict.fromkeys(components or opened.paths)]
     check_fit({part.name: part.architecture for part in parts})

@@ -23,8 +23,7 @@ from flax import nnx
 from orbax.checkpoint import type_handlers
 from orbax.checkpoint._src import asyncio_utils
 
-from show1_jax.errors import UserError
-from show1_jax.files import MAX_JSON_BYTES, new_folder
+from show1_jax.files import MAX_JSON_BYTES, check_target, new_folder
 from show1_jax.manifest import (
     MANIFEST,
     CheckpointError,
@@ -324,26 +323,16 @@ def new_checkpoint(directory: Path, *, overwrite: bool = False) -> Iterator[Chec
       UserError: `directory` exists and may not be overwritten (with `overwrite`: is no checkpoint), cannot be
         written, or the disk is full.
     """
-    check_target(directory, overwrite=overwrite)
+    check_new_checkpoint(directory, overwrite=overwrite)
     with new_folder(directory) as temporary:
         writer = CheckpointWriter(temporary)
         yield writer
         writer.finish()
 
 
-def check_target(directory: Path, *, overwrite: bool = False) -> None:
-    """Raises UserError where `new_checkpoint` would not write: at what exists, or with `overwrite` is no checkpoint."""
-    if not directory.exists():
-        return
-    if not overwrite:
-        raise UserError(f"{directory}: exists; choose another place, or replace it with --overwrite")
-    try:
-        is_empty = directory.is_dir() and not any(directory.iterdir())
-        is_ours = is_empty or (directory / MANIFEST).is_file()
-    except OSError as error:
-        raise UserError(f"{directory}: cannot be read ({error.strerror}); choose another place") from None
-    if not is_ours:
-        raise UserError(f"{directory}: is no checkpoint, so it is not overwritten; choose another place")
+def check_new_checkpoint(directory: Path, *, overwrite: bool = False) -> None:
+    """Raise UserError where `new_checkpoint` would not write: at what exists, or with `overwrite` is no checkpoint."""
+    check_target(directory, "checkpoint", lambda folder: (folder / MANIFEST).is_file(), overwrite=overwrite)
 
 
 class _FewAtOnce(type_handlers.NumpyHandler):

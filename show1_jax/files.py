@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -179,25 +179,58 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         raise UserError(f"cannot write {path} ({error.strerror}): make room, or choose another place") from error
 
 
+def check_target(
+    out: Path, kind: str = "", is_ours: Callable[[Path], bool] | None = None, *, overwrite: bool = False
+) -> None:
+    """Refuse a place for a new folder where something is already, other than an empty folder.
+
+    Args:
+        out: the place.
+        kind: name of the results that may be replaced there, e.g. "checkpoint".
+        is_ours: says whether a folder is such a result; None: nothing is ever replaced.
+        overwrite: replace such a result.
+
+    Raises:
+        UserError: it is there and `overwrite` is not set, it is no such result, or it cannot be read.
+    """
+    try:
+        if _is_free(out):
+            return
+        is_replaceable = overwrite and is_ours is not None and out.is_dir() and is_ours(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be read ({error.strerror}); choose another place with --out") from None
+    if is_ours is None:
+        raise UserError(f"{out}: exists; choose another place with --out, or remove it")
+    if not overwrite:
+        raise UserError(f"{out}: exists; choose another place, or replace it with --overwrite")
+    if not is_replaceable:
+        raise UserError(f"{out}: is no {kind}, so it is not overwritten; choose another place")
+
+
+def _is_free(place: Path) -> bool:
+    """Return whether nothing is there but an empty folder that a rename can replace: no mount point."""
+    return not place.exists() or (place.is_dir() and not os.path.ismount(place) and not any(place.iterdir()))
+
+
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder that takes the place of `out` when the block ends well, and of which nothing is left otherwise.
 
-    It lies beside `out`, so that the last step is a rename.
+    It lies beside `out`, so that the last step is a rename. `check_target` says beforehand whether `out` may be taken.
 
     Raises:
         UserError: it cannot be written, the disk is full, or `out` was made by another process meanwhile.
     """
     target = out.absolute()  # the working directory may be what is replaced
-    existed = os.path.lexists(target)
     temporary, replaced = (target.with_name(f".{target.name}.{secrets.token_hex(4)}") for _ in range(2))
     new_parents = list(itertools.takewhile(lambda parent: not os.path.exists(parent), target.parents))
     try:
+        was_free = _is_free(target)
         temporary.mkdir(parents=True)
         yield temporary
+        if was_free and not _is_free(target):
+            raise UserError(f"{out}: another process has made it meanwhile, nothing was kept; choose another place")
         if os.path.lexists(target):
-            if not existed:
-                raise UserError(f"{out}: another process has made it meanwhile, nothing was kept; choose another place")
             os.replace(target, replaced)
         os.replace(temporary, target)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -249,8 +282,13 @@ def _lock(folder: Path) -> int:
         os.close(descriptor)  # its last user found it empty and removed it after we had opened it
 
 
-def check_space(out: Path, needed: int) -> None:
+def check_space(out: Path, needed: int, remedy: str = "free space or choose another place with --out") -> None:
     """Refuse a place on a disk with fewer than `needed` bytes free.
+
+    Args:
+        out: the place.
+        needed: bytes.
+        remedy: the advice that ends the line.
 
     Raises:
         UserError: says how many gigabytes are missing.
@@ -258,10 +296,7 @@ def check_space(out: Path, needed: int) -> None:
     parent = next(folder for folder in out.absolute().parents if os.path.exists(folder))
     free = shutil.disk_usage(parent).free
     if free < needed:
-        raise UserError(
-            f"{out}: needs {needed / 1e9:,.1f} GB, the disk has {free / 1e9:,.1f} GB free; "
-            "free space or choose another place with --out"
-        )
+        raise UserError(f"{out}: needs {needed / 1e9:,.1f} GB, the disk has {free / 1e9:,.1f} GB free; {remedy}")
 
 
 def disk_error(error: Exception) -> str | None:

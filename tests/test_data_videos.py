@@ -284,9 +284,10 @@ def test_exporting_needs_tensorflow_and_says_so(
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     assert main(["export", "ucf101", "--fps", "25", "--out", str(tmp_path / "out")]) == 2
     assert "show1-jax[tfds-video]" in capsys.readouterr().err
+    (tmp_path / "notes").touch()
     assert main(["export", "ucf101", "--fps", "25", "--out", str(tmp_path)]) == 2
     assert "exists" in capsys.readouterr().err
-    assert not any(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
 def test_the_command_builds(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

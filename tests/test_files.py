@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from show1_jax.errors import FileError, UserError
-from show1_jax.files import MAX_JSON_DEPTH, locked_folder, new_folder, open_regular, parse_json, read_json, user_path
+from show1_jax.files import (
+    MAX_JSON_DEPTH,
+    check_target,
+    locked_folder,
+    new_folder,
+    open_regular,
+    parse_json,
+    read_json,
+    user_path,
+)
 
 HOLD = """
 import sys, pathlib
@@ -57,6 +66,38 @@ def test_what_another_process_made_meanwhile_is_not_replaced(tmp_path: Path) -> 
     with new_folder(out) as folder:
         (folder / "mine").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
+
+
+def test_an_empty_folder_that_another_process_filled_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    check_target(out)
+    making = new_folder(out)
+    making.__enter__()
+    (out / "theirs").touch()
+    with pytest.raises(UserError, match="out: another process has made it meanwhile"):
+        making.__exit__(None, None, None)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "theirs"]
+
+
+def test_a_place_is_taken_where_nothing_is_or_where_we_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    check_target(out)
+    out.mkdir()
+    check_target(out, "album", lambda folder: False)
+    (out / "cover").touch()
+    with pytest.raises(UserError, match="out: exists; choose another place with --out, or remove it"):
+        check_target(out)
+    with pytest.raises(UserError, match="out: exists; choose another place, or replace it with --overwrite"):
+        check_target(out, "album", lambda folder: True)
+    check_target(out, "album", lambda folder: (folder / "cover").exists(), overwrite=True)
+    for foreign in (out, out / "cover"):
+        with pytest.raises(UserError, match="is no album, so it is not overwritten"):
+            check_target(foreign, "album", lambda folder: False, overwrite=True)
+    (out / "cover").unlink()
+    monkeypatch.setattr(os.path, "ismount", lambda path: True)
+    with pytest.raises(UserError, match="exists"):  # a rename cannot replace it
+        check_target(out)
 
 
 def test_a_path_that_cannot_be_looked_at_is_one_line() -> None:

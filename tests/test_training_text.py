@@ -290,6 +290,7 @@ def test_what_cannot_be_encoded(tiny_checkpoint: Path, tmp_path: Path, changes: 
 
 
 def test_a_cache_is_not_overwritten(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").touch()
     with pytest.raises(UserError, match="exists; choose another place with --out"):
         write_text_cache(tmp_path, ["a"], tiny_checkpoint, "text_t5")
 
@@ -297,8 +298,8 @@ def test_a_cache_is_not_overwritten(tiny_checkpoint: Path, tmp_path: Path) -> No
 def test_a_small_disk_is_refused_beforehand(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_cache.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
-    with pytest.raises(UserError, match=r"has only 1e-09 GB left.*--text_padding=zeros"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    with pytest.raises(UserError, match=r"the disk has 0\.0 GB free; .*--text_padding=zeros"):
         write_text_cache(tmp_path / "cache", ["a"], tiny_checkpoint, "text_t5")
     assert not list(tmp_path.iterdir())
 

@@ -28,7 +28,7 @@ from show1_jax.data.names import MAX_VIDEO_BYTES, shown
 from show1_jax.data.pools import in_order, pool
 from show1_jax.data.records import check_path
 from show1_jax.errors import UserError
-from show1_jax.files import check_space, new_folder, read_bounded
+from show1_jax.files import check_space, check_target, new_folder, read_bounded
 from show1_jax.progress import Bar, say
 
 MIN_SECONDS = 3.5
@@ -260,16 +260,10 @@ def _write(checked: Sequence[_Checked], folder: Path) -> None:
 
 
 def _check_target(out: Path, videos: Path, captions: Path | None, overwrite: bool) -> None:
-    try:
-        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-            return
-        if not overwrite:
-            raise UserError(f"{out} exists; choose another place, or replace it with --overwrite")
-        if not is_dataset(out):
-            raise UserError(f"{out} is no dataset of show1_jax, so it is not overwritten; choose another place")
-        other = next((path.name for path in out.iterdir() if not is_of_dataset(path.name)), None)
-    except OSError as error:
-        raise UserError(f"{out} cannot be read ({error.strerror}); choose another place with --out") from None
+    check_target(out, "dataset of show1_jax", is_dataset, overwrite=overwrite)
+    if not out.exists():
+        return
+    other = next((path.name for path in out.iterdir() if not is_of_dataset(path.name)), None)
     for path in filter(None, (videos, captions)):
         if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
             raise UserError(f"{path} is in {out}, which would be replaced; choose another place with --out")

@@ -4,7 +4,6 @@ Their features need TensorFlow, the extra `tfds-video`; what is exported and bui
 """
 
 import importlib
-import os
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +12,7 @@ import numpy as np
 
 from show1_jax.data.names import one_line
 from show1_jax.errors import UserError
-from show1_jax.files import new_folder
+from show1_jax.files import check_target, new_folder
 from show1_jax.progress import each
 from show1_jax.video import write_mp4
 
@@ -36,8 +35,7 @@ def export(name: str, out: Path, *, fps: float, split: str = "train", data_dir: 
         UserError: TensorFlow is missing; there is no such dataset or split, or it has no videos or captions; `out`
             exists or cannot be written. Nothing is left of it then.
     """
-    if os.path.exists(out):
-        raise UserError(f"{out} exists; choose another place with --out")
+    check_target(out)
     try:
         importlib.import_module("tensorflow")
     except ImportError as error:
