@@ -17,6 +17,7 @@ from show1_jax.initial_weights import initial_weight_on_devices
 from show1_jax.layers import Layers
 from show1_jax.manifest import Component
 from show1_jax.parallel import weight_shardings
+from show1_jax.sampling_config import Precision
 from show1_jax.text.encoders import TEXT_ENCODERS
 from show1_jax.unet import UNet
 from show1_jax.vae import Autoencoder
@@ -131,6 +132,17 @@ def random_network(record: Component, mesh: Mesh, dtype: DTypeLike, part: Weight
         for path, leaf in to_weights(network.weights).items()
     }
     return network._replace(weights=to_state(network.weights, weights))
+
+
+def compute_dtype(precision: Precision, platform: str) -> jnp.dtype:
+    """Return the dtype that networks compute in: `auto` is float32 on CPUs and bfloat16 on accelerators.
+
+    Args:
+        precision: from the settings.
+        platform: of the devices, e.g. "cpu".
+    """
+    automatic = "float32" if platform == "cpu" else "bfloat16"
+    return jnp.dtype(automatic if precision == "auto" else precision)
 
 
 def exact_float32(dtype: DTypeLike) -> contextlib.AbstractContextManager[None]:

@@ -11,14 +11,12 @@ import hashlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from einops import rearrange
@@ -29,9 +27,9 @@ from show1_jax.config import Settings
 from show1_jax.data.names import MAX_CAPTION, shown
 from show1_jax.data.records import RecordFile, Records, check_path, file_inside
 from show1_jax.errors import UserError
-from show1_jax.files import new_folder, open_regular, read_json, user_path
+from show1_jax.files import check_space, check_target, new_folder, open_regular, read_json, user_path
 from show1_jax.manifest import read_manifest
-from show1_jax.models import LoadedNetwork, architecture_of, load_network
+from show1_jax.models import LoadedNetwork, architecture_of, compute_dtype, load_network
 from show1_jax.parallel import MeshConfig, gather, make_mesh, platform_of, put_batch
 from show1_jax.progress import Bar, each
 from show1_jax.sampling_config import TextPadding
@@ -227,8 +225,7 @@ def write_text_cache(
         UserError: `out` exists, no such text encoder, or too little room on the disk.
     """
     check_path(out.absolute())
-    if os.path.exists(out):
-        raise UserError(f"{out}: exists; choose another place with --out, or remove it")
+    check_target(out)
     check_component(component)
     if batch_size < 1:
         raise UserError(f"--batch_size={batch_size} must be at least 1")
@@ -268,8 +265,7 @@ class _Encoder:
 
     @functools.cached_property
     def _network(self) -> LoadedNetwork:
-        on_cpu = platform_of(self.mesh) == "cpu"
-        dtype = jnp.float32 if on_cpu else jnp.bfloat16
+        dtype = compute_dtype("auto", platform_of(self.mesh))
         return load_network(self._checkpoint, self._component, self.mesh, dtype)
 
     def count_stored(self, texts: Sequence[str]) -> int:
@@ -340,15 +336,10 @@ def _key(caption: str) -> bytes:
 def _check_room(out: Path, record: CacheRecord, num_states: int) -> None:
     """Say how large the cache will be, and refuse a disk that is too small."""
     needed = num_states * record.width * _STATE_BYTES
-    folder = next(parent for parent in out.absolute().parents if os.path.exists(parent))
-    free = shutil.disk_usage(folder).free
-    each = needed / record.num_captions
-    print(f"{out}: {record.num_captions} captions of {each / 1e6:.3g} MB take {needed / 1e9:.3g} GB", flush=True)
-    if needed > free:
-        raise UserError(
-            f"{folder} has only {free / 1e9:.3g} GB left; choose another place with --out, or store less with "
-            "--text_padding=zeros (the networks must then be trained and sampled with it)"
-        )
+    caption = needed / record.num_captions
+    print(f"{out}: {record.num_captions} captions of {caption / 1e6:.3g} MB take {needed / 1e9:.3g} GB", flush=True)
+    less = "choose another place with --out, or store less with --text_padding=zeros"
+    check_space(out, needed, f"{less} (the networks must then be trained and sampled with it)")
 
 
 def _read_record(folder: Path) -> CacheRecord:
