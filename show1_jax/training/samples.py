@@ -1,6 +1,5 @@
 """Videos that a network makes while it trains: its stage alone, on validation clips, with the averaged weights."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -28,7 +27,7 @@ from show1_jax.stages import (
 )
 from show1_jax.training.run import TrainingRun
 from show1_jax.vae import Autoencoder
-from show1_jax.video import contact_sheet, from_uint8, to_uint8, write_gif, write_mp4
+from show1_jax.video import contact_sheet, from_uint8, to_uint8, write_mp4
 from show1_jax.weights import to_state
 
 CONTACT_SHEET: Final = "contact_sheet.png"
@@ -66,20 +65,12 @@ def _write(folder: Path, made: np.ndarray, true: np.ndarray, captions: Sequence[
     except OSError as error:
         raise UserError(f"cannot write {folder} ({error.strerror}); make room, then go on") from error
     for number, clip in enumerate(made):
-        _write_video(folder / str(number), clip, run.plan.spec.fps)
+        write_mp4(folder / f"{number}.mp4", clip, run.plan.spec.fps)
     rows: dict[str, Clip] = {}
     for number, caption in enumerate(captions):
         rows[f"{number} {caption}"] = made[number]
         rows[f"{number} true clip"] = true[number]
     contact_sheet(folder / CONTACT_SHEET, rows, f"{run.plan.stage}, {folder.name} steps")
-
-
-def _write_video(path: Path, clip: Clip, fps: float) -> None:
-    """As mp4, or as gif where PyAV is missing: the synthetic world trains without it."""
-    if importlib.util.find_spec("av"):
-        write_mp4(path.with_suffix(".mp4"), clip, fps)
-    else:
-        write_gif(path.with_suffix(".gif"), clip, fps)
 
 
 def _true_clips(run: TrainingRun) -> tuple[UInt8[np.ndarray, "b t h w 3"], list[str]]:
