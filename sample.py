@@ -21,23 +21,14 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from show1_jax.cli import (
-    argument_text,
-    asked_processes,
-    define_process_flags,
-    flag_help,
-    importing_jax,
-    new_flags,
-    parse_flags,
-    run_command,
-)
+from show1_jax import cli
 from show1_jax.files import user_path
 from show1_jax.request import Request, SampleConfig, check_paths, choose_prompts, choose_stages
 
 
 def define_flags() -> flags.FlagValues:
     """The flags of this command; help texts start with the value's name."""
-    values = new_flags()
+    values = cli.new_flags()
     text, number, toggle = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
     flags.DEFINE_multi_string("prompt", [], "TEXT: what a video shows; may be repeated", flag_values=values)
     text(
@@ -59,24 +50,20 @@ def define_flags() -> flags.FlagValues:
     number("batch_size", None, "N: videos that are sampled together", flag_values=values)
     toggle("dry_run", False, "say what memory each device would need, and sample nothing", flag_values=values)
     toggle("overwrite", False, "replace what another run left", flag_values=values)
-    define_process_flags(values)
+    cli.define_process_flags(values)
     return values
 
 
 def sample(argv: Sequence[str]) -> None:
     """Run the command line. JAX is imported once it is known to be right."""
     values = define_flags()
-    if {"--help", "-help", "-h"} & set(argv):
-        print(__doc__, flag_help(values), sep="\n")
+    settings = cli.read_command(values, argv, __doc__, ["negative_prompt", "seed", "checkpoint", "out"])
+    if settings is None:
         return
-    settings = parse_flags(values, argv)
-    for name in ("negative_prompt", "seed", "checkpoint", "out"):
-        if values[name].value is not None:
-            settings[name] = values[name].value
     config = SampleConfig.from_dict(settings.to_dict())
-    config = dataclasses.replace(config, negative_prompt=argument_text(config.negative_prompt))
+    config = dataclasses.replace(config, negative_prompt=cli.argument_text(config.negative_prompt))
     check_paths(config)
-    texts = [argument_text(text) for text in values.prompt]
+    texts = [cli.argument_text(text) for text in values.prompt]
     request = Request(
         prompts=choose_prompts(config, texts, values.prompts, values.videos_per_prompt),
         stages=choose_stages(values.stages, values.from_stage),
@@ -86,18 +73,18 @@ def sample(argv: Sequence[str]) -> None:
         overwrite=values.overwrite,
     )
 
-    with importing_jax("sample"):
+    with cli.importing_jax("sample"):
         from show1_jax.jobs import dry_run, run
         from show1_jax.parallel import initialize_distributed
 
-    if processes := asked_processes(values):
+    if processes := cli.asked_processes(values):
         initialize_distributed(*processes)
     (dry_run if values.dry_run else run)(config, request)
 
 
 def main() -> int:
     """Run the command line of this process; returns its exit code."""
-    return run_command("sample", lambda: sample(sys.argv))
+    return cli.run_command("sample", lambda: sample(sys.argv))
 
 
 if __name__ == "__main__":

@@ -21,15 +21,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from show1_jax.cli import (
-    asked_processes,
-    define_process_flags,
-    flag_help,
-    importing_jax,
-    new_flags,
-    parse_flags,
-    run_command,
-)
+from show1_jax import cli
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
 from show1_jax.request import SampleConfig, check_paths
@@ -38,7 +30,7 @@ from show1_jax.training_config import check_stage
 
 def define_flags() -> flags.FlagValues:
     """The flags of this command; help texts start with the value's name."""
-    values = new_flags()
+    values = cli.new_flags()
     text, toggle = flags.DEFINE_string, flags.DEFINE_bool
     text("stage", None, "STAGE: what is trained", flag_values=values)
     text("workdir", None, "DIR: of this run; where one is already, it goes on", flag_values=values)
@@ -47,19 +39,16 @@ def define_flags() -> flags.FlagValues:
     text("devices", None, "N,M: how many, for --dry_run; otherwise those that are here", flag_values=values)
     text("profile", None, "STEP:N: profile N steps from this one on, for TensorBoard", flag_values=values)
     text("wandb", None, "PROJECT: send the metrics there too; needs the extra `wandb`", flag_values=values)
-    define_process_flags(values)
+    cli.define_process_flags(values)
     return values
 
 
 def train(argv: Sequence[str]) -> None:
     """Run the command line. JAX is imported once it is known to be right."""
     values = define_flags()
-    if {"--help", "-help", "-h"} & set(argv):
-        print(__doc__, flag_help(values), sep="\n")
+    settings = cli.read_command(values, argv, __doc__, ["checkpoint"])
+    if settings is None:
         return
-    settings = parse_flags(values, argv)
-    if values.checkpoint is not None:
-        settings.checkpoint = values.checkpoint
     config = SampleConfig.from_dict(settings.to_dict())
     check_paths(config)
     stage = check_stage(values.stage)
@@ -71,11 +60,11 @@ def train(argv: Sequence[str]) -> None:
     profile = _steps(values.profile)
     devices = _numbers(values.devices)
 
-    with importing_jax("train"):
+    with cli.importing_jax("train"):
         from show1_jax.parallel import initialize_distributed
         from show1_jax.training.job import dry_run, run
 
-    if processes := asked_processes(values):
+    if processes := cli.asked_processes(values):
         initialize_distributed(*processes)
     if values.dry_run:
         dry_run(config, stage, devices)
@@ -101,7 +90,7 @@ def _numbers(devices: str | None) -> tuple[int, ...]:
 
 def main() -> int:
     """Run the command line of this process; returns its exit code."""
-    return run_command("train", lambda: train(sys.argv))
+    return cli.run_command("train", lambda: train(sys.argv))
 
 
 if __name__ == "__main__":

@@ -128,6 +128,33 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
     return config
 
 
+def read_command(
+    values: flags.FlagValues, argv: Sequence[str], usage: str | None, settings: Sequence[str]
+) -> ConfigDict | None:
+    """Parse a command line, or print its help where it asks for that; the flags of `values` then have their values.
+
+    Args:
+        values: of `new_flags`, with all flags defined.
+        argv: the command line, the program first.
+        usage: stands above the flags in the help.
+        settings: flags that, where they are given, are settings of the config too.
+
+    Returns:
+        The config with its overrides; None where the help is all that was asked for.
+
+    Raises:
+        UserError: as `parse_flags`.
+    """
+    if {"--help", "-help", "-h"} & set(argv):
+        print(usage, flag_help(values), sep="\n")
+        return None
+    config = parse_flags(values, argv)
+    for name in settings:
+        if values[name].value is not None:
+            config[name] = values[name].value
+    return config
+
+
 def argument_text(text: str) -> str:
     """Return a text of the command line; where the locale cannot read it, such as "C" an emoji, it is read as UTF-8."""
     try:
