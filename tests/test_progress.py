@@ -1,0 +1,65 @@
+"""The one bar of all commands, as it stands in a log; the training run's is tested with its metrics."""
+
+import re
+
+import pytest
+
+from show1_jax import progress
+from show1_jax.progress import Bar, StageBars, each, say
+
+
+@pytest.fixture(autouse=True)
+def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines come at once, not every half minute."""
+    monkeypatch.setattr(progress, "_LOG_INTERVAL", 0.0)
+
+
+def test_items_are_counted_as_they_are_used(capsys: pytest.CaptureFixture[str]) -> None:
+    items = each("abc", "reading", 3, unit=" videos")
+    assert next(items) == "a"
+    assert capsys.readouterr().err.splitlines()[0].startswith("reading:   0%|")
+    assert list(items) == ["b", "c"]
+    assert re.fullmatch(r"reading: 100%\|#+\| 3/3 \[.*videos?/s\]", capsys.readouterr().err.splitlines()[-1])
+
+
+def test_a_stage_says_that_it_waits_and_then_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    bars = StageBars(["first_frame", "interpolation"])
+    for done in (2, 3, 4):
+        bars.step("first_frame", done, 4)
+    bars.finish("first_frame")
+    bars.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "first frame: loading and compiling"
+    assert re.fullmatch(r"first frame:  50%\|#+ +\| 2/4 \[00:00, \? left\]", lines[1])
+    assert re.fullmatch(r"first frame: 100%\|#+\| 4/4 \[00:00, 00:00 left\]", lines[-2])
+    assert lines[-1] == "interpolation: loading and compiling"
+    assert set(bars.times) == {"first_frame"}
+    assert 0 <= bars.times["first_frame"]["first_step"] <= bars.times["first_frame"]["seconds"]
+
+
+def test_a_stage_without_steps_has_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    bars = StageBars(["keyframes"], shown=False)
+    bars.finish("keyframes")
+    bars.close()
+    assert bars.times["keyframes"]["first_step"] == bars.times["keyframes"]["seconds"]
+    assert capsys.readouterr().err == ""
+
+
+def test_speeds_are_of_the_steps_after_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bar("work", 4, waiting="compiling", rates={"frames/s": 10}) as bar:
+        bar.update(2)
+        bar.note("loss 1")
+        assert "frames/s" not in capsys.readouterr().err
+        bar.update()
+        bar.note("loss 2")
+    assert bar.done == 3
+    assert re.search(r"3/4 \[00:00, 00:00 left, [\d.e+]+ frames/s, loss 2\]", capsys.readouterr().err.splitlines()[-1])
+
+
+def test_a_short_bar_that_is_not_left_stands_in_no_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_LOG_INTERVAL", 30)
+    assert list(each("ab", "hash", 2, unit="B", leave=False)) == ["a", "b"]
+    say("written")
+    assert capsys.readouterr().err == "written\n"
