@@ -22,8 +22,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from show1_jax import cli
+from show1_jax.config_file import SampleConfig, check_paths
 from show1_jax.files import user_path
-from show1_jax.request import Request, SampleConfig, check_paths, choose_prompts, choose_stages
+from show1_jax.request import Request, choose_prompts, choose_stages
 
 
 def define_flags() -> flags.FlagValues:

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from show1_jax import cli
+from show1_jax.config_file import SampleConfig, check_paths
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
-from show1_jax.request import SampleConfig, check_paths
 from show1_jax.training_config import check_stage
 
 

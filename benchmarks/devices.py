@@ -19,14 +19,14 @@ import jax
 from jax.experimental import topologies
 
 from benchmarks import table
-from benchmarks.random_cascade import random_cascade
-from show1_jax.cascade import Cascade
+from benchmarks.random_cascade import described_spec
+from show1_jax.cascade_spec import CascadeSpec
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
 from show1_jax.memory import weight_bytes
 from show1_jax.parallel import platform_of
-from show1_jax.programs import as_sampled, step_of
-from show1_jax.request import SampleConfig
+from show1_jax.programs import as_sampled, denoising_step
 from show1_jax.sampling_config import STAGES, CascadeConfig, SamplingMeshConfig, Stage
 
 GB: Final = 1e9
@@ -49,12 +49,12 @@ class Cost(NamedTuple):
     seconds: float
 
 
-def cost(cascade: Cascade, stage: Stage) -> Cost:
+def cost(spec: CascadeSpec, stage: Stage) -> Cost:
     """Compile a stage's step and count."""
-    on_cpu = platform_of(cascade.mesh) == "cpu"
+    on_cpu = platform_of(spec.mesh) == "cpu"
     started = perf_counter()
-    with as_sampled(cascade):
-        step = step_of(cascade, stage)
+    with as_sampled(spec):
+        step = denoising_step(spec, stage)
         compiled: Any = step.trace().lower().compile(compiler_options=WITHOUT_CODE if on_cpu else None)
     counted, program = compiled.cost_analysis(), compiled.as_text()
     return Cost(
@@ -109,11 +109,12 @@ def _main(arguments: Sequence[str]) -> None:
         devices = jax.devices()
     settings = load_overridden(parsed.config, overrides)
     config, stages = SampleConfig.from_dict(settings.to_dict()), CascadeConfig.parse_stages(parsed.stages)
-    many = random_cascade(config, devices)
-    one = random_cascade(SampleConfig.from_dict(config.to_dict() | {"mesh": {}}), devices[:1])
+    many = described_spec(config, devices)
+    one = described_spec(SampleConfig.from_dict(config.to_dict() | {"mesh": {}}), devices[:1])
     kind = many.mesh.devices.flat[0].device_kind
     print(
-        f"{kind}, mesh {dict(many.mesh.shape)}, {many.dtype}, jax {jax.__version__}\n\n{table.head(HEADER)}", flush=True
+        f"{kind}, mesh {dict(many.mesh.shape)}, {many.dtype}, jax {jax.__version__}\n\n{table.head(HEADER)}",
+        flush=True,
     )
     for stage in stages:
         print(rows(stage, cost(one, stage), parsed.num_devices, cost(many, stage)), flush=True)

@@ -16,8 +16,8 @@ from benchmarks.videos import PROMPTS, psnr_cell, sample
 from show1_jax.cascade import Cascade
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
 from show1_jax.compilation_cache import keep_compiled
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
-from show1_jax.request import SampleConfig
 from show1_jax.sampling_config import STAGES, Stage
 
 LAST: Final = STAGES[-1]
@@ -25,8 +25,8 @@ LAST: Final = STAGES[-1]
 
 def with_steps(cascade: Cascade, stage: Stage, num_steps: int) -> Cascade:
     """The same cascade with another number of steps in one stage."""
-    changed: dict[str, Any] = {stage: dataclasses.replace(cascade.config.stage(stage), num_steps=num_steps)}
-    return Cascade(cascade.networks, dataclasses.replace(cascade.config, **changed))
+    changed: dict[str, Any] = {stage: dataclasses.replace(cascade.spec.config.stage(stage), num_steps=num_steps)}
+    return cascade.with_config(dataclasses.replace(cascade.spec.config, **changed))
 
 
 def rows(cascade: Cascade, stage: Stage, steps: Sequence[int]) -> Iterator[str]:
@@ -54,7 +54,7 @@ def _main(arguments: Sequence[str]) -> None:
     config = SampleConfig.from_dict(settings.to_dict())
     keep_compiled(config.compilation_cache)
     cascade = Cascade.load(config.checkpoint, config)
-    print(f"{describe_machine()}, {cascade.dtype}, {len(PROMPTS)} videos\n")
+    print(f"{describe_machine()}, {cascade.spec.dtype}, {len(PROMPTS)} videos\n")
     print(table.head(f"| steps | {parsed.stage}: PSNR, worst video | final: PSNR, worst video |"), flush=True)
     for row in rows(cascade, parsed.stage, steps):
         print(row, flush=True)

@@ -14,12 +14,12 @@ from typing import Final
 
 from benchmarks import table
 from benchmarks.machine import describe_machine
-from benchmarks.random_cascade import random_cascade
+from benchmarks.random_cascade import described_spec
 from benchmarks.sampling import GB, Step, prepare, timed
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
 from show1_jax.programs import as_sampled
-from show1_jax.request import SampleConfig
 from show1_jax.sampling_config import STAGES, CascadeConfig, Stage
 
 HEADER: Final = "| stage | grown | sample | GFLOP counted | step ms (median, min to max) | program GB |"
@@ -49,10 +49,9 @@ def measure_growth(config: SampleConfig, stage: Stage, num_steps: int) -> str:
     """The lines of a stage."""
     steps: dict[str, Step] = {}
     for grown in GROWN:
-        cascade = random_cascade(grow(config, grown))
-        network = cascade.networks.load(stage, cascade.mesh, cascade.dtype)
-        with as_sampled(cascade):
-            steps[grown] = prepare(cascade, stage, network, batch_size=2 if grown == "batch x2" else 1)
+        spec = described_spec(grow(config, grown))
+        with as_sampled(spec):
+            steps[grown] = prepare(spec, stage, batch_size=2 if grown == "batch x2" else 1)
     seconds: dict[str, list[float]] = {grown: [] for grown in GROWN}
     for _ in range(num_steps):
         for grown, step in steps.items():

@@ -23,8 +23,8 @@ from show1_jax.cascade import Cascade
 from show1_jax.checkpoint import check_weights
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
-from show1_jax.request import SampleConfig
 
 GB: Final = 1e9
 HEADER: Final = (
@@ -77,7 +77,7 @@ def measure(cascade: Cascade, checkpoints: CheckpointSet, component: str, times:
 
     def load() -> None:
         nonlocal num_bytes
-        network = checkpoints.load(component, cascade.mesh, cascade.dtype)
+        network = checkpoints.load(component, cascade.spec.mesh, cascade.spec.dtype)
         leaves = jax.block_until_ready(jax.tree.leaves(network.weights))
         num_bytes = sum(leaf.nbytes for leaf in leaves)
         for leaf in leaves:
@@ -111,8 +111,8 @@ def _main(arguments: Sequence[str]) -> None:
     settings = load_overridden(parsed.config, overrides)
     config = SampleConfig.from_dict(settings.to_dict())
     checkpoints = CheckpointSet.open(config.checkpoint)
-    cascade = Cascade(checkpoints, config)
-    print(f"{describe_machine('orbax-checkpoint')}, {cascade.dtype}\n\n{table.head(HEADER)}", flush=True)
+    cascade = Cascade.of(checkpoints, config)
+    print(f"{describe_machine('orbax-checkpoint')}, {cascade.spec.dtype}\n\n{table.head(HEADER)}", flush=True)
     for component in parsed.components.split(",") if parsed.components else checkpoints.manifest.components:
         print(measure(cascade, checkpoints, component, parsed.times), flush=True)
 

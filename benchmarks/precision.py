@@ -17,8 +17,8 @@ from benchmarks.videos import PROMPTS, psnr_cell, sample, worst_psnr
 from show1_jax.cascade import Cascade, Video
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
 from show1_jax.compilation_cache import keep_compiled
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
-from show1_jax.request import SampleConfig
 from show1_jax.sampling_config import STAGES
 
 LEAST: Final = 45.0

@@ -32,6 +32,7 @@ from safetensors.numpy import load_file
 
 from benchmarks import table
 from benchmarks.machine import describe_machine
+from benchmarks.random_cascade import described_spec
 from convert.reader import open_weights
 from convert.released import STAGES as RELEASED
 from convert.released import read_architecture
@@ -40,11 +41,11 @@ from convert.tables import KINDS
 from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.compiler import compiler_options
 from show1_jax.config import Architecture, UNetConfig
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
-from show1_jax.models import AUTOENCODER, build, exact_float32, kind_of, network_kind
-from show1_jax.request import SampleConfig
-from show1_jax.sampling_config import STAGES
-from show1_jax.step_shapes import step_shapes
+from show1_jax.models import build, exact_float32, kind_of
+from show1_jax.programs import clip_shape
+from show1_jax.sampling_config import AUTOENCODER, STAGES
 from show1_jax.text.encoders import TEXT_ENCODERS, encoder_of_kind
 from show1_jax.text.tokenizers import MAX_LENGTH
 from show1_jax.vae import Autoencoder
@@ -161,15 +162,12 @@ def subjects(config: SampleConfig | None) -> dict[str, Subject]:
     found = {"small_pixel_unet": Subject("unet", SMALL_PIXEL_UNET, (8, 20, 32))}
     if config is None:
         return found
-    architecture = {
-        name: network_kind(kind_of(name)).architecture.from_dict(fields) for name, fields in config.architecture.items()
-    }
-    for stage in (stage for stage in STAGES if stage in architecture):
-        sample = step_shapes(config, stage, architecture, jnp.float32).sample
-        found[stage] = Subject("unet", architecture[stage], sample.shape[1:4])
-    for name in (name for name in (*TEXT_ENCODERS, AUTOENCODER) if name in architecture):
+    spec = described_spec(config)
+    for stage in (stage for stage in STAGES if stage in config.architecture):
+        found[stage] = Subject("unet", spec.architecture(stage), clip_shape(spec, stage)[:3])
+    for name in (name for name in (*TEXT_ENCODERS, AUTOENCODER) if name in config.architecture):
         frame = (1, config.superres_latent.height, config.superres_latent.width)
-        found[name] = Subject(kind_of(name), architecture[name], frame if name == AUTOENCODER else None)
+        found[name] = Subject(kind_of(name), spec.architecture(name), frame if name == AUTOENCODER else None)
     return found
 
 

@@ -26,12 +26,13 @@ from benchmarks.machine import describe_machine
 from benchmarks.random_cascade import random_cascade
 from benchmarks.videos import PROMPTS, sample
 from show1_jax.cascade import Cascade
+from show1_jax.cascade_spec import CascadeSpec
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
 from show1_jax.compilation_cache import keep_compiled
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
-from show1_jax.models import LoadedNetwork
-from show1_jax.programs import as_sampled, step_of
-from show1_jax.request import SampleConfig
+from show1_jax.models import random_network
+from show1_jax.programs import as_sampled, denoising_step
 from show1_jax.sampling_config import STAGES, CascadeConfig, Stage
 from show1_jax.training.flops import count_flops
 
@@ -89,9 +90,10 @@ def timed(run: Callable[[], Any], times: int) -> list[float]:
     return seconds
 
 
-def prepare(cascade: Cascade, stage: Stage, network: LoadedNetwork, batch_size: int) -> Step:
-    """Trace, compile and fetch a stage's step."""
-    program = step_of(cascade, stage, batch_size, network)
+def prepare(spec: CascadeSpec, stage: Stage, batch_size: int) -> Step:
+    """Draw a stage's weights; trace, compile and fetch its step."""
+    network = random_network(spec.manifest.component(stage), spec.mesh, spec.dtype)
+    program = denoising_step(spec, stage, batch_size, network)
     program = program._replace(arguments=jax.tree.map(_draw, program.arguments))
     with _fresh_cache():
         traced, trace_seconds = _timed_once(program.trace)
@@ -139,14 +141,13 @@ def _timed_once(run: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - start
 
 
-def measure_stage(cascade: Cascade, stage: Stage, rates: Rates, batch_size: int, num_steps: int) -> str:
+def measure_stage(spec: CascadeSpec, stage: Stage, rates: Rates, batch_size: int, num_steps: int) -> str:
     """A line of the table."""
-    network = cascade.networks.load(stage, cascade.mesh, cascade.dtype)
-    with as_sampled(cascade):
-        step = prepare(cascade, stage, network, batch_size)
+    with as_sampled(spec):
+        step = prepare(spec, stage, batch_size)
         seconds = timed(step.run, num_steps)
     median = statistics.median(seconds)
-    num_devices = cascade.mesh.size
+    num_devices = spec.mesh.size
     floor = rates.floor(step.flops / num_devices, step.num_bytes / num_devices)
     cells = [
         stage,
@@ -192,11 +193,14 @@ def _main(arguments: Sequence[str]) -> None:
     settings = load_overridden(parsed.config, overrides)
     config, stages = SampleConfig.from_dict(settings.to_dict()), CascadeConfig.parse_stages(parsed.stages)
     cascade = random_cascade(config)
-    rates = measure_rates(cascade.dtype)
-    print(f"{describe_machine()}, {cascade.dtype}: {rates.flops / 1e9:.0f} GFLOP/s, {rates.bandwidth / GB:.1f} GB/s\n")
+    rates = measure_rates(cascade.spec.dtype)
+    print(
+        f"{describe_machine()}, {cascade.spec.dtype}: {rates.flops / 1e9:.0f} GFLOP/s, "
+        f"{rates.bandwidth / GB:.1f} GB/s\n"
+    )
     print(table.head(HEADER), flush=True)
     for stage in stages:
-        print(measure_stage(cascade, stage, rates, parsed.batch_size, parsed.steps), flush=True)
+        print(measure_stage(cascade.spec, stage, rates, parsed.batch_size, parsed.steps), flush=True)
     if parsed.whole:
         keep_compiled(config.compilation_cache)
         print(f"\n{measure_cascade(cascade, stages, parsed.batch_size)}")

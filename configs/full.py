@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from show1_jax.request import SampleConfig
+from show1_jax.config_file import SampleConfig
 
 PROMPTS = (
     "A burning lamborghini driving on rainbow.",

@@ -11,10 +11,9 @@ from convert.tables import KINDS
 from show1_jax.config import Architecture, UNetConfig
 from show1_jax.diffusion import SchedulerConfig, alphas_cumprod
 from show1_jax.errors import UserError, shown_name
-from show1_jax.sampling_config import STAGES as SAMPLED_STAGES
+from show1_jax.stage_table import STAGE_TABLE
 from show1_jax.text.architecture import TextArchitecture
 from show1_jax.text.encoders import TEXT_ENCODERS
-from show1_jax.training_config import text_component
 
 SHOW1_LICENCE: Final = "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0)"
 DEEPFLOYD_LICENCE: Final = (
@@ -208,7 +207,7 @@ def check_fit(architectures: Mapping[str, Architecture]) -> None:
     for encoder in TEXT_ENCODERS:
         if encoder not in architectures:
             continue
-        served = [stage for stage in SAMPLED_STAGES if text_component(stage) == encoder]
+        served = [stage for stage, spec in STAGE_TABLE.items() if spec.text_encoder == encoder]
         text = architectures[encoder]
         if not isinstance(text, TextArchitecture):
             raise UserError(f"{encoder} is no text encoder; give folders or checkpoints that belong together")

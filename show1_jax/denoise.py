@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Condition:
-    """What a stage tells its network besides the noisy sample and the timestep.
+    """The inputs that a stage's network is conditioned on, besides the noisy sample and the timestep.
 
     Attributes:
         text: states of negative prompt and prompt, in this order, or of the prompt alone (no guidance).
@@ -48,29 +48,30 @@ def guided_output(
     channels: Float32[Array, "b t h w e"] | None,
     noise_level: Int32[Array, ""] | None,
     *,
-    halves_in_turn: bool = False,
+    sequential_guidance: bool = False,
 ) -> Float32[Array, "b t h w o"]:
-    """The network's output for a noisy sample, guided; see `Condition` and `guide`. Pure.
+    """Return the network's guided output for a noisy sample; see `Condition` and `guide`. Pure.
 
-    Guidance halves lie side by side in the batch, so that a batch spread over devices stays where it is. With
-    `halves_in_turn` they follow each other instead: nearly as long on a busy device, in half of the working memory.
+    The unconditional and the conditional branch lie side by side in the batch, so that a batch sharded over devices
+    stays where it is. With `sequential_guidance` one follows the other: nearly as fast on a busy device, in half of the
+    working memory.
     """
     network = nnx.merge(graph, weights)
     assert isinstance(network, UNet)
     inputs = sample if channels is None else jnp.concatenate([sample, channels], axis=-1)
 
     def output_for(text: Float[Array, "b g n d"]) -> Float32[Array, "b*g t h w o"]:
-        batch, halves = text.shape[:2]
+        batch, branches = text.shape[:2]
         return network(
-            repeat(inputs, "b t h w c -> (b g) t h w c", g=halves),
-            jnp.broadcast_to(timestep, batch * halves),
+            repeat(inputs, "b t h w c -> (b g) t h w c", g=branches),
+            jnp.broadcast_to(timestep, batch * branches),
             rearrange(text, "b g n d -> (b g) n d"),
-            None if noise_level is None else jnp.broadcast_to(noise_level, batch * halves),
+            None if noise_level is None else jnp.broadcast_to(noise_level, batch * branches),
         )
 
     if text.shape[1] == 1:
         return output_for(text)
-    if halves_in_turn:
+    if sequential_guidance:
         negative, prompt = jax.lax.map(output_for, rearrange(text, "b g n d -> g b 1 n d"))
     else:
         negative, prompt = rearrange(output_for(text), "(b g) t h w c -> g b t h w c", g=2)
@@ -85,28 +86,54 @@ def denoise_step(
     coefficients: Coefficients,
     noise: Video | None,
     *inputs: Any,
-    halves_in_turn: bool = False,
+    sequential_guidance: bool = False,
 ) -> SamplerState:
-    """One step of a stage: network, guidance and the sampler's update. `inputs` are `guided_output`'s after sample."""
-    output = guided_output(graph, weights, state.sample, *inputs, halves_in_turn=halves_in_turn)
+    """Take one step of a stage: network, guidance and the sampler's update.
+
+    `inputs` are those of `guided_output` after the sample.
+    """
+    output = guided_output(graph, weights, state.sample, *inputs, sequential_guidance=sequential_guidance)
     return jax.tree.map(constrain_batch, sampler.step(state, output, coefficients, noise))
 
 
-def step_program(graph: "nnx.GraphDef[nnx.Module]", sampler: Sampler, mesh: Mesh, halves_in_turn: bool = False) -> Any:
-    """`denoise_step` of a network and a sampler, compiled; one program for all their steps."""
-    return network_program(denoise_step, mesh, graph, sampler, halves_in_turn=halves_in_turn)
+def step_program(
+    graph: "nnx.GraphDef[nnx.Module]", sampler: Sampler, mesh: Mesh, sequential_guidance: bool = False
+) -> Any:
+    """Return the compiled `denoise_step` of a network and a sampler; one program for all their steps."""
+    return network_program(denoise_step, mesh, graph, sampler, sequential_guidance=sequential_guidance)
+
+
+class Denoise(Protocol):
+    """Runs a sampler from its first timestep to its last, as `denoise` does."""
+
+    def __call__(
+        self,
+        network: LoadedNetwork,
+        sampler: Sampler,
+        sample: Video,
+        *,
+        condition: Condition,
+        guidance_scale: float,
+        step_noise: Callable[[int], Video],
+        mesh: Mesh,
+        on_step: OnStep,
+        sequential_guidance: bool,
+        name: str,
+    ) -> Video:
+        """See `denoise`."""
 
 
 def denoise(
     network: LoadedNetwork,
     sampler: Sampler,
     sample: Video,
+    *,
     condition: Condition,
     guidance_scale: float,
     step_noise: Callable[[int], Video],
     mesh: Mesh,
     on_step: OnStep = lambda done, total: None,
-    halves_in_turn: bool = False,
+    sequential_guidance: bool = False,
     name: str = "sampling",
 ) -> Video:
     """Run a sampler from its first timestep to its last.
@@ -114,14 +141,14 @@ def denoise(
     Args:
         network: a UNet with weights on the devices of `mesh`.
         sampler: timesteps and coefficients.
-        sample: the start; the noise itself, or a video noised to the sampler's first timestep.
-        condition: what the network is told.
+        sample: the start: Gaussian noise, or a video noised to the sampler's first timestep.
+        condition: text, channels and noise level that the network is conditioned on.
         guidance_scale: see `guide`; unused where `condition.text` holds the prompt alone.
-        step_noise: gives the noise of a step, by its number; asked only where the sampler needs it.
+        step_noise: gives the noise of a step, by its number; called only where the sampler needs it.
         mesh: of devices.
-        on_step: is called after every step, when its result is there.
-        halves_in_turn: see `guided_output`.
-        name: of what is sampled, for errors.
+        on_step: called after every step, when its result is there.
+        sequential_guidance: see `guided_output`.
+        name: of the video that is sampled, for errors.
 
     Returns:
         The clean video or latents, as predicted; not clamped.
@@ -129,7 +156,7 @@ def denoise(
     Raises:
         UserError: a step gave values that are not finite; no step comes after it.
     """
-    program = step_program(network.graph, sampler, mesh, halves_in_turn)
+    program = step_program(network.graph, sampler, mesh, sequential_guidance)
     state = jax.device_put(sampler.init(sample), batch_sharding(mesh))
     noise_level = None if condition.noise_level is None else np.int32(condition.noise_level)
     unused = jnp.zeros_like(sample) if sampler.takes_noise else None

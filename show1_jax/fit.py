@@ -1,60 +1,50 @@
-"""What a stage needs of its network and of the text encoder before it: checked before a weight is read."""
+"""Whether a component is the network of a stage: checked before a weight is read, for sampling and for training."""
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterator
 
 from show1_jax.config import Architecture, UNetConfig, VAEConfig
-from show1_jax.errors import UserError
 from show1_jax.manifest import Component
-from show1_jax.sampling_config import Stage
+from show1_jax.stage_table import AUTOENCODER, PIXEL_CHANNELS, StageSpec
 from show1_jax.text.architecture import TextArchitecture
 
-_CONDITION_CHANNELS: Final[Mapping[Stage, int]] = {
-    "keyframes": 0,
-    "interpolation": 4,
-    "first_frame": 3,
-    "superres_pixel": 3,
-    "superres_latent": 0,
-}
-"""Channels that a stage appends to its noisy sample."""
-_PIXEL_CHANNELS: Final = 3
 
-
-def check_network(
-    stage: Stage, record: Component, network: Architecture, encoder: Architecture, autoencoder: Architecture | None
-) -> None:
-    """Refuse a component that is no network of the stage, although its weights fit its architecture.
+def network_problems(
+    spec: StageSpec, record: Component, network: Architecture, encoder: Architecture, autoencoder: Architecture | None
+) -> Iterator[str]:
+    """Say why a component is no network of a stage, although its weights fit its architecture; nothing if it is one.
 
     Args:
-        stage: its name.
+        spec: of the stage.
         record: of the component.
         network: its architecture.
-        encoder: the architecture of the stage's text encoder.
-        autoencoder: the architecture of the autoencoder, where the stage works on latents.
-
-    Raises:
-        UserError: names the stage, and what its network lacks.
+        encoder: architecture of the stage's text encoder.
+        autoencoder: architecture of the autoencoder, where the stage works on latents.
     """
-
-    def require(condition: bool, problem: str) -> None:
-        if not condition:
-            raise UserError(f"stage {stage}: {problem}; take the checkpoint of a network that was made for this stage")
-
-    condition = _CONDITION_CHANNELS[stage]
-    noised = stage in ("first_frame", "superres_pixel")
-    for role in ("scheduler", *(["image_noising_scheduler"] if noised else [])):
-        require(role in record.schedulers, f"the checkpoint has no {role} for it")
-    require(isinstance(network, UNetConfig), f"its component is a network of kind {record.kind!r}, not 'unet'")
-    assert isinstance(network, UNetConfig)
-    channels = _PIXEL_CHANNELS
-    if stage == "superres_latent":
-        require(isinstance(autoencoder, VAEConfig), "the checkpoint's component 'vae' is no autoencoder")
-        assert isinstance(autoencoder, VAEConfig)
+    for role in spec.scheduler_roles:
+        if role not in record.schedulers:
+            yield f"the checkpoint has no {role} for it"
+    if not isinstance(network, UNetConfig):
+        yield f"its component is a network of kind {record.kind!r}, not 'unet'"
+        return
+    channels = PIXEL_CHANNELS
+    if spec.is_latent:
+        if not isinstance(autoencoder, VAEConfig):
+            yield f"the checkpoint's component {AUTOENCODER!r} is no autoencoder"
+            return
         channels = autoencoder.latent_channels
-    wanted = channels + condition
-    require(network.in_channels == wanted, f"its network takes {network.in_channels} channels, not {wanted}")
-    possible = (channels, 2 * channels)
-    require(network.out_channels in possible, f"its network gives {network.out_channels} channels, not {channels}")
-    require(network.noise_level_embedding == noised, f"noise_level_embedding={network.noise_level_embedding}")
+    yield from unet_problems(spec, network, channels)
     width = encoder.state_width if isinstance(encoder, TextArchitecture) else None
-    require(network.raw_text_dim == width, f"it takes text states of width {network.raw_text_dim}, not {width}")
+    if network.raw_text_dim != width:
+        yield f"it takes text states of width {network.raw_text_dim}, not {width}"
+
+
+def unet_problems(spec: StageSpec, network: UNetConfig, channels: int) -> Iterator[str]:
+    """Say why a UNet is none of a stage whose noisy sample has so many channels; nothing if it is one."""
+    taken = channels + spec.condition_channels
+    if network.in_channels != taken:
+        yield f"in_channels={network.in_channels} of its network must be {taken}"
+    if network.out_channels not in (channels, 2 * channels):
+        given = f"out_channels={network.out_channels} of its network"
+        yield f"{given} must be {channels}, or {2 * channels} with a variance"
+    if network.noise_level_embedding != spec.is_noised:
+        yield f"noise_level_embedding={network.noise_level_embedding} of its network must be {spec.is_noised}"

@@ -20,6 +20,7 @@ import numpy as np
 from show1_jax.cascade import Cascade, Video
 from show1_jax.checkpoint_set import CheckpointSet, is_run, split_names
 from show1_jax.compilation_cache import keep_compiled
+from show1_jax.config_file import SampleConfig
 from show1_jax.dry_run import describe
 from show1_jax.errors import UserError
 from show1_jax.manifest import MANIFEST, Manifest
@@ -28,12 +29,12 @@ from show1_jax.progress import StageBars
 from show1_jax.prompts import Prompt
 from show1_jax.random_checkpoint import SOURCE as RANDOM
 from show1_jax.random_checkpoint import write_random_checkpoint
-from show1_jax.request import VIDEO_STAGES, Request, SampleConfig
+from show1_jax.request import Request
 from show1_jax.run_record import Record, differences
 from show1_jax.runs import CONTACT_SHEET, Clip, RunDirectory, describe_request
 from show1_jax.sampling_config import STAGES, Stage
+from show1_jax.stage_table import STAGE_TABLE, components, text_encoders
 from show1_jax.video import digest, read_video
-from show1_jax.windows import num_interpolated
 
 _DISTRIBUTIONS: Final = ("show1-jax", "jax", "jaxlib", "flax", "orbax-checkpoint", "numpy")
 
@@ -58,14 +59,14 @@ def run(config: SampleConfig, request: Request) -> None:
     keep_compiled(config.compilation_cache)
     from_first_process(lambda: make_random_checkpoint(config))
     checkpoints = CheckpointSet.open(config.checkpoint)
-    cascade = Cascade(checkpoints, config)
-    checkpoints.check_sizes(_components(request.stages))
+    cascade = Cascade.of(checkpoints, config)
+    checkpoints.check_sizes(components(request.stages))
     jobs = _jobs(cascade, config, request)
     own_video = from_first_process(lambda: _read_own_video(config, request))
     pending = from_first_process(lambda: _plan(cascade, jobs, request, own_video))
     if pending:
         from_first_process(lambda: _warn(checkpoints, [jobs[number].prompt for number in pending], request.stages))
-    size = request.batch_size or cascade.mesh.shape["data"]
+    size = request.batch_size or cascade.spec.mesh.shape["data"]
     for start in range(0, len(pending), size):
         batch = [jobs[number] for number in pending[start : start + size]]
         with ExitStack() as stack:
@@ -95,20 +96,13 @@ def make_random_checkpoint(config: SampleConfig) -> None:
         write_random_checkpoint(first, config.architecture, config.schedulers)
 
 
-def _components(stages: Sequence[Stage]) -> tuple[str, ...]:
-    """The parts of a checkpoint that these stages need."""
-    t5 = ("text_t5",) if set(stages) - {STAGES[-1]} else ()
-    latent = ("text_clip", "vae") if STAGES[-1] in stages else ()
-    return (*stages, *t5, *latent)
-
-
 def _jobs(cascade: Cascade, config: SampleConfig, request: Request) -> list[Job]:
-    digests = component_digests(cascade.manifest)
+    digests = component_digests(cascade.spec.manifest)
     return [
         Job(
             prompt,
             RunDirectory.of(config.out, prompt),
-            describe_request(config, prompt, precision=cascade.dtype.name, checkpoint=digests),
+            describe_request(config, prompt, precision=cascade.spec.dtype.name, checkpoint=digests),
         )
         for prompt in request.prompts
     ]
@@ -120,19 +114,17 @@ def component_digests(manifest: Manifest) -> dict[str, str]:
 
 
 def _read_own_video(config: SampleConfig, request: Request) -> Clip | None:
-    """A person's own video as the stage that it stands for: as many frames, evenly spaced, of the same size."""
-    if request.video is None:
+    """Read a video of the user as the stage that it stands for: as many frames, evenly spaced, of the same size."""
+    if request.video is None or request.video_stage is None:
         return None
-    keyframes, between = config.keyframes, config.interpolation.num_between
-    scale = config.first_frame.scale if request.inputs == ("superres_pixel",) else 1
-    is_keyframes = request.inputs == ("keyframes",)
-    num_frames = keyframes.num_frames if is_keyframes else num_interpolated(keyframes.num_frames, between)
-    return read_video(request.video, (keyframes.height * scale, keyframes.width * scale), num_frames)[0]
+    spec = STAGE_TABLE[request.video_stage]
+    size = spec.size(config, (config.keyframes.height, config.keyframes.width))
+    return read_video(request.video, size, spec.num_frames(config))[0]
 
 
 def _inputs(job: Job, request: Request, own_video: Clip | None) -> dict[Stage, Clip]:
-    if own_video is not None:
-        return {VIDEO_STAGES[request.stages[0]]: own_video}
+    if own_video is not None and request.video_stage is not None:
+        return {request.video_stage: own_video}
     return {stage: job.directory.load(stage) for stage in request.inputs}
 
 
@@ -155,7 +147,7 @@ def _plan(cascade: Cascade, jobs: Sequence[Job], request: Request, own_video: Cl
         pending.append(number)
     if pending:
         empty = {stage: np.broadcast_to(np.float32(0), (1, *shape)) for stage, shape in shapes.items()}
-        cascade.check(request.stages, empty)
+        cascade.spec.check(request.stages, empty)
         _check_writable(jobs[pending[0]].directory.path)
     return pending
 
@@ -203,19 +195,15 @@ def _check_writable(path: Path) -> None:
 
 
 def _warn(checkpoints: CheckpointSet, prompts: Sequence[Prompt], stages: Sequence[Stage]) -> None:
-    """Say what a person should know before waiting: random weights, and prompts that are cut off."""
-    components = _components(stages)
-    random = {name for name, part in checkpoints.manifest.components.items() if part.provenance.get("source") == RANDOM}
-    for folder in dict.fromkeys(checkpoints.path(name) for name in components if name in random):
+    """Say what the user should know before waiting: random weights, and prompts that are cut off."""
+    parts = checkpoints.manifest.components
+    random = [name for name in components(stages) if parts[name].provenance.get("source") == RANDOM]
+    for folder in dict.fromkeys(map(checkpoints.path, random)):
         print(f"warning: the weights of {folder} are random; noise is what they give", file=sys.stderr)
     texts = dict.fromkeys(prompt.text for prompt in prompts)
-    cut_off: list[tuple[str, str]] = []
-    for component, who in (("text_t5", "the pixel stages do"), ("text_clip", "the latent stage does")):
-        if component in components:
-            tokenizer = checkpoints.tokenizer(component)
-            cut_off += [(who, tokenizer.cut_off(text)) for text in texts]
-    for who, text in cut_off:
-        if text:
+    for component, served in text_encoders(stages).items():
+        for text in filter(None, map(checkpoints.tokenizer(component).cut_off, texts)):
+            who = f"the stages {', '.join(served)} do" if len(served) > 1 else f"stage {served[0]} does"
             print(f"warning: the prompt is too long, {who} not see its end: {text!r}", file=sys.stderr)
 
 
@@ -249,7 +237,7 @@ def _sample(
 
         def write(stage: Stage, videos: Video) -> None:
             for job, video, digests in zip(batch, videos, results, strict=True):
-                job.directory.write_stage(stage, video, config.fps(stage))
+                job.directory.write_stage(stage, video, STAGE_TABLE[stage].fps(config.output))
                 digests[stage] = digest(video)
 
         def on_stage(stage: Stage, videos: Video) -> None:
@@ -303,13 +291,13 @@ def _stages_before(job: Job, request: Request, inputs: Mapping[Stage, str]) -> l
 
 
 def _how_it_was_made(cascade: Cascade, request: Request, batch_size: int) -> dict[str, Any]:
-    devices = cascade.mesh.devices.flat
+    devices = cascade.spec.mesh.devices.flat
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "video": None if request.video is None else str(request.video),
         "from_stage": request.stages[0] if request.resume else None,
         "batch_size": batch_size,
-        "mesh": dict(cascade.mesh.shape),
+        "mesh": dict(cascade.spec.mesh.shape),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "processes": jax.process_count(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _DISTRIBUTIONS}},

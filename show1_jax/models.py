@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,11 @@ from show1_jax.initial_weights import initial_weight_on_devices
 from show1_jax.layers import Layers
 from show1_jax.manifest import Component
 from show1_jax.parallel import weight_shardings
-from show1_jax.sampling_config import Precision
+from show1_jax.sampling_config import AUTOENCODER, Precision
 from show1_jax.text.encoders import TEXT_ENCODERS
 from show1_jax.unet import UNet
 from show1_jax.vae import Autoencoder
 from show1_jax.weights import WeightPath, to_state, to_weights
-
-AUTOENCODER: Final = "vae"
-"""The component, and the kind, of the autoencoder."""
 
 
 class NetworkKind(NamedTuple):

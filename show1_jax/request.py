@@ -1,81 +1,19 @@
-"""What is asked for: a config file's settings, and the videos and stages that a command line names."""
+"""The request of a command line: which videos to sample, and which of their stages."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from show1_jax.bounds import MAX_SEED
-from show1_jax.config import Settings
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
-from show1_jax.files import user_path
 from show1_jax.prompt_files import read_prompts
 from show1_jax.prompts import Prompt, check_negative, check_prompt
-from show1_jax.sampling_config import INPUTS, STAGES, CascadeConfig, Stage, check_inputs
-from show1_jax.training_config import TRAINED_STAGES, TrainingConfig
+from show1_jax.sampling_config import STAGES, CascadeConfig, Stage
+from show1_jax.stage_table import STAGE_TABLE, check_inputs, stages_before, stages_from
 
 MAX_VIDEOS: Final = 1_000_000
-VIDEO_STAGES: Final[dict[Stage, Stage]] = {
-    "interpolation": "keyframes",
-    "first_frame": "interpolation",
-    "superres_latent": "superres_pixel",
-}
-"""The stages that can start from a person's own video, and whose result it stands for."""
-
-
-@dataclasses.dataclass(frozen=True)
-class OutputConfig(Settings):
-    """Frames a second of the mp4 and gif files, and of the clips that networks are trained on.
-
-    In sampling they are how fast a video is shown; its frames are the same.
-    """
-
-    keyframes_fps: float = 2.0
-    fps: float = 8.0
-    """Of all stages after the keyframes."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleConfig(CascadeConfig):
-    """A config file: the cascade's settings, and what `sample.py` and `train.py` do with them."""
-
-    checkpoint: str = "checkpoints/show1"
-    """A checkpoint, or several, separated by commas, see `CheckpointSet.open`."""
-    prompts: tuple[str, ...] = ()
-    """Sampled where the command line names none."""
-    seed: int = 345
-    out: str = "outputs"
-    output: OutputConfig = OutputConfig()
-    compilation_cache: str = "~/.cache/show1_jax"
-    """Where compiled programs are kept, so that the next run starts at once; empty: nowhere."""
-    random_weights: bool = False
-    """Make a checkpoint with random weights from `architecture` and `schedulers` where there is none."""
-    architecture: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    """Of networks that are made here: for every component the fields of its architecture."""
-    schedulers: dict[str, dict[str, dict[str, Any]]] = dataclasses.field(default_factory=dict)
-    """Of networks that are made here: for every UNet its scheduler configs, by role, in diffusers' form."""
-    train: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
-    """Read by `train.py` alone."""
-
-    def fps(self, stage: Stage) -> float:
-        """Frames a second of a stage's files."""
-        return self.output.keyframes_fps if stage == "keyframes" else self.output.fps
-
-
-def check_paths(config: SampleConfig) -> None:
-    """Refuse paths of a config that are none, such as buckets; those that may be unset are then empty.
-
-    The cache of compiled programs is no part of it: a run does without.
-
-    Raises:
-        UserError: see `user_path`.
-    """
-    train = config.train
-    lists = [config.checkpoint, *(getattr(train, stage).init for stage in TRAINED_STAGES)]
-    user_path(config.out)
-    for path in (train.data.path, train.text.cache, *(path.strip() for names in lists for path in names.split(","))):
-        if path:
-            user_path(path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +24,7 @@ class Request:
         prompts: one a video; each has a seed.
         stages: to run, in the cascade's order.
         resume: the stages before the first of `stages` are there already: saved ones, or `video`.
-        video: a person's own video, in place of the stage before.
+        video: a video of the user, in place of the stage before.
         batch_size: videos that are sampled together; None: as many as the mesh's data axis has places.
         overwrite: replace what another run left.
     """
@@ -103,15 +41,20 @@ class Request:
             raise UserError(f"no stages to run; choose from {', '.join(STAGES)}")
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"--batch_size={self.batch_size} must be at least 1")
-        if self.video is not None and (not self.resume or self.stages[0] not in VIDEO_STAGES):
-            raise UserError(f"--video needs --from_stage with one of {', '.join(VIDEO_STAGES)}")
-        given = {VIDEO_STAGES[self.stages[0]]} if self.video else set(self.kept)
-        check_inputs(self.stages, given)
+        if self.video is not None and (not self.resume or self.video_stage is None):
+            possible = [stage for stage in STAGES if STAGE_TABLE[stage].video_input]
+            raise UserError(f"--video needs --from_stage with one of {', '.join(possible)}")
+        check_inputs(self.stages, [self.video_stage] if self.video and self.video_stage else self.kept)
+
+    @property
+    def video_stage(self) -> Stage | None:
+        """The stage whose result a video of the user stands for; None where there can be none."""
+        return STAGE_TABLE[self.stages[0]].video_input
 
     @property
     def kept(self) -> tuple[Stage, ...]:
         """The stages whose saved results stay."""
-        return STAGES[: STAGES.index(self.stages[0])] if self.resume and self.video is None else ()
+        return stages_before(self.stages[0]) if self.resume and self.video is None else ()
 
     @property
     def replaced(self) -> tuple[Stage, ...]:
@@ -121,7 +64,7 @@ class Request:
     @property
     def inputs(self) -> tuple[Stage, ...]:
         """The stages whose results are needed and not made."""
-        needed = {stage for chosen in self.stages for stage in INPUTS[chosen]}
+        needed = {stage for chosen in self.stages for stage in STAGE_TABLE[chosen].inputs}
         return tuple(stage for stage in STAGES if stage in needed and stage not in self.stages)
 
 
@@ -137,7 +80,7 @@ def choose_stages(stages: str | None, from_stage: str | None) -> tuple[Stage, ..
     start, *more = CascadeConfig.parse_stages(from_stage) or ("",)
     if more or start not in STAGES:
         raise UserError(f"--from_stage takes one stage of {', '.join(STAGES)}, not {from_stage!r}")
-    return tuple(stage for stage in chosen if STAGES.index(stage) >= STAGES.index(start))
+    return tuple(stage for stage in stages_from(start) if stage in chosen)
 
 
 def choose_prompts(

@@ -18,11 +18,11 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float32
 
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder, user_path, write_bytes
 from show1_jax.manifest import sha256
 from show1_jax.prompts import Prompt, slug
-from show1_jax.request import SampleConfig
 from show1_jax.run_record import RECORD, Record
 from show1_jax.sampling_config import STAGES, Stage
 from show1_jax.video import contact_sheet, digest, load_stage, save_stage, to_uint8, write_gif, write_mp4
@@ -196,7 +196,7 @@ def describe_request(
     """
     request = {
         "prompt": prompt.text,
-        "negative_prompts": {stage: config.guided_away_from(stage, prompt.negative) for stage in STAGES},
+        "negative_prompts": {stage: config.negative_text(stage, prompt.negative) for stage in STAGES},
         "seed": prompt.seed,
         "precision": precision,
         "checkpoint": dict(checkpoint),

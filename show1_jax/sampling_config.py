@@ -9,19 +9,12 @@ from show1_jax.errors import UserError
 
 Stage = Literal["keyframes", "interpolation", "first_frame", "superres_pixel", "superres_latent"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+AUTOENCODER: Final = "vae"
+"""The component of a checkpoint that maps pixels to latents and back; also its kind."""
 SamplerName = Literal["checkpoint", "ddpm", "dpm_solver++", "ddim"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Between = Literal["blend", "zeros"]
 TextPadding = Literal["encoded", "zeros"]
-
-INPUTS: Final[dict[Stage, tuple[Stage, ...]]] = {
-    "keyframes": (),
-    "interpolation": ("keyframes",),
-    "first_frame": ("interpolation",),
-    "superres_pixel": ("interpolation", "first_frame"),
-    "superres_latent": ("superres_pixel",),
-}
-"""The stages whose results a stage needs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +150,12 @@ class CascadeConfig(Settings):
     precision: Precision = "auto"
     """Of weights and activations; `auto` is bfloat16 on accelerators and float32 on CPUs."""
     memory_limit_gb: float = 0.0
-    """Of each device, in GiB: a stage that would need more takes the two halves of guidance in turn, the T5 encoder its
-    blocks. 0: no limit."""
+    """Of each device, in GiB: a stage that would need more runs the branches of guidance sequentially, the T5 encoder
+    its blocks. 0: no limit."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        frames = (self.keyframes.num_frames - 1) * (self.interpolation.num_between + 1) + 1
+        frames = self.num_frames
         pixels = self.keyframes.height * self.keyframes.width * self.first_frame.scale**2
         pixels = frames * max(pixels, self.superres_latent.height * self.superres_latent.width)
         self._require(
@@ -170,14 +163,24 @@ class CascadeConfig(Settings):
             f"{frames} frames of these sizes have {pixels:,} pixels, over {MAX_VIDEO_PIXELS:,}",
         )
 
+    @property
+    def num_frames(self) -> int:
+        """Frames of a video after interpolation: 8 keyframes with 3 frames between each two give 29."""
+        return (self.keyframes.num_frames - 1) * (self.interpolation.num_between + 1) + 1
+
     def stage(self, name: Stage) -> StageConfig:
         """The settings of a stage by its name."""
         config = getattr(self, name)
         assert isinstance(config, StageConfig)
         return config
 
-    def guided_away_from(self, stage: Stage, own: str | None = None) -> str | None:
-        """The negative prompt of a stage, for a prompt that brings `own` or none; None where there is no guidance."""
+    def negative_text(self, stage: Stage, own: str | None = None) -> str | None:
+        """Return the text of a stage's unconditional branch; None without guidance.
+
+        Args:
+            stage: its name.
+            own: negative prompt that the prompt brings, in place of the config's.
+        """
         config = self.stage(stage)
         if config.guidance_scale <= 1:
             return None
@@ -196,15 +199,3 @@ class CascadeConfig(Settings):
         if unknown := sorted(asked - set(STAGES)):
             raise UserError(f"no stage {', '.join(map(repr, unknown))}; the stages are {', '.join(STAGES)}")
         return tuple(stage for stage in STAGES if stage in asked)
-
-
-def check_inputs(stages: tuple[Stage, ...], given: set[Stage]) -> None:
-    """Refuse a choice of stages that lacks the result of a stage it needs.
-
-    Raises:
-        UserError: names the stage and what it needs.
-    """
-    for stage in stages:
-        for needed in INPUTS[stage]:
-            if needed not in stages and needed not in given:
-                raise UserError(f"stage {stage} needs the result of {needed}; run it as well, or give its video")

@@ -13,7 +13,7 @@ from typing import Final, Literal, get_args
 
 from show1_jax.config import Remat, Settings
 from show1_jax.errors import UserError
-from show1_jax.sampling_config import STAGES, MeshConfig, Precision
+from show1_jax.sampling_config import MeshConfig, Precision
 
 TrainedStage = Literal["keyframes", "interpolation", "first_frame", "superres_pixel", "superres_latent", "autoencoder"]
 TRAINED_STAGES: Final[tuple[TrainedStage, ...]] = get_args(TrainedStage)
@@ -22,9 +22,6 @@ DataName = Literal["synthetic", "videos"]
 TextSource = Literal["encoder", "cache"]
 OptimizerKind = Literal["adamw", "muon"]
 ReconstructionError = Literal["absolute", "squared"]
-
-COMPONENTS: Final[dict[TrainedStage, str]] = {**{stage: stage for stage in STAGES}, "autoencoder": "vae"}
-"""The component of a checkpoint that a stage trains."""
 
 
 def check_stage(name: str | None) -> TrainedStage:
@@ -37,13 +34,6 @@ def check_stage(name: str | None) -> TrainedStage:
         if stage == name:
             return stage
     raise UserError(f"--stage={name or ''} must be one of {', '.join(TRAINED_STAGES)}")
-
-
-def text_component(stage: TrainedStage) -> str | None:
-    """The text encoder that a stage's network listens to; the autoencoder listens to none."""
-    if stage == "autoencoder":
-        return None
-    return "text_clip" if stage == "superres_latent" else "text_t5"
 
 
 @dataclasses.dataclass(frozen=True)

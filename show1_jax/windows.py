@@ -1,9 +1,4 @@
-"""Which frames the cascade's windows cover."""
-
-
-def num_interpolated(num_keyframes: int, num_between: int) -> int:
-    """Frames after interpolation: 8 keyframes with 3 frames between each two give 29."""
-    return (num_keyframes - 1) * (num_between + 1) + 1
+"""Frames that the windows of pixel super-resolution cover."""
 
 
 def superres_starts(num_frames: int, window: int, stride: int) -> list[int]:

@@ -201,7 +201,7 @@ def _read_checkpoint(folder: Path) -> None:
     from tests import tiny_config
 
     cascade = Cascade.load(folder / "checkpoint", tiny_config.settings(), devices=jax.devices()[:1])
-    cascade.check(STAGES)
+    cascade.spec.check(STAGES)
 
 
 def _run_request() -> dict[str, Any]:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from show1_jax.cascade import Cascade
-from show1_jax.sampling_config import INPUTS, STAGES, Stage
+from show1_jax.sampling_config import STAGES, Stage
+from show1_jax.stage_table import STAGE_TABLE
 from show1_jax.video import to_uint8
 from tests.recorded import NAMES, RecordedRun, relative_error
 
@@ -16,7 +17,7 @@ def test_each_stage_from_recorded_inputs(cascade: Cascade, run: RecordedRun, sta
     videos = cascade.sample(
         [run.settings["prompt"]],
         stages=[stage],
-        given={needed: run.stage(needed) for needed in INPUTS[stage]},
+        given={needed: run.stage(needed) for needed in STAGE_TABLE[stage].inputs},
         noise=run.noise,
     )
     assert relative_error(videos[stage], run.stage(stage)) <= TOLERANCE[stage]

@@ -49,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path
 
 
 def keyframe_values(cascade: Cascade) -> set[float]:
-    with cascade._loaded("keyframes") as network:
+    with cascade.network("keyframes") as network:
         return {value for leaf in jax.tree.leaves(network.weights) for value in np.unique(leaf).tolist()}
 
 
@@ -176,7 +176,7 @@ def test_an_edited_manifest_is_used_or_refused_in_one_line(
         node[last] = data.draw(JSON)
     sign(edited, manifest)
     try:
-        load(str(edited)).check(STAGES)
+        load(str(edited)).spec.check(STAGES)
     except UserError as error:
         line = str(error)
     else:
@@ -213,7 +213,7 @@ def test_edits_are_named_with_file_and_field(
     node[last] = value
     sign(edited, manifest)
     with pytest.raises(UserError) as raised:
-        load(str(edited)).check(STAGES)
+        load(str(edited)).spec.check(STAGES)
     assert re.search(said if ".*" in said else re.escape(said), str(raised.value))
 
 
@@ -224,7 +224,7 @@ def test_components_under_each_other_s_names(tiny_checkpoint: Path, edited: Path
     components[one], components[other] = components[other], components[one]
     sign(edited, manifest)
     with pytest.raises(UserError, match=f"stage {one}: "):
-        load(str(edited)).check_settings([one])
+        load(str(edited)).spec.check_settings([one])
 
 
 def test_a_tokenizer_with_a_file_of_nobody_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:

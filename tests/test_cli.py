@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 import sample
 from show1_jax.bounds import MAX_SEED
 from show1_jax.cli import argument_text, flag_help, load_config, parse_flags, run_command
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
 from show1_jax.prompts import Prompt
-from show1_jax.request import Request, SampleConfig, choose_prompts, choose_stages
+from show1_jax.request import Request, choose_prompts, choose_stages
 from show1_jax.runs import RunDirectory
 from show1_jax.sampling_config import STAGES, CascadeConfig
+from show1_jax.stage_table import STAGE_TABLE
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {name: str(ROOT / "configs" / f"{name}.py") for name in ("full", "demo")}
@@ -60,7 +62,7 @@ def test_shipped_configs_are_valid(name: str) -> None:
 def test_full_config_has_the_released_settings() -> None:
     config = SampleConfig.from_dict(load_config(CONFIGS["full"]).to_dict())
     assert {name: getattr(config, name) for name in CascadeConfig().to_dict()} == vars(CascadeConfig())
-    assert [config.fps(stage) for stage in STAGES] == [2, 8, 8, 8, 8]
+    assert [STAGE_TABLE[stage].fps(config.output) for stage in STAGES] == [2, 8, 8, 8, 8]
 
 
 def test_overrides() -> None:
@@ -197,10 +199,10 @@ def test_whatever_an_error_says_is_one_line(text: str) -> None:
 
 def test_negative_prompts() -> None:
     config = SampleConfig.from_dict({"keyframes": {"use_negative_prompt": True}, "first_frame": {"guidance_scale": 1}})
-    assert [config.guided_away_from(stage) for stage in STAGES] == [
+    assert [config.negative_text(stage) for stage in STAGES] == [
         *("low resolution, blur", "", None, "", "low resolution, blur")
     ]
-    assert [config.guided_away_from(stage, "dull") for stage in STAGES] == ["dull", "", None, "", "dull"]
+    assert [config.negative_text(stage, "dull") for stage in STAGES] == ["dull", "", None, "", "dull"]
 
 
 def test_arguments_that_the_locale_cannot_read_are_utf8() -> None:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import show1_jax
 from show1_jax.bounds import BOUNDS, MAX_BLOCK_LAYERS, bounds
 from show1_jax.config import Settings, UNetConfig
+from show1_jax.config_file import OutputConfig, SampleConfig
 from show1_jax.errors import UserError
 from show1_jax.models import build, kind_of, network_kind, network_kinds
-from show1_jax.request import OutputConfig, SampleConfig
 from show1_jax.training_config import OptimizerConfig, TrainingConfig
 from show1_jax.video import MAX_GIF_FPS, MIN_FPS
 from tests import tiny_config

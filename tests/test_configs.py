@@ -10,9 +10,9 @@ import pytest
 from configs import demo, fast, full
 from convert.architectures import unet_config, vae_config
 from show1_jax.config import flatten
+from show1_jax.config_file import SampleConfig
 from show1_jax.diffusion import SchedulerConfig
 from show1_jax.models import kind_of, network_kind
-from show1_jax.request import SampleConfig
 from show1_jax.text import CLIPTextConfig, T5Config
 
 FOLDERS = {

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from configs import demo
+from show1_jax.config_file import SampleConfig
 from show1_jax.data.synthetic import parse_sentence
 from show1_jax.evaluation.measure import judge, measure
 from show1_jax.manifest import read_manifest, verify_files
 from show1_jax.models import network_kind
-from show1_jax.request import SampleConfig
 from show1_jax.video import read_video, to_uint8
 
 ROOT = Path(__file__).parent.parent

@@ -28,7 +28,7 @@ def test_unet(cascade: Cascade, run: RecordedRun, stage: Stage) -> None:
         return to_ours(array) if array.ndim == 5 else rearrange(array, "b c h w -> b 1 h w c")
 
     level = recorded.get("noise_level")
-    with cascade._loaded(stage) as network:
+    with cascade.network(stage) as network:
         output = jax.jit(lambda weights, *inputs: nnx.merge(network.graph, weights)(*inputs))(
             network.weights,
             jnp.asarray(batch("sample")),
@@ -41,7 +41,7 @@ def test_unet(cascade: Cascade, run: RecordedRun, stage: Stage) -> None:
 
 def test_autoencoder(cascade: Cascade, run: RecordedRun) -> None:
     trace = run.trace
-    with cascade._loaded("vae") as network:
+    with cascade.network("vae") as network:
         autoencoder = nnx.merge(network.graph, network.weights)
         assert isinstance(autoencoder, Autoencoder)
         mean, logvar = jax.jit(autoencoder.encode)(to_ours(trace["vae/image"]))

@@ -33,10 +33,11 @@ def refusal(checkpoint: Path, broken: str = "", noise: Any = None) -> tuple[str,
     """The line that sampling ends with, and the stages that were finished before."""
     networks = WithBroken.open(checkpoint)
     networks.broken = broken
-    cascade = Cascade(networks, tiny_config.settings(), jax.devices()[:1])
+    cascade = Cascade.of(networks, tiny_config.settings(), jax.devices()[:1])
     finished: list[Stage] = []
+    draws = noise and noise(cascade.spec.mesh)
     with pytest.raises(UserError) as refused:
-        cascade.sample(["x"], noise=noise and noise(cascade.mesh), on_stage=lambda stage, _: finished.append(stage))
+        cascade.sample(["x"], noise=draws, on_stage=lambda stage, _: finished.append(stage))
     assert "\n" not in str(refused.value)
     return str(refused.value), finished
 

@@ -23,13 +23,14 @@ import sample
 from show1_jax import jobs
 from show1_jax.cascade import Cascade
 from show1_jax.cli import run_command
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder
 from show1_jax.prompts import Prompt
-from show1_jax.request import SampleConfig
 from show1_jax.run_record import Record, differences
 from show1_jax.runs import RunDirectory
 from show1_jax.sampling_config import STAGES, Stage
+from show1_jax.stages import SAMPLING
 from show1_jax.video import fit, load_stage, save_stage
 from tests import tiny_config
 
@@ -54,7 +55,7 @@ class Sampler:
             *(f"--checkpoint={self.checkpoint}", "--prompt", PROMPT, *arguments),
         ]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(jobs, "Cascade", functools.partial(Cascade, devices=jax.devices()[:1]))
+            patch.setattr(Cascade, "of", functools.partial(Cascade.of, devices=jax.devices()[:1]))
             return run_command("sample", lambda: sample.sample(argv))
 
     def refusal(self, *arguments: str) -> str:
@@ -474,10 +475,11 @@ def test_a_full_disk_leaves_finished_stages_to_go_on_from(
 
 
 def test_ctrl_c(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("show1_jax.cascade.interpolate", interrupted)
+    stages: dict[Any, Any] = SAMPLING
+    monkeypatch.setitem(stages, "interpolation", interrupted)
     assert sampler() == 130
     assert sampler.capsys is not None
     assert sampler.capsys.readouterr().err.splitlines()[-1].endswith("sample: interrupted")
@@ -560,10 +562,10 @@ def test_a_prompt_that_is_cut_off_is_warned_of(sampler: Sampler, monkeypatch: py
     assert sampler("--prompt", LONG) == 130
     assert sampler.capsys is not None
     warnings = [line for line in sampler.capsys.readouterr().err.splitlines() if line.startswith("warning: the prompt")]
-    assert [line.split("'")[0] for line in warnings] == [
-        "warning: the prompt is too long, the pixel stages do not see its end: ",
-        "warning: the prompt is too long, the latent stage does not see its end: ",
-    ]
+    first, second = (line.split("'")[0] for line in warnings)
+    pixel = ", ".join(STAGES[:4])
+    assert first == f"warning: the prompt is too long, the stages {pixel} do not see its end: "
+    assert second == "warning: the prompt is too long, stage superres_latent does not see its end: "
     assert all("fox" in line for line in warnings)
 
 

@@ -87,10 +87,10 @@ def test_one_video_on_eight_devices(tiny_checkpoint: Path, alone: Videos) -> Non
     assert levels_apart(alone, spread) <= LEVELS
 
 
-def test_the_halves_of_guidance_in_turn(tiny_checkpoint: Path, alone: Videos) -> None:
+def test_branches_of_guidance_that_run_sequentially(tiny_checkpoint: Path, alone: Videos) -> None:
     config = dataclasses.replace(tiny_config.settings(), memory_limit_gb=1e-6)
     cascade = Cascade.load(tiny_checkpoint, config, devices=jax.devices()[:1])
-    assert stage_need(cascade, "keyframes").halves_in_turn
+    assert stage_need(cascade.spec, "keyframes").sequential_guidance
     videos = cascade.sample(PROMPTS[:1], SEEDS[:1], stages=["keyframes"])
     np.testing.assert_allclose(videos["keyframes"], alone["keyframes"], atol=1e-4)
 
@@ -103,8 +103,8 @@ def test_a_dry_run_reads_no_weights(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "float32" in head
     assert columns.split()[-3:] == ["weights", "working", "together"]
     assert text.startswith("text_t5")
-    assert text.endswith("its blocks in turn, more than memory_limit_gb")
-    assert keyframes.endswith("the halves of guidance in turn, more than memory_limit_gb")
+    assert text.endswith("runs block by block, more than memory_limit_gb")
+    assert keyframes.endswith("guidance branches run sequentially, more than memory_limit_gb")
     assert float(most.split()[-1]) == pytest.approx(float(keyframes.split()[3]), abs=1e-3)
     assert not list(tmp_path.iterdir())
 
@@ -137,7 +137,7 @@ def test_weights_are_spread_over_fsdp(tiny_checkpoint: Path) -> None:
     cascade = Cascade.load(
         tiny_checkpoint, dataclasses.replace(tiny_config.settings(), mesh=SamplingMeshConfig(data=2, fsdp=4))
     )
-    with cascade._loaded("keyframes") as network:
+    with cascade.network("keyframes") as network:
         leaves = jax.tree.leaves(network.weights)
         held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
         whole = sum(leaf.nbytes for leaf in leaves)

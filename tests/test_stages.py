@@ -1,4 +1,4 @@
-"""What each stage tells its network, and what it makes of the answers; the sampling itself is replaced."""
+"""The condition that each stage gives its network, and the use of its results; the sampling itself is replaced."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Array
 
-from show1_jax import stages
 from show1_jax.config import VAEConfig
-from show1_jax.denoise import Condition
+from show1_jax.denoise import Condition, Denoise
 from show1_jax.diffusion import SchedulerConfig
 from show1_jax.errors import UserError
 from show1_jax.models import LoadedNetwork
@@ -23,14 +22,17 @@ from show1_jax.noise import Draw, SeededNoise
 from show1_jax.parallel import make_mesh
 from show1_jax.samplers import Sampler
 from show1_jax.sampling_config import (
+    CascadeConfig,
     FirstFrameConfig,
     InterpolationConfig,
     KeyframesConfig,
     MeshConfig,
     Stage,
+    StageConfig,
     SuperresLatentConfig,
     SuperresPixelConfig,
 )
+from show1_jax.stages import SAMPLING, StageContext, interpolation_condition
 from show1_jax.video import from_uint8, resize_uint8, to_uint8
 
 DDPM = SchedulerConfig.from_json({"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2"})
@@ -63,7 +65,7 @@ class Call:
 
 @dataclass
 class Recorder:
-    """Stands in for `denoise`: notes what it is given and returns large values of its own, as if sampled."""
+    """In place of `denoise`: notes its arguments and returns large values of its own, as if sampled."""
 
     calls: list[Call] = field(default_factory=list)
 
@@ -72,31 +74,45 @@ class Recorder:
         network: object,
         sampler: Sampler,
         sample: Array,
+        *,
         condition: Condition,
         guidance_scale: float,
         step_noise: Callable[[int], Array],
-        mesh: object,
         on_step: Callable[[int, int], None],
-        in_turn: bool,
-        name: str,
-    ) -> np.ndarray:
+        **_: object,
+    ) -> Any:
         result = 5 * normal("result", len(self.calls), shape=sample.shape)
         self.calls.append(Call(sampler, np.asarray(sample), condition, guidance_scale, step_noise, result))
         for step in range(len(sampler.timesteps)):
             on_step(step + 1, len(sampler.timesteps))
-        return result
+        return jnp.asarray(result)
 
 
 @pytest.fixture
-def sampled(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    recorder = Recorder()
-    monkeypatch.setattr(stages, "denoise", recorder)
-    return recorder
+def sampled() -> Recorder:
+    return Recorder()
 
 
-def context(stage: Stage, **overrides: Any) -> stages.StageContext:
+@dataclass
+class RecordingCodec:
+    """Notes what is encoded and gives the same latents whatever it is; decodes to their first channels, negated."""
+
+    architecture: VAEConfig
+    latents: np.ndarray
+    encoded: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    def encode(self, video: Array, noise: Array) -> Array:
+        self.encoded.append((np.asarray(video), np.asarray(noise)))
+        return jnp.asarray(self.latents)
+
+    def decode(self, latents: Any) -> Any:
+        return jnp.asarray(-latents[..., :3])
+
+
+def context(stage: Stage, denoise: Denoise, **overrides: Any) -> StageContext:
+    unused: Any = None
     parts: dict[str, Any] = {
-        "network": None,
+        "network": LoadedNetwork(unused, unused, unused),
         "scheduler": LINEAR,
         "noising_scheduler": DDPM,
         "text": TEXT,
@@ -104,7 +120,14 @@ def context(stage: Stage, **overrides: Any) -> stages.StageContext:
         "mesh": make_mesh(MeshConfig(), jax.devices()[:1]),
         "on_step": lambda done, total: None,
     }
-    return stages.StageContext(stage=stage, **parts | overrides)
+    return StageContext(stage=stage, denoise=denoise, **parts | overrides)
+
+
+def sample_stage(running: StageContext, settings: StageConfig, **videos: np.ndarray) -> Any:
+    """The stage's result, with the other settings as released."""
+    given: dict[Any, Any] = {stage: jnp.asarray(video) for stage, video in videos.items()}
+    settings_by_stage: dict[str, Any] = {running.stage: settings}
+    return SAMPLING[running.stage](running, CascadeConfig(**settings_by_stage), given)
 
 
 def video(frames: int, height: int, width: int) -> np.ndarray:
@@ -141,7 +164,7 @@ def overwritten(clips: list[np.ndarray], starts: list[int], frames: int) -> np.n
 
 def test_keyframes_come_from_noise_and_text_alone(sampled: Recorder) -> None:
     config = KeyframesConfig(num_steps=3, guidance_scale=9.0, num_frames=4, height=2, width=3)
-    result = stages.sample_keyframes(context("keyframes"), config)
+    result = sample_stage(context("keyframes", sampled), config)
     (call,) = sampled.calls
     np.testing.assert_array_equal(call.start, of_draw(Draw("keyframes", "initial"), (4, 2, 3, 3)))
     np.testing.assert_array_equal(call.step_noise(2), of_draw(Draw("keyframes", "step", 2), (4, 2, 3, 3)))
@@ -156,7 +179,7 @@ def test_keyframes_come_from_noise_and_text_alone(sampled: Recorder) -> None:
 @given(keyframes=st.integers(2, 6), between=st.integers(1, 5))
 def test_interpolation_is_told_the_blend_and_which_frames_are_keyframes(keyframes: int, between: int) -> None:
     ends = video(keyframes, 1, 2)
-    told = np.asarray(stages.interpolation_condition(jnp.asarray(ends), between))
+    told = np.asarray(interpolation_condition(jnp.asarray(ends), between))
     last = between + 1
     for clip in range(2):
         for window in range(keyframes - 1):
@@ -170,7 +193,7 @@ def test_interpolation_is_told_the_blend_and_which_frames_are_keyframes(keyframe
 def test_interpolation_can_be_told_zeros_between_the_keyframes(sampled: Recorder) -> None:
     keyframes = video(3, 1, 2)
     config = InterpolationConfig(num_steps=3, guidance_scale=4.0, num_between=2, between="zeros")
-    stages.interpolate(context("interpolation"), config, jnp.asarray(keyframes))
+    sample_stage(context("interpolation", sampled), config, keyframes=keyframes)
     told = rearrange(np.asarray(sampled.calls[0].condition.channels), "(b v) t h w c -> b v t h w c", v=2)
     np.testing.assert_array_equal(told[:, :, [0, -1], ..., :3], np.stack([keyframes[:, :2], keyframes[:, 1:]], axis=2))
     assert (told[:, :, [0, -1], ..., 3] == 1).all()
@@ -180,7 +203,7 @@ def test_interpolation_can_be_told_zeros_between_the_keyframes(sampled: Recorder
 def test_interpolation_runs_all_windows_at_once_and_later_ones_overwrite(sampled: Recorder) -> None:
     keyframes = video(4, 1, 2)
     config = InterpolationConfig(num_steps=3, guidance_scale=4.0)
-    result = np.asarray(stages.interpolate(context("interpolation"), config, jnp.asarray(keyframes)))
+    result = np.asarray(sample_stage(context("interpolation", sampled), config, keyframes=keyframes))
     (call,) = sampled.calls
     for number in range(6):
         clip, window = divmod(number, 3)
@@ -190,14 +213,14 @@ def test_interpolation_runs_all_windows_at_once_and_later_ones_overwrite(sampled
         ):
             np.testing.assert_array_equal(array[number], of_draw(draw, (5, 1, 2, 3))[clip])
         np.testing.assert_array_equal(call.condition.text[number], TEXT[clip])
-    np.testing.assert_array_equal(call.condition.channels, stages.interpolation_condition(jnp.asarray(keyframes), 3))
+    np.testing.assert_array_equal(call.condition.channels, interpolation_condition(jnp.asarray(keyframes), 3))
     windows = list(rearrange(call.result, "(b v) t h w c -> v b t h w c", v=3))
     np.testing.assert_array_equal(result, overwritten(windows, [0, 4, 8], 13))
 
 
 def test_one_keyframe_needs_no_interpolation(sampled: Recorder) -> None:
     keyframe = video(1, 2, 2)
-    result = stages.interpolate(context("interpolation"), InterpolationConfig(), jnp.asarray(keyframe))
+    result = sample_stage(context("interpolation", sampled), InterpolationConfig(), keyframes=keyframe)
     np.testing.assert_array_equal(result, keyframe)
     assert not sampled.calls
 
@@ -205,7 +228,7 @@ def test_one_keyframe_needs_no_interpolation(sampled: Recorder) -> None:
 def test_the_first_frame_is_upsampled_and_noised_to_its_level(sampled: Recorder) -> None:
     low = video(5, 2, 3)
     config = FirstFrameConfig(num_steps=2, noise_level=150, scale=4)
-    result = stages.superres_first_frame(context("first_frame"), config, jnp.asarray(low))
+    result = sample_stage(context("first_frame", sampled), config, interpolation=low)
     (call,) = sampled.calls
     shape = (1, 8, 12, 3)
     np.testing.assert_array_equal(call.start, of_draw(Draw("first_frame", "initial"), shape))
@@ -218,16 +241,16 @@ def test_the_first_frame_is_upsampled_and_noised_to_its_level(sampled: Recorder)
 
 @pytest.mark.parametrize("frames", [29, 61, 5])
 def test_pixel_windows_are_told_a_clean_finished_frame_and_overwrite_it(sampled: Recorder, frames: int) -> None:
-    low, first = video(frames, 1, 2), normal("first", shape=(2, 1, 2, 4, 3))
+    low, first = video(frames, 1, 2), normal("first", shape=(2, 1, 4, 8, 3))
     starts = {29: [0, 7, 14, 21], 61: [0, 7, 14, 21, 28, 35, 42, 49, 53], 5: [0]}[frames]
     config = SuperresPixelConfig(num_steps=2, noise_level=250, window=8, stride=7)
     progress: list[tuple[int, int]] = []
-    running = context("superres_pixel", on_step=lambda *steps: progress.append(steps))
-    result = np.asarray(stages.superres_pixel(running, config, jnp.asarray(low), jnp.asarray(first), scale=2))
+    running = context("superres_pixel", sampled, on_step=lambda *steps: progress.append(steps))
+    result = np.asarray(sample_stage(running, config, interpolation=low, first_frame=first))
 
     assert len(sampled.calls) == len(starts)
-    upsampled = enlarged(low, 2)
-    finished = np.concatenate([first, np.zeros((2, frames - 1, 2, 4, 3), np.float32)], axis=1)
+    upsampled = enlarged(low, 4)
+    finished = np.concatenate([first, np.zeros((2, frames - 1, 4, 8, 3), np.float32)], axis=1)
     for window, (start, call) in enumerate(zip(starts, sampled.calls, strict=True)):
         shape = call.start.shape[1:]
         clip = upsampled[:, start : start + 8]
@@ -248,29 +271,20 @@ def test_pixel_windows_are_told_a_clean_finished_frame_and_overwrite_it(sampled:
 
 @pytest.mark.parametrize(("steps", "strength", "kept"), [(50, 0.8, 40), (7, 0.65, 4), (5, 1.0, 5)])
 def test_latents_are_noised_to_the_first_of_the_last_steps(
-    sampled: Recorder, monkeypatch: pytest.MonkeyPatch, steps: int, strength: float, kept: int
+    sampled: Recorder, steps: int, strength: float, kept: int
 ) -> None:
-    encoded: list[np.ndarray] = []
-    latents = normal("latents", shape=(2, 3, 2, 4, 4))
-
-    def encode(weights: object, frames: Array, noise: Array) -> np.ndarray:
-        encoded.extend([np.asarray(frames), np.asarray(noise)])
-        return latents
-
-    monkeypatch.setattr(stages, "encoder_program", lambda graph, mesh: encode)
-    monkeypatch.setattr(stages, "decoder_program", lambda graph, mesh: lambda weights, latents: -latents)
-    vae = VAEConfig(3, 3, 4, (32, 32, 32, 32), 1, 0.2)
+    latents, low = normal("latents", shape=(2, 3, 2, 4, 4)), 2 * video(3, 4, 9)
+    codec = RecordingCodec(VAEConfig(3, 3, 4, (32, 32, 32, 32), 1, 0.2), latents)
     config = SuperresLatentConfig(num_steps=steps, strength=strength, height=16, width=32)
-    low = 2 * video(3, 4, 9)
-    running = context("superres_latent", noising_scheduler=None)
-    unused: Any = None
-    result = stages.superres_latent(running, config, jnp.asarray(low), LoadedNetwork(unused, unused, vae))
+    running = context("superres_latent", sampled, noising_scheduler=None, codec=codec)
+    result = sample_stage(running, config, superres_pixel=low)
 
     (call,) = sampled.calls
     frames = np.stack([from_uint8(resize_uint8(to_uint8(clip), 16, 32)) for clip in low])
-    np.testing.assert_array_equal(encoded[0], frames)
+    ((encoded, posterior_noise),) = codec.encoded
+    np.testing.assert_array_equal(encoded, frames)
     shape = (3, 2, 4, 4)
-    np.testing.assert_array_equal(encoded[1], of_draw(Draw("superres_latent", "posterior"), shape))
+    np.testing.assert_array_equal(posterior_noise, of_draw(Draw("superres_latent", "posterior"), shape))
     every = [number * (1000 // steps) for number in reversed(range(steps))]
     assert list(call.sampler.timesteps) == every[steps - kept :]
     a = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[: every[steps - kept] + 1])
@@ -278,7 +292,7 @@ def test_latents_are_noised_to_the_first_of_the_last_steps(
     np.testing.assert_allclose(call.start, np.sqrt(a) * latents + np.sqrt(1 - a) * noise, atol=1e-4)
     assert call.condition.channels is None
     assert call.condition.noise_level is None
-    np.testing.assert_array_equal(result, -call.result)
+    np.testing.assert_array_equal(result, codec.decode(call.result))
 
 
 def seeded(seeds: list[int], devices: int, *draw: Any) -> np.ndarray:

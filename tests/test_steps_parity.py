@@ -10,7 +10,6 @@ from einops import rearrange
 
 from show1_jax.cascade import Cascade
 from show1_jax.denoise import guided_output
-from show1_jax.prompts import Prompt
 from show1_jax.sampling_config import STAGES, Stage
 from tests.recorded import RecordedRun, relative_error, to_ours
 
@@ -28,9 +27,9 @@ def step_errors(cascade: Cascade, run: RecordedRun, stage: Stage) -> list[float]
     """The relative error of each step's guided output, window after window."""
     config = run.config().stage(stage)
     level = getattr(config, "noise_level", None)
-    text = cascade._encode_texts([stage], [Prompt(run.settings["prompt"])])[stage]
+    text = cascade.encode_prompts([stage], [run.settings["prompt"]])[stage]
     errors = []
-    with cascade._loaded(stage) as network:
+    with cascade.network(stage) as network:
         program = jax.jit(functools.partial(guided_output, network.graph))
         for name in run.window_names(stage):
             condition = run.trace.get(f"condition/{name}")

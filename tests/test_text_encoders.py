@@ -17,16 +17,21 @@ from convert.merge import merge
 from convert.reader import open_weights
 from convert.rules import Table, match
 from convert.tables import KINDS, Kind, parameters
+from show1_jax.cascade import Cascade
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.config import Architecture
 from show1_jax.data.__main__ import main
 from show1_jax.data.text_cache import TextCache
+from show1_jax.dry_run import describe
 from show1_jax.errors import UserError
 from show1_jax.layers import Layers
 from show1_jax.manifest import read_manifest, verify_files
 from show1_jax.models import kind_of, network_kind, random_network
 from show1_jax.parallel import MeshConfig, make_mesh
+from show1_jax.prompts import Prompt
 from show1_jax.random_checkpoint import write_random_checkpoint
+from show1_jax.request import Request
+from show1_jax.stage_table import STAGE_TABLE
 from show1_jax.text.architecture import TextArchitecture
 from show1_jax.text.encoders import TEXT_ENCODERS, TextEncoder, encoder_of_kind
 from show1_jax.text.encoding import encode_text_jit
@@ -34,7 +39,7 @@ from show1_jax.text.tokenizers import TextTokenizer, Tokens
 from show1_jax.training.text import load_text_source
 from show1_jax.training_config import TextConfig
 from show1_jax.weights import to_weights
-from tests import tiny_config
+from tests import tiny_config, tiny_runs
 
 LENGTH = 12
 TEXTS = ["a red circle", "", "a longer text than that"]
@@ -194,3 +199,24 @@ def test_it_is_merged_and_exported(checkpoint: Path, tiny_checkpoint: Path, tmp_
     state = parameters("toy", ToyConfig.from_dict(FIELDS))
     assert match(released, state, CONVERTED.table, where="toy").keys() == to_weights(state).keys()
     assert (tmp_path / "released/tokenizer/length.txt").read_text() == str(LENGTH)
+
+
+def test_a_stage_is_sampled_and_trained_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(
+        STAGE_TABLE, "keyframes", dataclasses.replace(STAGE_TABLE["keyframes"], text_encoder="text_toy")
+    )
+    tiny = tiny_config.settings()
+    write_random_checkpoint(tmp_path / "cascade", {**tiny.architecture, "text_toy": FIELDS}, tiny.schedulers)
+    config = tiny_runs.settings(tmp_path / "cascade", "keyframes")
+
+    cascade = Cascade.load(config.checkpoint, config, jax.devices()[:1])
+    video, other = (cascade.sample([text], stages=["keyframes"])["keyframes"] for text in ("a", "b"))
+    assert video.shape == (1, 2, 8, 8, 3)
+    assert (video != other).any()
+    lines = list(describe(config, Request((Prompt("a", seed=0),), ("keyframes",))))
+    assert [line.split()[0] for line in lines[2:-1]] == ["text_toy", "keyframes"]
+
+    training = tiny_runs.run_of(config, "keyframes", tmp_path / "run")
+    assert np.isfinite(tiny_runs.advance(training, 1)).all()
+    assert training.inputs.text is not None
+    assert training.inputs.text.prepare(["a"])[0].shape == (1, LENGTH)

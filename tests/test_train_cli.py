@@ -8,8 +8,8 @@ import pytest
 
 import train
 from show1_jax.cli import flag_help, load_config
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
-from show1_jax.request import SampleConfig
 from show1_jax.training.dry_run import describe
 from show1_jax.training.plan import clip_spec, make_plan
 from show1_jax.training_config import TRAINED_STAGES, OptimizerConfig, TrainedStage

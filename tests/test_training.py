@@ -18,8 +18,8 @@ import pytest
 
 from show1_jax import stages
 from show1_jax.checkpoint_set import CheckpointSet
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
-from show1_jax.request import SampleConfig
 from show1_jax.training.loop import Loop, Window
 from show1_jax.training.metrics import read_metrics
 from show1_jax.training.plan import make_plan
@@ -224,14 +224,14 @@ def test_a_decoder_alone_is_trained_under_latents_that_stay(tiny_checkpoint: Pat
 
 def test_settings_that_the_network_it_starts_from_overrules_are_named(tiny_checkpoint: Path) -> None:
     config = settings(tiny_checkpoint, "keyframes", init=str(tiny_checkpoint))
-    assert make_plan(config, "keyframes", "cpu").overruled() == []
+    assert make_plan(config, "keyframes", "cpu").overridden_settings() == []
     changed = config.to_dict()
     changed["architecture"]["keyframes"]["act_fn"] = "silu"
     changed["schedulers"]["keyframes"]["scheduler"] |= {"prediction_type": "v_prediction"}
     plan = make_plan(SampleConfig.from_dict(changed), "keyframes", "cpu")
-    assert plan.overruled() == ["architecture.keyframes.act_fn", "schedulers.keyframes.scheduler"]
+    assert plan.overridden_settings() == ["architecture.keyframes.act_fn", "schedulers.keyframes.scheduler"]
     changed["train"]["keyframes"]["init"] = ""
-    assert make_plan(SampleConfig.from_dict(changed), "keyframes", "cpu").overruled() == []
+    assert make_plan(SampleConfig.from_dict(changed), "keyframes", "cpu").overridden_settings() == []
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])

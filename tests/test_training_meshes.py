@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from show1_jax.request import SampleConfig
+from show1_jax.config_file import SampleConfig
 from show1_jax.sampling_config import MeshConfig
 from show1_jax.training.metrics import read_metrics
 from show1_jax.training.run import TrainingRun

@@ -56,7 +56,7 @@ BFLOAT16_STEP = 2.0**-8
 def sampled_states(checkpoint: Path, component: str, padding: TextPadding) -> np.ndarray:
     """The states of the captions that the cascade's networks see, on one device in float32."""
     cascade = Cascade.load(checkpoint, CascadeConfig(text_padding=padding), jax.devices()[:1])
-    return np.asarray(cascade._encode(component, [tuple(CAPTIONS)])[tuple(CAPTIONS)])
+    return np.asarray(cascade.encode_texts(component, [CAPTIONS])[0])
 
 
 def token_mask(checkpoint: Path, component: str, captions: list[str]) -> np.ndarray:

@@ -7,12 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from show1_jax.resize import resize_bilinear
-from show1_jax.windows import num_interpolated, superres_starts
+from show1_jax.sampling_config import CascadeConfig, InterpolationConfig, KeyframesConfig
+from show1_jax.windows import superres_starts
 
 
 @pytest.mark.parametrize(("keyframes", "frames"), [(1, 1), (4, 13), (8, 29), (16, 61)])
 def test_three_frames_come_between_two_keyframes(keyframes: int, frames: int) -> None:
-    assert num_interpolated(keyframes, 3) == frames
+    config = CascadeConfig(KeyframesConfig(num_frames=keyframes), InterpolationConfig(num_between=3))
+    assert config.num_frames == frames
 
 
 def test_released_windows_share_one_frame() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from show1_jax.request import SampleConfig
+from show1_jax.config_file import SampleConfig
 from show1_jax.training_config import TRAINED_STAGES
 
 TEXT_DIM = 32

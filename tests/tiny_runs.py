@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from show1_jax.request import SampleConfig
+from show1_jax.config_file import SampleConfig
 from show1_jax.training.plan import make_plan
 from show1_jax.training.run import TrainingRun
 from show1_jax.training_config import TrainedStage

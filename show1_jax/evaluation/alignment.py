@@ -22,21 +22,21 @@ from jaxtyping import Float32
 
 from show1_jax.bounds import MAX_SEED
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
+from show1_jax.config_file import SampleConfig
 from show1_jax.data.synthetic import render, scene_from_index
 from show1_jax.errors import UserError
 from show1_jax.evaluation.measure import judge, measure
 from show1_jax.evaluation.report import FAILURES, REPORT, Answer, Question, Report
 from show1_jax.files import user_path
 from show1_jax.progress import Bar
-from show1_jax.request import SampleConfig
-from show1_jax.sampling_config import STAGES, Stage
+from show1_jax.sampling_config import Stage
+from show1_jax.stage_table import STAGE_TABLE, stages_before
 from show1_jax.video import from_uint8, to_uint8
-from show1_jax.windows import num_interpolated
 
 MakeVideos = Callable[[Sequence[Question]], Float32[np.ndarray, "b t h w 3"]]
 
-MEASURED_STAGES: Final[tuple[Stage, ...]] = ("interpolation", "superres_pixel", "superres_latent")
-"""Those whose videos have all frames."""
+MEASURED_STAGES: Final = ("interpolation", "superres_pixel", "superres_latent")
+"""The stages whose videos have all frames."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def sampled(config: SampleConfig, stage: Stage) -> MakeVideos:
 
     keep_compiled(config.compilation_cache)
     cascade = Cascade.load(config.checkpoint, config)
-    stages = STAGES[: STAGES.index(stage) + 1]
-    cascade.check(stages)
+    stages = (*stages_before(stage), stage)
+    cascade.spec.check(stages)
 
     def make(questions: Sequence[Question]) -> Float32[np.ndarray, "b t h w 3"]:
         prompts, seeds = [question.prompt for question in questions], [question.seed for question in questions]
@@ -107,12 +107,9 @@ def sampled(config: SampleConfig, stage: Stage) -> MakeVideos:
 
 
 def drawn(config: SampleConfig, stage: Stage) -> MakeVideos:
-    """What the cascade should make: the world's own pictures, in a stage's size."""
-    keyframes, latent = config.keyframes, config.superres_latent
-    scale = 1 if stage == "interpolation" else config.first_frame.scale
-    size = (keyframes.height * scale, keyframes.width * scale)
-    height, width = (latent.height, latent.width) if stage == "superres_latent" else size
-    times = np.arange(num_interpolated(keyframes.num_frames, config.interpolation.num_between)) / config.output.fps
+    """Return the videos that the cascade should make: the world's own pictures, in a stage's size."""
+    height, width = STAGE_TABLE[stage].size(config, (config.keyframes.height, config.keyframes.width))
+    times = np.arange(config.num_frames) / config.output.fps
     return lambda questions: from_uint8(np.stack([render(asked.placed, times, height, width) for asked in questions]))
 
 

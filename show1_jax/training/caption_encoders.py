@@ -23,6 +23,7 @@ from jaxtyping import Array, Float32
 
 from show1_jax.checkpoint import CheckpointWriter, new_checkpoint
 from show1_jax.cli import ArgumentParser, load_config, run_command
+from show1_jax.config_file import SampleConfig
 from show1_jax.data.synthetic import scene_from_index
 from show1_jax.errors import UserError
 from show1_jax.files import user_path

@@ -9,11 +9,11 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from show1_jax.config import VAEConfig
 from show1_jax.models import LoadedNetwork, architecture_of, load_network
 from show1_jax.parallel import put_rows
 from show1_jax.random_keys import fold_in
-from show1_jax.text.tokenizers import MAX_LENGTH
+from show1_jax.stage_table import AUTOENCODER
+from show1_jax.text.encoders import encoder_of_kind
 from show1_jax.training.objectives import encode_latents
 from show1_jax.training.plan import Plan
 from show1_jax.training.step import Batch, Frozen, Keys, Text, Video
@@ -51,8 +51,8 @@ class Inputs:
             assert isinstance(plan.training, DenoisingTrainingConfig)
             self._empty, self._dropout = empty_caption(self.text), plan.training.text_dropout
             self.encode = jax.jit(self.text.encode)
-        if plan.stage == "superres_latent":
-            self.autoencoder = load_network(plan.frozen_folder("vae"), "vae", mesh, plan.dtype)
+        if plan.is_latent:
+            self.autoencoder = load_network(plan.frozen_folder(AUTOENCODER), AUTOENCODER, mesh, plan.dtype)
 
     @property
     def frozen(self) -> Frozen:
@@ -61,7 +61,7 @@ class Inputs:
         if self.text is not None:
             weights["text"] = self.text.weights
         if self.autoencoder is not None:
-            weights["vae"] = self.autoencoder.weights
+            weights[AUTOENCODER] = self.autoencoder.weights
         return weights
 
     def put(self, video: np.ndarray, captions: Sequence[str], rows: range) -> Batch:
@@ -74,7 +74,7 @@ class Inputs:
         """In the step: what the objective takes; see `Prepare`."""
         video = batch.video.astype(jnp.float32) / 127.5 - 1
         if self.autoencoder is not None:
-            autoencoder = nnx.merge(self.autoencoder.graph, frozen["vae"])
+            autoencoder = nnx.merge(self.autoencoder.graph, frozen[AUTOENCODER])
             assert isinstance(autoencoder, Autoencoder)
             video = encode_latents(autoencoder, video, keys)
         if self.text is None:
@@ -87,16 +87,11 @@ class Inputs:
 
 
 def abstract_inputs(plan: Plan, batch_size: int) -> tuple[Any, Any]:
-    """Shapes of what the objective takes: video or latents, and text states or None."""
-    spec = plan.spec
-    shape: tuple[int, ...] = (spec.num_frames, spec.height, spec.width, 3)
-    if plan.stage == "superres_latent":
-        vae = VAEConfig.from_dict(plan.frozen_record("vae").architecture)
-        sides = (spec.height // vae.size_multiple, spec.width // vae.size_multiple)
-        shape = (spec.num_frames, *sides, vae.latent_channels)
-    video = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
+    """Return the shapes of the objective's inputs: video or latents, and text states or None."""
+    video = jax.ShapeDtypeStruct((batch_size, *plan.clip_shape()), jnp.float32)
     if plan.text is None:
         return video, None
-    encoder = plan.frozen_record(plan.text)
-    architecture: Any = architecture_of(encoder)
-    return video, jax.ShapeDtypeStruct((batch_size, MAX_LENGTH, architecture.state_width), plan.dtype)
+    record = plan.frozen_record(plan.text)
+    architecture: Any = architecture_of(record)
+    length = encoder_of_kind(record.kind).length
+    return video, jax.ShapeDtypeStruct((batch_size, length, architecture.state_width), plan.dtype)

@@ -9,13 +9,13 @@ from pathlib import Path
 import jax
 
 from show1_jax.compilation_cache import keep_compiled
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder, write_bytes
 from show1_jax.jobs import make_random_checkpoint, memory_errors
 from show1_jax.models import exact_float32
 from show1_jax.parallel import all_devices, from_first_process
 from show1_jax.random_checkpoint import SOURCE as RANDOM
-from show1_jax.request import SampleConfig
 from show1_jax.training.dry_run import describe, kept_bytes
 from show1_jax.training.loop import Loop
 from show1_jax.training.metrics import MetricsWriter
@@ -88,8 +88,8 @@ def _write_config(workdir: Path, config: SampleConfig) -> None:
 
 def _warn(plan: Plan) -> None:
     """Say what may not be meant: settings that do not count, and random weights of a network that is not trained."""
-    if overruled := plan.overruled():
-        settings, start = ", ".join(overruled), plan.training.init
+    if overridden := plan.overridden_settings():
+        settings, start = ", ".join(overridden), plan.training.init
         print(f"warning: the network of {start} keeps its own {settings}; the config states another", file=sys.stderr)
     for name in plan.frozen:
         if plan.frozen_record(name).provenance.get("source") == RANDOM:

@@ -24,10 +24,13 @@ from show1_jax.diffusion import (
     signal_and_noise,
 )
 from show1_jax.errors import UserError
+from show1_jax.fit import unet_problems
+from show1_jax.latents import latent_shape, sample_latents
 from show1_jax.random_keys import below, fold_in, normal
 from show1_jax.resize import resize_bilinear
-from show1_jax.sampling_config import Between, CascadeConfig
-from show1_jax.stages import interpolation_condition, sample_latents
+from show1_jax.sampling_config import Between, CascadeConfig, FirstFrameConfig, SuperresPixelConfig
+from show1_jax.stage_table import PIXEL_CHANNELS, STAGE_TABLE, StageSpec
+from show1_jax.stages import interpolation_condition
 from show1_jax.training.losses import Losses, autoencoder_losses, diffusion_losses
 from show1_jax.training_config import (
     AutoencoderTrainingConfig,
@@ -44,10 +47,6 @@ Video = Float32[Array, "b t h w c"]
 Keys = Key[Array, " b"]
 Purpose = Literal["timestep", "noise", "noise_level", "augmentation", "posterior"]
 _PURPOSES: Final = get_args(Purpose)
-
-_IN_CHANNELS: Final = {"keyframes": 3, "interpolation": 3 + 4, "first_frame": 3 + 3, "superres_pixel": 3 + 3}
-"""The noisy sample and what stands beside it."""
-_SUPERRES: Final = ("first_frame", "superres_pixel")
 
 
 class Objective(Protocol):
@@ -83,10 +82,8 @@ def _draw_below(keys: Keys, purpose: Purpose, bound: int) -> Int32[Array, " b"]:
 
 def encode_latents(autoencoder: Autoencoder, video: Video, keys: Keys) -> Float32[Array, "b t _ _ z"]:
     """Scaled latents of `video` in [-1, 1], sampled from the posterior frame after frame: what stage 4 trains on."""
-    config = autoencoder.config
-    frames, height, width = video.shape[1:4]
-    shape = (frames, height // config.size_multiple, width // config.size_multiple, config.latent_channels)
-    return sample_latents(autoencoder, video, _draw_normal(keys, "posterior", shape))
+    noise = _draw_normal(keys, "posterior", latent_shape(autoencoder.config, *video.shape[1:4]))
+    return sample_latents(autoencoder, video, noise)
 
 
 class Condition(NamedTuple):
@@ -238,53 +235,46 @@ def make_objective(
         raise UserError(f"stage {stage}: it has no scheduler; give its noise schedule")
     assert isinstance(training, DenoisingTrainingConfig)
     _check_length(stage, "num_timesteps", training.num_timesteps, scheduler)
-    _check_network(stage, scheduler, architecture)
-    condition = _condition(stage, training, cascade, scheduler, noising_scheduler)
+    spec = STAGE_TABLE[stage]
+    channels = architecture.in_channels if spec.is_latent else PIXEL_CHANNELS
+    for problem in unet_problems(spec, architecture, channels):
+        raise UserError(f"stage {stage}: {problem}")
+    if architecture.out_channels == 2 * channels:
+        _check_variance(stage, scheduler)
+    condition = _condition(spec, training, cascade, scheduler, noising_scheduler)
     return DenoisingObjective(scheduler, training.num_timesteps, training.variational_weight, condition)
 
 
 def _condition(
-    stage: TrainedStage,
+    spec: StageSpec,
     training: StageTrainingConfig,
     cascade: CascadeConfig,
     scheduler: SchedulerConfig,
     noising_scheduler: SchedulerConfig | None,
 ) -> Callable[[Video, Keys], Condition]:
-    if stage == "interpolation":
+    stage = spec.name
+    if spec.condition == "none":
+        return no_condition
+    if spec.condition == "keyframes":
         assert isinstance(training, InterpolationTrainingConfig)
         config = cascade.interpolation
         _check_length(stage, "max_noise_level", training.max_noise_level, scheduler)
         return InterpolationCondition(scheduler, config.num_between, config.between, training.max_noise_level)
-    if stage not in _SUPERRES:
-        return no_condition
     if noising_scheduler is None:
         raise UserError(f"stage {stage}: it has no image_noising_scheduler, which noises its condition; give one")
+    sampling = cascade.stage(stage)
     assert isinstance(training, SuperresPixelTrainingConfig)
-    levels = training.max_noise_level
-    sampled = (cascade.first_frame if stage == "first_frame" else cascade.superres_pixel).noise_level
+    assert isinstance(sampling, FirstFrameConfig | SuperresPixelConfig)
+    levels, sampled = training.max_noise_level, sampling.noise_level
     _check_length(stage, "max_noise_level", levels, noising_scheduler)
     _require(sampled < levels, stage, f"max_noise_level={levels} must be above the noise_level={sampled} of sampling")
-    return SuperresCondition(noising_scheduler, cascade.first_frame.scale, levels, stage == "superres_pixel")
+    first_frame_given = spec.condition == "low_resolution_and_first_frame"
+    return SuperresCondition(noising_scheduler, cascade.first_frame.scale, levels, first_frame_given)
 
 
 def _check_length(stage: TrainedStage, name: str, value: int, scheduler: SchedulerConfig) -> None:
     length = scheduler.num_train_timesteps
     _require(value <= length, stage, f"{name}={value} must be at most the {length} timesteps of its scheduler")
-
-
-def _check_network(stage: TrainedStage, scheduler: SchedulerConfig, network: UNetConfig) -> None:
-    channels = network.in_channels if stage == "superres_latent" else 3
-    taken = _IN_CHANNELS.get(stage, channels)
-    _require(network.in_channels == taken, stage, f"in_channels={network.in_channels} of its network must be {taken}")
-    _require(
-        network.out_channels in (channels, 2 * channels),
-        stage,
-        f"out_channels={network.out_channels} of its network must be {channels}, or {2 * channels} with a variance",
-    )
-    told = stage in _SUPERRES
-    _require(network.noise_level_embedding == told, stage, f"noise_level_embedding of its network must be {told}")
-    if network.out_channels == 2 * channels:
-        _check_variance(stage, scheduler)
 
 
 def _check_variance(stage: TrainedStage, scheduler: SchedulerConfig) -> None:

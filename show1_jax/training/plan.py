@@ -1,31 +1,30 @@
-"""What a stage's training is, known from the config and from manifests alone: nothing is loaded or computed."""
+"""The plan of a stage's training, from the config and from manifests alone: nothing is loaded or computed."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from show1_jax.checkpoint_set import CheckpointSet, split_names
 from show1_jax.config import Architecture, UNetConfig, VAEConfig
+from show1_jax.config_file import SampleConfig
 from show1_jax.data.spec import ClipSpec
 from show1_jax.diffusion import SchedulerConfig
 from show1_jax.errors import UserError
+from show1_jax.latents import latent_shape
 from show1_jax.manifest import Component
-from show1_jax.models import architecture_of, build
+from show1_jax.models import architecture_of, build, compute_dtype
 from show1_jax.random_checkpoint import new_component
-from show1_jax.request import SampleConfig
+from show1_jax.stage_table import AUTOENCODER, PIXEL_CHANNELS, STAGE_TABLE, StageSpec
 from show1_jax.training.objectives import Objective, make_objective
 from show1_jax.training.optimizer import make_optimizer
 from show1_jax.training_config import (
-    COMPONENTS,
     AutoencoderTrainingConfig,
     StageTrainingConfig,
     SuperresLatentTrainingConfig,
     TrainedStage,
-    text_component,
 )
 from show1_jax.weights import Weights, to_weights
 
@@ -37,9 +36,9 @@ class Plan:
     Attributes:
         stage: its name.
         config: all settings.
-        record: what a checkpoint says of its network.
-        starts_from: the checkpoint that its first weights come from; None: they are made.
-        checkpoints: of the networks that are not trained; None if they are not there.
+        record: its network, as a checkpoint records it.
+        starts_from: the checkpoint with its initial weights; None: they are drawn at random.
+        checkpoints: those of the networks that are not trained; None if they are not there.
         dtype: of activations.
     """
 
@@ -56,40 +55,60 @@ class Plan:
         return self.config.train.stage(self.stage)
 
     @property
+    def row(self) -> StageSpec | None:
+        """The stage's row of the table; None for the autoencoder, which is no stage of the cascade."""
+        return None if self.stage == "autoencoder" else STAGE_TABLE[self.stage]
+
+    @property
     def component(self) -> str:
         """The component of a checkpoint that is trained."""
-        return COMPONENTS[self.stage]
+        return trained_component(self.stage)
 
     @property
     def architecture(self) -> Architecture:
         """Its network's."""
         return architecture_of(self.record)
 
-    def overruled(self) -> list[str]:
-        """What the config states of its network and the one that it starts from, which is trained as it is, has not."""
+    def overridden_settings(self) -> list[str]:
+        """Return the settings of the config's network that the initial checkpoint overrides, by dotted name."""
         name = self.component
         if self.starts_from is None or name not in self.config.architecture:
             return []
-        stated, fields = _made_here(self.config, self.stage), self.architecture.to_dict()
+        stated, fields = _described(self.config, self.stage), self.architecture.to_dict()
         measured = {"scaling_factor"}
         different = [field for field in fields.keys() - measured if fields[field] != stated.architecture[field]]
         roles = [role for role in stated.schedulers if stated.schedulers[role] != self.record.schedulers.get(role)]
-        overruled = [f"architecture.{name}.{field}" for field in different]
-        return sorted(overruled + [f"schedulers.{name}.{role}" for role in roles])
+        return sorted(
+            [f"architecture.{name}.{field}" for field in different] + [f"schedulers.{name}.{role}" for role in roles]
+        )
 
     @property
     def text(self) -> str | None:
-        """The component that encodes its text, if any."""
-        return text_component(self.stage)
+        """The component that encodes its text; None without text."""
+        return self.row.text_encoder if self.row else None
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether its network works on the latents of a frozen autoencoder."""
+        return self.row is not None and self.row.is_latent
 
     @property
     def frozen(self) -> tuple[str, ...]:
         """The components that every step needs and does not train."""
         encoder = (self.text,) if self.text and self.config.train.text.source == "encoder" else ()
-        return (*encoder, "vae") if self.stage == "superres_latent" else encoder
+        return (*encoder, AUTOENCODER) if self.is_latent else encoder
+
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """Return the shape of a clean clip as its network gets it, (time, height, width, channels)."""
+        spec = self.spec
+        if self.is_latent:
+            autoencoder = architecture_of(self.frozen_record(AUTOENCODER))
+            assert isinstance(autoencoder, VAEConfig)
+            return latent_shape(autoencoder, spec.num_frames, spec.height, spec.width)
+        return spec.num_frames, spec.height, spec.width, PIXEL_CHANNELS
 
     def frozen_record(self, name: str) -> Component:
-        """What is known of a network that is not trained: its checkpoint's record, or what the config would make."""
+        """Return the record of a network that is not trained: its checkpoint's, or the config's."""
         if self.checkpoints is not None and name in self.checkpoints.manifest.components:
             return self.checkpoints.component(name)
         if name not in self.config.architecture:
@@ -97,7 +116,7 @@ class Plan:
         return new_component(name, self.config.architecture[name], {}, {})
 
     def frozen_folder(self, name: str) -> Path:
-        """The checkpoint that holds a network that is not trained.
+        """Return the checkpoint that holds a network that is not trained.
 
         Raises:
             UserError: there is no checkpoint, or it lacks the network.
@@ -110,12 +129,12 @@ class Plan:
         return clip_spec(self.config, self.stage)
 
     def scheduler(self, role: str) -> SchedulerConfig | None:
-        """A noise schedule of its network, by role."""
+        """Return a noise schedule of its network, by role; None if it has none."""
         released = self.record.schedulers.get(role)
         return SchedulerConfig.from_json(released) if released else None
 
     def objective(self) -> Objective:
-        """The loss of its examples."""
+        """Return the loss of its examples."""
         schedule, noising = self.scheduler("scheduler"), self.scheduler("image_noising_scheduler")
         return make_objective(self.stage, self.training, self.config, schedule, noising, self.architecture)
 
@@ -125,36 +144,34 @@ class Plan:
         return isinstance(self.training, AutoencoderTrainingConfig) and self.training.decoder_only
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Its gradients to updates of its weights."""
+        """Return the optimiser: from gradients to updates of weights."""
         kept = ("encoder", "quant_conv") if self.keeps_latents else ()
         return make_optimizer(self.training.optimizer, self.training.num_steps, kept)
 
     def network(self) -> tuple["nnx.GraphDef[nnx.Module]", nnx.State]:
-        """Structure and parameter shapes: float32 parameters, activations in `dtype`."""
+        """Return structure and parameter shapes: float32 parameters, activations in `dtype`."""
         kind, remat = self.record.kind, self.training.remat
         return nnx.split(build(kind, self.architecture, dtype=self.dtype, remat=remat))
 
     def shapes(self) -> Weights:
-        """Shapes of the weights."""
+        """Return the shapes of the weights."""
         return to_weights(self.network()[1])
 
 
 def make_plan(config: SampleConfig, stage: TrainedStage, platform: str) -> Plan:
-    """The plan of a stage.
+    """Return the plan of a stage.
 
     Args:
         config: all settings.
         stage: its name.
-        platform: of the devices, e.g. "cpu"; decides what the precision `auto` is.
+        platform: of the devices, e.g. "cpu"; decides the dtype of the precision `auto`.
 
     Raises:
         UserError: no network to train; or settings, schedules and sizes that do not fit together.
     """
-    training, precision = config.train.stage(stage), config.train.precision
-    automatic = "float32" if platform == "cpu" else "bfloat16"
-    dtype = jnp.dtype(automatic if precision == "auto" else precision)
+    training, dtype = config.train.stage(stage), compute_dtype(config.train.precision, platform)
     start = CheckpointSet.open(training.init) if training.init else None
-    record = _made_here(config, stage) if start is None else start.component(COMPONENTS[stage])
+    record = _described(config, stage) if start is None else start.component(trained_component(stage))
     plan = Plan(stage, config, record, start, _open_if_there(config.checkpoint), dtype)
     if plan.keeps_latents and start is None:
         raise UserError(f"stage {stage}: decoder_only=True keeps a checkpoint's encoder; say whose with init=DIR")
@@ -163,31 +180,26 @@ def make_plan(config: SampleConfig, stage: TrainedStage, platform: str) -> Plan:
     return plan
 
 
+def trained_component(stage: TrainedStage) -> str:
+    """Return the component of a checkpoint that a stage trains."""
+    return AUTOENCODER if stage == "autoencoder" else stage
+
+
 def clip_spec(config: SampleConfig, stage: TrainedStage) -> ClipSpec:
-    """What a stage is trained on: as many frames of the size and rate that it makes when sampled."""
-    training, key, between = config.train.stage(stage), config.keyframes, config.interpolation.num_between
-    keyframes_fps = config.output.keyframes_fps
-    fps, scale, latent = keyframes_fps * (between + 1), config.first_frame.scale, config.superres_latent
-    match stage:
-        case "keyframes":
-            return ClipSpec(key.num_frames, keyframes_fps, key.height, key.width)
-        case "interpolation":
-            return ClipSpec(between + 2, fps, key.height, key.width)
-        case "first_frame":
-            return ClipSpec(1, fps, key.height * scale, key.width * scale)
-        case "superres_pixel":
-            return ClipSpec(config.superres_pixel.window, fps, key.height * scale, key.width * scale)
-        case "superres_latent":
-            assert isinstance(training, SuperresLatentTrainingConfig)
-            return ClipSpec(training.num_frames, fps, latent.height, latent.width)
-        case "autoencoder":
-            assert isinstance(training, AutoencoderTrainingConfig)
-            return ClipSpec(1, fps, training.height, training.width)
+    """Return the clips that a stage is trained on: frames, size and rate of its result when sampled."""
+    training, fps = config.train.stage(stage), config.output.keyframes_fps
+    if isinstance(training, AutoencoderTrainingConfig) or stage == "autoencoder":
+        assert isinstance(training, AutoencoderTrainingConfig)
+        return ClipSpec(1, fps * (config.interpolation.num_between + 1), training.height, training.width)
+    row = STAGE_TABLE[stage]
+    frames = training.num_frames if isinstance(training, SuperresLatentTrainingConfig) else row.clip_frames(config)
+    rate = fps if row.has_keyframe_rate else fps * (config.interpolation.num_between + 1)
+    return ClipSpec(frames, rate, *row.size(config, (config.keyframes.height, config.keyframes.width)))
 
 
-def _made_here(config: SampleConfig, stage: TrainedStage) -> Component:
-    """The record of a network that is trained from scratch."""
-    name = COMPONENTS[stage]
+def _described(config: SampleConfig, stage: TrainedStage) -> Component:
+    """Return the record of a network that is trained from scratch."""
+    name = trained_component(stage)
     if name not in config.architecture:
         raise UserError(
             f"the config has no architecture.{name} to train from scratch; state one, or start from a checkpoint with "
@@ -199,9 +211,10 @@ def _made_here(config: SampleConfig, stage: TrainedStage) -> Component:
 
 def _check_sizes(plan: Plan) -> None:
     """Refuse clips whose sides the network, or the autoencoder in front of it, cannot halve."""
-    multiple = getattr(plan.architecture, "size_multiple", 1)
-    if plan.stage == "superres_latent":
-        vae, network = VAEConfig.from_dict(plan.frozen_record("vae").architecture), plan.architecture
+    multiple, spec = getattr(plan.architecture, "size_multiple", 1), plan.spec
+    if plan.is_latent:
+        vae, network = architecture_of(plan.frozen_record(AUTOENCODER)), plan.architecture
+        assert isinstance(vae, VAEConfig)
         assert isinstance(network, UNetConfig)
         multiple = vae.size_multiple
         if network.in_channels != vae.latent_channels:
@@ -209,7 +222,6 @@ def _check_sizes(plan: Plan) -> None:
                 f"stage {plan.stage}: its network takes {network.in_channels} channels and the autoencoder has "
                 f"{vae.latent_channels} of latents; they must be as many"
             )
-    spec = plan.spec
     if spec.height % multiple or spec.width % multiple:
         raise UserError(
             f"stage {plan.stage} cannot train on {spec.width}x{spec.height} (width x height): both must be multiples "
@@ -218,5 +230,5 @@ def _check_sizes(plan: Plan) -> None:
 
 
 def _open_if_there(checkpoint: str) -> CheckpointSet | None:
-    """The checkpoint of frozen networks; not every stage and no dry run needs it."""
+    """Open the checkpoint of frozen networks, if it is there: not every stage and no dry run needs it."""
     return CheckpointSet.open(checkpoint) if all(path.exists() for path in split_names(checkpoint)) else None

@@ -1,6 +1,6 @@
 """Videos that a network makes while it trains: its stage alone, on validation clips, with the averaged weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,18 +13,14 @@ from jaxtyping import Array, Float, Float32, UInt8
 
 from show1_jax.compiler import network_program
 from show1_jax.errors import UserError
+from show1_jax.latents import AutoencoderCodec
 from show1_jax.models import LoadedNetwork
 from show1_jax.noise import SeededNoise
 from show1_jax.parallel import from_all_processes, from_first_process, gather, put_batch, put_rows
 from show1_jax.resize import resize_bilinear
-from show1_jax.stages import (
-    StageContext,
-    interpolate,
-    sample_keyframes,
-    superres_first_frame,
-    superres_latent,
-    superres_pixel,
-)
+from show1_jax.sampling_config import Stage
+from show1_jax.stages import SAMPLING, StageContext
+from show1_jax.training.plan import Plan
 from show1_jax.training.run import TrainingRun
 from show1_jax.vae import Autoencoder
 from show1_jax.video import contact_sheet, from_uint8, to_uint8, write_mp4
@@ -92,7 +88,7 @@ def _sample(run: TrainingRun, clips: Video, captions: Sequence[str]) -> Video:
     network = LoadedNetwork(graph, to_state(like, run.state.average), plan.architecture)
     if plan.stage == "autoencoder":
         return network_program(_reconstruct, run.mesh, network.graph)(network.weights, clips)
-    scheduler = plan.scheduler("scheduler")
+    scheduler, autoencoder = plan.scheduler("scheduler"), run.inputs.autoencoder
     assert scheduler is not None
     context = StageContext(
         stage=plan.stage,
@@ -103,22 +99,24 @@ def _sample(run: TrainingRun, clips: Video, captions: Sequence[str]) -> Video:
         noise=SeededNoise(list(range(len(clips))), run.mesh),
         mesh=run.mesh,
         on_step=lambda done, total: None,
+        codec=None if autoencoder is None else AutoencoderCodec(autoencoder, run.mesh),
     )
+    return SAMPLING[plan.stage](context, config, _stage_inputs(plan, clips))
+
+
+def _stage_inputs(plan: Plan, clips: Video) -> dict[Stage, Video]:
+    """Make the inputs of a stage from true clips of its result."""
+    config, row = plan.config, plan.row
+    assert row is not None
     scale = config.first_frame.scale
-    match plan.stage:
-        case "keyframes":
-            return sample_keyframes(context, config.keyframes)
-        case "interpolation":
-            return interpolate(context, config.interpolation, clips[:, [0, -1]])
-        case "first_frame":
-            return superres_first_frame(context, config.first_frame, _smaller(clips, scale))
-        case "superres_pixel":
-            return superres_pixel(context, config.superres_pixel, _smaller(clips, scale), clips[:, :1], scale)
-        case "superres_latent":
-            assert run.inputs.autoencoder is not None
-            key = config.keyframes
-            low = resize_bilinear(clips, key.height * scale, key.width * scale)
-            return superres_latent(context, config.superres_latent, low, run.inputs.autoencoder)
+    upscaled = (config.keyframes.height * scale, config.keyframes.width * scale)
+    made: dict[Stage, Callable[[], Video]] = {
+        "keyframes": lambda: clips[:, [0, -1]],
+        "interpolation": lambda: _smaller(clips, scale),
+        "first_frame": lambda: clips[:, :1],
+        "superres_pixel": lambda: resize_bilinear(clips, *upscaled),
+    }
+    return {stage: made[stage]() for stage in row.inputs}
 
 
 def _smaller(clips: Video, scale: int) -> Video:
@@ -126,17 +124,17 @@ def _smaller(clips: Video, scale: int) -> Video:
 
 
 def _text(run: TrainingRun, captions: Sequence[str]) -> Float[Array, "b g n d"]:
-    """States of the negative and the true captions, or of the captions alone; a cache has no negative but the empty."""
-    config, stage, source = run.plan.config, run.plan.stage, run.inputs.text
-    assert stage != "autoencoder"
+    """Encode the negative and the true captions, or the captions alone; a cache has no negative but the empty one."""
+    config, row, source = run.plan.config, run.plan.row, run.inputs.text
+    assert row is not None
     assert source is not None
-    negative = config.guided_away_from(stage)
+    negative = config.negative_text(row.name)
     if negative is not None and config.train.text.source == "cache":
         negative = ""
-    halves = [list(captions)] if negative is None else [[negative] * len(captions), list(captions)]
+    branches = [list(captions)] if negative is None else [[negative] * len(captions), list(captions)]
     states = [
         run.inputs.encode(source.weights, tuple(put_batch(array, run.mesh) for array in source.prepare(lines)))
-        for lines in halves
+        for lines in branches
     ]
     return jnp.stack(states, axis=1)
 
