@@ -24,7 +24,8 @@ from convert.inflate import STARTS, inflate
 from convert.merge import merge
 from convert.released import STAGES
 from convert.verify import verify
-from show1_jax.cli import ArgumentParser, run_command
+from show1_jax.cli import ArgumentParser, load_config, run_command
+from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
 
@@ -107,6 +108,9 @@ def _merge_parser() -> argparse.ArgumentParser:
         "training run stands for the averaged weights of its newest good step. Without --component: all of them.",
     )
     _add_components(parser)
+    parser.add_argument(
+        "--config", metavar="FILE", help="record this config's sampling settings in place of the checkpoints' own"
+    )
     _add_output(parser)
     return parser
 
@@ -185,7 +189,14 @@ def _run_inflate(arguments: Sequence[str]) -> None:
 
 def _run_merge(arguments: Sequence[str]) -> None:
     parsed = _merge_parser().parse_args(arguments)
-    merge(parsed.checkpoint, parsed.out, parsed.component, dtype=DTYPES[parsed.dtype], overwrite=parsed.overwrite)
+    merge(
+        parsed.checkpoint,
+        parsed.out,
+        parsed.component,
+        dtype=DTYPES[parsed.dtype],
+        config=SampleConfig.from_dict(load_config(parsed.config).to_dict()) if parsed.config else None,
+        overwrite=parsed.overwrite,
+    )
 
 
 def _run_export(arguments: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from convert.folders import boundary, read_file
 from convert.hub import download, is_hub_id
 from convert.reader import Weights, open_weights
 from convert.released import (
+    OWNERS_LICENCE,
     STAGES,
     TOKENIZER_FILES,
     Part,
@@ -25,6 +26,7 @@ from convert.released import (
     check_folder,
     read_architecture,
     read_scheduler,
+    repository_licence,
     scheduler_file,
 )
 from convert.rules import match
@@ -35,6 +37,8 @@ from show1_jax.errors import UserError
 from show1_jax.files import check_space, user_path
 from show1_jax.manifest import Component, sha256
 from show1_jax.progress import Bar
+from show1_jax.recorded_settings import with_settings
+from show1_jax.sampling_config import CascadeConfig
 from show1_jax.text.architecture import TextArchitecture
 from show1_jax.text.encoders import encoder_of_kind
 from show1_jax.weights import WeightPath
@@ -54,6 +58,7 @@ class Job:
     Attributes:
       stage: that the part belongs to.
       part: what it is.
+      licence: of its weights.
       origin: where it comes from, for its provenance.
       files: SHA-256 of these is recorded, by their place in the folder, and that of `tokenizer`.
       architecture: of the network.
@@ -69,6 +74,7 @@ class Job:
 
     stage: Stage
     part: Part
+    licence: str
     origin: dict[str, Any]
     files: dict[str, Path]
     architecture: Architecture
@@ -127,7 +133,7 @@ def prepare(sources: Sequence[tuple[Stage, str]], variant: str | None, dtype: np
         taken = {job.part.component for job in jobs}
         needed = replace(stage, parts=tuple(part for part in stage.parts if part.component not in taken))
         try:
-            folder, revision = _locate(needed, source, variant)
+            folder, revision, licence = _locate(needed, source, variant)
         except UserError as error:
             problems.append(str(error))
             continue
@@ -136,7 +142,7 @@ def prepare(sources: Sequence[tuple[Stage, str]], variant: str | None, dtype: np
             if part.optional and not os.path.isfile(folder / part.config):
                 continue
             try:
-                jobs.append(_check(stage, part, folder, origin, variant, dtype))
+                jobs.append(_check(stage, part, folder, licence, origin, variant, dtype))
             except UserError as error:
                 problems.append(str(error))
     if problems:
@@ -160,17 +166,24 @@ def write_checkpoint(out: Path, jobs: Sequence[Job], *, overwrite: bool = False)
     _report(out, jobs)
 
 
-def _locate(stage: Stage, source: str, variant: str | None) -> tuple[Path, str | None]:
-    """The local folder of a source, and the revision that was downloaded, if it was."""
-    folder, revision = user_path(source), None
+def _locate(stage: Stage, source: str, variant: str | None) -> tuple[Path, str | None, str]:
+    """Return the local folder of a source, the revision that was downloaded, if it was, and the licence."""
+    folder, revision, licence = user_path(source), None, OWNERS_LICENCE
     if not os.path.exists(folder) and is_hub_id(source):
         folder, revision = download(source, stage, variant)
+        licence = repository_licence(source.partition("@")[0])
     check_folder(stage, folder)
-    return folder, revision
+    return folder, revision, licence
 
 
 def _check(
-    stage: Stage, part: Part, folder: Path, origin: dict[str, Any], variant: str | None, dtype: np.dtype | None
+    stage: Stage,
+    part: Part,
+    folder: Path,
+    licence: str,
+    origin: dict[str, Any],
+    variant: str | None,
+    dtype: np.dtype | None,
 ) -> Job:
     architecture, config = read_architecture(stage, part, folder)
     schedulers = {role: read_scheduler(role, folder) for role in part.schedulers}
@@ -184,7 +197,9 @@ def _check(
     used = [*weights.files, folder / part.config, *(folder / scheduler_file(role) for role in schedulers)]
     files = {path.relative_to(folder).as_posix(): path for path in used}
     origin = {**origin, "variant": weights.variant}
-    return Job(stage, part, origin, files, architecture, config, schedulers, tokenizer, weights, arrays, dtypes)
+    return Job(
+        stage, part, licence, origin, files, architecture, config, schedulers, tokenizer, weights, arrays, dtypes
+    )
 
 
 def _tokenizer(part: Part, folder: Path, architecture: Architecture) -> dict[str, bytes]:
@@ -240,6 +255,7 @@ def _write(writer: CheckpointWriter, job: Job) -> None:
         provenance=_provenance(job),
     )
     total = sum(array.nbytes for array in arrays.values())
+    component = with_settings(component, job.part.component, CascadeConfig())
     with (
         _written(job.tokenizer) as tokenizer,
         _progress(f"write {job.part.component}", total, job.weights, drawn) as advance,
@@ -252,7 +268,7 @@ def _provenance(job: Job) -> dict[str, Any]:
     return {
         **job.origin,
         "files": {name: sha256(path) for name, path in job.files.items()} | copied,
-        "licence": job.stage.licence,
+        "licence": job.licence,
         "tool": f"show1-jax {_version()}",
     }
 
@@ -282,7 +298,7 @@ def _report(out: Path, jobs: Sequence[Job]) -> None:
         taken = f" (variant {job.weights.variant})" if job.weights.variant else ""
         files = ", ".join(path.name for path in job.weights.files) or job.origin["source"]
         print(f"{job.part.component}: {files}{taken} as {job.dtype_name}")
-    for licence in dict.fromkeys(job.stage.licence for job in jobs):
-        stages = dict.fromkeys(job.stage.name for job in jobs if job.stage.licence == licence)
-        print(f"The weights of {', '.join(stages)} are under the {licence}.")
+    for licence in dict.fromkeys(job.licence for job in jobs):
+        stages = dict.fromkeys(job.stage.name for job in jobs if job.licence == licence)
+        print(f"licence of {', '.join(stages)}: {licence}")
     print(f"{out}: written")

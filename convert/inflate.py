@@ -16,7 +16,7 @@ import numpy as np
 
 from convert.convert import Job, prepare, write_checkpoint
 from convert.reader import Weights
-from convert.released import DEEPFLOYD_LICENCE, STAGES, Stage, check_unet
+from convert.released import OWNERS_LICENCE, STAGES, Stage, check_unet
 from convert.safetensors_file import read_safetensors, write_safetensors
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
@@ -37,7 +37,6 @@ STARTS: Final[Mapping[str, Stage]] = {
     "keyframes": replace(
         STAGES["keyframes"],
         repository="DeepFloyd/IF-I-L-v1.0",
-        licence=DEEPFLOYD_LICENCE,
         parts=(STAGES["keyframes"].parts[0], _T5),
         description="a 2-D pixel UNet with 3 input channels to start from",
         unet={**STAGES["keyframes"].unet, "temporal": False},
@@ -52,7 +51,6 @@ STARTS: Final[Mapping[str, Stage]] = {
     "superres_pixel": replace(
         STAGES["superres_pixel"],
         repository="DeepFloyd/IF-II-L-v1.0",
-        licence=DEEPFLOYD_LICENCE,
         parts=(*STAGES["superres_pixel"].parts, _T5),
         description="a 2-D pixel UNet with 6 input channels and a noise level to start from",
         unet={**STAGES["superres_pixel"].unet, "temporal": False},
@@ -160,8 +158,9 @@ def _keyframes_of_checkpoint(source: str, dtype: np.dtype | None) -> Job:
     check_unet(stage, architecture, f"{checkpoint}: keyframes")
     arrays = read_weights(checkpoint, "keyframes", parameters("unet", architecture), dtype)
     return Job(
-        stage=replace(stage, licence=record.provenance.get("licence", "licence of the weights in that checkpoint")),
+        stage=stage,
         part=stage.parts[0],
+        licence=record.provenance.get("licence", OWNERS_LICENCE),
         origin={"source": str(checkpoint), "revision": record.provenance.get("revision")},
         files={},
         architecture=architecture,
@@ -184,7 +183,7 @@ def _with_condition(job: Job) -> Job:
     unseen = np.zeros((height, width, architecture.in_channels - given, out_channels), kernel.dtype)
     return replace(
         job,
-        stage=replace(stage, licence=job.stage.licence),
+        stage=stage,
         part=stage.parts[0],
         origin={**job.origin, "start": [*job.origin.get("start", []), "the keyframe UNet, which sees no condition"]},
         architecture=architecture,

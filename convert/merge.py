@@ -18,6 +18,8 @@ from show1_jax.errors import UserError, shown_name
 from show1_jax.files import check_space
 from show1_jax.manifest import Component
 from show1_jax.progress import Bar
+from show1_jax.recorded_settings import with_settings
+from show1_jax.sampling_config import CascadeConfig
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def merge(
     components: Sequence[str] = (),
     *,
     dtype: np.dtype | None = None,
+    config: CascadeConfig | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes components of one or several checkpoints as one, each with its tokenizer, its settings and its origin.
@@ -64,6 +67,7 @@ def merge(
       out: the checkpoint's directory; it appears when everything is written.
       components: to write; by default all of them.
       dtype: of the stored weights; None keeps each tensor's.
+      config: sampling settings to record; None keeps those of each component.
       overwrite: replace a checkpoint that is there; it may be one of `checkpoints`.
 
     Raises:
@@ -72,7 +76,7 @@ def merge(
     """
     check_new_checkpoint(out, overwrite=overwrite)
     opened = CheckpointSet.open(checkpoints)
-    parts = [_part(opened, name, dtype) for name in dict.fromkeys(components or opened.paths)]
+    parts = [_part(opened, name, dtype, config) for name in dict.fromkeys(components or opened.paths)]
     check_fit({part.name: part.architecture for part in parts})
     check_space(out, sum(part.written_bytes() for part in parts))
     with new_checkpoint(out, overwrite=overwrite) as writer:
@@ -83,13 +87,15 @@ def merge(
     print(f"{out}: written")
 
 
-def _part(checkpoints: CheckpointSet, name: str, dtype: np.dtype | None) -> _Part:
+def _part(checkpoints: CheckpointSet, name: str, dtype: np.dtype | None, config: CascadeConfig | None) -> _Part:
     """A component, checked as far as it can be without reading weights."""
     record, checkpoint = checkpoints.component(name), checkpoints.path(name)
     if not name.isidentifier():
         raise UserError(f"{checkpoint}: {name!r} is no component's name; convert again")
     architecture = stored_architecture(checkpoint, name, record)
-    return _Part(name, checkpoint, replace(record, dtype=dtype.name if dtype else record.dtype), architecture, dtype)
+    record = replace(record, dtype=dtype.name if dtype else record.dtype)
+    record = record if config is None else with_settings(record, name, config)
+    return _Part(name, checkpoint, record, architecture, dtype)
 
 
 def _write(writer: CheckpointWriter, part: _Part) -> None:

@@ -15,10 +15,13 @@ from show1_jax.stage_table import STAGE_TABLE
 from show1_jax.text.architecture import TextArchitecture
 from show1_jax.text.encoders import TEXT_ENCODERS
 
-SHOW1_LICENCE: Final = "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0)"
-DEEPFLOYD_LICENCE: Final = (
+_SHOW1_LICENCE: Final = "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0)"
+_DEEPFLOYD_LICENCE: Final = (
     "DeepFloyd IF License Agreement (https://huggingface.co/spaces/DeepFloyd/deepfloyd-if-license)"
 )
+_LICENCES: Final[Mapping[str, str]] = {"showlab/show-1-": _SHOW1_LICENCE, "DeepFloyd/IF-": _DEEPFLOYD_LICENCE}
+"""Licences of released weights, by the beginning of their repository's name."""
+OWNERS_LICENCE: Final = "as the owner of the folder says"
 
 MODEL_INDEX: Final = "model_index.json"
 TOKENIZER_FILES: Final = (
@@ -65,7 +68,6 @@ class Stage:
     Attributes:
       name: of the stage.
       repository: the hub id of the released weights.
-      licence: of the released weights.
       parts: the components to convert, the UNet first.
       description: of the UNet, for a person.
       unet: fields that tell its architecture from the other stages'.
@@ -73,7 +75,6 @@ class Stage:
 
     name: str
     repository: str
-    licence: str
     parts: tuple[Part, ...]
     description: str
     unet: Mapping[str, Any]
@@ -93,7 +94,6 @@ STAGES: Final[Mapping[str, Stage]] = {
         Stage(
             "keyframes",
             "showlab/show-1-base",
-            SHOW1_LICENCE,
             (
                 Part("keyframes", "unet", "unet", ("scheduler",)),
                 Part("text_t5", "t5", "text_encoder", tokenizer=("spiece.model",)),
@@ -104,7 +104,6 @@ STAGES: Final[Mapping[str, Stage]] = {
         Stage(
             "interpolation",
             "showlab/show-1-interpolation",
-            SHOW1_LICENCE,
             (Part("interpolation", "unet", "unet", ("scheduler",)),),
             "a 3-D pixel UNet with 7 input channels",
             {"temporal": True, "attention": "added_kv", "in_channels": 7, "noise_level_embedding": False},
@@ -112,7 +111,6 @@ STAGES: Final[Mapping[str, Stage]] = {
         Stage(
             "first_frame",
             "DeepFloyd/IF-II-L-v1.0",
-            DEEPFLOYD_LICENCE,
             (Part("first_frame", "unet", "unet", _NOISED),),
             "a 2-D pixel UNet with 6 input channels and a noise level",
             {"temporal": False, "attention": "added_kv", "in_channels": 6, "noise_level_embedding": True},
@@ -120,7 +118,6 @@ STAGES: Final[Mapping[str, Stage]] = {
         Stage(
             "superres_pixel",
             "showlab/show-1-sr1",
-            SHOW1_LICENCE,
             (Part("superres_pixel", "unet", "unet", _NOISED),),
             "a 3-D pixel UNet with 6 input channels and a noise level",
             {"temporal": True, "attention": "added_kv", "in_channels": 6, "noise_level_embedding": True},
@@ -128,7 +125,6 @@ STAGES: Final[Mapping[str, Stage]] = {
         Stage(
             "superres_latent",
             "showlab/show-1-sr2",
-            SHOW1_LICENCE,
             (
                 Part("superres_latent", "unet", "unet", ("scheduler",)),
                 Part("text_clip", "clip", "text_encoder", tokenizer=_CLIP_TOKENIZER),
@@ -139,6 +135,12 @@ STAGES: Final[Mapping[str, Stage]] = {
         ),
     )
 }
+
+
+def repository_licence(repository: str) -> str:
+    """Return the licence of the weights in a repository of the hub."""
+    known = (licence for beginning, licence in _LICENCES.items() if repository.startswith(beginning))
+    return next(known, f"as https://huggingface.co/{repository} says")
 
 
 def check_folder(stage: Stage, folder: Path) -> None:

@@ -22,6 +22,7 @@ from show1_jax.models import LoadedNetwork, exact_float32
 from show1_jax.noise import NoiseSource, SeededNoise
 from show1_jax.parallel import check_finite, gather, put_batch
 from show1_jax.prompts import Prompt, check_negative, check_prompt
+from show1_jax.recorded_settings import recorded_config
 from show1_jax.sampling_config import STAGES, CascadeConfig, Stage
 from show1_jax.stage_table import AUTOENCODER, STAGE_TABLE, text_encoders
 from show1_jax.stages import SAMPLING, StageContext
@@ -81,14 +82,14 @@ class Cascade:
         Args:
             checkpoint: its directory; of several, separated by commas, later ones' components replace earlier ones'. A
                 training run's working directory stands for its newest step. Weights are read stage by stage.
-            config: settings; the original's released ones if not given.
+            config: settings; if not given, those that the checkpoint records for its networks.
             devices: to use; all if not given.
 
         Raises:
             UserError: no checkpoint there, or settings that do not fit the devices.
         """
         checkpoints = CheckpointSet.open(checkpoint)
-        return cls.of(checkpoints, config or CascadeConfig(), devices)
+        return cls.of(checkpoints, config or recorded_config(checkpoints.manifest, str(checkpoint)), devices)
 
     @classmethod
     def of(cls, checkpoints: CheckpointSet, config: CascadeConfig, devices: Sequence[jax.Device] | None = None) -> Self:

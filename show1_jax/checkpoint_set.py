@@ -15,6 +15,7 @@ from show1_jax.files import user_path
 from show1_jax.manifest import MANIFEST, CheckpointError, Component, Manifest, check_sizes, read_manifest
 from show1_jax.models import LoadedNetwork, architecture_of, load_network
 from show1_jax.parallel.processes import from_first_process
+from show1_jax.recorded_settings import check_recorded
 from show1_jax.text.encoders import encoder_of_kind
 from show1_jax.text.tokenizers import TextTokenizer
 from show1_jax.training.checkpoints import CHECKPOINTS, latest
@@ -102,6 +103,7 @@ def _check(checkpoint: Path, name: str, component: Component) -> None:
         architecture_of(component)
         for settings in component.schedulers.values():
             SchedulerConfig.from_json(settings)
+        check_recorded(name, component)
     except UserError as error:
         raise CheckpointError(checkpoint, f"{checkpoint / MANIFEST}: components: {name}: {error}") from None
 

@@ -29,6 +29,7 @@ from show1_jax.progress import StageBars
 from show1_jax.prompts import Prompt
 from show1_jax.random_checkpoint import SOURCE as RANDOM
 from show1_jax.random_checkpoint import write_random_checkpoint
+from show1_jax.recorded_settings import differing_settings
 from show1_jax.request import Request
 from show1_jax.run_record import Record, differences
 from show1_jax.runs import CONTACT_SHEET, Clip, RunDirectory, describe_request
@@ -65,7 +66,9 @@ def run(config: SampleConfig, request: Request) -> None:
     own_video = from_first_process(lambda: _read_own_video(config, request))
     pending = from_first_process(lambda: _plan(cascade, jobs, request, own_video))
     if pending:
-        from_first_process(lambda: _warn(checkpoints, [jobs[number].prompt for number in pending], request.stages))
+        from_first_process(
+            lambda: _warn(checkpoints, config, [jobs[number].prompt for number in pending], request.stages)
+        )
     size = request.batch_size or cascade.spec.mesh.shape["data"]
     for start in range(0, len(pending), size):
         batch = [jobs[number] for number in pending[start : start + size]]
@@ -93,7 +96,7 @@ def make_random_checkpoint(config: SampleConfig) -> None:
     """Make the checkpoint with random weights that a config asks for, where there is none."""
     first = split_names(config.checkpoint)[0]
     if config.random_weights and not (first / MANIFEST).exists() and not is_run(first):
-        write_random_checkpoint(first, config.architecture, config.schedulers)
+        write_random_checkpoint(first, config.architecture, config.schedulers, config=config)
 
 
 def _jobs(cascade: Cascade, config: SampleConfig, request: Request) -> list[Job]:
@@ -194,12 +197,14 @@ def _check_writable(path: Path) -> None:
         raise UserError(f"cannot write in {folder} ({error.strerror}); choose another place with --out") from error
 
 
-def _warn(checkpoints: CheckpointSet, prompts: Sequence[Prompt], stages: Sequence[Stage]) -> None:
-    """Say what the user should know before waiting: random weights, and prompts that are cut off."""
+def _warn(checkpoints: CheckpointSet, config: SampleConfig, prompts: Sequence[Prompt], stages: Sequence[Stage]) -> None:
+    """Say what the user should know before waiting: random weights, other settings, prompts that are cut off."""
     parts = checkpoints.manifest.components
     random = [name for name in components(stages) if parts[name].provenance.get("source") == RANDOM]
     for folder in dict.fromkeys(map(checkpoints.path, random)):
         print(f"warning: the weights of {folder} are random; noise is what they give", file=sys.stderr)
+    if differing := differing_settings(checkpoints.manifest, config, stages):
+        print(f"note: not as the checkpoint records it: {', '.join(differing)}", file=sys.stderr)
     texts = dict.fromkeys(prompt.text for prompt in prompts)
     for component, served in text_encoders(stages).items():
         for text in filter(None, map(checkpoints.tokenizer(component).cut_off, texts)):

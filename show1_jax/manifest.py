@@ -20,7 +20,9 @@ from show1_jax.parallel.processes import from_all_processes
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_READ_VERSIONS: Final = (2, 3)
+"""Version 3 records sampling settings."""
 MANIFEST = "manifest.json"
 TRAINING = "training"
 """The folder that a step of a training run has besides its component's."""
@@ -29,7 +31,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Component(Settings):
-    """What a checkpoint knows of one component besides its weights. Every field is JSON.
+    """The record of one component: everything but its weights. Every field is JSON.
 
     Attributes:
       kind: of network, see `show1_jax.models.network_kinds`.
@@ -38,6 +40,8 @@ class Component(Settings):
       schedulers: the released scheduler configurations, verbatim, by role (`scheduler`, `image_noising_scheduler`).
       config: the component's released `config.json`, verbatim.
       provenance: where the weights come from: source, revision, file hashes, licence, tool version.
+      sampling: the settings that a stage's network is to be sampled with, see `show1_jax.recorded_settings`; empty for
+        other networks, and in checkpoints of version 2.
     """
 
     kind: str
@@ -46,6 +50,7 @@ class Component(Settings):
     schedulers: dict[str, dict[str, Any]] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,9 @@ def read_manifest(checkpoint: Path) -> Manifest:
     try:
         values = read_json(path, "")
         version, digest = values["format_version"], values.pop("sha256", None)
-        if type(version) is int and version != FORMAT_VERSION:
-            problem = f"{checkpoint}: format version {version}, this program reads {FORMAT_VERSION}"
+        if type(version) is int and version not in _READ_VERSIONS:
+            readable = " and ".join(map(str, _READ_VERSIONS))
+            problem = f"{checkpoint}: format version {version}, this program reads {readable}"
             raise CheckpointError(checkpoint, problem)
         if type(version) is not int or digest != _digest(values):
             raise CheckpointError(checkpoint, f"{path}: damaged (its hash of itself differs)")

@@ -16,6 +16,8 @@ from show1_jax.files import check_space
 from show1_jax.initial_weights import initial_weight
 from show1_jax.manifest import Component, Manifest
 from show1_jax.models import architecture_of, build, kind_of, network_kind
+from show1_jax.recorded_settings import with_settings
+from show1_jax.sampling_config import CascadeConfig
 from show1_jax.text.encoders import TEXT_ENCODERS
 from show1_jax.weights import WeightPath, to_weights
 
@@ -28,6 +30,7 @@ def write_random_checkpoint(
     architecture: Mapping[str, Mapping[str, Any]],
     schedulers: Mapping[str, Mapping[str, Mapping[str, Any]]],
     seed: int = 0,
+    config: CascadeConfig | None = None,
 ) -> None:
     """Write a checkpoint whose weights are random, and whose tokenizers know bytes only.
 
@@ -36,11 +39,14 @@ def write_random_checkpoint(
         architecture: for every component the fields of its architecture dataclass.
         schedulers: for every UNet its scheduler configs, by role, in diffusers' form.
         seed: of the weights.
+        config: sampling settings to record; none are recorded if not given.
 
     Raises:
         UserError: `directory` exists, a field is wrong, or the disk is full or too small.
     """
     records = described_manifest(architecture, schedulers, {"source": SOURCE, "seed": seed}).components
+    if config is not None:
+        records = {name: with_settings(record, name, config) for name, record in records.items()}
     shapes = {name: _weight_shapes(record) for name, record in records.items()}
     check_space(directory, sum(math.prod(shape) for of_one in shapes.values() for shape in of_one.values()) * 4)
     with new_checkpoint(directory) as writer:

@@ -31,7 +31,6 @@ from show1_jax.initial_weights import initial_weight
 from show1_jax.manifest import Component
 from show1_jax.models import build
 from show1_jax.progress import each
-from show1_jax.request import SampleConfig
 from show1_jax.text.architecture import TextArchitecture
 from show1_jax.text.encoders import TEXT_ENCODERS, TextEncoder
 from show1_jax.text.encoding import encode_text

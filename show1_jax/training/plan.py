@@ -17,6 +17,7 @@ from show1_jax.latents import latent_shape
 from show1_jax.manifest import Component
 from show1_jax.models import architecture_of, build, compute_dtype
 from show1_jax.random_checkpoint import new_component
+from show1_jax.recorded_settings import with_settings
 from show1_jax.stage_table import AUTOENCODER, PIXEL_CHANNELS, STAGE_TABLE, StageSpec
 from show1_jax.training.objectives import Objective, make_objective
 from show1_jax.training.optimizer import make_optimizer
@@ -172,6 +173,7 @@ def make_plan(config: SampleConfig, stage: TrainedStage, platform: str) -> Plan:
     training, dtype = config.train.stage(stage), compute_dtype(config.train.precision, platform)
     start = CheckpointSet.open(training.init) if training.init else None
     record = _described(config, stage) if start is None else start.component(trained_component(stage))
+    record = with_settings(record, trained_component(stage), config)
     plan = Plan(stage, config, record, start, _open_if_there(config.checkpoint), dtype)
     if plan.keeps_latents and start is None:
         raise UserError(f"stage {stage}: decoder_only=True keeps a checkpoint's encoder; say whose with init=DIR")
