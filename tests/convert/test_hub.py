@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from convert.__main__ import main
 from convert.hub import download, is_hub_id
 from convert.inflate import STARTS
-from convert.released import STAGES
+from convert.released import STAGES, repository_licence
 from show1_jax.errors import UserError
 from show1_jax.manifest import read_manifest
 
@@ -249,8 +249,14 @@ def test_the_command_line_converts_from_the_hub_by_default(
     assert provenance["revision"] == COMMIT
     assert "DeepFloyd IF License" in provenance["licence"]
     printed = capsys.readouterr().out
-    assert "interpolation are under the CC BY-NC 4.0" in printed
-    assert "first_frame are under the DeepFloyd IF License Agreement" in printed
+    assert "licence of interpolation: CC BY-NC 4.0" in printed
+    assert "licence of first_frame: DeepFloyd IF License Agreement" in printed
+
+
+def test_the_licence_of_another_repository_is_its_own() -> None:
+    assert repository_licence("someone/show-1-base") == "as https://huggingface.co/someone/show-1-base says"
+    assert repository_licence("showlab/show-1-sr2").startswith("CC BY-NC 4.0")
+    assert "DeepFloyd IF License" in repository_licence("DeepFloyd/IF-I-L-v1.0")
 
 
 def test_the_command_line_says_what_a_gated_repository_needs(
