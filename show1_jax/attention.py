@@ -17,11 +17,11 @@ MAX_LOGITS_BYTES: Final = 2**28
 
 
 def attend(
-    query: Float[Array, "b*t n h d"],
-    key: Float[Array, "b*t m h d"],
-    value: Float[Array, "b*t m h d"],
+    query: Float[Array, "rows n h d"],
+    key: Float[Array, "rows m h d"],
+    value: Float[Array, "rows m h d"],
     num_frames: int = 1,
-) -> Float[Array, "b*t n h d"]:
+) -> Float[Array, "rows n h d"]:
     """Attention of every row of the batch by itself: the one place that decides how.
 
     Rows are `num_frames` frames of each video. Where their logits are too large, a few frames of all videos take their

@@ -22,7 +22,10 @@ from show1_jax.layers import (
 from show1_jax.temporal import TemporalConv, TemporalTransformer
 
 Video = Float[Array, "b t h w c"]
+Output = Float[Array, "b t _ _ _"]
+"""Other channels than the input's and, after resampling, another height and width."""
 Embedding = Float[Array, "b e"]
+Skip = Float[Array, "b t h w skip"]
 Text = Float[Array, "b n d"]
 
 
@@ -64,7 +67,7 @@ class ResnetBlock(nnx.Module):
         self.scale_factor = scale_factor
         self.resample = {"down": average_2x2, "up": repeat_2x2, None: _same}[resample]
 
-    def __call__(self, x: Video, embedding: Embedding | None = None) -> Video:
+    def __call__(self, x: Video, embedding: Embedding | None = None) -> Output:
         y = self.resample(self.act(per_frame(self.norm1, x)))
         x = self.resample(x)
         y = self.conv1(y)
@@ -90,7 +93,7 @@ class Downsample(nnx.Module):
     def __init__(self, channels: int, make: Layers):
         self.conv = make.conv(channels, channels, 3, stride=2)
 
-    def __call__(self, x: Video, embedding: Embedding | None = None) -> Video:
+    def __call__(self, x: Video, embedding: Embedding | None = None) -> Float[Array, "b t (h+1)//2 (w+1)//2 c"]:
         return self.conv(x)
 
 
@@ -100,7 +103,7 @@ class Upsample(nnx.Module):
     def __init__(self, channels: int, make: Layers):
         self.conv = make.conv(channels, channels, 3)
 
-    def __call__(self, x: Video, size: tuple[int, int] | None = None) -> Video:
+    def __call__(self, x: Video, size: tuple[int, int] | None = None) -> Output:
         return self.conv(resize_nearest(x, *(size or (2 * x.shape[2], 2 * x.shape[3]))))
 
 
@@ -187,10 +190,10 @@ class Level(nnx.Module):
         self.attention = attention
         self.remat = make.remat
 
-    def layer(self, index: int, x: Video, embedding: Embedding, text: Text, skip: Video | None = None) -> Video:
+    def layer(self, index: int, x: Video, embedding: Embedding, text: Text, skip: Skip | None = None) -> Output:
         """Run one layer; a skip's channels come after the input's."""
 
-        def run(x: Video, embedding: Embedding, text: Text, skip: Video | None) -> Video:
+        def run(x: Video, embedding: Embedding, text: Text, skip: Skip | None) -> Output:
             x = self.resnets[index](x if skip is None else jnp.concatenate([x, skip], axis=-1), embedding)
             if self.temporal:
                 x = self.temp_convs[index](x)
@@ -233,7 +236,7 @@ class DownBlock(Level):
                 )
             )
 
-    def __call__(self, x: Video, embedding: Embedding, text: Text) -> tuple[Video, list[Video]]:
+    def __call__(self, x: Video, embedding: Embedding, text: Text) -> tuple[Output, list[Output]]:
         """The next level's input, and the skips: every layer's output and the resampled one."""
         skips = []
         for index in range(len(self.resnets)):
@@ -309,7 +312,7 @@ class UpBlock(Level):
                 )
             )
 
-    def __call__(self, x: Video, skips: list[Video], embedding: Embedding, text: Text) -> Video:
+    def __call__(self, x: Video, skips: list[Output], embedding: Embedding, text: Text) -> Output:
         """Take this level's skips off the end of `skips`, which is changed in place."""
         for index in range(len(self.resnets)):
             x = self.layer(index, x, embedding, text, skips.pop())
@@ -320,5 +323,5 @@ class UpBlock(Level):
         return x
 
 
-def _call(upsampler: Any, told: tuple[int, ...] | Embedding, x: Video) -> Video:
+def _call(upsampler: Any, told: tuple[int, ...] | Embedding, x: Video) -> Output:
     return upsampler(x, told)

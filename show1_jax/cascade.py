@@ -4,7 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ OnStage = Callable[[Stage, Video], None]
 """Called with every stage's result as soon as it is there."""
 
 
+@runtime_checkable
 class LoadNetwork(Protocol):
     """Loads networks, as `CheckpointSet.load` does."""
 
@@ -76,7 +77,7 @@ class Cascade:
         checkpoint: str | Path,
         config: CascadeConfig | None = None,
         devices: Sequence[jax.Device] | None = None,
-    ) -> Self:
+    ) -> "Cascade":
         """Open one or several checkpoints that `python -m convert` or `train.py` made.
 
         Args:
@@ -92,12 +93,14 @@ class Cascade:
         return cls.of(checkpoints, config or recorded_config(checkpoints.manifest, str(checkpoint)), devices)
 
     @classmethod
-    def of(cls, checkpoints: CheckpointSet, config: CascadeConfig, devices: Sequence[jax.Device] | None = None) -> Self:
+    def of(
+        cls, checkpoints: CheckpointSet, config: CascadeConfig, devices: Sequence[jax.Device] | None = None
+    ) -> "Cascade":
         """Return the cascade of opened checkpoints; see `load`."""
         spec = CascadeSpec.of(config, checkpoints.manifest, devices)
         return cls(spec, checkpoints.load, checkpoints.tokenizer)
 
-    def with_config(self, config: CascadeConfig) -> Self:
+    def with_config(self, config: CascadeConfig) -> "Cascade":
         """Return a cascade of the same networks with other settings, on the same devices."""
         spec = CascadeSpec.of(config, self.spec.manifest, list(self.spec.mesh.devices.flat))
         return type(self)(spec, self._load, self._tokenizer)

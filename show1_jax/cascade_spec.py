@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,9 @@ class CascadeSpec:
     dtype: jnp.dtype
 
     @classmethod
-    def of(cls, config: CascadeConfig, manifest: Manifest, devices: Sequence[jax.Device] | None = None) -> Self:
+    def of(
+        cls, config: CascadeConfig, manifest: Manifest, devices: Sequence[jax.Device] | None = None
+    ) -> "CascadeSpec":
         """Return the cascade of a config and a manifest on some devices; on all devices if none are given.
 
         Raises:

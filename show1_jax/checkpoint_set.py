@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
@@ -42,7 +41,7 @@ class CheckpointSet:
             self._add(checkpoint, read_manifest(checkpoint))
 
     @classmethod
-    def open(cls, names: str | Path) -> Self:
+    def open(cls, names: str | Path) -> "CheckpointSet":
         """Every process of a job calls it, at the same point.
 
         Args:

@@ -4,13 +4,15 @@ import dataclasses
 import difflib
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from show1_jax.bounds import MAX_BLOCK_LAYERS, MAX_LEVELS, bounds
 from show1_jax.errors import UserError, shown
 
 Activation = Literal["silu", "gelu"]
 Remat = Literal["none", "dots", "full"]
+
+S = TypeVar("S", bound="Settings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,9 @@ class Settings:
     Raises:
         UserError: a field has a value of the wrong type, or a number outside its bounds.
     """
+
+    __no_type_check__: ClassVar[bool] = True
+    """Runtime type checkers leave the constructors alone: these check their fields, in lines for users."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -39,7 +44,7 @@ class Settings:
         }
 
     @classmethod
-    def from_dict(cls, values: Any) -> Self:
+    def from_dict(cls: type[S], values: Any) -> S:
         """Build from `to_dict`'s form.
 
         Raises:

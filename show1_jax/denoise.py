@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +103,7 @@ def step_program(
     return network_program(denoise_step, mesh, graph, sampler, sequential_guidance=sequential_guidance)
 
 
+@runtime_checkable
 class Denoise(Protocol):
     """Runs a sampler from its first timestep to its last, as `denoise` does."""
 

@@ -355,7 +355,9 @@ def split_variance(
     )
 
 
-def learned_log_variance(variance: Float32[Array, "*shape"], low: Scale, high: Scale) -> Float32[Array, "*shape"]:
+def learned_log_variance(
+    variance: Float32[Array, "*shape"], low: Float32[ArrayLike, "..."], high: Float32[ArrayLike, "..."]
+) -> Float32[Array, "*shape"]:
     """From `low` at -1 to `high` at 1: what a `learned_range` network says (Nichol and Dhariwal 2021, equation 15)."""
     fraction = (variance + 1) / 2
     return fraction * high + (1 - fraction) * low

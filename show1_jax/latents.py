@@ -1,6 +1,6 @@
 """Between pixels and latents: the autoencoder of the latent stage, frame after frame, to bound memory."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,10 @@ from show1_jax.parallel import constrain_batch
 from show1_jax.vae import Autoencoder
 
 Video = Float32[Array, "b t h w c"]
+Latents = Float32[Array, "b t i j z"]
 
 
+@runtime_checkable
 class LatentCodec(Protocol):
     """Maps videos to scaled latents and back; `AutoencoderCodec` does it with a network."""
 
@@ -25,10 +27,10 @@ class LatentCodec(Protocol):
     def architecture(self) -> VAEConfig:
         """The autoencoder's."""
 
-    def encode(self, video: Video, noise: Video) -> Video:
+    def encode(self, video: Video, noise: Latents) -> Latents:
         """Sample scaled latents of a video in [-1, 1] from their posterior, with this Gaussian noise."""
 
-    def decode(self, latents: Video) -> Video:
+    def decode(self, latents: Latents) -> Video:
         """Return the video of scaled latents, in about [-1, 1]."""
 
 
@@ -40,12 +42,12 @@ class AutoencoderCodec:
         self.architecture = network.architecture
         self._network, self._mesh = network, mesh
 
-    def encode(self, video: Video, noise: Video) -> Video:
+    def encode(self, video: Video, noise: Latents) -> Latents:
         """See `LatentCodec`."""
-        latents: Video = encoder_program(self._network.graph, self._mesh)(self._network.weights, video, noise)
+        latents: Latents = encoder_program(self._network.graph, self._mesh)(self._network.weights, video, noise)
         return latents
 
-    def decode(self, latents: Video) -> Video:
+    def decode(self, latents: Latents) -> Video:
         """See `LatentCodec`."""
         video: Video = decoder_program(self._network.graph, self._mesh)(self._network.weights, latents)
         return video
@@ -57,9 +59,7 @@ def latent_shape(architecture: VAEConfig, num_frames: int, height: int, width: i
     return num_frames, height // side, width // side, architecture.latent_channels
 
 
-def sample_latents(
-    autoencoder: Autoencoder, video: Video, noise: Float32[Array, "b t i j z"]
-) -> Float32[Array, "b t i j z"]:
+def sample_latents(autoencoder: Autoencoder, video: Video, noise: Latents) -> Latents:
     """Sample scaled latents of `video` from the posterior, by `noise`; pure."""
 
     def encode_frame(arguments: tuple[Array, Array]) -> Array:
@@ -81,17 +81,13 @@ def decoder_program(graph: "nnx.GraphDef[nnx.Module]", mesh: Mesh) -> Any:
     return network_program(_decode, mesh, graph)
 
 
-def _encode(
-    graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, video: Video, noise: Float32[Array, "b t i j z"]
-) -> Float32[Array, "b t i j z"]:
+def _encode(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, video: Video, noise: Latents) -> Latents:
     autoencoder = nnx.merge(graph, weights)
     assert isinstance(autoencoder, Autoencoder)
     return constrain_batch(sample_latents(autoencoder, video, noise))
 
 
-def _decode(
-    graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, latents: Float32[Array, "b t i j z"]
-) -> Float32[Array, "b t h w 3"]:
+def _decode(graph: "nnx.GraphDef[nnx.Module]", weights: nnx.State, latents: Latents) -> Float32[Array, "b t h w 3"]:
     autoencoder = nnx.merge(graph, weights)
     assert isinstance(autoencoder, Autoencoder)
 

@@ -124,7 +124,7 @@ def flatten_pixels(x: Float[Array, "b t h w c"]) -> Float[Array, "b t h*w c"]:
     return constrain_activation(rearrange(x, "b t h w c -> b t (h w) c"))
 
 
-def average_2x2(x: Float[Array, "b t h w c"]) -> Float[Array, "b t h/2 w/2 c"]:
+def average_2x2(x: Float[Array, "b t h w c"]) -> Float[Array, "b t h//2 w//2 c"]:
     """Halve height and width by averaging."""
     return reduce(x, "b t (h i) (w j) c -> b t h w c", "mean", i=2, j=2)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 import jax
 
@@ -77,7 +77,7 @@ class Manifest:
         return _digest([component.kind, component.architecture, component.schedulers, files])
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
+    def from_json(cls, values: Mapping[str, Any]) -> "Manifest":
         """Build from the fields of a `manifest.json`.
 
         Raises:

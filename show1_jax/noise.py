@@ -5,7 +5,7 @@ The same prompt and seed thus give the same video alone, in a batch, on another 
 
 import functools
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple, Protocol, get_args
+from typing import Final, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ class Draw(NamedTuple):
     window: int = 0
 
 
+@runtime_checkable
 class NoiseSource(Protocol):
     """Gives standard Gaussian draws; `SeededNoise`, or a recorded run's draws to compare with another program."""
 

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Any, NoReturn, Self, TypedDict, TypeVar
+from typing import Any, NoReturn, TypedDict, TypeVar
 
 from tqdm import tqdm
 
@@ -104,7 +104,7 @@ class Bar:
         """Show the last state, or remove the bar if it is not to be left or still waits for the first step."""
         self._shown.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Bar":
         return self
 
     def __exit__(

@@ -4,7 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, UInt32
+from jaxtyping import Array, Float32, Int, UInt32
 
 _BITS = 31
 """Of a float32 that is not negative, whose order is that of these bits as an integer."""
@@ -27,7 +27,7 @@ def magnitude_quantile(x: Float32[Array, "*frames h w c"], share: float) -> Floa
     def count(is_counted: Array) -> Array:
         return jnp.sum(is_counted, axis=(-3, -2, -1), keepdims=True, dtype=jnp.int32)
 
-    def set_bit(index: int, found: UInt32[Array, "*frames 1 1 1"]) -> UInt32[Array, "*frames 1 1 1"]:
+    def set_bit(index: Int[Array, ""], found: UInt32[Array, "*frames 1 1 1"]) -> UInt32[Array, "*frames 1 1 1"]:
         larger = found | (jnp.uint32(1) << jnp.uint32(_BITS - 1 - index))
         return jnp.where(count(bits < larger) <= rank, larger, found)
 

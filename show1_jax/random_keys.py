@@ -11,7 +11,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float32, Int, Int32, Key, UInt32
+from jaxtyping import Array, ArrayLike, Bool, Float32, Int32, Integer, Key, UInt32
 
 _GENERATOR: Final = "threefry2x32"
 
@@ -29,7 +29,7 @@ def _partitionable(draw: Callable[P, T]) -> Callable[P, T]:
     return in_that_form
 
 
-def key_data(seed: Int[ArrayLike, ""]) -> UInt32[Array, "2"]:
+def key_data(seed: Integer[ArrayLike, ""]) -> UInt32[Array, "2"]:
     """The data of the key of a seed from 0 to 2^32 - 1, as `jax.random.key` makes it."""
     return jnp.stack([jnp.uint32(0), jnp.asarray(seed, jnp.uint32)])
 
@@ -39,12 +39,12 @@ def as_key(data: UInt32[Array, "2"]) -> Key[Array, ""]:
     return jax.random.wrap_key_data(data, impl=_GENERATOR)
 
 
-def new_key(seed: Int[ArrayLike, ""]) -> Key[Array, ""]:
+def new_key(seed: Integer[ArrayLike, ""]) -> Key[Array, ""]:
     """The key of a seed from 0 to 2^32 - 1."""
     return as_key(key_data(seed))
 
 
-def fold_in(key: Key[Array, ""], number: Int[ArrayLike, ""]) -> Key[Array, ""]:
+def fold_in(key: Key[Array, ""], number: Integer[ArrayLike, ""]) -> Key[Array, ""]:
     """A key of a key and a number."""
     return jax.random.fold_in(key, number)
 

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn
 
 from show1_jax.config import flatten
 from show1_jax.errors import FileError
@@ -46,7 +46,7 @@ class Record:
     made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path) -> Self | None:
+    def read(cls, path: Path) -> "Record | None":
         """Return what a file says; None where there is none.
 
         Raises:

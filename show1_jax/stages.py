@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,9 @@ from show1_jax.video import from_uint8, resize_uint8, to_uint8
 from show1_jax.windows import superres_starts
 
 Video = Float32[Array, "b t h w c"]
+StageVideo = Float32[Array, "b _ _ _ c"]
+"""The result of a stage, which has frames and sides of its own."""
+StageVideos = Mapping[Stage, StageVideo]
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class StageContext:
         start: Video,
         *,
         step_noise: Callable[[int], Video],
-        channels: Video | None = None,
+        channels: Float32[Array, "b t h w e"] | None = None,
         noise_level: int | None = None,
         windows_per_video: int = 1,
         strength: float = 1.0,
@@ -91,7 +94,7 @@ class StageContext:
             name=f"stage {self.stage}{self.window}",
         )
 
-    def in_window(self, window: int, num_windows: int) -> Self:
+    def in_window(self, window: int, num_windows: int) -> "StageContext":
         """Return the context of one of several windows that run sequentially; steps are counted over all of them."""
 
         def on_step(done: int, total: int) -> None:
@@ -104,10 +107,11 @@ class StageContext:
         return self.noise(Draw(self.stage, purpose, step, window), shape)
 
 
+@runtime_checkable
 class SampleStage(Protocol):
     """Samples a stage."""
 
-    def __call__(self, context: StageContext, config: CascadeConfig, videos: Mapping[Stage, Video]) -> Video:
+    def __call__(self, context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
         """Return the stage's result.
 
         Args:
@@ -117,7 +121,7 @@ class SampleStage(Protocol):
         """
 
 
-def sample_keyframes(context: StageContext, config: CascadeConfig, videos: Mapping[Stage, Video]) -> Video:
+def sample_keyframes(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
     """Sample stage 1: keyframes from noise alone (section 3.3)."""
     settings = config.keyframes
     shape = (settings.num_frames, settings.height, settings.width, 3)
@@ -130,7 +134,7 @@ def sample_keyframes(context: StageContext, config: CascadeConfig, videos: Mappi
 
 def interpolation_condition(
     keyframes: Video, num_between: int, between: Between = "blend"
-) -> Float32[Array, "b*v t h w 4"]:
+) -> Float32[Array, "b*(t-1) {num_between}+2 h w c+1"]:
     """Return the condition of every window between two keyframes: both with a filling, and a mask that is 1 at them.
 
     The released network was trained and is run with their linear blend between them; the paper (eq. 6) has zeros.
@@ -144,7 +148,7 @@ def interpolation_condition(
     return rearrange(jnp.concatenate([frames, mask], axis=-1), "b v t h w c -> (b v) t h w c")
 
 
-def interpolate(context: StageContext, config: CascadeConfig, videos: Mapping[Stage, Video]) -> Video:
+def interpolate(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
     """Sample stage 2: frames between the keyframes (section 3.4), all windows in one batch, since none needs another's.
 
     The frame that two windows share is the later window's, as in the original.
@@ -179,7 +183,9 @@ def _noised(scheduler: SchedulerConfig, video: Video, noise: Video, timestep: in
     return add_noise(alphas_cumprod(scheduler), video, noise, np.full(len(video), timestep, np.int32))
 
 
-def superres_condition(context: StageContext, low: Video, scale: int, noise_level: int, window: int) -> Video:
+def superres_condition(
+    context: StageContext, low: Video, scale: int, noise_level: int, window: int
+) -> Float32[Array, "b t {scale}*h {scale}*w c"]:
     """Return the low-resolution clip, upsampled and noised up to `noise_level` (section 3.5)."""
     assert context.noising_scheduler is not None
     upsampled = resize_bilinear(low, low.shape[2] * scale, low.shape[3] * scale)
@@ -187,7 +193,7 @@ def superres_condition(context: StageContext, low: Video, scale: int, noise_leve
     return _noised(context.noising_scheduler, upsampled, noise, noise_level)
 
 
-def superres_first_frame(context: StageContext, config: CascadeConfig, videos: Mapping[Stage, Video]) -> Video:
+def superres_first_frame(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
     """Sample stage 3a: super-resolution of the first frame, with the image network."""
     settings = config.first_frame
     channels = superres_condition(context, videos["interpolation"][:, :1], settings.scale, settings.noise_level, 0)
@@ -201,7 +207,7 @@ def superres_first_frame(context: StageContext, config: CascadeConfig, videos: M
     )
 
 
-def superres_pixel(context: StageContext, config: CascadeConfig, videos: Mapping[Stage, Video]) -> Video:
+def superres_pixel(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
     """Sample stage 3b: super-resolution in windows, each conditioned on its first frame, clean, of the window before.
 
     Windows overlap: a shared frame is the later window's, as in the original.
@@ -227,13 +233,13 @@ def superres_pixel(context: StageContext, config: CascadeConfig, videos: Mapping
     return jnp.concatenate(finished, axis=1)
 
 
-def resize_for_latents(video: Video, height: int, width: int, mesh: Mesh) -> Video:
+def resize_for_latents(video: Video, height: int, width: int, mesh: Mesh) -> Float32[Array, "b t {height} {width} c"]:
     """Resize 8-bit frames on the host by Pillow's bicubic filter, as the original does; the result is in [-1, 1]."""
     frames = to_uint8(gather(video, mesh))
     return put_batch(np.stack([from_uint8(resize_uint8(clip, height, width)) for clip in frames]), mesh)
 
 
-def superres_latent(context: StageContext, config: CascadeConfig, videos: Mapping[Stage, Video]) -> Video:
+def superres_latent(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
     """Sample stage 4: the resized video, noised up to `strength` in latent space and denoised (section 3.6; SDEdit)."""
     settings, codec = config.superres_latent, context.codec
     assert codec is not None

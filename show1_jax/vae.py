@@ -67,7 +67,7 @@ class PadRightDownsample(nnx.Module):
     def __init__(self, channels: int, make: Layers):
         self.conv = make.conv(channels, channels, 3, stride=2, padding=((0, 1), (0, 1)))
 
-    def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h/2 w/2 c"]:
+    def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h//2 w//2 c"]:
         return self.conv(x)
 
 
@@ -105,7 +105,7 @@ class Encoder(nnx.Module):
         self.conv_out = make.conv(widths[-1], 2 * config.latent_channels, 3)
         self.remat = make.remat
 
-    def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t _ _ 2*z"]:
+    def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t _ _ _"]:
         x = self.conv_in(x)
         for block in (*self.down_blocks, self.mid_block):
             x = rematerialised(block.__call__, self.remat)(constrain_activation(x))

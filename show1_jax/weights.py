@@ -5,11 +5,13 @@ Keys are paths of strings, as the attributes of the modules: `("down_blocks", "0
 
 from typing import Any
 
+import jax
 from flax import nnx
 from jaxtyping import Array
 
 WeightPath = tuple[str, ...]
 Weights = dict[WeightPath, Array]
+WeightShapes = dict[WeightPath, jax.ShapeDtypeStruct]
 
 
 def weight_path(path: tuple[Any, ...]) -> WeightPath:

@@ -34,6 +34,10 @@ class Double:
     def check(self, stages: Sequence[str]) -> None:
         assert stages == STAGES[: len(stages)]
 
+    @property
+    def spec(self) -> Self:
+        return self
+
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, stages: Sequence[str]) -> dict[str, np.ndarray]:
         self.batches.append((list(prompts), list(seeds)))
         shown = [

@@ -1,6 +1,5 @@
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +9,10 @@ from scipy.special import erf
 
 from show1_jax import compiler
 from show1_jax.layers import exact_gelu
-from show1_jax.parallel import make_mesh, replicated_sharding
+from show1_jax.parallel import make_mesh
 from show1_jax.sampling_config import MeshConfig
 from show1_jax.training import step
+from tests import tiny_runs
 
 UNKNOWN = {"xla_no_such_option": "1"}
 
@@ -66,16 +66,16 @@ def test_network_programs_are_compiled_with_the_options(
 
 
 def test_steps_of_training_are_compiled_with_the_options(
-    monkeypatch: pytest.MonkeyPatch, mesh: jax.sharding.Mesh
+    monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(jax, "jit", lambda function, **options: options["compiler_options"])
-    monkeypatch.setattr(step, "compiler_options", lambda platform: {"of": platform})
-    shardings: Any = SimpleNamespace(step=replicated_sharding(mesh))
-    model: Any = None
-    optimizer: Any = None
-    train_options: Any = step.make_train_step(model, optimizer, shardings)
-    evaluation_options: Any = step.make_evaluation_step(model, mesh)
-    assert train_options == evaluation_options == {"of": "cpu"}
+    monkeypatch.setattr(step, "compiler_options", lambda platform: UNKNOWN)
+    config = tiny_runs.settings(tiny_checkpoint, "autoencoder")
+    run = tiny_runs.run_of(config, "autoencoder", tmp_path / "run")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        run.train_step(run.next_batch())
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        run.evaluate()
+    run.close()
 
 
 def test_a_network_program_is_the_same_for_all_who_ask(mesh: jax.sharding.Mesh) -> None:

@@ -58,7 +58,7 @@ def test_full_size_schedules_are_the_released_ones(stage: str, role: str, golden
     ours = full.get_config().schedulers[stage].get(role)
     assert (ours is not None) == path.exists()
     if ours is not None:
-        assert SchedulerConfig.from_json(ours) == SchedulerConfig.from_json(json.loads(path.read_text()))
+        assert SchedulerConfig.from_json(ours.to_dict()) == SchedulerConfig.from_json(json.loads(path.read_text()))
 
 
 @pytest.mark.parametrize("config", [full, demo])

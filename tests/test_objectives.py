@@ -23,6 +23,7 @@ from show1_jax.training import objectives
 from show1_jax.training.losses import Losses, band_sums, diffusion_losses, latent_std
 from show1_jax.training.objectives import encode_latents, make_objective
 from show1_jax.training_config import TrainedStage, TrainingConfig
+from show1_jax.vae import Autoencoder
 
 SQUARED_COSINE = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2"}
 LINEAR = {"_class_name": "DDPMScheduler"}
@@ -406,10 +407,11 @@ def test_losses_without_timesteps_are_in_no_band() -> None:
     np.testing.assert_array_equal(jnp.stack([sums, counts]), np.zeros((2, 3)))
 
 
-class FakeAutoencoder:
+class FakeAutoencoder(Autoencoder):
     """Halves sides by taking every other pixel, four channels from three; with a variance of its own."""
 
-    config = VAE
+    def __init__(self) -> None:
+        self.config = VAE
 
     def encode(self, video: Any) -> tuple[Any, Any]:
         mean = jnp.concatenate([video, video[..., :1]], axis=-1)[:, :, ::2, ::2]
@@ -449,7 +451,7 @@ def test_constant_latents_have_no_deviation() -> None:
 @pytest.mark.usefixtures("draws")
 def test_latents_are_sampled_and_scaled() -> None:
     clip = levels(1, BATCH, 3, 8, 6, 3)
-    latents = encode_latents(FakeAutoencoder(), jnp.asarray(clip), KEYS)  # type: ignore[arg-type]
+    latents = encode_latents(FakeAutoencoder(), jnp.asarray(clip), KEYS)
     expected = encoded(clip, gaussian("posterior", (3, 4, 3, 4)))[2] * 0.2
     np.testing.assert_allclose(latents, expected, atol=1e-6)
 

@@ -46,9 +46,9 @@ def normal(*key: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def of_draw(draw: Draw, shape: tuple[int, ...]) -> np.ndarray:
+def of_draw(draw: Draw, shape: tuple[int, ...]) -> Array:
     """The noise of a draw for a batch of two; every draw, window and video has its own."""
-    return normal(*draw, shape=(2, *shape))
+    return jnp.asarray(normal(*draw, shape=(2, *shape)))
 
 
 @dataclass
@@ -115,7 +115,7 @@ def context(stage: Stage, denoise: Denoise, **overrides: Any) -> StageContext:
         "network": LoadedNetwork(unused, unused, unused),
         "scheduler": LINEAR,
         "noising_scheduler": DDPM,
-        "text": TEXT,
+        "text": jnp.asarray(TEXT),
         "noise": of_draw,
         "mesh": make_mesh(MeshConfig(), jax.devices()[:1]),
         "on_step": lambda done, total: None,
@@ -134,7 +134,7 @@ def video(frames: int, height: int, width: int) -> np.ndarray:
     return normal("video", frames, shape=(2, frames, height, width, 3))
 
 
-def noised(clip: np.ndarray, noise: np.ndarray, level: int) -> np.ndarray:
+def noised(clip: np.ndarray, noise: Array, level: int) -> np.ndarray:
     """sqrt(a) x + sqrt(1 - a) noise, where a is the product of 1 - beta of the squared-cosine schedule."""
 
     def bar(time: np.ndarray) -> np.ndarray:
@@ -142,7 +142,7 @@ def noised(clip: np.ndarray, noise: np.ndarray, level: int) -> np.ndarray:
 
     steps = np.arange(level + 1)
     a = np.prod(1 - np.minimum(1 - bar((steps + 1) / 1000) / bar(steps / 1000), 0.999))
-    return np.sqrt(a) * clip + np.sqrt(1 - a) * noise
+    return np.sqrt(a) * clip + np.sqrt(1 - a) * np.asarray(noise)
 
 
 def enlarged(clip: np.ndarray, scale: int) -> np.ndarray:
@@ -289,7 +289,7 @@ def test_latents_are_noised_to_the_first_of_the_last_steps(
     assert list(call.sampler.timesteps) == every[steps - kept :]
     a = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[: every[steps - kept] + 1])
     noise = of_draw(Draw("superres_latent", "initial"), shape)
-    np.testing.assert_allclose(call.start, np.sqrt(a) * latents + np.sqrt(1 - a) * noise, atol=1e-4)
+    np.testing.assert_allclose(call.start, np.sqrt(a) * latents + np.sqrt(1 - a) * np.asarray(noise), atol=1e-4)
     assert call.condition.channels is None
     assert call.condition.noise_level is None
     np.testing.assert_array_equal(result, codec.decode(call.result))

@@ -3,24 +3,24 @@
 Compiling a step is what takes the time here: each stage is compiled once, for a run that several tests look at.
 """
 
+import dataclasses
 import json
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from show1_jax import stages
 from show1_jax.checkpoint_set import CheckpointSet
 from show1_jax.config_file import SampleConfig
 from show1_jax.errors import UserError
-from show1_jax.training.loop import Loop, Window
+from show1_jax.training import job
+from show1_jax.training.loop import Window, diverged, divergence_error
 from show1_jax.training.metrics import read_metrics
 from show1_jax.training.plan import make_plan
 from show1_jax.training.run import TrainingRun
@@ -47,9 +47,7 @@ def bytes_of(run: TrainingRun) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("stage", TRAINED_STAGES)
-def test_every_stage_learns_and_resumes_exactly(
-    stage: TrainedStage, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_stage_learns_and_resumes_exactly(stage: TrainedStage, tiny_checkpoint: Path, tmp_path: Path) -> None:
     config = settings(tiny_checkpoint, stage, batch_size=4, optimizer={"learning_rate": 3e-3})
     run = run_of(config, stage, tmp_path)
     losses = advance(run, SAVED)
@@ -65,14 +63,13 @@ def test_every_stage_learns_and_resumes_exactly(
 
     losses += advance(run, LEARNED - STEPS)
     assert np.mean(losses[-10:]) < FALLS_BELOW * losses[0], losses
-    check_samples(run, monkeypatch)
+    check_samples(run)
     run.close()
 
 
-def check_samples(run: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_samples(run: TrainingRun) -> None:
     """What a run writes to look at; denoising itself, which is long to compile, is left out."""
-    monkeypatch.setattr(stages, "denoise", lambda network, sampler, sample, *rest: sample)
-    sheet = write_samples(run, 7)
+    sheet = write_samples(run, 7, denoise=lambda network, sampler, sample, **_: sample)
     assert sheet == run.workdir / "samples" / "00000007" / "contact_sheet.png"
     assert sheet.stat().st_size > 1000
     clip, _ = read_video(sheet.parent / "3.mp4")
@@ -235,16 +232,27 @@ def test_settings_that_the_network_it_starts_from_overrules_are_named(tiny_check
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
-def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(name: str, tiny_checkpoint: Path) -> None:
-    plan = make_plan(settings(tiny_checkpoint, "autoencoder"), "autoencoder", "cpu")
-    clips, checkpoints = SimpleNamespace(check=lambda: None), SimpleNamespace(wait=lambda: None)
-    run: Any = SimpleNamespace(plan=plan, saved_step=4, clips=clips, checkpoints=checkpoints)
-    loop: Any = object.__new__(Loop)
-    loop.run = run
-    values: dict[str, Any] = {"loss": np.float32(1), "grad_norm": np.float32(1)} | {name: np.float32("nan")}
-    metrics = Metrics(**values, parts={}, bands=None)
-    with pytest.raises(UserError, match="not finite before step 6; go on from the checkpoint of step 4"):
-        loop._log(6, Window([metrics]), None)
+def test_a_loss_that_is_not_finite_is_seen(name: str, tiny_checkpoint: Path) -> None:
+    config = settings(tiny_checkpoint, "autoencoder").train.autoencoder
+    values: dict[str, Any] = {"loss": np.float32(1), "grad_norm": np.float32(1)}
+    assert not diverged(Window([Metrics(**values, parts={}, bands=None)]).values(config))
+    values[name] = np.float32("nan")
+    assert diverged(Window([Metrics(**values, parts={}, bands=None)]).values(config))
+
+
+def test_a_run_that_diverges_names_the_last_good_step() -> None:
+    assert "before step 6; go on from the checkpoint of step 4 with a lower" in str(divergence_error(6, 4))
+    assert "before step 6; start again with a lower" in str(divergence_error(6, None))
+
+
+def test_a_run_that_diverges_saves_nothing_more(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = settings(tiny_checkpoint, "autoencoder", num_steps=6, optimizer={"learning_rate": 1e6, "clip_norm": 0.0})
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, log_every=1, save_every=1))
+    with pytest.raises(UserError, match="the loss or its gradient is not finite before step"):
+        job.run(config, "autoencoder", tmp_path / "run")
+    saved = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").glob("0*"))
+    assert saved == list(range(1, len(saved) + 1))
+    assert len(saved) < 6
 
 
 @pytest.fixture

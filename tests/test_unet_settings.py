@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -155,9 +156,7 @@ def test_temporal_attention_looks_along_time_with_so_many_heads(config: UNetConf
 @pytest.mark.parametrize("frames_at_a_time", [1, 2])
 def test_large_attention_takes_a_few_frames_at_a_time(monkeypatch: pytest.MonkeyPatch, frames_at_a_time: int) -> None:
     videos, frames, queries, keys, heads = 2, 3, 5, 7, 4
-    query, key, value = (
-        jax.numpy.asarray(random(videos * frames, tokens, heads, 8)) for tokens in (queries, keys, keys)
-    )
+    query, key, value = (jnp.asarray(random(videos * frames, tokens, heads, 8)) for tokens in (queries, keys, keys))
     in_frames = functools.partial(attention.attend, num_frames=frames)
 
     def has_all_logits() -> bool:
@@ -290,7 +289,7 @@ def test_resnet(scale_shift: bool, skip_time_act: bool, resample: Any) -> None:
 @given(height=st.integers(1, 5), width=st.integers(1, 5), new_height=st.integers(1, 9), new_width=st.integers(1, 9))
 def test_nearest_takes_the_pixel_at_or_before(height: int, width: int, new_height: int, new_width: int) -> None:
     x = random(1, 1, height, width, 2)
-    ours = np.asarray(resize_nearest(jax.numpy.asarray(x), new_height, new_width))
+    ours = np.asarray(resize_nearest(jnp.asarray(x), new_height, new_width))
     for i, j in np.ndindex(new_height, new_width):
         row, column = math.floor(i * height / new_height), math.floor(j * width / new_width)
         np.testing.assert_array_equal(ours[:, :, i, j], x[:, :, row, column])
@@ -313,7 +312,7 @@ def test_the_latent_unet_takes_sizes_that_do_not_halve() -> None:
 
 
 def test_pixels_are_told_where_they_are() -> None:
-    places = np.asarray(pixel_positions(jax.numpy.zeros((2, 3, 5, 4, 1))))
+    places = np.asarray(pixel_positions(jnp.zeros((2, 3, 5, 4, 1))))
     for frame, row, column in ((0, 0, 0), (1, 4, 3), (2, 1, 2)):
         expected = [frame / 2 * 2 - 1, row / 4 * 2 - 1, column / 3 * 2 - 1]
         np.testing.assert_allclose(places[:, frame, row, column], [expected] * 2, atol=1e-6)
@@ -327,7 +326,7 @@ def test_pixels_are_told_where_they_are() -> None:
 @settings(max_examples=8, deadline=None)
 @given(value=st.integers(0, 1000), flip=st.booleans(), shift=st.integers(0, 1), dim=st.sampled_from([8, 32]))
 def test_sinusoids(value: int, flip: bool, shift: int, dim: int) -> None:
-    ours = sinusoidal_embedding(jax.numpy.array([value]), dim, flip_sin_to_cos=flip, freq_shift=shift)
+    ours = sinusoidal_embedding(jnp.array([value]), dim, flip_sin_to_cos=flip, freq_shift=shift)
     angles = [value * 10000 ** (-i / (dim / 2 - shift)) for i in range(dim // 2)]
     sines, cosines = np.sin(angles), np.cos(angles)
     np.testing.assert_allclose(ours[0], np.concatenate([cosines, sines] if flip else [sines, cosines]), atol=2e-4)
@@ -374,7 +373,7 @@ def test_transformer_in_has_eight_heads_and_32_groups(config: UNetConfig, head_d
 
 
 def test_log_variances_are_clipped() -> None:
-    moments = jax.numpy.array([1.0, 2.0, -50.0, 50.0]).reshape(1, 1, 1, 1, 4)
+    moments = jnp.array([1.0, 2.0, -50.0, 50.0]).reshape(1, 1, 1, 1, 4)
     coder: Any = SimpleNamespace(encoder=lambda x: x, quant_conv=lambda x: x, dtype=np.float32)
     mean, logvar = Autoencoder.encode(coder, moments)
     np.testing.assert_array_equal(mean.ravel(), [1, 2])

@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -127,7 +127,7 @@ class ClipIterator:
         self.failures = Failures(config.max_failed_share)
         self.fingerprint = _fingerprint(identity | {"seed": config.seed, "spec": dataclasses.asdict(examples.spec)})
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> "ClipIterator":
         return self
 
     def __next__(self) -> ClipBatch:

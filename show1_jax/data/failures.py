@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from show1_jax.errors import UserError
 from show1_jax.media.errors import VideoError as VideoError
@@ -28,7 +28,7 @@ class Counts:
     num_failed: int = 0
     named: dict[str, str] = field(default_factory=dict)
 
-    def __add__(self, more: Self) -> Self:
+    def __add__(self, more: "Counts") -> "Counts":
         named = list((self.named | more.named).items())[:MAX_NAMED]
         return type(self)(self.num_read + more.num_read, self.num_failed + more.num_failed, dict(named))
 

@@ -1,6 +1,7 @@
 """What a build does not use, by name."""
 
-from typing import Final, TextIO
+import io
+from typing import Final
 
 from show1_jax.data.names import normal, one_line
 
@@ -18,7 +19,7 @@ class LeftOut:
         count: of all of them, without those that were only noted.
     """
 
-    def __init__(self, table: TextIO):
+    def __init__(self, table: io.TextIOBase):
         self.count = 0
         self._table = table
         self._counts: dict[str, int] = {}

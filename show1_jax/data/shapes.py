@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int
 
-_Values = Float[np.ndarray, "*shape"]
+_Values = Float[np.ndarray, "..."]
 
 SHAPES: Final = ("circle", "square", "triangle")
 
@@ -73,7 +73,7 @@ def _area(
     """
     left_area = _LEFT_AREAS[shape]
     mirrored = left_area(-np.abs(x), y)
-    return np.where(x < 0, mirrored, 2 * left_area(np.zeros(()), y) - mirrored)
+    return np.where(x < 0, mirrored, 2 * left_area(np.zeros((1, 1, 1)), y) - mirrored)
 
 
 def _left_area_of_circle(x: _Values, y: _Values) -> _Values:

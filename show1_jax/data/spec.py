@@ -1,7 +1,7 @@
 """The clips that a stage is trained on, how each is taken from its video, and the sources that have them by number."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -29,6 +29,7 @@ class Draw(NamedTuple):
     crop: float
 
 
+@runtime_checkable
 class ClipSource(Protocol):
     """Videos by number. Workers get a pickled copy."""
 

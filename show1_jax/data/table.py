@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from show1_jax.data.names import one_line
 from show1_jax.errors import UserError
@@ -98,7 +98,7 @@ def _fields(reader: "Reader") -> Iterator[tuple[str, list[str], str | None]]:
             yield f"line {first}" if first == last else f"lines {first} to {last}", fields, problem
 
 
-def _lines(file: TextIO) -> Iterator[str]:
+def _lines(file: io.TextIOBase) -> Iterator[str]:
     """Yield the lines of a file, each without what is beyond `_MAX_LINE`."""
     while line := file.readline(_MAX_LINE):
         yield line

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import jax
 import ml_dtypes
@@ -91,7 +91,7 @@ class TextCache:
         self.record = record
 
     @classmethod
-    def open(cls, folder: str | Path, component: str, padding: TextPadding, encoder: str | None = None) -> Self:
+    def open(cls, folder: str | Path, component: str, padding: TextPadding, encoder: str | None = None) -> "TextCache":
         """Open a cache that `python -m show1_jax.data encode_text` made.
 
         Args:

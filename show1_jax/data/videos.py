@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import UInt8
@@ -38,7 +38,7 @@ class VideoSource:
     shortest_seconds: float
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path) -> "VideoSource":
         """All of a dataset.
 
         Raises:
@@ -50,7 +50,7 @@ class VideoSource:
             raise UserError(f"the dataset {folder} is empty; {REBUILD}")
         return cls(records, range(len(records)), files.sha256, files.shortest_seconds)
 
-    def part(self, positions: slice) -> Self:
+    def part(self, positions: slice) -> "VideoSource":
         """Some of these videos."""
         return replace(self, positions=self.positions[positions])
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def mapped_array(path: Path) -> Iterator[np.ndarray]:
         yield np.memmap(file, dtype, "r", offset, shape, "F" if fortran_order else "C")
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, "np.dtype[Any]", int]:
+def _header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, "np.dtype[Any]", int]:
     """Return the shape, the order, the type and where the values begin."""
     start = io.BytesIO(file.read(_MAX_HEADER_BYTES))
     try:

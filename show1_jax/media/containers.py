@@ -3,12 +3,13 @@
 FFmpeg reads them, within limits: a listed container, a number of pixels a frame and over all frames.
 """
 
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -152,7 +153,7 @@ class Video:
 
 
 @contextmanager
-def open_video(file: BinaryIO) -> Iterator[Video]:
+def open_video(file: io.BufferedIOBase) -> Iterator[Video]:
     """Open an encoded video, a seekable file.
 
     Raises:

@@ -5,7 +5,7 @@ Decoders do not tell: FFmpeg takes the end of a Matroska, WebM, AVI or GIF file 
 
 import io
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 
@@ -37,7 +37,7 @@ _ELEMENTS: Final = {
 """The elements of EBML, of a Segment and of a Cluster (RFC 9559)."""
 
 
-def check_whole(file: BinaryIO) -> None:
+def check_whole(file: io.BufferedIOBase) -> None:
     """Raise `VideoError` if a file is cut short or its parts do not join; leave the file at its start.
 
     A file of no known container, or one that states no sizes (a live recording), is left to the decoder.
@@ -47,7 +47,7 @@ def check_whole(file: BinaryIO) -> None:
     head = file.read(12)
     if not head:
         raise VideoError("the file is empty")
-    check: Callable[[BinaryIO, int], None] | None = None
+    check: Callable[[io.BufferedIOBase, int], None] | None = None
     if head[4:8] in _BOXES | _OTHER_BOXES:
         check = _check_boxes
     elif head[:4] == b"\x1aE\xdf\xa3":
@@ -61,7 +61,7 @@ def check_whole(file: BinaryIO) -> None:
     file.seek(0)
 
 
-def _check_boxes(file: BinaryIO, size: int) -> None:
+def _check_boxes(file: io.BufferedIOBase, size: int) -> None:
     """ISO base media (mp4, mov, m4v), ISO/IEC 14496-12."""
     num_samples = 0
     joins = True
@@ -76,7 +76,7 @@ def _check_boxes(file: BinaryIO, size: int) -> None:
             raise VideoError(f"it declares {num_samples:,} samples")
 
 
-def _boxes(file: BinaryIO, position: int, end: int, parts: Iterator[int]) -> Iterator[tuple[bytes, int, int]]:
+def _boxes(file: io.BufferedIOBase, position: int, end: int, parts: Iterator[int]) -> Iterator[tuple[bytes, int, int]]:
     """Yield type, start and end of the contents of the boxes from `position` on: a size, a type, a 64-bit size if 1."""
     while position + 8 <= end:
         if next(parts, None) is None:
@@ -95,7 +95,7 @@ def _boxes(file: BinaryIO, position: int, end: int, parts: Iterator[int]) -> Ite
 
 
 def _num_samples(
-    file: BinaryIO, start: int, end: int, parts: Iterator[int], is_sound: bool = False, depth: int = 0
+    file: io.BufferedIOBase, start: int, end: int, parts: Iterator[int], is_sound: bool = False, depth: int = 0
 ) -> int:
     """Return about how many entries FFmpeg makes of a movie or a fragment before it reads any sample.
 
@@ -128,7 +128,7 @@ def _num_samples(
     return in_boxes + (num_chunks * per_chunk // 1024 if is_by_chunk else in_table)
 
 
-def _check_chunks(file: BinaryIO, size: int) -> None:
+def _check_chunks(file: io.BufferedIOBase, size: int) -> None:
     """AVI, with the further RIFF chunks of OpenDML."""
     position = 0
     for _ in range(MAX_PARTS):
@@ -144,7 +144,7 @@ def _check_chunks(file: BinaryIO, size: int) -> None:
             raise VideoError(_CUT_SHORT)
 
 
-def _check_elements(file: BinaryIO, size: int) -> None:
+def _check_elements(file: io.BufferedIOBase, size: int) -> None:
     """Matroska and WebM: walk the elements of Segments and Clusters, down to the blocks."""
     position, end = 0, size
     for _ in range(MAX_PARTS):
@@ -179,7 +179,7 @@ def _size(data: bytes) -> tuple[int | None, int]:
     return (None if value == (1 << 7 * width) - 1 else value), width
 
 
-def _check_blocks(file: BinaryIO, _: int) -> None:
+def _check_blocks(file: io.BufferedIOBase, _: int) -> None:
     """GIF89a: blocks of sub-blocks. A trailer that is missing loses nothing."""
     file.seek(10)
     file.seek(13 + _colours(file.read(1)))

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Timeline:
     duration: float
 
     @classmethod
-    def of(cls, frames: Iterable[TimedFrame]) -> Self:
+    def of(cls, frames: Iterable[TimedFrame]) -> "Timeline":
         """Go through all frames of a video, keeping none. One without a stated end lasts as long as the mean.
 
         Raises:

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from show1_jax.config import Architecture
 from show1_jax.errors import UserError, shown
 from show1_jax.without_effect import refused_fields
+
+T = TypeVar("T", bound="TextArchitecture")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class TextArchitecture(Architecture):
         return None
 
     @classmethod
-    def from_json(cls, settings: Mapping[str, Any]) -> Self:
+    def from_json(cls: type[T], settings: Mapping[str, Any]) -> T:
         """Build from a released `config.json`.
 
         Raises:

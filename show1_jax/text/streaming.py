@@ -6,7 +6,7 @@ These are the parts of T5's encoder; a row of `show1_jax.text.encoders` says of 
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ EMBEDDING: Final = ("shared",)
 FINAL_NORM: Final = ("final_layer_norm",)
 
 
+@runtime_checkable
 class Part(Protocol):
     """A module of the encoder with its weights on the devices, as pure functions take it."""
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ class T5Config(TextArchitecture):
         )
 
     @classmethod
-    def from_json(cls, settings: Mapping[str, Any]) -> Self:
+    def from_json(cls, settings: Mapping[str, Any]) -> "T5Config":
         """Build from a released `config.json`.
 
         Raises:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -162,7 +162,7 @@ class Lessons(NamedTuple):
     told: Any
 
     @classmethod
-    def of(cls, captions: Sequence[str], tokenizer: TextTokenizer) -> Self:
+    def of(cls, captions: Sequence[str], tokenizer: TextTokenizer) -> "Lessons":
         """The lessons of all captions, sentences of the synthetic world.
 
         Raises:
@@ -184,7 +184,7 @@ class Lessons(NamedTuple):
                 row[[places[word] for word in told_set]] = 1
         return cls(ids, mask, told)
 
-    def draw(self, rng: np.random.Generator) -> Self:
+    def draw(self, rng: np.random.Generator) -> "Lessons":
         """A random batch."""
         rows = rng.integers(len(self.ids), size=BATCH_SIZE)
         return type(self)(*(array[rows] for array in self))

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +73,20 @@ class Window:
             f"loss/timesteps_{edges[band]}-{edges[band + 1] - 1}": float(sums[band] / counts[band])
             for band in np.flatnonzero(counts).tolist()
         }
+
+
+def diverged(values: Mapping[str, float]) -> bool:
+    """Return whether the loss or its gradient is not finite."""
+    return not all(math.isfinite(values[name]) for name in ("loss", "grad_norm"))
+
+
+def divergence_error(step: int, saved_step: int | None) -> UserError:
+    """Return the error of a run that diverged before a step; `saved_step` is that of its last checkpoint, if any."""
+    again = "start again" if saved_step is None else f"go on from the checkpoint of step {saved_step}"
+    return UserError(
+        f"the loss or its gradient is not finite before step {step}; {again} with a lower learning_rate or a "
+        "smaller clip_norm"
+    )
 
 
 class Loop:
@@ -173,14 +187,9 @@ class Loop:
         """
         values, speeds = window.values(self.run.plan.training), window.speeds()
         self.run.clips.check()
-        if not all(math.isfinite(values[name]) for name in ("loss", "grad_norm")):
+        if diverged(values):
             self.run.checkpoints.wait()  # only a step that is there is named
-            saved = self.run.saved_step
-            again = "start again" if saved is None else f"go on from the checkpoint of step {saved}"
-            raise UserError(
-                f"the loss or its gradient is not finite before step {step}; {again} with a lower learning_rate or a "
-                "smaller clip_norm"
-            )
+            raise divergence_error(step, self.run.saved_step)
         self.run.latent_std = values.get("latent_std")
         values["learning_rate"] = float(self.rate(step - 1))
         values["failed_clips"] = self.run.clips.failures.num_failed

@@ -20,6 +20,7 @@ from show1_jax.diffusion import (
 from show1_jax.training_config import ReconstructionError
 
 Video = Float32[Array, "b t h w c"]
+Latents = Float32[Array, "b t h2 w2 z"]
 PerExample = Float32[Array, " b"]
 
 _HALF_BIN = 1 / 255
@@ -174,9 +175,9 @@ def autoencoder_losses(
     kl_weight: float,
     video: Video,
     reconstruction: Video,
-    mean: Video,
-    logvar: Video,
-    latents: Video,
+    mean: Latents,
+    logvar: Latents,
+    latents: Latents,
 ) -> Losses:
     """Latent Diffusion's objective (arXiv 2112.10752, appendix G), over the number of a clip's pixel values.
 

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, SupportsFloat
 
 import numpy as np
 from jaxtyping import UInt8
@@ -74,7 +74,7 @@ class MetricsWriter:
 
         from_first_process(open_files)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """Write scalars of a step; names with a slash are grouped by what stands before it.
 
         Every process calls it, at the same point.

@@ -6,7 +6,7 @@ example's own key and of what the draw is for, so that a clip gets the same nois
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Final, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,7 @@ Purpose = Literal["timestep", "noise", "noise_level", "augmentation", "posterior
 _PURPOSES: Final = get_args(Purpose)
 
 
+@runtime_checkable
 class Objective(Protocol):
     """The loss of a batch. Pure, in float32, and of each example for itself."""
 

@@ -27,7 +27,7 @@ from show1_jax.training_config import (
     SuperresLatentTrainingConfig,
     TrainedStage,
 )
-from show1_jax.weights import Weights, to_weights
+from show1_jax.weights import WeightShapes, to_weights
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Plan:
         kind, remat = self.record.kind, self.training.remat
         return nnx.split(build(kind, self.architecture, dtype=self.dtype, remat=remat))
 
-    def shapes(self) -> Weights:
+    def shapes(self) -> WeightShapes:
         """Return the shapes of the weights."""
         return to_weights(self.network()[1])
 

@@ -1,7 +1,7 @@
 """`training/record.json` of a step: what a run must know to resume, besides its arrays."""
 
 import dataclasses
-from typing import Any, Self
+from typing import Any
 
 from show1_jax.config import Settings
 from show1_jax.errors import UserError
@@ -55,7 +55,7 @@ class StepRecord(Settings):
         self._require(len(self.network) == 2, "network must be an architecture and its schedulers")
 
     @classmethod
-    def read(cls, values: Any, where: str) -> Self:
+    def read(cls, values: Any, where: str) -> "StepRecord":
         """Build from the JSON of a record.
 
         Args:

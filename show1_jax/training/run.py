@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,7 @@ class TrainingRun:
         self._evaluation_step = make_evaluation_step(self.model, mesh)
 
     @classmethod
-    def open(cls, plan: Plan, workdir: Path, devices: Sequence[jax.Device] | None = None) -> Self:
+    def open(cls, plan: Plan, workdir: Path, devices: Sequence[jax.Device] | None = None) -> "TrainingRun":
         """A new run in `workdir`, or the one there, from its last good checkpoint, on these devices or on all.
 
         Raises:

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32, UInt8
 
 from show1_jax.compiler import network_program
+from show1_jax.denoise import Denoise, denoise
 from show1_jax.errors import UserError
 from show1_jax.latents import AutoencoderCodec
 from show1_jax.models import LoadedNetwork
@@ -34,7 +35,7 @@ Video = Float32[Array, "b t h w c"]
 Clip = UInt8[np.ndarray, "t h w 3"]
 
 
-def write_samples(run: TrainingRun, step: int) -> Path:
+def write_samples(run: TrainingRun, step: int, denoise: Denoise = denoise) -> Path:
     """Sample the stage of a run into `WORKDIR/samples/STEP`, with a contact sheet of samples and true clips.
 
     Every stage but the keyframes starts from the true clip: its end frames, or the clip at low resolution.
@@ -42,6 +43,7 @@ def write_samples(run: TrainingRun, step: int) -> Path:
     Args:
         run: with the state to sample from.
         step: names the folder.
+        denoise: runs the sampler.
 
     Returns:
         The contact sheet.
@@ -49,7 +51,7 @@ def write_samples(run: TrainingRun, step: int) -> Path:
     folder = run.workdir / "samples" / f"{step:08d}"
     videos, captions = _true_clips(run)
     with jax.set_mesh(run.mesh):
-        samples = _sample(run, put_batch(from_uint8(videos), run.mesh), captions)
+        samples = _sample(run, put_batch(from_uint8(videos), run.mesh), captions, denoise)
     made = to_uint8(gather(samples, run.mesh))
     from_first_process(lambda: _write(folder, made, videos, captions, run))
     return folder / CONTACT_SHEET
@@ -82,7 +84,7 @@ def _true_clips(run: TrainingRun) -> tuple[UInt8[np.ndarray, "b t h w 3"], list[
     return videos[chosen], [captions[row] for row in chosen]
 
 
-def _sample(run: TrainingRun, clips: Video, captions: Sequence[str]) -> Video:
+def _sample(run: TrainingRun, clips: Video, captions: Sequence[str], denoise: Denoise) -> Video:
     plan, config = run.plan, run.plan.config
     graph, like = plan.network()
     network = LoadedNetwork(graph, to_state(like, run.state.average), plan.architecture)
@@ -99,6 +101,7 @@ def _sample(run: TrainingRun, clips: Video, captions: Sequence[str]) -> Video:
         noise=SeededNoise(list(range(len(clips))), run.mesh),
         mesh=run.mesh,
         on_step=lambda done, total: None,
+        denoise=denoise,
         codec=None if autoencoder is None else AutoencoderCodec(autoencoder, run.mesh),
     )
     return SAMPLING[plan.stage](context, config, _stage_inputs(plan, clips))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int32, UInt32
 
 from show1_jax.parallel import shardings_by_path
 from show1_jax.random_keys import key_data
-from show1_jax.weights import Weights
+from show1_jax.weights import Weights, WeightShapes
 
 
 class TrainState(NamedTuple):
@@ -32,11 +32,13 @@ class TrainState(NamedTuple):
     optimizer: optax.OptState
 
 
-def abstract_state(shapes: Weights, optimizer: optax.GradientTransformation, mesh: Mesh | AbstractMesh) -> Any:
+def abstract_state(
+    shapes: WeightShapes | Weights, optimizer: optax.GradientTransformation, mesh: Mesh | AbstractMesh
+) -> Any:
     """Shapes of a whole `TrainState`, each with its sharding: the optimiser and the average lie as the weights do.
 
     Args:
-        shapes: float32 shapes of the weights.
+        shapes: float32 shapes of the weights, or the weights.
         optimizer: whose state is asked for.
         mesh: of devices, or their number alone (`jax.sharding.AbstractMesh`).
     """

@@ -1,7 +1,7 @@
 """One step of training, as one compiled program: the same for every stage."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ Frozen = Mapping[str, Any]
 """Weights that are not trained, by component: text encoder and autoencoder."""
 
 
+@runtime_checkable
 class Prepare(Protocol):
     """Makes of a batch, in the step, what the objective takes."""
 

@@ -2,7 +2,7 @@
 
 import signal
 from types import FrameType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import jax
 from jax.experimental.multihost_utils import reached_preemption_sync_point
@@ -21,7 +21,7 @@ class StopSignal:
         self._received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopSignal":
         signals = _SIGNALS if jax.process_count() == 1 else ()
         self._before = {number: signal.signal(number, self._note) for number in signals}
         return self

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ DeviceText = tuple[Array, ...]
 """The same on the devices."""
 
 
+@runtime_checkable
 class TextSource(Protocol):
     """Where the text states of a training step come from."""
 
