@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from show1_jax import cli
-from show1_jax.config_file import SampleConfig, check_paths
+from show1_jax.config.config_file import SampleConfig, check_paths
 from show1_jax.files import user_path
-from show1_jax.request import Request, choose_prompts, choose_stages
+from show1_jax.sampling.request import Request, choose_prompts, choose_stages
 
 
 def define_flags() -> flags.FlagValues:
@@ -75,8 +75,8 @@ def sample(argv: Sequence[str]) -> None:
     )
 
     with cli.importing_jax("sample"):
-        from show1_jax.jobs import dry_run, run
         from show1_jax.parallel import initialize_distributed
+        from show1_jax.sampling.job import dry_run, run
 
     if processes := cli.asked_processes(values):
         initialize_distributed(*processes)

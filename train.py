@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from absl import flags
 
 from show1_jax import cli
-from show1_jax.config_file import SampleConfig, check_paths
+from show1_jax.config.config_file import SampleConfig, check_paths
+from show1_jax.config.training import check_stage
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
-from show1_jax.training_config import check_stage
 
 
 def define_flags() -> flags.FlagValues:
@@ -62,7 +62,7 @@ def train(argv: Sequence[str]) -> None:
 
     with cli.importing_jax("train"):
         from show1_jax.parallel import initialize_distributed
-        from show1_jax.training.job import dry_run, run
+        from show1_jax.training.run.job import dry_run, run
 
     if processes := cli.asked_processes(values):
         initialize_distributed(*processes)

@@ -20,14 +20,14 @@ from jax.experimental import topologies
 
 from benchmarks import table
 from benchmarks.random_cascade import described_spec
-from show1_jax.cascade_spec import CascadeSpec
+from show1_jax.cascade.memory import weight_bytes
+from show1_jax.cascade.programs import as_sampled, denoising_step
+from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
-from show1_jax.config_file import SampleConfig
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.sampling import STAGES, CascadeConfig, SamplingMeshConfig, Stage
 from show1_jax.errors import UserError
-from show1_jax.memory import weight_bytes
 from show1_jax.parallel import platform_of
-from show1_jax.programs import as_sampled, denoising_step
-from show1_jax.sampling_config import STAGES, CascadeConfig, SamplingMeshConfig, Stage
 
 GB: Final = 1e9
 HEADER: Final = (

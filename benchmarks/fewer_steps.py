@@ -13,12 +13,12 @@ from typing import Any, Final
 from benchmarks import table
 from benchmarks.machine import describe_machine
 from benchmarks.videos import PROMPTS, psnr_cell, sample
-from show1_jax.cascade import Cascade
+from show1_jax.cascade.cascade import Cascade
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
-from show1_jax.compilation_cache import keep_compiled
-from show1_jax.config_file import SampleConfig
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
-from show1_jax.sampling_config import STAGES, Stage
+from show1_jax.runtime import keep_compiled
 
 LAST: Final = STAGES[-1]
 

@@ -16,11 +16,11 @@ from benchmarks import table
 from benchmarks.machine import describe_machine
 from benchmarks.random_cascade import described_spec
 from benchmarks.sampling import GB, Step, prepare, timed
+from show1_jax.cascade.programs import as_sampled
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
-from show1_jax.config_file import SampleConfig
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
 from show1_jax.errors import UserError
-from show1_jax.programs import as_sampled
-from show1_jax.sampling_config import STAGES, CascadeConfig, Stage
 
 HEADER: Final = "| stage | grown | sample | GFLOP counted | step ms (median, min to max) | program GB |"
 GROWN: Final = ("", "frames x2", "sides x2", "batch x2")

@@ -19,11 +19,11 @@ import jax
 
 from benchmarks import table
 from benchmarks.machine import describe_machine
-from show1_jax.cascade import Cascade
-from show1_jax.checkpoint import check_weights
-from show1_jax.checkpoint_set import CheckpointSet
+from show1_jax.cascade.cascade import Cascade
+from show1_jax.checkpoints.arrays import check_weights
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
-from show1_jax.config_file import SampleConfig
+from show1_jax.config.config_file import SampleConfig
 from show1_jax.errors import UserError
 
 GB: Final = 1e9

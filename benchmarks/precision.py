@@ -14,12 +14,12 @@ from typing import Final
 from benchmarks import table
 from benchmarks.machine import describe_machine
 from benchmarks.videos import PROMPTS, psnr_cell, sample, worst_psnr
-from show1_jax.cascade import Cascade, Video
+from show1_jax.cascade.cascade import Cascade, Video
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
-from show1_jax.compilation_cache import keep_compiled
-from show1_jax.config_file import SampleConfig
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.sampling import STAGES
 from show1_jax.errors import UserError
-from show1_jax.sampling_config import STAGES
+from show1_jax.runtime import keep_compiled
 
 LEAST: Final = 45.0
 """Decibels that the worst video of any row must have: a root mean square of 1.4 of 255 levels."""

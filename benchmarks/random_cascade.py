@@ -6,13 +6,13 @@ import jax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from show1_jax.cascade import Cascade
-from show1_jax.cascade_spec import CascadeSpec
-from show1_jax.config_file import SampleConfig
-from show1_jax.models import LoadedNetwork, random_network
-from show1_jax.random_checkpoint import SOURCE, described_manifest
+from show1_jax.cascade.cascade import Cascade
+from show1_jax.cascade.spec import CascadeSpec
+from show1_jax.checkpoints.networks import LoadedNetwork, random_network
+from show1_jax.checkpoints.random import SOURCE, described_manifest
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.parallel.weights import WeightPath
 from show1_jax.text.encoders import TEXT_ENCODERS
-from show1_jax.weights import WeightPath
 
 
 def described_spec(config: SampleConfig, devices: Sequence[jax.Device] | None = None) -> CascadeSpec:

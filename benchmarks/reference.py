@@ -38,21 +38,21 @@ from convert.released import STAGES as RELEASED
 from convert.released import read_architecture
 from convert.rules import Source, sources
 from convert.tables import KINDS
+from show1_jax.cascade.programs import clip_shape
+from show1_jax.checkpoints.networks import build, kind_of
 from show1_jax.cli import ArgumentParser, load_config, run_command
-from show1_jax.compiler import compiler_options
-from show1_jax.config import Architecture, UNetConfig
-from show1_jax.config_file import SampleConfig
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.sampling import AUTOENCODER, STAGES
 from show1_jax.errors import UserError
-from show1_jax.models import build, exact_float32, kind_of
-from show1_jax.programs import clip_shape
-from show1_jax.sampling_config import AUTOENCODER, STAGES
+from show1_jax.nn.config import Architecture, UNetConfig
+from show1_jax.nn.vae import Autoencoder
+from show1_jax.parallel.weights import to_state
+from show1_jax.runtime import compiler_options, exact_float32
 from show1_jax.text.encoders import TEXT_ENCODERS, encoder_of_kind
 from show1_jax.text.tokenizers import MAX_LENGTH
-from show1_jax.vae import Autoencoder
-from show1_jax.weights import to_state
 
 TOLERANCE: Final = 3e-5
-"""Of `--check`; see tests/test_networks_parity.py."""
+"""Of `--check`; see tests/checkpoints/test_networks_parity.py."""
 GOLDEN: Final = Path(__file__).parent.parent / "tests" / "golden"
 
 

@@ -25,15 +25,15 @@ from benchmarks import table
 from benchmarks.machine import describe_machine
 from benchmarks.random_cascade import random_cascade
 from benchmarks.videos import PROMPTS, sample
-from show1_jax.cascade import Cascade
-from show1_jax.cascade_spec import CascadeSpec
+from show1_jax.cascade.cascade import Cascade
+from show1_jax.cascade.programs import as_sampled, denoising_step
+from show1_jax.cascade.spec import CascadeSpec
+from show1_jax.checkpoints.networks import random_network
 from show1_jax.cli import ArgumentParser, load_overridden, run_command
-from show1_jax.compilation_cache import keep_compiled
-from show1_jax.config_file import SampleConfig
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
 from show1_jax.errors import UserError
-from show1_jax.models import random_network
-from show1_jax.programs import as_sampled, denoising_step
-from show1_jax.sampling_config import STAGES, CascadeConfig, Stage
+from show1_jax.runtime import keep_compiled
 from show1_jax.training.flops import count_flops
 
 GB = 1e9

@@ -18,11 +18,11 @@ from torch import nn
 from torch.nn import functional
 
 from convert.config_files import clip_json, t5_json, unet_json, vae_json
-from show1_jax.config import Activation, Architecture, UNetConfig, VAEConfig, temporal_groups
 from show1_jax.errors import UserError
-from show1_jax.text.architecture import TextArchitecture
-from show1_jax.text.clip import CLIPTextConfig
-from show1_jax.text.t5 import T5Config
+from show1_jax.nn.clip import CLIPTextConfig
+from show1_jax.nn.config import Activation, Architecture, UNetConfig, VAEConfig, temporal_groups
+from show1_jax.nn.t5 import T5Config
+from show1_jax.nn.text_architecture import TextArchitecture
 
 _ACTIVATIONS: dict[Activation, Callable[[], Any]] = {"silu": nn.SiLU, "gelu": nn.GELU}
 
@@ -104,7 +104,7 @@ class PixelUNet(nn.Module):
         )
 
     def forward(self, sample: Any, timestep: Any, text: Any, noise_level: Any = None) -> Any:
-        """Predict as `show1_jax.unet.UNet`, from and to (b, c, t, h, w), or (b, c, h, w) where there is no time."""
+        """Predict as `show1_jax.nn.unet.UNet`, from and to (b, c, t, h, w), or (b, c, h, w) where there is no time."""
         embedding = self.time_embedding(self._sinusoids(timestep).to(sample.dtype))
         if noise_level is not None:
             embedding = embedding + self.class_embedding(self._sinusoids(noise_level).to(sample.dtype))
@@ -139,7 +139,7 @@ class PixelUNet(nn.Module):
 
 
 class Level(nn.Module):
-    """One level's layers; see `show1_jax.blocks.Level`."""
+    """One level's layers; see `show1_jax.nn.blocks.Level`."""
 
     def __init__(
         self, config: UNetConfig, channels: list[int], out_channels: int, attention: bool, head_dim: int, level: int

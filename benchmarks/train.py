@@ -24,15 +24,15 @@ import jax.numpy as jnp
 from benchmarks import table
 from benchmarks.machine import describe_machine
 from show1_jax.cli import load_config, run_command
-from show1_jax.config import Remat
-from show1_jax.config_file import SampleConfig
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.settings import Remat
+from show1_jax.config.training import check_stage
 from show1_jax.errors import UserError
-from show1_jax.jobs import make_random_checkpoint
-from show1_jax.models import exact_float32
+from show1_jax.runtime import exact_float32
+from show1_jax.sampling.job import make_random_checkpoint
 from show1_jax.training.flops import model_flops, peak_flops
 from show1_jax.training.plan import make_plan
-from show1_jax.training.run import TrainingRun
-from show1_jax.training_config import check_stage
+from show1_jax.training.run.training_run import TrainingRun
 
 ROUND = 3
 """Steps that a variant runs before it is the next one's turn."""

@@ -7,10 +7,10 @@ from typing import Final
 
 import numpy as np
 
-from show1_jax.cascade import Cascade, Video
-from show1_jax.progress import StageBars
-from show1_jax.sampling_config import Stage
-from show1_jax.video import to_uint8
+from show1_jax.cascade.cascade import Cascade, Video
+from show1_jax.config.sampling import Stage
+from show1_jax.media.frames import to_uint8
+from show1_jax.sampling.progress import StageBars
 
 PROMPTS: Final = (
     "a red circle moves right",

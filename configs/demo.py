@@ -1,7 +1,7 @@
 """The whole cascade at laptop size: 8 keyframes of 16x10 become 29 frames of 144x80, a quarter of the paper's sides.
 
-`train.py` trains it, with the settings below, on the synthetic world of `show1_jax.data.synthetic`; docs/demo.md says
-how, and where and why it departs from the paper's recipe. Its weights are in `checkpoints/demo`.
+`train.py` trains it, with the settings below, on the synthetic world of `show1_jax.data.synthetic.world`; docs/demo.md
+says how, and where and why it departs from the paper's recipe. Its weights are in `checkpoints/demo`.
 """
 
 from pathlib import Path
@@ -9,8 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from show1_jax.config_file import SampleConfig
-from show1_jax.training_config import TRAINED_STAGES
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.training import TRAINED_STAGES
 
 PROMPTS = ("a red circle moves right",)
 

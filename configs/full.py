@@ -1,7 +1,7 @@
 """The paper's cascade with the released settings: 8 keyframes of 64x40 become 29 frames of 576x320.
 
-Every setting and its default is documented where it stands once: `show1_jax.sampling_config` for sampling,
-`show1_jax.training_config` for training. Networks and schedules are those of the released weights; they are read when
+Every setting and its default is documented where it stands once: `show1_jax.config.sampling` for sampling,
+`show1_jax.config.training` for training. Networks and schedules are those of the released weights; they are read when
 a network is trained from scratch, since a checkpoint brings its own.
 """
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from show1_jax.config_file import SampleConfig
+from show1_jax.config.config_file import SampleConfig
 
 PROMPTS = (
     "A burning lamborghini driving on rainbow.",

@@ -25,7 +25,7 @@ from convert.merge import merge
 from convert.released import STAGES
 from convert.verify import verify
 from show1_jax.cli import ArgumentParser, load_config, run_command
-from show1_jax.config_file import SampleConfig
+from show1_jax.config.config_file import SampleConfig
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
 

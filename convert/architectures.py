@@ -1,16 +1,16 @@
 """Released `config.json` files -> our architecture dataclasses.
 
 What a file does not say has the default of its class in diffusers 0.19.3, the version of the original. What we do not
-build is refused by field and value; what has no effect in the class (`show1_jax.without_effect`) is passed over.
+build is refused by field and value; what has no effect in the class (`show1_jax.config.without_effect`) is passed over.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from show1_jax.config import Activation, UNetConfig, VAEConfig
+from show1_jax.config.without_effect import LATENT_UNET, PIXEL_UNET, VAE, refused_fields
 from show1_jax.errors import UserError, shown, shown_name
-from show1_jax.without_effect import LATENT_UNET, PIXEL_UNET, VAE, refused_fields
+from show1_jax.nn.config import Activation, UNetConfig, VAEConfig
 
 _IMAGE_BLOCKS: Final = ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D")
 _VIDEO_BLOCKS: Final = ("ResnetDownsampleBlock3D", "SimpleCrossAttnDownBlock3D")

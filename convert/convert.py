@@ -31,17 +31,17 @@ from convert.released import (
 )
 from convert.rules import match
 from convert.tables import KINDS, parameters
-from show1_jax.checkpoint import CheckpointWriter, check_new_checkpoint, new_checkpoint
-from show1_jax.config import Architecture
+from show1_jax.checkpoints.arrays import CheckpointWriter, check_new_checkpoint, new_checkpoint
+from show1_jax.checkpoints.manifest import Component, sha256
+from show1_jax.checkpoints.recorded_settings import with_settings
+from show1_jax.config.sampling import CascadeConfig
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, user_path
-from show1_jax.manifest import Component, sha256
+from show1_jax.nn.config import Architecture
+from show1_jax.nn.text_architecture import TextArchitecture
+from show1_jax.parallel.weights import WeightPath
 from show1_jax.progress import Bar
-from show1_jax.recorded_settings import with_settings
-from show1_jax.sampling_config import CascadeConfig
-from show1_jax.text.architecture import TextArchitecture
 from show1_jax.text.encoders import encoder_of_kind
-from show1_jax.weights import WeightPath
 
 DTYPES: Final[Mapping[str, np.dtype | None]] = {
     "keep": None,

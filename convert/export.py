@@ -18,14 +18,14 @@ from convert.rules import Source, sources
 from convert.safetensors_file import write_safetensors
 from convert.stored import read_weights, stored_architecture
 from convert.tables import KINDS, Kind, parameters
-from show1_jax.checkpoint import tokenizer_files
-from show1_jax.checkpoint_set import CheckpointSet
-from show1_jax.config import Architecture
+from show1_jax.checkpoints.arrays import tokenizer_files
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet
+from show1_jax.checkpoints.manifest import Component
 from show1_jax.errors import UserError, shown_name
 from show1_jax.files import check_space, check_target, new_folder
-from show1_jax.manifest import Component
+from show1_jax.nn.config import Architecture
+from show1_jax.parallel.weights import WeightPath
 from show1_jax.progress import Bar
-from show1_jax.weights import WeightPath
 
 _STAGE_FOLDERS: Final = {part.component: stage.folder for stage in STAGES.values() for part in stage.parts}
 _ROLES: Final = {role for stage in STAGES.values() for part in stage.parts for role in part.schedulers}

@@ -20,14 +20,14 @@ from convert.released import OWNERS_LICENCE, STAGES, Stage, check_unet
 from convert.safetensors_file import read_safetensors, write_safetensors
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
-from show1_jax.checkpoint import check_new_checkpoint
-from show1_jax.checkpoint_set import CheckpointSet, is_run
-from show1_jax.config import UNetConfig
+from show1_jax.checkpoints.arrays import check_new_checkpoint
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_run
+from show1_jax.checkpoints.manifest import MANIFEST
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
-from show1_jax.initial_weights import initial_weight
-from show1_jax.manifest import MANIFEST
-from show1_jax.weights import WeightPath, to_weights
+from show1_jax.nn.config import UNetConfig
+from show1_jax.nn.init import initial_weight
+from show1_jax.parallel.weights import WeightPath, to_weights
 
 MADE_HERE: Final = "keyframes"
 """As a source of interpolation: the keyframe UNet that the same command makes."""

@@ -11,15 +11,21 @@ from flax import nnx
 from convert.released import check_fit
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
-from show1_jax.checkpoint import CheckpointWriter, check_new_checkpoint, new_checkpoint, tokenizer_files, weight_shapes
-from show1_jax.checkpoint_set import CheckpointSet
-from show1_jax.config import Architecture
+from show1_jax.checkpoints.arrays import (
+    CheckpointWriter,
+    check_new_checkpoint,
+    new_checkpoint,
+    tokenizer_files,
+    weight_shapes,
+)
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet
+from show1_jax.checkpoints.manifest import Component
+from show1_jax.checkpoints.recorded_settings import with_settings
+from show1_jax.config.sampling import CascadeConfig
 from show1_jax.errors import UserError, shown_name
 from show1_jax.files import check_space
-from show1_jax.manifest import Component
+from show1_jax.nn.config import Architecture
 from show1_jax.progress import Bar
-from show1_jax.recorded_settings import with_settings
-from show1_jax.sampling_config import CascadeConfig
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from convert.tables import KINDS
-from show1_jax.manifest import Component
+from show1_jax.checkpoints.manifest import Component
 
 _PIPELINES: Final[Mapping[str, str]] = {
     "keyframes": "TextToVideoIFPipeline",

@@ -16,7 +16,7 @@ from einops import rearrange
 from flax import nnx
 
 from show1_jax.errors import UserError, shown_name
-from show1_jax.weights import WeightPath, weight_path
+from show1_jax.parallel.weights import WeightPath, weight_path
 
 _LISTED = 20
 _CHUNK_ELEMENTS = 2**24

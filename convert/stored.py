@@ -7,12 +7,12 @@ import numpy as np
 from flax import nnx
 
 from convert.rules import Problems, check_values
-from show1_jax.checkpoint import load_weights, weight_shapes
-from show1_jax.config import Architecture
+from show1_jax.checkpoints.arrays import load_weights, weight_shapes
+from show1_jax.checkpoints.manifest import Component
+from show1_jax.checkpoints.networks import architecture_of
 from show1_jax.errors import UserError
-from show1_jax.manifest import Component
-from show1_jax.models import architecture_of
-from show1_jax.weights import WeightPath, to_state, to_weights
+from show1_jax.nn.config import Architecture
+from show1_jax.parallel.weights import WeightPath, to_state, to_weights
 
 
 def stored_architecture(checkpoint: Path, name: str, component: Component) -> Architecture:

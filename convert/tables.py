@@ -9,9 +9,10 @@ from flax import nnx
 from convert.architectures import unet_config, vae_config
 from convert.config_files import clip_json, t5_json, unet_json, vae_json
 from convert.rules import Table
-from show1_jax.config import Architecture
-from show1_jax.models import build
-from show1_jax.text import CLIPTextConfig, T5Config
+from show1_jax.checkpoints.networks import build
+from show1_jax.nn.clip import CLIPTextConfig
+from show1_jax.nn.config import Architecture
+from show1_jax.nn.t5 import T5Config
 
 UNET: Final = Table(
     renames=(

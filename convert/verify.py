@@ -8,11 +8,11 @@ from flax import nnx
 from convert.rules import Problems
 from convert.stored import stored_architecture
 from convert.tables import parameters
-from show1_jax.checkpoint import weight_shapes
+from show1_jax.checkpoints.arrays import weight_shapes
+from show1_jax.checkpoints.manifest import Component, read_manifest, verify_files
 from show1_jax.errors import shown_name
-from show1_jax.manifest import Component, read_manifest, verify_files
+from show1_jax.parallel.weights import weight_path
 from show1_jax.progress import Bar
-from show1_jax.weights import weight_path
 
 
 def verify(checkpoint: Path) -> None:

@@ -8,13 +8,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from show1_jax.cascade import Cascade
+    from show1_jax.cascade.cascade import Cascade
+    from show1_jax.cascade.prompts import Prompt
+    from show1_jax.config.sampling import CascadeConfig
     from show1_jax.errors import UserError
-    from show1_jax.prompts import Prompt
-    from show1_jax.sampling_config import CascadeConfig
 
 __all__ = ["Cascade", "CascadeConfig", "Prompt", "UserError"]
-_MODULES = {"Cascade": "cascade", "CascadeConfig": "sampling_config", "Prompt": "prompts", "UserError": "errors"}
+_MODULES = {
+    "Cascade": "cascade.cascade",
+    "CascadeConfig": "config.sampling",
+    "Prompt": "cascade.prompts",
+    "UserError": "errors",
+}
 
 
 def __getattr__(name: str) -> Any:

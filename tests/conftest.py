@@ -18,15 +18,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from show1_jax.cascade import Cascade
-from show1_jax.random_checkpoint import write_random_checkpoint
-from tests import tiny_config
-from tests.recorded import RecordedRun
+from show1_jax.cascade.cascade import Cascade
+from show1_jax.checkpoints.random import write_random_checkpoint
+from tests.helpers import tiny_config
+from tests.helpers.recorded import RecordedRun
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 GOLDEN = Path(__file__).parent / "golden"
-LONG = ("test_training.py", "test_training_meshes.py", "test_sharding.py", "test_cascade_parity.py", "test_demo.py")
+LONG = (
+    "test_training_run.py",
+    "test_training_run_meshes.py",
+    "test_sharding.py",
+    "test_cascade_parity.py",
+    "test_demo.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

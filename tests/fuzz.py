@@ -108,7 +108,7 @@ def _work(
 ) -> None:
     """Read mutated inputs one after the other; what is printed meanwhile is of no interest."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from tests.fuzz_kinds import KINDS
+    from tests.helpers.fuzz_kinds import KINDS
 
     attempts = _watched()
     silence, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
@@ -200,7 +200,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 
 def main() -> int:
     """Run the command line; returns 1 if anything was found."""
-    from tests.fuzz_kinds import KINDS
+    from tests.helpers.fuzz_kinds import KINDS
 
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=20_000, help="of all kinds together")

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sample
-from show1_jax.bounds import MAX_SEED
+from show1_jax.cascade.prompts import Prompt
+from show1_jax.cascade.stages import STAGE_TABLE
 from show1_jax.cli import argument_text, flag_help, load_config, parse_flags, run_command
-from show1_jax.config_file import SampleConfig
+from show1_jax.config.bounds import MAX_SEED
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.sampling import STAGES, CascadeConfig
 from show1_jax.errors import UserError
-from show1_jax.prompts import Prompt
-from show1_jax.request import Request, choose_prompts, choose_stages
-from show1_jax.runs import RunDirectory
-from show1_jax.sampling_config import STAGES, CascadeConfig
-from show1_jax.stage_table import STAGE_TABLE
+from show1_jax.sampling.request import Request, choose_prompts, choose_stages
+from show1_jax.sampling.run_directory import RunDirectory
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {name: str(ROOT / "configs" / f"{name}.py") for name in ("full", "demo")}

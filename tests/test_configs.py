@@ -9,11 +9,12 @@ import pytest
 
 from configs import demo, fast, full
 from convert.architectures import unet_config, vae_config
-from show1_jax.config import flatten
-from show1_jax.config_file import SampleConfig
-from show1_jax.diffusion import SchedulerConfig
-from show1_jax.models import kind_of, network_kind
-from show1_jax.text import CLIPTextConfig, T5Config
+from show1_jax.checkpoints.networks import kind_of, network_kind
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.settings import flatten
+from show1_jax.diffusion.schedule import SchedulerConfig
+from show1_jax.nn.clip import CLIPTextConfig
+from show1_jax.nn.t5 import T5Config
 
 FOLDERS = {
     "keyframes": "show-1-base",

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from configs import demo
-from show1_jax.config_file import SampleConfig
-from show1_jax.data.synthetic import parse_sentence
-from show1_jax.evaluation.measure import judge, measure
-from show1_jax.manifest import read_manifest, verify_files
-from show1_jax.models import network_kind
-from show1_jax.video import read_video, to_uint8
+from show1_jax.checkpoints.manifest import read_manifest, verify_files
+from show1_jax.checkpoints.networks import network_kind
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.data.synthetic.world import parse_sentence
+from show1_jax.evaluation.demo_world.measure import judge, measure
+from show1_jax.media.frames import to_uint8
+from show1_jax.media.read import read_video
 
 ROOT = Path(__file__).parent.parent
 MAX_BYTES = 24_000_000

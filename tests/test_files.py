@@ -21,6 +21,7 @@ from show1_jax.files import (
     parse_json,
     read_json,
     user_path,
+    write_bytes,
 )
 
 HOLD = """
@@ -176,3 +177,26 @@ def test_a_lock_is_of_the_folder_that_is_there(tmp_path: Path, monkeypatch: pyte
     with locked_folder(folder), pytest.raises(UserError, match="another process"), locked_folder(folder):
         pass
     assert not folder.exists()
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(tmp_path / "file", b"data")
+    assert not list(tmp_path.iterdir())
+
+
+def test_writing_makes_folders_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    write_bytes(path, b"1")
+    write_bytes(path, b"2")
+    assert path.read_bytes() == b"2"
+
+
+def test_a_file_in_the_folders_place_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot write"):
+        write_bytes(tmp_path / "out" / "clip.mp4", b"")

@@ -1,7 +1,7 @@
 """A few of the inputs that `python -m tests.fuzz` has by the thousand."""
 
 from tests.fuzz import fuzz, summary
-from tests.fuzz_kinds import KINDS
+from tests.helpers.fuzz_kinds import KINDS
 
 
 def test_damaged_and_hostile_files_are_read_or_refused_in_one_line() -> None:

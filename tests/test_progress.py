@@ -5,7 +5,8 @@ import re
 import pytest
 
 from show1_jax import progress
-from show1_jax.progress import Bar, StageBars, each, say
+from show1_jax.progress import Bar, each, say
+from show1_jax.sampling.progress import StageBars
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import pytest
 from jaxtyping import TypeCheckError
 
-from show1_jax.resize import resize_bilinear
-from show1_jax.samplers import guide
+from show1_jax.cascade.resize import resize_bilinear
+from show1_jax.diffusion.samplers import guide
 
 
 def test_an_array_without_an_axis_is_refused() -> None:

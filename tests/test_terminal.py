@@ -13,7 +13,7 @@ import pytest
 
 from show1_jax.cli import run_command
 from show1_jax.terminal import steady_output
-from tests.processes import free_address
+from tests.helpers.processes import free_address
 
 ROOT = Path(__file__).parent.parent
 EMOJI = "a \U0001f43c in a caf\u00e9"
@@ -240,7 +240,13 @@ def test_tests_keep_their_own_ctrl_c() -> None:
     ],
 )
 def test_jax_that_cannot_start_is_one_line(tmp_path: Path, name: str, value: str, said: str) -> None:
-    arguments = [sys.executable, str(ROOT / "sample.py"), "--config", str(ROOT / "tests/tiny_config.py"), "--prompt=x"]
+    arguments = [
+        sys.executable,
+        str(ROOT / "sample.py"),
+        "--config",
+        str(ROOT / "tests/helpers/tiny_config.py"),
+        "--prompt=x",
+    ]
     process = start([*arguments, "--checkpoint=none"], tmp_path, **{name: value})
     _, errors = process.communicate()
     assert process.returncode == 2

@@ -1,4 +1,5 @@
-"""Clips to train on: videos and captions into a dataset (`python -m show1_jax.data build`), and batches out of it.
+"""Clips to train on, in an order that depends on the seed alone, and the commands `python -m show1_jax.data COMMAND`.
 
-`clips` is what training reads: `training_clips` and `validation_clips`, of built videos or of the synthetic world.
+`clips` gives batches of built videos or of the synthetic world, `text_cache` the text states of captions. Making a
+dataset is in `building`, the synthetic world in `synthetic`, containers and images in `media`.
 """

@@ -14,8 +14,8 @@ if __name__ == "__main__":
 import argparse
 from collections.abc import Callable, Sequence
 
-from show1_jax.bounds import MAX_SEED
 from show1_jax.cli import ArgumentParser, run_command
+from show1_jax.config.bounds import MAX_SEED
 from show1_jax.files import user_path
 
 
@@ -83,7 +83,7 @@ def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
 
 
 def _build(arguments: argparse.Namespace) -> None:
-    from show1_jax.data.builder import build
+    from show1_jax.data.building.builder import build
 
     build(
         arguments.videos,
@@ -116,7 +116,7 @@ def _add_export(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from show1_jax.data.tfds_export import export
+    from show1_jax.data.building.tfds_export import export
 
     export(arguments.name, arguments.out, fps=arguments.fps, split=arguments.split, data_dir=arguments.data_dir)
 

@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from show1_jax.data import synthetic
+from show1_jax.config.training import DataConfig
 from show1_jax.data.failures import Failures, VideoError
 from show1_jax.data.order import Order, uniform
 from show1_jax.data.pools import end_with_parent, in_order, pool
 from show1_jax.data.spec import ClipSource, ClipSpec, Draw
+from show1_jax.data.synthetic import world as synthetic
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
-from show1_jax.training_config import DataConfig
 
 BATCHES_AHEAD = 2
 """So many batches of a process's rows are made before they are asked for."""

@@ -22,17 +22,18 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import BFloat16
 
-from show1_jax.checkpoint import tokenizer_folder
-from show1_jax.config import Settings
+from show1_jax.checkpoints.arrays import tokenizer_folder
+from show1_jax.checkpoints.manifest import read_manifest
+from show1_jax.checkpoints.networks import LoadedNetwork, architecture_of, load_network
+from show1_jax.config.sampling import TextPadding
+from show1_jax.config.settings import Settings
 from show1_jax.data.names import MAX_CAPTION, shown
 from show1_jax.data.records import RecordFile, Records, check_path, file_inside
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, check_target, new_folder, open_regular, read_json, user_path
-from show1_jax.manifest import read_manifest
-from show1_jax.models import LoadedNetwork, architecture_of, compute_dtype, load_network
 from show1_jax.parallel import MeshConfig, gather, make_mesh, platform_of, put_batch
 from show1_jax.progress import Bar, each
-from show1_jax.sampling_config import TextPadding
+from show1_jax.runtime import compute_dtype
 from show1_jax.text.encoders import TEXT_ENCODERS, encoder_of_kind
 from show1_jax.text.encoding import encode_text_jit
 from show1_jax.text.tokenizers import Tokens
@@ -175,7 +176,7 @@ def collect_captions(
     Raises:
         UserError: no place is given, or one cannot be read.
     """
-    from show1_jax.data.synthetic import SyntheticWorld
+    from show1_jax.data.synthetic.world import SyntheticWorld
     from show1_jax.data.videos import VideoSource
 
     if data is None and synthetic is None and file is None:

@@ -1,5 +1,6 @@
 """The user's own video, from any kind of file or folder: its frames, evenly spaced in time, in [-1, 1]."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import islice, repeat, takewhile
@@ -16,16 +17,22 @@ from show1_jax.media.containers import VIDEO_SUFFIXES, TimedFrame, open_video
 from show1_jax.media.errors import VideoError
 from show1_jax.media.frames import even_indices, fit_frame
 from show1_jax.media.images import IMAGE_SUFFIXES, list_images, read_image
+from show1_jax.media.stage_files import load_stage
 from show1_jax.media.timeline import Timeline
 from show1_jax.progress import each
 
 MAX_READ_BYTES: Final = 1 << 30
 """Of all frames that are kept."""
+
+
 _PROGRESS_DELAY: Final = 2
 """Seconds; what takes less shows no progress."""
 
+
 Choose = Callable[[int], Sequence[int]]
 """From a number of frames to the indices of those that are used, rising; one may come several times."""
+
+
 Size = tuple[int, int] | None
 
 
@@ -150,3 +157,26 @@ def gather(frames: Iterable[np.ndarray], count: int, size: Size, path: Path) -> 
     if gathered is None:
         raise UserError(f"{path} has no frames: give a video that has some")
     return gathered
+
+
+def read_video(
+    path: str | Path, size: tuple[int, int] | None = None, num_frames: int | None = None
+) -> tuple[Float32[np.ndarray, "t h w 3"], Fraction | None]:
+    """Return the user's own video in [-1, 1], and its frame rate where the source states one.
+
+    Args:
+        path: as `show1_jax.media.read.read_frames` takes, or a stage file, whose values are returned as they are.
+        size: (height, width) to which each frame is fitted (see `fit`) as it is read; None: as it is.
+        num_frames: so many, evenly spaced in time, are read and kept; None: all, on an even clock.
+
+    Raises:
+        UserError: it is missing, undecodable, empty, too short, too large, or of another shape or range.
+    """
+    path = Path(path)
+    if not os.path.exists(path):  # Path.exists raises for names that no file can have
+        raise UserError(f"there is no {path}: give a video, a folder of frames, a .npy or a stage file")
+    if path.suffix.lower() != ".safetensors" or path.is_dir():
+        return read_frames(path, size, num_frames)
+    video = load_stage(path)
+    chosen = range(len(video)) if num_frames is None else even_indices(len(video), num_frames)
+    return gather((video[index] for index in chosen), len(chosen), size, path), None

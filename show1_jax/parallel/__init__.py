@@ -1,4 +1,8 @@
-"""Meshes, shardings and processes: everything that knows there is more than one device."""
+"""Meshes, shardings and processes: everything that knows there is more than one device.
+
+Rules for weights and activations, batches put on devices and gathered from them, values that several processes agree
+on, and weights as flat dictionaries. Networks, samplers and files are unknown here.
+"""
 
 from show1_jax.parallel.mesh import (
     MeshConfig,

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from show1_jax.config.sampling import MeshConfig
 from show1_jax.errors import BAD_INPUT, UserError
-from show1_jax.sampling_config import MeshConfig
 
 _MAX_PROCESSES: Final = 1_000_000
 _PATIENCE_SECONDS: Final = 300

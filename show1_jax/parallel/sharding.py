@@ -23,7 +23,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped
 
 from show1_jax.errors import UserError
-from show1_jax.weights import WeightPath, to_state, to_weights
+from show1_jax.parallel.weights import WeightPath, to_state, to_weights
 
 BATCH_AXES: Final = ("data", "fsdp")
 

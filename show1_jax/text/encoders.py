@@ -13,9 +13,9 @@ from typing import Final
 from flax import nnx
 
 from show1_jax.errors import UserError
-from show1_jax.text.architecture import TextArchitecture
-from show1_jax.text.clip import CLIPTextConfig, CLIPTextEncoder
-from show1_jax.text.t5 import T5Config, T5Encoder
+from show1_jax.nn.clip import CLIPTextConfig, CLIPTextEncoder
+from show1_jax.nn.t5 import T5Config, T5Encoder
+from show1_jax.nn.text_architecture import TextArchitecture
 from show1_jax.text.tokenizers import (
     MAX_LENGTH,
     TextTokenizer,

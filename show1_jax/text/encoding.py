@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from show1_jax.sampling_config import TextPadding
+from show1_jax.config.sampling import TextPadding
 from show1_jax.text.encoders import TextEncoder
 from show1_jax.text.tokenizers import Tokens
 

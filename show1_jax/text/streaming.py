@@ -14,10 +14,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from show1_jax.sampling_config import TextPadding
+from show1_jax.config.sampling import TextPadding
+from show1_jax.parallel.weights import WeightPath
 from show1_jax.text.encoding import pad_states
 from show1_jax.text.tokenizers import Tokens
-from show1_jax.weights import WeightPath
 
 EMBEDDING: Final = ("shared",)
 FINAL_NORM: Final = ("final_layer_norm",)
@@ -88,7 +88,7 @@ def _position_bias(graph: Any, weights: Any, length: int) -> Float[Array, "h n n
 def run_block(
     graph: Any, weights: Any, x: Float32[Array, "b n d"], bias: Float[Array, "h n n"], mask: Bool[Array, "b 1 n"]
 ) -> Float32[Array, "b n d"]:
-    """One block of the encoder, as `show1_jax.text.t5.Block` is called."""
+    """One block of the encoder, as `show1_jax.nn.t5.Block` is called."""
     return nnx.merge(graph, weights)(x, bias, mask)
 
 

@@ -21,21 +21,21 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float32
 
-from show1_jax.checkpoint import CheckpointWriter, new_checkpoint
+from show1_jax.checkpoints.arrays import CheckpointWriter, new_checkpoint
+from show1_jax.checkpoints.manifest import Component
+from show1_jax.checkpoints.networks import build
 from show1_jax.cli import ArgumentParser, load_config, run_command
-from show1_jax.config_file import SampleConfig
-from show1_jax.data.synthetic import scene_from_index
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.data.synthetic.world import scene_from_index
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
-from show1_jax.initial_weights import initial_weight
-from show1_jax.manifest import Component
-from show1_jax.models import build
+from show1_jax.nn.init import initial_weight
+from show1_jax.nn.text_architecture import TextArchitecture
+from show1_jax.parallel.weights import Weights, to_state, to_weights
 from show1_jax.progress import each
-from show1_jax.text.architecture import TextArchitecture
 from show1_jax.text.encoders import TEXT_ENCODERS, TextEncoder
 from show1_jax.text.encoding import encode_text
 from show1_jax.text.tokenizers import TextTokenizer, Tokens
-from show1_jax.weights import Weights, to_state, to_weights
 
 NUM_CAPTIONS: Final = 20_000
 BATCH_SIZE: Final = 128

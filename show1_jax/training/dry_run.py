@@ -9,15 +9,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from show1_jax.models import architecture_of, build
+from show1_jax.checkpoints.networks import architecture_of, build
+from show1_jax.config.training import StageTrainingConfig
+from show1_jax.diffusion.random_keys import new_key, numbered_keys
 from show1_jax.parallel import mesh_sizes, shardings_by_path
-from show1_jax.random_keys import new_key, numbered_keys
+from show1_jax.parallel.weights import to_weights
 from show1_jax.training.inputs import abstract_inputs
 from show1_jax.training.plan import Plan
 from show1_jax.training.state import abstract_state
 from show1_jax.training.step import Batch, Frozen, Keys, Model
-from show1_jax.training_config import StageTrainingConfig
-from show1_jax.weights import to_weights
 
 GB = 1e9
 _UNEVEN = 1.5

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import jax
 
-from show1_jax.random_keys import new_key, numbered_keys
+from show1_jax.diffusion.random_keys import new_key, numbered_keys
 from show1_jax.training.inputs import abstract_inputs
 from show1_jax.training.plan import Plan
 from show1_jax.training.step import Model

@@ -9,17 +9,17 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from show1_jax.models import LoadedNetwork, architecture_of, load_network
+from show1_jax.cascade.stages import AUTOENCODER
+from show1_jax.checkpoints.networks import LoadedNetwork, architecture_of, load_network
+from show1_jax.config.training import DenoisingTrainingConfig
+from show1_jax.diffusion.random_keys import fold_in
+from show1_jax.nn.vae import Autoencoder
 from show1_jax.parallel import put_rows
-from show1_jax.random_keys import fold_in
-from show1_jax.stage_table import AUTOENCODER
 from show1_jax.text.encoders import encoder_of_kind
 from show1_jax.training.objectives import encode_latents
 from show1_jax.training.plan import Plan
 from show1_jax.training.step import Batch, Frozen, Keys, Text, Video
 from show1_jax.training.text import TextSource, drop_captions, empty_caption, load_text_source
-from show1_jax.training_config import DenoisingTrainingConfig
-from show1_jax.vae import Autoencoder
 
 _CAPTION_DRAW = 1000
 """Folded into an example's key where its caption's fate is drawn, apart from all draws of the objective."""

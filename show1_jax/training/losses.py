@@ -9,7 +9,8 @@ import numpy as np
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float32, Int32
 
-from show1_jax.diffusion import (
+from show1_jax.config.training import ReconstructionError
+from show1_jax.diffusion.schedule import (
     SchedulerConfig,
     exact_alphas_cumprod,
     learned_log_variance,
@@ -17,7 +18,6 @@ from show1_jax.diffusion import (
     prediction_slope,
     split_variance,
 )
-from show1_jax.training_config import ReconstructionError
 
 Video = Float32[Array, "b t h w c"]
 Latents = Float32[Array, "b t h2 w2 z"]

@@ -14,25 +14,13 @@ import numpy as np
 from einops import reduce
 from jaxtyping import Array, Float, Float32, Int32, Key
 
-from show1_jax.config import Architecture, UNetConfig, VAEConfig
-from show1_jax.diffusion import (
-    SchedulerConfig,
-    add_noise,
-    alphas_cumprod,
-    exact_alphas_cumprod,
-    prediction_target,
-    signal_and_noise,
-)
-from show1_jax.errors import UserError
-from show1_jax.fit import unet_problems
-from show1_jax.latents import latent_shape, sample_latents
-from show1_jax.random_keys import below, fold_in, normal
-from show1_jax.resize import resize_bilinear
-from show1_jax.sampling_config import Between, CascadeConfig, FirstFrameConfig, SuperresPixelConfig
-from show1_jax.stage_table import PIXEL_CHANNELS, STAGE_TABLE, StageSpec
-from show1_jax.stages import interpolation_condition
-from show1_jax.training.losses import Losses, autoencoder_losses, diffusion_losses
-from show1_jax.training_config import (
+from show1_jax.cascade.conditions import interpolation_condition
+from show1_jax.cascade.fit import unet_problems
+from show1_jax.cascade.latents import latent_shape, sample_latents
+from show1_jax.cascade.resize import resize_bilinear
+from show1_jax.cascade.stages import PIXEL_CHANNELS, STAGE_TABLE, StageSpec
+from show1_jax.config.sampling import Between, CascadeConfig, FirstFrameConfig, SuperresPixelConfig
+from show1_jax.config.training import (
     AutoencoderTrainingConfig,
     DenoisingTrainingConfig,
     InterpolationTrainingConfig,
@@ -41,7 +29,19 @@ from show1_jax.training_config import (
     SuperresPixelTrainingConfig,
     TrainedStage,
 )
-from show1_jax.vae import Autoencoder
+from show1_jax.diffusion.random_keys import below, fold_in, normal
+from show1_jax.diffusion.schedule import (
+    SchedulerConfig,
+    add_noise,
+    alphas_cumprod,
+    exact_alphas_cumprod,
+    prediction_target,
+    signal_and_noise,
+)
+from show1_jax.errors import UserError
+from show1_jax.nn.config import Architecture, UNetConfig, VAEConfig
+from show1_jax.nn.vae import Autoencoder
+from show1_jax.training.losses import Losses, autoencoder_losses, diffusion_losses
 
 Video = Float32[Array, "b t h w c"]
 Keys = Key[Array, " b"]
@@ -88,7 +88,7 @@ def encode_latents(autoencoder: Autoencoder, video: Video, keys: Keys) -> Float3
 
 
 class Condition(NamedTuple):
-    """What a network is told of a clip besides text and timestep: see `show1_jax.denoise.Condition`."""
+    """What a network is told of a clip besides text and timestep: see `show1_jax.cascade.denoise.Condition`."""
 
     channels: Float32[Array, "b t h w e"] | None = None
     noise_level: Int32[Array, " b"] | None = None

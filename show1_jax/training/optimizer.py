@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float32, Int32
 
-from show1_jax.training_config import OptimizerConfig
-from show1_jax.weights import Weights
+from show1_jax.config.training import OptimizerConfig
+from show1_jax.parallel.weights import Weights
 
 _ENDS = frozenset({"conv_in", "conv_out"})
 """Layers whose inputs or outputs are pixels or latents, not features."""

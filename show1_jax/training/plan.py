@@ -7,27 +7,28 @@ from typing import Any
 import optax
 from flax import nnx
 
-from show1_jax.checkpoint_set import CheckpointSet, split_names
-from show1_jax.config import Architecture, UNetConfig, VAEConfig
-from show1_jax.config_file import SampleConfig
-from show1_jax.data.spec import ClipSpec
-from show1_jax.diffusion import SchedulerConfig
-from show1_jax.errors import UserError
-from show1_jax.latents import latent_shape
-from show1_jax.manifest import Component
-from show1_jax.models import architecture_of, build, compute_dtype
-from show1_jax.random_checkpoint import new_component
-from show1_jax.recorded_settings import with_settings
-from show1_jax.stage_table import AUTOENCODER, PIXEL_CHANNELS, STAGE_TABLE, StageSpec
-from show1_jax.training.objectives import Objective, make_objective
-from show1_jax.training.optimizer import make_optimizer
-from show1_jax.training_config import (
+from show1_jax.cascade.latents import latent_shape
+from show1_jax.cascade.stages import AUTOENCODER, PIXEL_CHANNELS, STAGE_TABLE, StageSpec
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet, split_names
+from show1_jax.checkpoints.manifest import Component
+from show1_jax.checkpoints.networks import architecture_of, build
+from show1_jax.checkpoints.random import new_component
+from show1_jax.checkpoints.recorded_settings import with_settings
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.training import (
     AutoencoderTrainingConfig,
     StageTrainingConfig,
     SuperresLatentTrainingConfig,
     TrainedStage,
 )
-from show1_jax.weights import WeightShapes, to_weights
+from show1_jax.data.spec import ClipSpec
+from show1_jax.diffusion.schedule import SchedulerConfig
+from show1_jax.errors import UserError
+from show1_jax.nn.config import Architecture, UNetConfig, VAEConfig
+from show1_jax.parallel.weights import WeightShapes, to_weights
+from show1_jax.runtime import compute_dtype
+from show1_jax.training.objectives import Objective, make_objective
+from show1_jax.training.optimizer import make_optimizer
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32, UInt32
 
+from show1_jax.diffusion.random_keys import key_data
 from show1_jax.parallel import shardings_by_path
-from show1_jax.random_keys import key_data
-from show1_jax.weights import Weights, WeightShapes
+from show1_jax.parallel.weights import Weights, WeightShapes
 
 
 class TrainState(NamedTuple):

@@ -12,15 +12,15 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, Int32, Key, UInt8, UInt32
 
-from show1_jax.compiler import compiler_options
+from show1_jax.config.training import DenoisingTrainingConfig, StageTrainingConfig
+from show1_jax.diffusion.random_keys import as_key, fold_in, numbered_keys
 from show1_jax.parallel import constrain_activation, platform_of
-from show1_jax.random_keys import as_key, fold_in, numbered_keys
+from show1_jax.parallel.weights import Weights, to_state
+from show1_jax.runtime import compiler_options
 from show1_jax.training.losses import Losses, band_sums
 from show1_jax.training.objectives import Objective
 from show1_jax.training.optimizer import update_average
 from show1_jax.training.state import TrainState
-from show1_jax.training_config import DenoisingTrainingConfig, StageTrainingConfig
-from show1_jax.weights import Weights, to_state
 
 Video = Float32[Array, "b t h w c"]
 Text = Float[Array, "b n d"]

@@ -18,16 +18,16 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from show1_jax.checkpoint_set import CheckpointSet
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet
+from show1_jax.checkpoints.networks import LoadedNetwork
+from show1_jax.config.sampling import TextPadding
+from show1_jax.config.training import TextConfig
 from show1_jax.data.text_cache import TextCache
+from show1_jax.diffusion.random_keys import happens
 from show1_jax.errors import UserError
-from show1_jax.models import LoadedNetwork
-from show1_jax.random_keys import happens
-from show1_jax.sampling_config import TextPadding
 from show1_jax.text.encoders import TextEncoder, encoder_of_kind
 from show1_jax.text.encoding import encode_text
 from show1_jax.text.tokenizers import TextTokenizer, Tokens
-from show1_jax.training_config import TextConfig
 
 HostText = tuple[np.ndarray, ...]
 """A batch of captions as `prepare` gives it; all arrays have the batch as their leading axis."""

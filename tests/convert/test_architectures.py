@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.architectures import unet_config, vae_config
-from show1_jax.config import UNetConfig, VAEConfig
 from show1_jax.errors import UserError
+from show1_jax.nn.config import UNetConfig, VAEConfig
 
 
 def blocks(*names: str) -> dict[str, list[str]]:

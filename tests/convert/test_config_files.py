@@ -14,11 +14,12 @@ from configs import demo
 from convert.architectures import unet_config, vae_config
 from convert.config_files import clip_json, explicit, t5_json, unet_json, vae_json
 from convert.tables import KINDS
-from show1_jax.config import UNetConfig, VAEConfig
+from show1_jax.checkpoints.networks import kind_of, network_kind
 from show1_jax.errors import UserError
-from show1_jax.models import kind_of, network_kind
-from show1_jax.text import CLIPTextConfig, T5Config
-from tests import tiny_config
+from show1_jax.nn.clip import CLIPTextConfig
+from show1_jax.nn.config import UNetConfig, VAEConfig
+from show1_jax.nn.t5 import T5Config
+from tests.helpers import tiny_config
 
 CONFIGS = {"demo": demo.get_config().architecture.to_dict(), "tiny": tiny_config.get_config().architecture.to_dict()}
 

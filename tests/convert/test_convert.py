@@ -22,10 +22,10 @@ from convert.reader import open_weights
 from convert.released import STAGES
 from convert.rules import sources
 from convert.tables import KINDS, parameters
-from show1_jax.checkpoint import load_weights
-from show1_jax.manifest import Manifest, read_manifest, sha256, verify_files
-from show1_jax.models import network_kind
-from show1_jax.weights import weight_path
+from show1_jax.checkpoints.arrays import load_weights
+from show1_jax.checkpoints.manifest import Manifest, read_manifest, sha256, verify_files
+from show1_jax.checkpoints.networks import network_kind
+from show1_jax.parallel.weights import weight_path
 
 CLIP_CONFIG = {
     "bos_token_id": 577,

@@ -22,11 +22,11 @@ from convert.reader import open_weights
 from convert.released import STAGES
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
-from show1_jax.config import UNetConfig
-from show1_jax.manifest import read_manifest
-from show1_jax.random_checkpoint import write_random_checkpoint
-from show1_jax.weights import WeightPath
-from tests import tiny_config
+from show1_jax.checkpoints.manifest import read_manifest
+from show1_jax.checkpoints.random import write_random_checkpoint
+from show1_jax.nn.config import UNetConfig
+from show1_jax.parallel.weights import WeightPath
+from tests.helpers import tiny_config
 
 PARTS = {part.component: (stage, part) for stage in STAGES.values() for part in stage.parts}
 
@@ -177,7 +177,7 @@ def test_overwriting(run: Run, tmp_path: Path) -> None:
 
 def test_a_training_run_and_several_checkpoints(run: Run, converted: Path, tmp_path: Path) -> None:
     """A run's steps have a checkpoint's layout; its working directory stands for the newest."""
-    from show1_jax.training.checkpoints import CHECKPOINTS
+    from show1_jax.checkpoints.run_steps import CHECKPOINTS
 
     workdir = tmp_path / "run"
     shutil.copytree(converted, workdir / CHECKPOINTS / "00000007")
@@ -224,7 +224,7 @@ def test_what_no_released_class_is(run: Run, tiny_checkpoint: Path, tmp_path: Pa
 
 def spoiled(tmp_path: Path, change: Callable[[np.ndarray], Any]) -> Path:
     """A checkpoint of one text encoder with a changed weight."""
-    from show1_jax import random_checkpoint
+    from show1_jax.checkpoints import random
 
     config = tiny_config.settings()
     out = tmp_path / "spoiled"
@@ -235,7 +235,7 @@ def spoiled(tmp_path: Path, change: Callable[[np.ndarray], Any]) -> Path:
         return array
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(random_checkpoint, "initial_weight", weight)
+        patch.setattr(random, "initial_weight", weight)
         write_random_checkpoint(out, {"text_t5": config.architecture["text_t5"]}, {})
     return out
 

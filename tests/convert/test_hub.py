@@ -17,8 +17,8 @@ from convert.__main__ import main
 from convert.hub import download, is_hub_id
 from convert.inflate import STARTS
 from convert.released import STAGES, repository_licence
+from show1_jax.checkpoints.manifest import read_manifest
 from show1_jax.errors import UserError
-from show1_jax.manifest import read_manifest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

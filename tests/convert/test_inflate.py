@@ -23,13 +23,13 @@ from convert.export import export
 from convert.inflate import STARTS, inflate
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
-from show1_jax.checkpoint import load_weights
-from show1_jax.manifest import read_manifest, verify_files
-from show1_jax.models import build, network_kind
-from show1_jax.random_checkpoint import write_random_checkpoint
-from show1_jax.weights import WeightPath
-from tests import tiny_config
-from tests.recorded import relative_error
+from show1_jax.checkpoints.arrays import load_weights
+from show1_jax.checkpoints.manifest import read_manifest, verify_files
+from show1_jax.checkpoints.networks import build, network_kind
+from show1_jax.checkpoints.random import write_random_checkpoint
+from show1_jax.parallel.weights import WeightPath
+from tests.helpers import tiny_config
+from tests.helpers.recorded import relative_error
 
 TOLERANCE = 1e-5
 FRAMES = 3

@@ -15,15 +15,15 @@ from convert.released import check_fit
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
 from convert.verify import verify
-from show1_jax.checkpoint import new_checkpoint, tokenizer_folder, weight_shapes
+from show1_jax.checkpoints.arrays import new_checkpoint, tokenizer_folder, weight_shapes
+from show1_jax.checkpoints.manifest import Manifest, read_manifest
+from show1_jax.checkpoints.networks import network_kind
+from show1_jax.checkpoints.random import write_random_checkpoint
+from show1_jax.checkpoints.run_steps import TrainingCheckpoints
 from show1_jax.errors import UserError
-from show1_jax.manifest import Manifest, read_manifest
-from show1_jax.models import network_kind
-from show1_jax.random_checkpoint import write_random_checkpoint
-from show1_jax.text import load_clip_tokenizer, load_t5_tokenizer
-from show1_jax.training.checkpoints import TrainingCheckpoints
-from show1_jax.weights import WeightPath
-from tests import tiny_config
+from show1_jax.parallel.weights import WeightPath
+from show1_jax.text.tokenizers import load_clip_tokenizer, load_t5_tokenizer
+from tests.helpers import tiny_config
 
 Arrays = dict[WeightPath, np.ndarray]
 NAMES = ("first_frame", "text_clip", "text_t5")

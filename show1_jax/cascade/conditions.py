@@ -1,0 +1,270 @@
+"""Sampling of each stage (Show-1, section 3.2; the image network of the first frame is a stage of its own here).
+
+A function a row of `show1_jax.cascade.stages`, from the results of the stages before to its own: it makes the channels
+that its network is conditioned on, and leaves the sampling to `denoise`. Videos are (batch, time, height, width,
+channel) in about [-1, 1], never clamped between stages, as in the original.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange, repeat
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Float32
+
+from show1_jax.cascade.denoise import Condition, Denoise, OnStep, denoise
+from show1_jax.cascade.latents import LatentCodec, latent_shape
+from show1_jax.cascade.noise import Draw, NoiseSource, Purpose
+from show1_jax.cascade.resize import resize_bilinear
+from show1_jax.cascade.windows import superres_starts
+from show1_jax.checkpoints.networks import LoadedNetwork
+from show1_jax.config.sampling import Between, CascadeConfig, Stage, StageConfig
+from show1_jax.diffusion.samplers import make_sampler
+from show1_jax.diffusion.schedule import SchedulerConfig, add_noise, alphas_cumprod
+from show1_jax.media.frames import from_uint8, resize_uint8, to_uint8
+from show1_jax.parallel import check_finite, gather, put_batch
+
+Video = Float32[Array, "b t h w c"]
+StageVideo = Float32[Array, "b _ _ _ c"]
+"""The result of a stage, which has frames and sides of its own."""
+StageVideos = Mapping[Stage, StageVideo]
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """The network, schedules, text and noise that a stage is sampled with.
+
+    Attributes:
+        stage: its name.
+        network: its UNet, with weights on the devices.
+        scheduler: the noise schedule and sampler.
+        noising_scheduler: the schedule that noises the low-resolution condition, where the stage has one.
+        text: states of negative prompt and prompt, or of the prompt alone.
+        noise: source of every draw.
+        mesh: of devices.
+        on_step: called after every denoising step with the steps done and their total over all windows.
+        sequential_guidance: see `guided_output`.
+        codec: from pixels to latents and back, where the stage works on latents.
+        window: the number of this window among several, in words, for errors.
+        denoise: runs the sampler.
+    """
+
+    stage: Stage
+    network: LoadedNetwork
+    scheduler: SchedulerConfig
+    noising_scheduler: SchedulerConfig | None
+    text: Float[Array, "b g n d"]
+    noise: NoiseSource
+    mesh: Mesh
+    on_step: OnStep
+    sequential_guidance: bool = False
+    codec: LatentCodec | None = None
+    window: str = ""
+    denoise: Denoise = denoise
+
+    def sample(
+        self,
+        config: StageConfig,
+        start: Video,
+        *,
+        step_noise: Callable[[int], Video],
+        channels: Float32[Array, "b t h w e"] | None = None,
+        noise_level: int | None = None,
+        windows_per_video: int = 1,
+        strength: float = 1.0,
+    ) -> Video:
+        """Sample from `start`. `windows_per_video` windows of each video lie side by side in its batch."""
+        text = repeat(self.text, "b g n d -> (b v) g n d", v=windows_per_video)
+        return self.denoise(
+            self.network,
+            make_sampler(self.scheduler, config.num_steps, strength),
+            start,
+            condition=Condition(text, channels, noise_level),
+            guidance_scale=config.guidance_scale,
+            step_noise=step_noise,
+            mesh=self.mesh,
+            on_step=self.on_step,
+            sequential_guidance=self.sequential_guidance,
+            name=f"stage {self.stage}{self.window}",
+        )
+
+    def in_window(self, window: int, num_windows: int) -> "StageContext":
+        """Return the context of one of several windows that run sequentially; steps are counted over all of them."""
+
+        def on_step(done: int, total: int) -> None:
+            self.on_step(window * total + done, num_windows * total)
+
+        return dataclasses.replace(self, on_step=on_step, window=f", window {window + 1} of {num_windows}")
+
+    def draw(self, purpose: Purpose, shape: tuple[int, ...], *, step: int = 0, window: int = 0) -> Video:
+        """Return the noise of one draw of this stage."""
+        return self.noise(Draw(self.stage, purpose, step, window), shape)
+
+
+@runtime_checkable
+class SampleStage(Protocol):
+    """Samples a stage."""
+
+    def __call__(self, context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
+        """Return the stage's result.
+
+        Args:
+            context: of the stage.
+            config: settings of all stages.
+            videos: results of the stages that it needs.
+        """
+
+
+def sample_keyframes(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
+    """Sample stage 1: keyframes from noise alone (section 3.3)."""
+    settings = config.keyframes
+    shape = (settings.num_frames, settings.height, settings.width, 3)
+    return context.sample(
+        settings,
+        context.draw("initial", shape),
+        step_noise=functools.partial(_step_noise, context, shape, 0),
+    )
+
+
+def interpolation_condition(
+    keyframes: Video, num_between: int, between: Between = "blend"
+) -> Float32[Array, "b*(t-1) {num_between}+2 h w c+1"]:
+    """Return the condition of every window between two keyframes: both with a filling, and a mask that is 1 at them.
+
+    The released network was trained and is run with their linear blend between them; the paper (eq. 6) has zeros.
+    """
+    share = np.linspace(0, 1, num_between + 2, dtype=np.float32)[:, None, None, None]
+    is_end = np.isin(share, (0, 1)).astype(np.float32)
+    frames = keyframes[:, :-1, None] * (1 - share) + keyframes[:, 1:, None] * share
+    if between == "zeros":
+        frames *= is_end
+    mask = jnp.broadcast_to(is_end, (*frames.shape[:-1], 1))
+    return rearrange(jnp.concatenate([frames, mask], axis=-1), "b v t h w c -> (b v) t h w c")
+
+
+def interpolate(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
+    """Sample stage 2: frames between the keyframes (section 3.4), all windows in one batch, since none needs another's.
+
+    The frame that two windows share is the later window's, as in the original.
+    """
+    settings, keyframes = config.interpolation, videos["keyframes"]
+    num_windows, (height, width) = keyframes.shape[1] - 1, keyframes.shape[2:4]
+    if num_windows == 0:
+        return keyframes
+    shape = (settings.num_between + 2, height, width, 3)
+
+    def draw(purpose: Purpose, step: int = 0) -> Video:
+        draws = [context.draw(purpose, shape, step=step, window=window) for window in range(num_windows)]
+        return rearrange(jnp.stack(draws, axis=1), "b v t h w c -> (b v) t h w c")
+
+    clips = context.sample(
+        settings,
+        draw("initial"),
+        step_noise=lambda step: draw("step", step),
+        channels=interpolation_condition(keyframes, settings.num_between, settings.between),
+        windows_per_video=num_windows,
+    )
+    clips = rearrange(clips, "(b v) t h w c -> b v t h w c", v=num_windows)
+    starts = rearrange(clips[:, :, :-1], "b v t h w c -> b (v t) h w c")
+    return jnp.concatenate([starts, clips[:, -1, -1:]], axis=1)
+
+
+def _step_noise(context: StageContext, shape: tuple[int, ...], window: int, step: int) -> Video:
+    return context.draw("step", shape, step=step, window=window)
+
+
+def _noised(scheduler: SchedulerConfig, video: Video, noise: Video, timestep: int) -> Video:
+    return add_noise(alphas_cumprod(scheduler), video, noise, np.full(len(video), timestep, np.int32))
+
+
+def superres_condition(
+    context: StageContext, low: Video, scale: int, noise_level: int, window: int
+) -> Float32[Array, "b t {scale}*h {scale}*w c"]:
+    """Return the low-resolution clip, upsampled and noised up to `noise_level` (section 3.5)."""
+    assert context.noising_scheduler is not None
+    upsampled = resize_bilinear(low, low.shape[2] * scale, low.shape[3] * scale)
+    noise = context.draw("augmentation", upsampled.shape[1:], window=window)
+    return _noised(context.noising_scheduler, upsampled, noise, noise_level)
+
+
+def superres_first_frame(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
+    """Sample stage 3a: super-resolution of the first frame, with the image network."""
+    settings = config.first_frame
+    channels = superres_condition(context, videos["interpolation"][:, :1], settings.scale, settings.noise_level, 0)
+    shape = channels.shape[1:]
+    return context.sample(
+        settings,
+        context.draw("initial", shape),
+        step_noise=functools.partial(_step_noise, context, shape, 0),
+        channels=channels,
+        noise_level=settings.noise_level,
+    )
+
+
+def superres_pixel(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
+    """Sample stage 3b: super-resolution in windows, each conditioned on its first frame, clean, of the window before.
+
+    Windows overlap: a shared frame is the later window's, as in the original.
+    """
+    settings, scale, low = config.superres_pixel, config.first_frame.scale, videos["interpolation"]
+    starts = superres_starts(low.shape[1], settings.window, settings.stride)
+    known, finished = videos["first_frame"], []
+    for window, start in enumerate(starts):
+        clip = low[:, start : start + settings.window]
+        channels = superres_condition(context, clip, scale, settings.noise_level, window)
+        channels = jnp.concatenate([known, channels[:, 1:]], axis=1)
+        shape = channels.shape[1:]
+        clip = context.in_window(window, len(starts)).sample(
+            settings,
+            context.draw("initial", shape, window=window),
+            step_noise=functools.partial(_step_noise, context, shape, window),
+            channels=channels,
+            noise_level=settings.noise_level,
+        )
+        kept = starts[window + 1] - start if window + 1 < len(starts) else clip.shape[1]
+        known = clip[:, kept : kept + 1]
+        finished.append(clip[:, :kept])
+    return jnp.concatenate(finished, axis=1)
+
+
+def resize_for_latents(video: Video, height: int, width: int, mesh: Mesh) -> Float32[Array, "b t {height} {width} c"]:
+    """Resize 8-bit frames on the host by Pillow's bicubic filter, as the original does; the result is in [-1, 1]."""
+    frames = to_uint8(gather(video, mesh))
+    return put_batch(np.stack([from_uint8(resize_uint8(clip, height, width)) for clip in frames]), mesh)
+
+
+def superres_latent(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
+    """Sample stage 4: the resized video, noised up to `strength` in latent space and denoised (section 3.6; SDEdit)."""
+    settings, codec = config.superres_latent, context.codec
+    assert codec is not None
+    video = resize_for_latents(videos["superres_pixel"], settings.height, settings.width, context.mesh)
+    shape = latent_shape(codec.architecture, *video.shape[1:4])
+    first = make_sampler(context.scheduler, settings.num_steps, settings.strength).timesteps[0]
+    with jax.set_mesh(context.mesh):
+        latents = codec.encode(video, context.draw("posterior", shape))
+        check_finite(latents, context.mesh, f"stage {context.stage}: the autoencoder's encoder")
+        latents = context.sample(
+            settings,
+            _noised(context.scheduler, latents, context.draw("initial", shape), int(first)),
+            step_noise=functools.partial(_step_noise, context, shape, 0),
+            strength=settings.strength,
+        )
+        frames = codec.decode(latents)
+        check_finite(frames, context.mesh, f"stage {context.stage}: the autoencoder's decoder")
+        return frames
+
+
+SAMPLING: Final[dict[Stage, SampleStage]] = {
+    "keyframes": sample_keyframes,
+    "interpolation": interpolate,
+    "first_frame": superres_first_frame,
+    "superres_pixel": superres_pixel,
+    "superres_latent": superres_latent,
+}
+"""The function that samples each stage."""

@@ -1,0 +1,114 @@
+"""The memory that sampling needs of each device, as the compiler plans it, and how a limit on it is kept."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import jax
+
+from show1_jax.cascade.programs import (
+    Program,
+    as_sampled,
+    autoencoder_programs,
+    denoising_step,
+    streamed_text_encoding,
+    text_encoding,
+)
+from show1_jax.cascade.spec import CascadeSpec
+from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, text_encoders
+from show1_jax.config.sampling import STAGES, Stage
+
+GIB: Final = 2**30
+
+
+class MemoryNeed(NamedTuple):
+    """Bytes of one device while a part of the cascade runs.
+
+    Attributes:
+        weights: of all networks that are on the device then.
+        working: inputs, results, and intermediate arrays.
+        sequential_guidance: the two branches of guidance run one after the other.
+        is_streamed: a text encoder has the weights of one block at a time on the device.
+    """
+
+    weights: int
+    working: int
+    sequential_guidance: bool = False
+    is_streamed: bool = False
+
+    @property
+    def total(self) -> int:
+        """Weights and working memory."""
+        return self.weights + self.working
+
+
+def memory_needs(spec: CascadeSpec, stages: Sequence[Stage], batch_size: int = 1) -> Iterator[tuple[str, MemoryNeed]]:
+    """Yield the need of each part of the cascade by name: text encoders, stages, autoencoder.
+
+    Every program is compiled, and kept in the compilation cache, where a run finds it. In bfloat16 the compiler for
+    CPUs plans far more than the one for GPUs.
+    """
+    for component in text_encoders(stages):
+        yield component, text_need(spec, component, batch_size)
+    for stage in STAGES:
+        if stage in stages:
+            need = stage_need(spec, stage, batch_size)
+            yield stage, need
+            if STAGE_TABLE[stage].is_latent:
+                programs = autoencoder_programs(spec, stage, batch_size)
+                working = max(_need(spec, program).working for program in programs)
+                yield AUTOENCODER, MemoryNeed(need.weights, working)
+
+
+def text_need(spec: CascadeSpec, component: str, batch_size: int = 1) -> MemoryNeed:
+    """Return the need of a text encoder: block by block, if `memory_limit_gb` is too little for all."""
+    program = text_encoding(spec, component, batch_size)
+    can_stream = spec.text_encoder(component).streams
+    if not can_stream or weight_bytes(program) <= _limit(spec):  # else it need not be compiled
+        whole = _need(spec, program)
+        if not can_stream or whole.total <= _limit(spec):
+            return whole
+    parts = (_need(spec, part) for part in streamed_text_encoding(spec, component, batch_size))
+    return max(parts, key=lambda need: need.total)._replace(is_streamed=True)
+
+
+def is_text_streamed(spec: CascadeSpec, component: str, batch_size: int) -> bool:
+    """Return whether `memory_limit_gb` makes a text encoder run block by block."""
+    return spec.config.memory_limit_gb > 0 and text_need(spec, component, batch_size).is_streamed
+
+
+def stage_need(spec: CascadeSpec, stage: Stage, batch_size: int = 1) -> MemoryNeed:
+    """Return the need of a stage's steps: with sequential guidance, if `memory_limit_gb` is too little otherwise."""
+    row = STAGE_TABLE[stage]
+    autoencoder = weight_bytes(autoencoder_programs(spec, stage)[0]) if row.is_latent else 0
+
+    def need(sequential: bool) -> MemoryNeed:
+        step = _need(spec, denoising_step(spec, stage, batch_size, sequential_guidance=sequential))
+        return MemoryNeed(step.weights + autoencoder, step.working, sequential)
+
+    together = need(sequential=False)
+    is_enough = together.total <= _limit(spec)
+    return together if is_enough or spec.config.negative_text(stage) is None else need(sequential=True)
+
+
+def is_guidance_sequential(spec: CascadeSpec, stage: Stage, batch_size: int) -> bool:
+    """Return whether `memory_limit_gb` makes a stage run the two branches of guidance one after the other."""
+    return spec.config.memory_limit_gb > 0 and stage_need(spec, stage, batch_size).sequential_guidance
+
+
+def weight_bytes(program: Program) -> int:
+    """Return the bytes of a program's weights on each device."""
+    leaves = jax.tree.leaves(program.weights)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _limit(spec: CascadeSpec) -> float:
+    return spec.config.memory_limit_gb * GIB or math.inf
+
+
+def _need(spec: CascadeSpec, program: Program) -> MemoryNeed:
+    with as_sampled(spec):
+        plan: Any = program.trace().lower().compile().memory_analysis()
+    weights = weight_bytes(program)
+    used = plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return MemoryNeed(weights, used - weights)

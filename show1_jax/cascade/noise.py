@@ -1,0 +1,68 @@
+"""Gaussian draws that depend on nothing but the video's seed and what the draw is for.
+
+The same prompt and seed thus give the same video alone, in a batch, on another mesh, or resumed from a stage.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, Protocol, get_args, runtime_checkable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float32, UInt32
+
+from show1_jax.config.bounds import MAX_SEED
+from show1_jax.config.sampling import STAGES, Stage
+from show1_jax.diffusion.random_keys import fold_in, new_key, normal
+from show1_jax.errors import UserError
+from show1_jax.parallel import batch_sharding, put_batch
+
+Purpose = Literal["initial", "augmentation", "posterior", "step"]
+_PURPOSES: Final = get_args(Purpose)
+
+
+class Draw(NamedTuple):
+    """What a draw is for: the sampler's start, noise on a low-resolution condition, the autoencoder, or a step."""
+
+    stage: Stage
+    purpose: Purpose
+    step: int = 0
+    window: int = 0
+
+
+@runtime_checkable
+class NoiseSource(Protocol):
+    """Gives standard Gaussian draws; `SeededNoise`, or a recorded run's draws to compare with another program."""
+
+    def __call__(self, draw: Draw, shape: tuple[int, ...]) -> Float32[Array, "b ..."]:
+        """The draw of `shape` (time, height, width, channel) for every video of the batch."""
+
+
+class SeededNoise:
+    """Draws from each video's own seed. A stage's windows share their draws, as the original's do."""
+
+    def __init__(self, seeds: Sequence[int], mesh: Mesh):
+        for seed in seeds:
+            if not 0 <= seed <= MAX_SEED:
+                raise UserError(f"seed {seed} is out of range; take 0 to {MAX_SEED}")
+        self._seeds = put_batch(np.array(seeds, np.uint32), mesh)
+        self._sharding = batch_sharding(mesh)
+
+    def __call__(self, draw: Draw, shape: tuple[int, ...]) -> Float32[Array, "b ..."]:
+        """See `NoiseSource`."""
+        path = np.array([STAGES.index(draw.stage), draw.step, _PURPOSES.index(draw.purpose)], np.uint32)
+        return _normal(self._seeds, path, shape, self._sharding)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "sharding"))
+def _normal(
+    seeds: UInt32[Array, " b"], path: UInt32[Array, "3"], shape: tuple[int, ...], sharding: NamedSharding
+) -> Float32[Array, "b ..."]:
+    def of_one(seed: UInt32[Array, ""]) -> Float32[Array, "..."]:
+        key = new_key(seed)
+        for part in path:
+            key = fold_in(key, part)
+        return normal(key, shape)
+
+    return jax.lax.with_sharding_constraint(jax.vmap(of_one)(seeds), sharding)

@@ -1,0 +1,164 @@
+"""A cascade before a weight is read: settings, architectures, schedules, samplers, sizes, and their checks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float32
+
+from show1_jax.cascade.fit import network_problems
+from show1_jax.cascade.stages import AUTOENCODER, PIXEL_CHANNELS, STAGE_TABLE, Size, check_inputs
+from show1_jax.checkpoints.manifest import Manifest
+from show1_jax.checkpoints.networks import architecture_of
+from show1_jax.config.sampling import CascadeConfig, Stage
+from show1_jax.diffusion.samplers import DDPM, Sampler, make_sampler
+from show1_jax.diffusion.schedule import SchedulerConfig
+from show1_jax.errors import UserError
+from show1_jax.parallel import make_mesh, platform_of
+from show1_jax.runtime import compute_dtype
+from show1_jax.text.encoders import TextEncoder, encoder_of_kind
+
+Video = Float32[np.ndarray, "b t h w c"]
+
+
+@dataclass(frozen=True)
+class CascadeSpec:
+    """A cascade without its weights.
+
+    Attributes:
+        config: its settings.
+        manifest: components of its checkpoint, or of one that a config describes.
+        mesh: of the devices that it runs on.
+        dtype: of weights and activations.
+    """
+
+    config: CascadeConfig
+    manifest: Manifest
+    mesh: Mesh
+    dtype: jnp.dtype
+
+    @classmethod
+    def of(
+        cls, config: CascadeConfig, manifest: Manifest, devices: Sequence[jax.Device] | None = None
+    ) -> "CascadeSpec":
+        """Return the cascade of a config and a manifest on some devices; on all devices if none are given.
+
+        Raises:
+            UserError: the config's mesh does not fit the devices.
+        """
+        mesh = make_mesh(config.mesh, devices)
+        return cls(config, manifest, mesh, compute_dtype(config.precision, platform_of(mesh)))
+
+    def architecture(self, component: str) -> Any:
+        """Return the architecture of a component's network.
+
+        Raises:
+            UserError: there is no such component.
+        """
+        return architecture_of(self.manifest.component(component))
+
+    def text_encoder(self, component: str) -> TextEncoder:
+        """Return the row of a text encoder's component.
+
+        Raises:
+            UserError: there is no such component, or it is no text encoder.
+        """
+        return encoder_of_kind(self.manifest.component(component).kind)
+
+    def scheduler(self, stage: Stage) -> SchedulerConfig:
+        """Return the noise schedule and sampler of a stage: the checkpoint's, or with another sampler."""
+        released = SchedulerConfig.from_json(self.manifest.component(stage).schedulers["scheduler"])
+        name = self.config.stage(stage).sampler
+        return released if name == "checkpoint" else released.with_sampler(name)
+
+    def noising_scheduler(self, stage: Stage) -> SchedulerConfig | None:
+        """Return the schedule that noises the condition of a stage, or None."""
+        released = self.manifest.component(stage).schedulers.get("image_noising_scheduler")
+        return SchedulerConfig.from_json(released) if released else None
+
+    def sampler(self, stage: Stage) -> Sampler:
+        """Return the timesteps and coefficients with which a stage is sampled."""
+        config = self.config.stage(stage)
+        return make_sampler(self.scheduler(stage), config.num_steps, getattr(config, "strength", 1.0))
+
+    def sample_channels(self, stage: Stage) -> int:
+        """Return the channels of a stage's noisy sample: of pixels, or of the autoencoder's latents."""
+        return self.architecture(AUTOENCODER).latent_channels if STAGE_TABLE[stage].is_latent else PIXEL_CHANNELS
+
+    def sizes(self, given: Mapping[Stage, Video]) -> dict[Stage, Size]:
+        """Return height and width of every stage's result, where some results are given."""
+        low = given.get("interpolation", given.get("keyframes"))
+        keyframes = (self.config.keyframes.height, self.config.keyframes.width) if low is None else low.shape[2:4]
+        return {stage: spec.size(self.config, keyframes) for stage, spec in STAGE_TABLE.items()}
+
+    def check(self, stages: Sequence[Stage], given: Mapping[Stage, Video] | None = None) -> None:
+        """Refuse settings and given videos that a stage cannot take.
+
+        Args:
+            stages: to run.
+            given: results of stages that are not run, (batch, time, height, width, 3).
+
+        Raises:
+            UserError: names the stage, the setting, and what it must be.
+        """
+        given = given or {}
+        check_inputs(stages, given)
+        sizes = self.sizes(given)
+        for stage, video in given.items():
+            spec = STAGE_TABLE[stage]
+            # A whole video at high resolution may have any size: the latent stage resizes it.
+            is_resized = any(
+                STAGE_TABLE[after].is_latent and stage in STAGE_TABLE[after].inputs for after in STAGE_TABLE
+            )
+            if not is_resized and video.shape[2:4] != sizes[stage]:
+                raise UserError(f"the video given for {stage} is {_size(video.shape[2:4])}, not {_size(sizes[stage])}")
+            if spec.num_frames(self.config) == 1 and spec.condition != "none" and video.shape[1] != 1:
+                raise UserError(f"the video given for {stage} has {video.shape[1]} frames; it must have one")
+            if not np.isfinite(video).all():
+                raise UserError(f"the video given for {stage} has NaN or infinite values; give finite ones")
+        self._check_stages(stages, sizes)
+
+    def check_settings(self, stages: Sequence[Stage]) -> None:
+        """Refuse settings that a stage cannot take, as `check` does, before its inputs are known."""
+        self._check_stages(stages, self.sizes({}))
+
+    def _check_stages(self, stages: Sequence[Stage], sizes: Mapping[Stage, Size]) -> None:
+        for stage in stages:
+            self._check_network(stage)
+            multiple = self.architecture(AUTOENCODER if STAGE_TABLE[stage].is_latent else stage).size_multiple
+            if any(side % multiple for side in sizes[stage]):
+                raise UserError(
+                    f"stage {stage} cannot make {_size(sizes[stage])}: width and height must be multiples of "
+                    f"{multiple}; change the sizes in the config"
+                )
+            self._check_schedule(stage)
+
+    def _check_network(self, stage: Stage) -> None:
+        spec, record = STAGE_TABLE[stage], self.manifest.component(stage)
+        autoencoder = self.architecture(AUTOENCODER) if spec.is_latent else None
+        encoder = self.architecture(spec.text_encoder)
+        for problem in network_problems(spec, record, self.architecture(stage), encoder, autoencoder):
+            raise UserError(f"stage {stage}: {problem}; take the checkpoint of a network that was made for this stage")
+
+    def _check_schedule(self, stage: Stage) -> None:
+        scheduler, config = self.scheduler(stage), self.config.stage(stage)
+        self.sampler(stage)
+        learned = scheduler.class_name == DDPM and scheduler.variance_type in ("learned", "learned_range")
+        if learned and self.architecture(stage).out_channels < 2 * self.sample_channels(stage):
+            raise UserError(
+                f"stage {stage}: DDPM with variance_type={scheduler.variance_type!r} needs a network that predicts "
+                "a variance, and this one does not; take another sampler"
+            )
+        if (noising := self.noising_scheduler(stage)) is not None:
+            level, levels = getattr(config, "noise_level", 0), noising.num_train_timesteps
+            if not 0 <= level < levels:
+                raise UserError(f"stage {stage}: noise_level={level} must be at least 0 and below {levels}")
+
+
+def _size(sides: Sequence[int]) -> str:
+    height, width = sides
+    return f"{width}x{height} (width x height)"

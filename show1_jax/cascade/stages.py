@@ -1,0 +1,198 @@
+"""The stages of the cascade, one row each: facts about a stage that need no weights stand here and nowhere else.
+
+Command lines are checked against this table before JAX is imported, so this module does not import it. The functions
+that sample a stage are in `show1_jax.cascade.conditions`, one for each row.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from show1_jax.config.config_file import OutputConfig
+from show1_jax.config.sampling import AUTOENCODER, STAGES, CascadeConfig, Stage
+from show1_jax.errors import UserError
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+ConditionKind = Literal["none", "keyframes", "low_resolution", "low_resolution_and_first_frame"]
+"""The video that a network is conditioned on, as channels beside its noisy sample: none; the keyframes at both ends
+with a filling and a mask (eq. 6); the video at low resolution, upsampled and noised; the same after a clean first frame
+(section 3.5)."""
+
+PIXEL_CHANNELS: Final = 3
+_CONDITION_CHANNELS: Final[dict[ConditionKind, int]] = {
+    "none": 0,
+    "keyframes": PIXEL_CHANNELS + 1,
+    "low_resolution": PIXEL_CHANNELS,
+    "low_resolution_and_first_frame": PIXEL_CHANNELS,
+}
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage.
+
+    Attributes:
+        name: of the stage, which is also its component in a checkpoint and its settings in a config.
+        inputs: stages whose results it needs.
+        text_encoder: component whose states its network is conditioned on.
+        condition: the video that its network is conditioned on.
+        size: height and width of its result, from the config and the size of the keyframes.
+        num_frames: frames of its result.
+        clip_frames: frames that its network sees at once; a shorter result is one clip.
+        num_clips: clips of one video that are sampled together, as one batch.
+        is_latent: its network works on the latents of the autoencoder.
+        has_keyframe_rate: its frames are shown at the rate of keyframes.
+    """
+
+    name: Stage
+    inputs: tuple[Stage, ...]
+    text_encoder: str
+    condition: ConditionKind
+    size: Callable[[CascadeConfig, Size], Size]
+    num_frames: Callable[[CascadeConfig], int]
+    clip_frames: Callable[[CascadeConfig], int]
+    num_clips: Callable[[CascadeConfig], int] = lambda config: 1
+    is_latent: bool = False
+    has_keyframe_rate: bool = False
+
+    @property
+    def condition_channels(self) -> int:
+        """Channels that are appended to the noisy sample."""
+        return _CONDITION_CHANNELS[self.condition]
+
+    @property
+    def is_noised(self) -> bool:
+        """Whether the condition is noised to a level that the network is conditioned on."""
+        return self.condition.startswith("low_resolution")
+
+    @property
+    def scheduler_roles(self) -> tuple[str, ...]:
+        """Schedulers that a checkpoint has for it: for sampling, and for noising its condition."""
+        return ("scheduler", "image_noising_scheduler") if self.is_noised else ("scheduler",)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Components of a checkpoint that it needs, its own network first."""
+        return (self.name, self.text_encoder, *([AUTOENCODER] if self.is_latent else []))
+
+    @property
+    def video_input(self) -> Stage | None:
+        """The stage whose result a video of the user can stand for; None unless it is the only input."""
+        return self.inputs[0] if len(self.inputs) == 1 else None
+
+    def fps(self, output: OutputConfig) -> float:
+        """Frames a second at which its result is shown."""
+        return output.keyframes_fps if self.has_keyframe_rate else output.fps
+
+
+def _keyframe_size(config: CascadeConfig, keyframes: Size) -> Size:
+    return keyframes
+
+
+def _upscaled_size(config: CascadeConfig, keyframes: Size) -> Size:
+    scale = config.first_frame.scale
+    return keyframes[0] * scale, keyframes[1] * scale
+
+
+def _all_frames(config: CascadeConfig) -> int:
+    return config.num_frames
+
+
+def _one(config: CascadeConfig) -> int:
+    return 1
+
+
+STAGE_TABLE: Final[dict[Stage, StageSpec]] = {
+    spec.name: spec
+    for spec in (
+        StageSpec(
+            name="keyframes",
+            inputs=(),
+            text_encoder="text_t5",
+            condition="none",
+            size=_keyframe_size,
+            num_frames=lambda config: config.keyframes.num_frames,
+            clip_frames=lambda config: config.keyframes.num_frames,
+            has_keyframe_rate=True,
+        ),
+        StageSpec(
+            name="interpolation",
+            inputs=("keyframes",),
+            text_encoder="text_t5",
+            condition="keyframes",
+            size=_keyframe_size,
+            num_frames=_all_frames,
+            clip_frames=lambda config: config.interpolation.num_between + 2,
+            num_clips=lambda config: config.keyframes.num_frames - 1,
+        ),
+        StageSpec(
+            name="first_frame",
+            inputs=("interpolation",),
+            text_encoder="text_t5",
+            condition="low_resolution",
+            size=_upscaled_size,
+            num_frames=_one,
+            clip_frames=_one,
+        ),
+        StageSpec(
+            name="superres_pixel",
+            inputs=("interpolation", "first_frame"),
+            text_encoder="text_t5",
+            condition="low_resolution_and_first_frame",
+            size=_upscaled_size,
+            num_frames=_all_frames,
+            clip_frames=lambda config: config.superres_pixel.window,
+        ),
+        StageSpec(
+            name="superres_latent",
+            inputs=("superres_pixel",),
+            text_encoder="text_clip",
+            condition="none",
+            size=lambda config, keyframes: (config.superres_latent.height, config.superres_latent.width),
+            num_frames=_all_frames,
+            clip_frames=_all_frames,
+            is_latent=True,
+        ),
+    )
+}
+
+
+def stages_before(stage: Stage) -> tuple[Stage, ...]:
+    """Return the stages that run before one."""
+    return STAGES[: STAGES.index(stage)]
+
+
+def stages_from(stage: Stage) -> tuple[Stage, ...]:
+    """Return a stage and those that run after it."""
+    return STAGES[STAGES.index(stage) :]
+
+
+def components(stages: Sequence[Stage]) -> tuple[str, ...]:
+    """Return the components of a checkpoint that some stages need, each once: the stages' networks first."""
+    shared = [name for stage in stages for name in STAGE_TABLE[stage].components[1:]]
+    return tuple(dict.fromkeys([*stages, *shared]))
+
+
+def text_encoders(stages: Sequence[Stage]) -> dict[str, list[Stage]]:
+    """Return the text encoders that some stages need, each with the stages that it serves."""
+    served: dict[str, list[Stage]] = {}
+    for stage in stages:
+        served.setdefault(STAGE_TABLE[stage].text_encoder, []).append(stage)
+    return served
+
+
+def check_inputs(stages: Sequence[Stage], given: Collection[Stage]) -> None:
+    """Refuse a choice of stages that lacks the result of a stage it needs.
+
+    Args:
+        stages: to run.
+        given: stages whose results are there.
+
+    Raises:
+        UserError: names the stage and what it needs.
+    """
+    for stage in stages:
+        for needed in STAGE_TABLE[stage].inputs:
+            if needed not in stages and needed not in given:
+                raise UserError(f"stage {stage} needs the result of {needed}; run it as well, or give its video")

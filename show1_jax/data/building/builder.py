@@ -1,0 +1,271 @@
+"""A folder of captioned videos into an ArrayRecord dataset, by a TFDS builder that needs no TensorFlow.
+
+TFDS's usual `GeneratorBasedBuilder` does need it: what it shuffles spills over 1 GB to files that TensorFlow writes.
+A `ShardBasedBuilder` writes its shards in order instead, and readers shuffle.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from show1_jax.data.building.captions import CaptionedVideo, list_videos
+from show1_jax.data.building.left_out import LeftOut
+from show1_jax.data.dataset import DATASET, LEFT_OUT, SPLIT, VERSION, features, is_dataset, is_of_dataset
+from show1_jax.data.decode import VideoFacts, check_file
+from show1_jax.data.failures import VideoError
+from show1_jax.data.names import MAX_VIDEO_BYTES, shown
+from show1_jax.data.pools import in_order, pool
+from show1_jax.data.records import check_path
+from show1_jax.errors import UserError
+from show1_jax.files import check_space, check_target, new_folder, read_bounded
+from show1_jax.progress import Bar, say
+
+MIN_SECONDS = 3.5
+"""What the keyframe stage's 8 frames at 2 fps span."""
+SHARD_BYTES = 256 << 20
+"""TFDS keeps a shard in memory while it writes it."""
+_AHEAD = 64
+"""Videos that are decoded before they are asked for."""
+_MAX_CRASHES = 10
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build made of a folder: how many videos are in, and why the others are not, by name."""
+
+    num_videos: int
+    skipped: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Checked:
+    video: CaptionedVideo
+    facts: VideoFacts
+
+
+_Examine = Callable[[Path], VideoFacts | str]
+
+
+def build(
+    videos: Path,
+    out: Path,
+    captions: Path | None = None,
+    *,
+    min_seconds: float = MIN_SECONDS,
+    num_workers: int = 0,
+    overwrite: bool = False,
+) -> BuildReport:
+    """Build a dataset of captioned videos; `show1_jax.data.clips` reads it.
+
+    Every video is decoded once, from its first to its last frame. What cannot be used is left out; it is counted on
+    stderr, with the first names for each reason, and all of it is named in the dataset's `left_out.tsv`. The files go
+    into the dataset as they are.
+
+    Args:
+        videos: folder of videos, see `show1_jax.data.building.listing`.
+        out: the dataset's folder; it appears when everything is written.
+        captions: a table, see `show1_jax.data.building.captions`; None: `name.txt` beside `name.mp4`.
+        min_seconds: shorter videos are left out.
+        num_workers: processes that decode; 0: threads of this one.
+        overwrite: replace a dataset that is there.
+
+    Raises:
+        UserError: the folder, the table, `out` or the disk; or no video can be used. `out` is then as it was.
+    """
+    check_path(out.absolute())
+    _check_target(out, videos, captions, overwrite)
+    with new_folder(out) as folder, open(folder / LEFT_OUT, "w", encoding="utf-8") as file:
+        left_out = LeftOut(file)
+        listed = list_videos(videos, captions, left_out, skip=[out, folder])
+        for line in left_out.summary():
+            print(line, file=sys.stderr)
+        checked, skipped = _check(listed, min_seconds, num_workers)
+        if not checked:
+            raise UserError(f"no video of {videos} can be used; the lines above say why")
+        for name, reason in skipped.items():
+            left_out.skip(name, reason)
+        check_space(out, sum(entry.facts.num_bytes for entry in checked))
+        _write(checked, folder)
+    others = f"; all {left_out.count} that are left out are named in {out / LEFT_OUT}" if left_out.count else ""
+    print(f"{out}: {len(checked)} videos, {len(skipped)} skipped{others}", file=sys.stderr)
+    return BuildReport(len(checked), skipped)
+
+
+def _check(
+    videos: Sequence[CaptionedVideo], min_seconds: float, num_workers: int
+) -> tuple[list[_Checked], dict[str, str]]:
+    """Return the videos that can be used, and the reasons of the others by name, each printed as it is found."""
+    checked, skipped = [], {}
+    examine = partial(_examine, min_seconds)
+    with Bar("decoding", len(videos), unit=" videos") as bar:
+        for video, facts in zip(videos, _results(examine, [video.path for video in videos], num_workers), strict=True):
+            if isinstance(facts, VideoFacts):
+                checked.append(_Checked(video, facts))
+            else:
+                skipped[video.name] = facts
+                say(f"skipped {video.name}: {facts}")
+            bar.update()
+    return checked, skipped
+
+
+def _results(examine: _Examine, paths: Sequence[Path], num_workers: int) -> Iterator[VideoFacts | str]:
+    """Yield what is found of some videos, in order.
+
+    When a process dies that decodes, the videos that were under way are decoded one at a time, to find which it was.
+    """
+    done = 0
+    while done < len(paths):
+        try:
+            with pool(num_workers, threads=os.cpu_count() or 1) as executor:
+                for result in in_order(executor, examine, paths[done:], _AHEAD):
+                    yield result
+                    done += 1
+        except BrokenProcessPool:
+            for result in _one_by_one(examine, paths[done : done + _AHEAD + 1]):
+                yield result
+                done += 1
+
+
+def _one_by_one(examine: _Examine, paths: Sequence[Path]) -> Iterator[VideoFacts | str]:
+    done = crashes = 0
+    while done < len(paths):
+        try:
+            with pool(1, threads=0) as executor:
+                for path in paths[done:]:
+                    yield executor.submit(examine, path).result()
+                    done, crashes = done + 1, 0
+        except BrokenProcessPool:
+            done, crashes = done + 1, crashes + 1
+            if crashes == _MAX_CRASHES:
+                raise UserError(
+                    f"{crashes} videos one after the other end the process that decodes them, the last "
+                    f"{paths[done - 1]}; give it memory, or decode in threads with --num_workers 0"
+                ) from None
+            yield "decoding it ends the process: the decoder crashes, or the memory is too small"
+
+
+def _examine(min_seconds: float, path: Path) -> VideoFacts | str:
+    """Return a video's facts, or why it cannot be used."""
+    try:
+        facts = check_file(path)
+    except VideoError as error:
+        return shown(str(error))
+    except Exception as error:  # whatever PyAV raises for a codec or a file that it does not expect
+        return f"it cannot be decoded: {type(error).__name__}: {shown(str(error))}"
+    if facts.duration < min_seconds:
+        return f"it lasts {facts.duration:.3g} s, less than {min_seconds:g} s"
+    return facts
+
+
+class CaptionedVideos(tfds.core.ShardBasedBuilder):
+    """Encoded videos with their captions, each shard about `SHARD_BYTES`."""
+
+    VERSION = tfds.core.Version(VERSION)
+    name = DATASET
+    # TFDS 4.9.10 looks for it with importlib_resources, which it does not install.
+    code_path = Path(__file__)
+
+    def __init__(self, checked: Sequence[_Checked], bar: Bar, **options: Any):
+        self._checked = checked
+        self._bar = bar
+        super().__init__(file_format="array_record", **options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        metadata = {
+            "sha256": _digest(self._checked),
+            "shortest_seconds": min(entry.facts.duration for entry in self._checked),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Captioned videos, built by show1_jax.",
+            features=features(),
+            metadata=tfds.core.MetadataDict(metadata),
+        )
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> Mapping[str, Sequence[Any]]:
+        return {SPLIT: [partial(_examples, shard, self._bar) for shard in _shards(self._checked)]}
+
+
+def _shards(checked: Sequence[_Checked]) -> list[list[_Checked]]:
+    """Consecutive videos, a shard's worth of bytes together."""
+    shards: list[list[_Checked]] = []
+    filled = SHARD_BYTES
+    for entry in checked:
+        if filled >= SHARD_BYTES:
+            shards.append([])
+            filled = 0
+        shards[-1].append(entry)
+        filled += entry.facts.num_bytes
+    return shards
+
+
+def _examples(shard: Sequence[_Checked], bar: Bar) -> Iterator[tuple[str, dict[str, Any]]]:
+    for entry in shard:
+        video, facts = entry.video, entry.facts
+        try:
+            data = read_bounded(video.path, MAX_VIDEO_BYTES)
+        except OSError as error:
+            raise UserError(f"cannot read {video.path} any more ({error.strerror}); build the dataset again") from error
+        if hashlib.sha256(data).hexdigest() != facts.sha256:
+            raise UserError(f"{video.path} changed while the dataset was built; build it again")
+        yield (
+            video.name,
+            {
+                "name": video.name,
+                "caption": video.caption,
+                "video": data,
+                "start": facts.start,
+                "duration": facts.duration,
+                "fps": facts.fps,
+            },
+        )
+        bar.update()
+
+
+def _digest(checked: Sequence[_Checked]) -> str:
+    """A hash of the names, captions and files, in order."""
+    digest = hashlib.sha256()
+    for entry in checked:
+        digest.update(repr((entry.video.name, entry.video.caption, entry.facts.sha256)).encode())
+    return digest.hexdigest()
+
+
+def _write(checked: Sequence[_Checked], folder: Path) -> None:
+    """Run the builder, whose own words on stdout name a folder that is about to be renamed."""
+    work = folder / "building"
+    with Bar("writing", len(checked), unit=" videos") as bar, contextlib.redirect_stdout(io.StringIO()):
+        builder = CaptionedVideos(checked, bar, data_dir=work)
+        try:
+            builder.download_and_prepare()
+        except KeyError as error:
+            if "getpwuid" not in str(error) and "getgrgid" not in str(error):
+                raise
+            raise UserError(
+                f"the files' owner has no name here, and TFDS asks for it ({error}); name the user"
+            ) from error
+    for path in list(Path(builder.data_dir).iterdir()):
+        os.rename(path, folder / path.name)
+    shutil.rmtree(work)
+
+
+def _check_target(out: Path, videos: Path, captions: Path | None, overwrite: bool) -> None:
+    check_target(out, "dataset of show1_jax", is_dataset, overwrite=overwrite)
+    if not out.exists():
+        return
+    other = next((path.name for path in out.iterdir() if not is_of_dataset(path.name)), None)
+    for path in filter(None, (videos, captions)):
+        if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
+            raise UserError(f"{path} is in {out}, which would be replaced; choose another place with --out")
+    if other:
+        raise UserError(f"{out} holds {shown(other)}, which `build` did not write, so it is not overwritten; move it")

@@ -1,0 +1,363 @@
+"""The noise schedule, the forward process and the parameterisations of a diffusion model. Networks are unknown here.
+
+A noisy sample is x_t = alpha_t x0 + sigma_t eps with alpha_t^2 = alphas_cumprod[t] and sigma_t^2 = 1 - alpha_t^2
+(Ho et al. 2020, arXiv 2006.11239, equation 4). Schedules are float32, rounded where the original rounds.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, NoReturn
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Float32, Int
+
+from show1_jax.config.bounds import MAX_TIMESTEPS
+from show1_jax.config.without_effect import refused_fields
+from show1_jax.errors import UserError, shown
+
+Scale = Float32[Array | np.ndarray, "..."]
+
+SAMPLERS = {"ddpm": "DDPMScheduler", "dpm_solver++": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler"}
+
+# Where the three classes of diffusers 0.19.3 differ in their defaults. DPM-Solver knows no clipping.
+_CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
+    "DDPMScheduler": {"timestep_spacing": "leading", "clip_sample": True, "variance_type": "fixed_small"},
+    "DPMSolverMultistepScheduler": {"timestep_spacing": "linspace", "clip_sample": False, "variance_type": None},
+    "DDIMScheduler": {"timestep_spacing": "leading", "clip_sample": True, "variance_type": None},
+}
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "class_name": tuple(_CLASS_DEFAULTS),
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "prediction_type": ("epsilon", "sample", "v_prediction"),
+    "timestep_spacing": ("linspace", "leading", "trailing"),
+}
+_DDPM_CHOICES: dict[str, tuple[Any, ...]] = {
+    # fixed_large_log is the square root of a negative number in diffusers 0.19.3: no sample can come of it.
+    "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range"),
+}
+_DPM_SOLVER_CHOICES: dict[str, tuple[Any, ...]] = {
+    "solver_order": (1, 2, 3),
+    "algorithm_type": ("dpmsolver++",),
+    "solver_type": ("midpoint", "heun"),
+    "use_karras_sigmas": (False,),
+}
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "num_train_timesteps": (1, MAX_TIMESTEPS),
+    "steps_offset": (0, MAX_TIMESTEPS),
+    "beta_start": (0, math.nextafter(1, 0)),
+    "beta_end": (0, math.nextafter(1, 0)),
+    "dynamic_thresholding_ratio": (0, 1),
+    "sample_max_value": (1e-6, math.inf),
+    "clip_sample_range": (1e-6, math.inf),
+    "lambda_min_clipped": (-math.inf, math.inf),
+}
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerConfig:
+    """A noise schedule and how it is sampled: the fields of a diffusers `scheduler_config.json`.
+
+    `from_json` fills absent fields with the defaults that diffusers 0.19.3 has for the class. Fields that other classes
+    had then are kept for `with_sampler`; a sampler that is chosen there is otherwise that release's.
+
+    Raises:
+        UserError: a value that is not supported, named with its field.
+    """
+
+    class_name: str
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    trained_betas: tuple[float, ...] | None = None
+    prediction_type: str = "epsilon"
+    timestep_spacing: str
+    steps_offset: int = 0
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
+    # DDPM and DDIM
+    clip_sample: bool
+    clip_sample_range: float = 1.0
+    # DDPM; the other samplers drop a variance that the network predicts
+    variance_type: str | None
+    # DDIM
+    set_alpha_to_one: bool = True
+    # DPM-Solver++
+    solver_order: int = 2
+    algorithm_type: str = "dpmsolver++"
+    solver_type: str = "midpoint"
+    lower_order_final: bool = True
+    use_karras_sigmas: bool = False
+    lambda_min_clipped: float = -math.inf
+
+    def __post_init__(self) -> None:
+        choices = dict(_CHOICES)
+        if self.class_name == "DDPMScheduler":
+            choices |= _DDPM_CHOICES
+        if self.class_name == "DPMSolverMultistepScheduler":
+            choices |= _DPM_SOLVER_CHOICES
+        for field, (low, high) in _RANGES.items():
+            value = getattr(self, field)
+            if not low <= value <= high:
+                _refuse(field, value, f"it must be from {low:g} to {high:g}")
+            if _LARGEST < abs(value) < math.inf:
+                _refuse(field, value, "it is larger than any number of float32; infinity is one")
+        for field, supported in choices.items():
+            if getattr(self, field) not in supported:
+                _refuse(field, getattr(self, field), "use one of " + ", ".join(map(repr, supported)))
+        betas = self.trained_betas
+        if betas is not None and (len(betas) != self.num_train_timesteps or not all(0 <= beta < 1 for beta in betas)):
+            _refuse("trained_betas", betas, f"give num_train_timesteps = {self.num_train_timesteps} values in [0, 1)")
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> "SchedulerConfig":
+        """Read the parsed content of a `scheduler_config.json` as diffusers 0.19.3 would.
+
+        Raises:
+            UserError: an unsupported class or value, or a field of later releases that has an effect or is not known.
+        """
+        class_name = config.get("_class_name")
+        if not isinstance(class_name, str) or class_name not in _CLASS_DEFAULTS:
+            _refuse("_class_name", class_name, "use one of " + ", ".join(map(repr, _CLASS_DEFAULTS)))
+        settings = {"class_name": class_name} | _CLASS_DEFAULTS[class_name]
+        known = {field.name: field.type for field in fields(cls) if field.name != "class_name"}
+        rest = {field: value for field, value in config.items() if field not in known}
+        for problem in refused_fields(class_name, rest, config):
+            raise UserError(f"scheduler setting {problem}")
+        for field in known.keys() & config.keys():
+            settings[field] = _from_json_value(field, known[field], config[field])
+        if class_name == "DPMSolverMultistepScheduler":
+            settings["clip_sample"] = False
+        return cls(**settings)
+
+    def with_sampler(self, name: str) -> "SchedulerConfig":
+        """The same noise schedule, prediction type, thresholding and clipping under another sampler.
+
+        The sampler's own settings (spacing of the timesteps among them) are its defaults.
+
+        Args:
+            name: `"ddpm"`, `"dpm_solver++"` or `"ddim"`.
+
+        Raises:
+            UserError: no such sampler.
+        """
+        if name not in SAMPLERS:
+            _refuse("sampler", name, "use one of " + ", ".join(map(repr, SAMPLERS)))
+        class_name = SAMPLERS[name]
+        if class_name == self.class_name:
+            return self
+        defaults = _CLASS_DEFAULTS[class_name]
+        return replace(
+            self,
+            class_name=class_name,
+            timestep_spacing=defaults["timestep_spacing"],
+            variance_type=self.variance_type or defaults["variance_type"],
+        )
+
+
+def _from_json_value(field: str, kind: Any, value: Any) -> Any:
+    """The value as the dataclass types it."""
+    if kind is bool and value is None:
+        return False
+    if field == "trained_betas":
+        if value is None or (isinstance(value, list) and all(map(_is_number, value))):
+            return None if value is None else tuple(_as_float(field, beta) for beta in value)
+        _refuse(field, value, "it must be null or a list of numbers")
+    if kind is float and _is_number(value):
+        return _as_float(field, value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        _refuse(field, value, f"it must be {getattr(kind, '__name__', kind)}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _as_float(field: str, value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # JSON's whole numbers have no end
+        _refuse(field, value, "it is larger than any number of floating point")
+
+
+def _refuse(field: str, value: Any, why: str) -> NoReturn:
+    raise UserError(f"scheduler setting {field} = {shown(value)} is not supported: {why}")
+
+
+def _linspace(start: float, stop: float, num: int) -> Float32[np.ndarray, " {num}"]:
+    """float32 numbers as torch gives them: a float32 step, counted from the nearer end and rounded once."""
+    first, last = np.float32(start), np.float32(stop)
+    step = np.float64((last - first) / np.float32(max(num - 1, 1)))
+    index = np.arange(num)
+    rising = np.float64(first) + step * index
+    falling = np.float64(last) - step * (num - 1 - index)
+    return np.where(index < num // 2, rising, falling).astype(np.float32)
+
+
+def _squared_cosine_betas(num: int) -> Float32[np.ndarray, " {num}"]:
+    """Nichol and Dhariwal 2021 (arXiv 2102.09672), equation 17, with beta at most 0.999."""
+
+    def alpha_bar(time: float) -> float:
+        return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    betas = [min(1 - alpha_bar((i + 1) / num) / alpha_bar(i / num), 0.999) for i in range(num)]
+    return np.array(betas, np.float32)
+
+
+def _betas(config: SchedulerConfig) -> Float32[np.ndarray, " timesteps"]:
+    if config.trained_betas is not None:
+        return np.array(config.trained_betas, np.float32)
+    num, start, end = config.num_train_timesteps, config.beta_start, config.beta_end
+    if config.beta_schedule == "linear":
+        return _linspace(start, end, num)
+    if config.beta_schedule == "scaled_linear":
+        return _linspace(start**0.5, end**0.5, num) ** 2
+    return _squared_cosine_betas(num)
+
+
+def alphas_cumprod(config: SchedulerConfig) -> Float32[np.ndarray, " timesteps"]:
+    """The product of 1 - beta up to and with each timestep: alpha_t squared, as the original rounds it."""
+    # torch accumulates in float64 on the CPU and rounds each product to float32.
+    return np.cumprod(1 - _betas(config), dtype=np.float64).astype(np.float32)
+
+
+def exact_alphas_cumprod(config: SchedulerConfig) -> Float[np.ndarray, " timesteps"]:
+    """`alphas_cumprod` in float64, of the float32 betas, for what its rounding would spoil."""
+    return np.cumprod(1 - _betas(config).astype(np.float64))
+
+
+def signal_and_noise(
+    schedule: Float[ArrayLike, " timesteps"], timesteps: Int[ArrayLike, " batch"], ndim: int
+) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
+    """alpha_t and sigma_t of each item, shaped to multiply an array of `ndim` axes whose first is the batch.
+
+    Args:
+        schedule: `alphas_cumprod`.
+        timesteps: from 0 to the schedule's length - 1.
+        ndim: number of axes to broadcast to.
+    """
+    squared = jnp.asarray(schedule, jnp.float32)[jnp.asarray(timesteps)]
+    squared = squared.reshape(squared.shape + (1,) * (ndim - 1))
+    return jnp.sqrt(squared), jnp.sqrt(1 - squared)
+
+
+def add_noise(
+    schedule: Float[ArrayLike, " timesteps"],
+    x0: Float[Array, "batch *shape"],
+    noise: Float[Array, "batch *shape"],
+    timesteps: Int[ArrayLike, " batch"],
+) -> Float32[Array, "batch *shape"]:
+    """The forward process x_t = alpha_t x0 + sigma_t noise (Ho et al. 2020, equation 4), in float32.
+
+    Args:
+        schedule: `alphas_cumprod`.
+        x0: clean sample.
+        noise: standard Gaussian draw.
+        timesteps: one per item, from 0 to the schedule's length - 1.
+    """
+    alpha, sigma = signal_and_noise(schedule, timesteps, x0.ndim)
+    return alpha * x0.astype(jnp.float32) + sigma * noise.astype(jnp.float32)
+
+
+def predict_x0(
+    prediction_type: str,
+    sample: Float32[Array, "*shape"],
+    output: Float32[Array, "*shape"],
+    alpha: Scale,
+    sigma: Scale,
+) -> Float32[Array, "*shape"]:
+    """The clean sample that a network's output stands for; `v` as in Salimans and Ho 2022 (arXiv 2202.00512)."""
+    if prediction_type == "epsilon":
+        return (sample - output * sigma) / alpha
+    if prediction_type == "sample":
+        return output
+    return sample * alpha - output * sigma
+
+
+def predict_eps(
+    prediction_type: str,
+    sample: Float32[Array, "*shape"],
+    output: Float32[Array, "*shape"],
+    alpha: Scale,
+    sigma: Scale,
+) -> Float32[Array, "*shape"]:
+    """The noise that a network's output stands for."""
+    if prediction_type == "epsilon":
+        return output
+    if prediction_type == "sample":
+        return (sample - output * alpha) / sigma
+    return output * alpha + sample * sigma
+
+
+def prediction_target(
+    prediction_type: str,
+    x0: Float32[Array, "*shape"],
+    eps: Float32[Array, "*shape"],
+    alpha: Scale,
+    sigma: Scale,
+) -> Float32[Array, "*shape"]:
+    """What a perfect network would say of x_t = alpha x0 + sigma eps: the noise, the clean sample or v."""
+    if prediction_type == "epsilon":
+        return eps
+    if prediction_type == "sample":
+        return x0
+    return eps * alpha - x0 * sigma
+
+
+def prediction_slope(prediction_type: str, alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """What `predict_x0` changes by where the output changes by 1: the clean sample's error of an output's error."""
+    return {"epsilon": -sigma / alpha, "sample": np.ones_like(alpha), "v_prediction": -sigma}[prediction_type]
+
+
+class Posterior(NamedTuple):
+    """The Gaussian q(x_s | x_t, x0), s < t: its mean is x0 x0 + sample x_t (Ho et al. 2020, equations 6 and 7)."""
+
+    x0: np.ndarray
+    sample: np.ndarray
+    variance: np.ndarray  # beta tilde; 0 where x_s is x0 itself
+    beta: np.ndarray  # of the step from s to t; an upper bound of the variance
+
+
+def posterior(now: np.ndarray, previous: np.ndarray) -> Posterior:
+    """The posterior of steps from `alphas_cumprod` = `now` down to `previous`, in the precision of these."""
+    alpha = now / previous
+    beta = 1 - alpha
+    return Posterior(
+        x0=np.sqrt(previous) * beta / (1 - now),
+        sample=np.sqrt(alpha) * (1 - previous) / (1 - now),
+        variance=(1 - previous) / (1 - now) * beta,
+        beta=beta,
+    )
+
+
+def split_variance(
+    output: Float32[Array, "*batch output_channel"], channels: int
+) -> tuple[Float32[Array, "*batch channel"], Float32[Array, "*batch channel"] | None]:
+    """A network's output as the prediction, of `channels`, and the variance behind it, where there is one.
+
+    Raises:
+        UserError: the output has neither as many channels nor twice as many.
+    """
+    if output.shape[-1] == channels:
+        return output, None
+    if output.shape[-1] == 2 * channels:
+        return output[..., :channels], output[..., channels:]
+    raise UserError(
+        f"the network gives {output.shape[-1]} channels for a sample of {channels}: "
+        f"it must give {channels}, or {2 * channels} with a variance"
+    )
+
+
+def learned_log_variance(
+    variance: Float32[Array, "*shape"], low: Float32[ArrayLike, "..."], high: Float32[ArrayLike, "..."]
+) -> Float32[Array, "*shape"]:
+    """From `low` at -1 to `high` at 1: what a `learned_range` network says (Nichol and Dhariwal 2021, equation 15)."""
+    fraction = (variance + 1) / 2
+    return fraction * high + (1 - fraction) * low

@@ -1,0 +1,80 @@
+"""Stage files: the result of a stage, float32 and bit for bit, with its stage, layout and hash."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from show1_jax.errors import UserError
+from show1_jax.files import open_regular, write_bytes
+
+STAGE_FORMAT = "show1_jax.stage.v1"
+
+
+STAGE_LAYOUT = "time height width channel"
+
+
+def save_stage(path: str | Path, video: Float32[np.ndarray, "t h w c"], stage: str) -> None:
+    """Write a stage's result, float32 and bit for bit, as a `.safetensors` file that knows its stage, layout and hash.
+
+    Raises `UserError` if the array is not float32 `(t, h, w, c)`, or the disk is full.
+    """
+    from safetensors.numpy import save
+
+    if video.dtype != np.float32 or video.ndim != 4 or not video.size:
+        raise UserError(f"a stage must be float32 (t, h, w, c), not {video.dtype} {video.shape}")
+    video = np.ascontiguousarray(video)
+    metadata = {
+        "format": STAGE_FORMAT,
+        "stage": stage,
+        "layout": STAGE_LAYOUT,
+        "shape": " ".join(map(str, video.shape)),
+        "sha256": digest(video),
+    }
+    write_bytes(path, _with_sorted_header(save({"video": video}, metadata)))
+
+
+def digest(video: Float32[np.ndarray, "t h w c"]) -> str:
+    """The hexadecimal SHA-256 of a stage's values, as its file records it."""
+    return hashlib.sha256(video.data).hexdigest()
+
+
+def load_stage(path: str | Path, stage: str | None = None) -> Float32[np.ndarray, "t h w c"]:
+    """Read what `save_stage` wrote.
+
+    Raises `UserError` if it is missing, damaged, foreign, or, where `stage` is given, of another stage.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        open_regular(Path(path)).close()
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            values = file.get_slice("video")
+            is_video = values.get_dtype() == "F32" and len(values.get_shape()) == 4
+            if metadata.get("format") != STAGE_FORMAT or not is_video:
+                raise UserError(f"{path} is not a stage file of show1_jax: give one that sample.py wrote")
+            video: np.ndarray = file.get_tensor("video")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read stage file {path} ({_reason(error)}): sample that stage again") from error
+    if metadata.get("sha256") != digest(video):
+        raise UserError(f"stage file {path} is damaged (its hash does not match): sample that stage again")
+    if stage is not None and metadata.get("stage") != stage:
+        raise UserError(f"{path} holds the stage {metadata.get('stage')}, not {stage}: give the file of {stage}")
+    return video
+
+
+def _with_sorted_header(data: bytes) -> bytes:
+    """A safetensors file with its header's keys in order: the library's order changes from one call to the next."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    assert len(header) <= size
+    return data[:8] + header.ljust(size) + data[8 + size :]
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, on one line and without the path that the message around it names."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__

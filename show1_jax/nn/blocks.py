@@ -1,0 +1,319 @@
+"""What a UNet is built of: resnets, layers (resnet, temporal convolution, attentions), and levels of layers."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from show1_jax.nn.attention import AddedKVAttention, SpatialTransformer
+from show1_jax.nn.config import Activation, UNetConfig
+from show1_jax.nn.layers import Layers, activation, average_2x2, per_frame, rematerialised, repeat_2x2, resize_nearest
+from show1_jax.nn.temporal import TemporalConv, TemporalTransformer
+
+Video = Float[Array, "b t h w c"]
+Output = Float[Array, "b t _ _ _"]
+"""Other channels than the input's and, after resampling, another height and width."""
+Embedding = Float[Array, "b e"]
+Skip = Float[Array, "b t h w skip"]
+Text = Float[Array, "b n d"]
+
+
+def _same(x: Video) -> Video:
+    return x
+
+
+class ResnetBlock(nnx.Module):
+    """Norm, activation, convolution, twice, around a skip; resamples between the first activation and convolution.
+
+    `embedding_dim` is the width of the timestep embedding, or None for a block that sees none (the autoencoder's).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        embedding_dim: int | None,
+        act_fn: Activation,
+        num_groups: int,
+        epsilon: float,
+        time_scale_shift: bool = False,
+        skip_time_act: bool = False,
+        scale_factor: float = 1.0,
+        resample: Literal["down", "up"] | None = None,
+        make: Layers,
+    ):
+        self.norm1 = make.group_norm(in_channels, num_groups, epsilon)
+        self.conv1 = make.conv(in_channels, out_channels, 3)
+        if embedding_dim is not None:
+            self.time_emb_proj = make.linear(embedding_dim, (1 + time_scale_shift) * out_channels)
+        self.norm2 = make.group_norm(out_channels, num_groups, epsilon)
+        self.conv2 = make.conv(out_channels, out_channels, 3)
+        self.conv_shortcut = make.conv(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.act = activation(act_fn)
+        self.time_scale_shift = time_scale_shift
+        self.skip_time_act = skip_time_act
+        self.scale_factor = scale_factor
+        self.resample = {"down": average_2x2, "up": repeat_2x2, None: _same}[resample]
+
+    def __call__(self, x: Video, embedding: Embedding | None = None) -> Output:
+        y = self.resample(self.act(per_frame(self.norm1, x)))
+        x = self.resample(x)
+        y = self.conv1(y)
+        if embedding is None:
+            y = per_frame(self.norm2, y)
+        else:
+            term = self.time_emb_proj(embedding if self.skip_time_act else self.act(embedding))
+            term = term[:, None, None, None]
+            if self.time_scale_shift:
+                scale, shift = jnp.split(term, 2, axis=-1)
+                y = per_frame(self.norm2, y) * (1 + scale) + shift
+            else:
+                y = per_frame(self.norm2, y + term)
+        y = self.conv2(self.act(y))
+        if self.conv_shortcut is not None:
+            x = self.conv_shortcut(x)
+        return (x + y) / self.scale_factor
+
+
+class Downsample(nnx.Module):
+    """Halve height and width, rounded up, by a strided convolution."""
+
+    def __init__(self, channels: int, make: Layers):
+        self.conv = make.conv(channels, channels, 3, stride=2)
+
+    def __call__(self, x: Video, embedding: Embedding | None = None) -> Float[Array, "b t (h+1)//2 (w+1)//2 c"]:
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Repeat pixels up to a size (None: twice the input's), then a convolution."""
+
+    def __init__(self, channels: int, make: Layers):
+        self.conv = make.conv(channels, channels, 3)
+
+    def __call__(self, x: Video, size: tuple[int, int] | None = None) -> Output:
+        return self.conv(resize_nearest(x, *(size or (2 * x.shape[2], 2 * x.shape[3]))))
+
+
+def unet_resnet(
+    config: UNetConfig,
+    in_channels: int,
+    out_channels: int,
+    make: Layers,
+    *,
+    scale_factor: float,
+    resample: Literal["down", "up"] | None = None,
+) -> ResnetBlock:
+    """A resnet with the UNet's settings."""
+    return ResnetBlock(
+        in_channels,
+        out_channels,
+        embedding_dim=config.embedding_dim,
+        act_fn=config.act_fn,
+        num_groups=config.norm_num_groups,
+        epsilon=config.norm_eps,
+        time_scale_shift=config.time_scale_shift,
+        skip_time_act=config.skip_time_act,
+        scale_factor=scale_factor,
+        resample=resample,
+        make=make,
+    )
+
+
+def spatial_attention(
+    config: UNetConfig, channels: int, head_dim: int, only_cross: bool, make: Layers
+) -> AddedKVAttention | SpatialTransformer:
+    """Spatial attention of the kind that the UNet's settings name."""
+    if config.attention == "transformer":
+        heads = channels // head_dim
+        return SpatialTransformer(channels, heads, config.cross_attention_dim, config.norm_num_groups, make)
+    return AddedKVAttention(
+        channels,
+        head_dim,
+        config.cross_attention_dim,
+        only_cross=only_cross,
+        norm_text=config.cross_attention_norm,
+        num_groups=config.norm_num_groups,
+        make=make,
+    )
+
+
+def temporal_attention(config: UNetConfig, channels: int, head_dim: int, make: Layers) -> TemporalTransformer:
+    """Temporal attention; the pixel UNets' head size is its number of heads (see `UNetConfig.temporal_heads`)."""
+    width = channels // head_dim
+    heads, width = (head_dim, width) if config.temporal_heads == "head_dim" else (width, head_dim)
+    return TemporalTransformer(channels, heads, width, config.norm_num_groups, make)
+
+
+class Level(nnx.Module):
+    """One level's layers: resnet, temporal convolution, spatial attention, temporal attention, as far as there are.
+
+    `channels` lists every layer's input channels; each layer gives `out_channels`.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        channels: Sequence[int],
+        out_channels: int,
+        *,
+        attention: bool,
+        head_dim: int,
+        only_cross: bool,
+        make: Layers,
+    ):
+        layers = range(len(channels))
+        self.resnets = nnx.List(
+            [unet_resnet(config, c, out_channels, make, scale_factor=config.out_scale_factor) for c in channels]
+        )
+        if config.temporal:
+            self.temp_convs = nnx.List([TemporalConv(out_channels, make) for _ in layers])
+        if attention:
+            self.attentions = nnx.List(
+                [spatial_attention(config, out_channels, head_dim, only_cross, make) for _ in layers]
+            )
+        if attention and config.temporal:
+            self.temp_attentions = nnx.List([temporal_attention(config, out_channels, head_dim, make) for _ in layers])
+        self.temporal = config.temporal
+        self.attention = attention
+        self.remat = make.remat
+
+    def layer(self, index: int, x: Video, embedding: Embedding, text: Text, skip: Skip | None = None) -> Output:
+        """Run one layer; a skip's channels come after the input's."""
+
+        def run(x: Video, embedding: Embedding, text: Text, skip: Skip | None) -> Output:
+            x = self.resnets[index](x if skip is None else jnp.concatenate([x, skip], axis=-1), embedding)
+            if self.temporal:
+                x = self.temp_convs[index](x)
+            if self.attention:
+                x = self.attentions[index](x, text)
+            if self.attention and self.temporal:
+                x = self.temp_attentions[index](x)
+            return x
+
+        return rematerialised(run, self.remat)(x, embedding, text, skip)
+
+
+class DownBlock(Level):
+    """A level on the way down: layers, then resampling to the next level, where there is one."""
+
+    def __init__(self, config: UNetConfig, level: int, make: Layers):
+        out_channels = config.block_out_channels[level]
+        in_channels = config.block_out_channels[max(level - 1, 0)]
+        super().__init__(
+            config,
+            [in_channels] + [out_channels] * (config.layers_per_block[level] - 1),
+            out_channels,
+            attention=config.attention_levels[level],
+            head_dim=config.down_head_dim[level],
+            only_cross=bool(config.only_cross_attention) and config.only_cross_attention[level],
+            make=make,
+        )
+        self.downsamplers: nnx.List = nnx.List([])
+        if level < len(config.block_out_channels) - 1:
+            self.downsamplers.append(
+                Downsample(out_channels, make)
+                if config.resampling == "conv"
+                else unet_resnet(
+                    config,
+                    out_channels,
+                    out_channels,
+                    make,
+                    scale_factor=config.out_scale_factor,
+                    resample="down",
+                )
+            )
+
+    def __call__(self, x: Video, embedding: Embedding, text: Text) -> tuple[Output, list[Output]]:
+        """The next level's input, and the skips: every layer's output and the resampled one."""
+        skips = []
+        for index in range(len(self.resnets)):
+            x = self.layer(index, x, embedding, text)
+            skips.append(x)
+        for downsampler in self.downsamplers:
+            x = rematerialised(downsampler.__call__, self.remat)(x, embedding)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock(nnx.Module):
+    """The coarsest level's middle: resnet, temporal convolution, attentions, resnet, temporal convolution."""
+
+    def __init__(self, config: UNetConfig, make: Layers):
+        channels, head_dim = config.block_out_channels[-1], config.mid_head_dim
+        self.resnets = nnx.List(
+            [unet_resnet(config, channels, channels, make, scale_factor=config.mid_scale_factor) for _ in range(2)]
+        )
+        self.attentions = nnx.List(
+            [spatial_attention(config, channels, head_dim, config.mid_only_cross_attention, make)]
+        )
+        if config.temporal:
+            self.temp_convs = nnx.List([TemporalConv(channels, make) for _ in range(2)])
+            self.temp_attentions = nnx.List([temporal_attention(config, channels, head_dim, make)])
+        self.temporal = config.temporal
+        self.remat = make.remat
+
+    def __call__(self, x: Video, embedding: Embedding, text: Text) -> Video:
+        return rematerialised(self._run, self.remat)(x, embedding, text)
+
+    def _run(self, x: Video, embedding: Embedding, text: Text) -> Video:
+        x = self.resnets[0](x, embedding)
+        if self.temporal:
+            x = self.temp_convs[0](x)
+        x = self.attentions[0](x, text)
+        if self.temporal:
+            x = self.temp_attentions[0](x)
+        x = self.resnets[1](x, embedding)
+        return self.temp_convs[1](x) if self.temporal else x
+
+
+class UpBlock(Level):
+    """A level on the way up: layers that take in the skips, last first, then resampling, where a finer level is left.
+
+    `level` counts from the coarsest. It has one layer more than its level on the way down.
+    """
+
+    def __init__(self, config: UNetConfig, level: int, make: Layers):
+        last = len(config.block_out_channels) - 1
+        widths = config.block_out_channels[::-1]
+        out_channels, below, finer = widths[level], widths[max(level - 1, 0)], widths[min(level + 1, last)]
+        num_layers = config.layers_per_block[last - level] + 1
+        inputs = [below] + [out_channels] * (num_layers - 1)
+        skips = [out_channels] * (num_layers - 1) + [finer]
+        super().__init__(
+            config,
+            [x + skip for x, skip in zip(inputs, skips, strict=True)],
+            out_channels,
+            attention=config.attention_levels[last - level],
+            head_dim=config.up_head_dim[level],
+            only_cross=bool(config.only_cross_attention) and config.only_cross_attention[last - level],
+            make=make,
+        )
+        self.upsamplers: nnx.List = nnx.List([])
+        self.resampling = config.resampling
+        if level < last:
+            self.upsamplers.append(
+                Upsample(out_channels, make)
+                if config.resampling == "conv"
+                else unet_resnet(
+                    config, out_channels, out_channels, make, scale_factor=config.out_scale_factor, resample="up"
+                )
+            )
+
+    def __call__(self, x: Video, skips: list[Output], embedding: Embedding, text: Text) -> Output:
+        """Take this level's skips off the end of `skips`, which is changed in place."""
+        for index in range(len(self.resnets)):
+            x = self.layer(index, x, embedding, text, skips.pop())
+        for upsampler in self.upsamplers:
+            # The next skip has the finer level's size, which is odd where a strided convolution rounded up.
+            told = skips[-1].shape[2:4] if self.resampling == "conv" else embedding
+            x = rematerialised(functools.partial(_call, upsampler, told), self.remat)(x)
+        return x
+
+
+def _call(upsampler: Any, told: tuple[int, ...] | Embedding, x: Video) -> Output:
+    return upsampler(x, told)

@@ -1,0 +1,108 @@
+"""Initial weights: one rule for their distribution, drawn on the host or on the devices.
+
+On the host NumPy draws: nothing is compiled, and a weight is the same on any mesh.
+"""
+
+import math
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
+
+from show1_jax.diffusion.random_keys import new_key, normal
+from show1_jax.parallel.weights import WeightPath, Weights
+
+# The last layers along time: without them a video network is the image network that it is inflated from (Show-1,
+# section 3.2).
+_LAST_TEMPORAL: Final = re.compile(
+    r"(temp_convs/\d+/conv4/conv|temp_attentions/\d+/proj_out|transformer_in/proj_out)/kernel$"
+)
+
+
+class Distribution(NamedTuple):
+    """Distribution of a weight's elements: a constant, or a Gaussian with zero mean.
+
+    Attributes:
+        constant: the value of all of them; None where they are drawn.
+        num_inputs: the variance of a drawn one is one over it.
+    """
+
+    constant: float | None
+    num_inputs: int = 1
+
+
+def initial_distribution(path: WeightPath, shape: tuple[int, ...], *, temporal_identity: bool) -> Distribution:
+    """Return the distribution of an initial weight.
+
+    Norms are the identity, biases zero, tables have unit variance, all else has a variance of one over its inputs.
+
+    Args:
+        path: decides the kind.
+        shape: the inputs of a kernel are all its sides but the last.
+        temporal_identity: the last temporal layers are zero, so that all temporal layers together are the identity.
+    """
+    kind = path[-1]
+    if kind == "scale":
+        return Distribution(1.0)
+    if kind == "bias" or (temporal_identity and _LAST_TEMPORAL.search("/".join(path))):
+        return Distribution(0.0)
+    inputs = {"embedding": 1, "positional_embedding": shape[-1]}.get(kind, math.prod(shape[:-1]))
+    return Distribution(None, inputs)
+
+
+def initial_weight(
+    path: WeightPath, shape: tuple[int, ...], seed: int = 0, *, temporal_identity: bool = True
+) -> Float[np.ndarray, "..."]:
+    """Return one initial weight, float32.
+
+    Args:
+        path: decides the distribution, and with `seed` the draw.
+        shape: of the weight.
+        seed: 0 to 2^32 - 1.
+        temporal_identity: see `initial_distribution`.
+    """
+    constant, num_inputs = initial_distribution(path, shape, temporal_identity=temporal_identity)
+    if constant is not None:
+        return np.full(shape, constant, np.float32)
+    rng = np.random.Generator(np.random.Philox(key=(seed, _number(path))))
+    return rng.standard_normal(shape, np.float32) / np.float32(num_inputs**0.5)
+
+
+def initial_weights(shapes: Mapping[WeightPath, Any], shardings: Mapping[WeightPath, Any], seed: int) -> Weights:
+    """Return all initial weights of a network, each where it belongs; one at a time is whole on the host."""
+    weights: Weights = {}
+    for path, leaf in shapes.items():
+        weight = initial_weight(path, leaf.shape, seed)
+        weights[path] = jax.make_array_from_callback(leaf.shape, shardings[path], weight.__getitem__)
+    return weights
+
+
+def initial_weight_on_devices(path: WeightPath, leaf: jax.ShapeDtypeStruct, *, temporal_identity: bool = True) -> Array:
+    """Return one initial weight, drawn where it belongs; not the draw of `initial_weight`.
+
+    Args:
+        path: decides the distribution and the draw.
+        leaf: shape, dtype and sharding.
+        temporal_identity: see `initial_distribution`.
+    """
+    constant, num_inputs = initial_distribution(path, leaf.shape, temporal_identity=temporal_identity)
+    if constant is not None:
+        return jnp.full(leaf.shape, constant, leaf.dtype, device=leaf.sharding)
+    draw = jax.jit(_gaussian, static_argnums=(1, 2, 3), out_shardings=leaf.sharding)
+    drawn: Array = draw(new_key(np.uint32(_number(path))), leaf.shape, num_inputs, leaf.dtype)
+    return drawn
+
+
+def _gaussian(key: Key[Array, ""], shape: tuple[int, ...], num_inputs: int, dtype: DTypeLike) -> Float[Array, "..."]:
+    return (normal(key, shape) / jnp.float32(num_inputs**0.5)).astype(dtype)
+
+
+def _number(path: WeightPath) -> int:
+    """Return the number of a path, 0 to 2^32 - 1."""
+    return zlib.crc32("/".join(path).encode())

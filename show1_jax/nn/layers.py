@@ -1,0 +1,208 @@
+"""Layers that every network shares: activations, norms, resampling and the embeddings of timestep and text."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, reduce, repeat
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from show1_jax.config.settings import Remat
+from show1_jax.nn.config import Activation
+from show1_jax.parallel import constrain_activation
+
+
+class _NoRngs:
+    """Stands in for the random streams that NNX layers ask for."""
+
+    def params(self) -> None:
+        return None
+
+
+def _shape_only(key: None, shape: tuple[int, ...], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Makes the layers that have parameters, with the conventions that all networks share.
+
+    Every parameter is a shape and a dtype and nothing is computed: a full-size network takes a second, where tracing
+    thousands of initialisers takes minutes. Weights come from a checkpoint or `show1_jax.nn.init`.
+    """
+
+    dtype: DTypeLike = jnp.float32
+    """Compute dtype; norm statistics and softmax are float32 always."""
+    param_dtype: DTypeLike = jnp.float32
+    remat: Remat = "none"
+    """What blocks of a UNet keep for the backward pass; see `rematerialised`."""
+
+    def _options(self, *parameters: str) -> dict[str, Any]:
+        options = {"dtype": self.dtype, "param_dtype": self.param_dtype, "rngs": _NoRngs()}
+        return options | {f"{name}_init": _shape_only for name in parameters}
+
+    def param(self, shape: tuple[int, ...]) -> nnx.Param:
+        """A bare parameter."""
+        return nnx.Param(jax.ShapeDtypeStruct(shape, self.param_dtype))
+
+    def linear(self, in_dim: int, out_dim: int, *, bias: bool = True) -> nnx.Linear:
+        """A linear layer."""
+        return nnx.Linear(in_dim, out_dim, use_bias=bias, **self._options("kernel", "bias"))
+
+    def conv(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | tuple[int, int],
+        *,
+        stride: int = 1,
+        padding: Sequence[tuple[int, int]] | None = None,
+    ) -> nnx.Conv:
+        """A 2-D convolution, padded by half its kernel unless said; leading axes of its input are batch axes."""
+        height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        padding = padding or tuple(((size - 1) // 2, (size - 1) // 2) for size in (height, width))
+        options = self._options("kernel", "bias")
+        return nnx.Conv(in_channels, out_channels, (height, width), stride, padding=padding, **options)
+
+    def group_norm(self, channels: int, groups: int, epsilon: float) -> nnx.GroupNorm:
+        """Group norm over everything but the leading axis, with two-pass float32 statistics."""
+        options = self._options("scale", "bias")
+        return nnx.GroupNorm(channels, groups, epsilon=epsilon, use_fast_variance=False, **options)
+
+    def layer_norm(self, channels: int, epsilon: float = 1e-5) -> nnx.LayerNorm:
+        """Layer norm over channels, with two-pass float32 statistics."""
+        options = self._options("scale", "bias")
+        return nnx.LayerNorm(channels, epsilon=epsilon, use_fast_variance=False, **options)
+
+    def rms_norm(self, channels: int, epsilon: float) -> nnx.RMSNorm:
+        """Root-mean-square norm over channels, with float32 statistics."""
+        return nnx.RMSNorm(channels, epsilon=epsilon, **self._options("scale"))
+
+    def embed(self, count: int, dim: int) -> nnx.Embed:
+        """A table of `count` vectors."""
+        return nnx.Embed(count, dim, **self._options("embedding"))
+
+
+def rematerialised(block: Callable[..., Array], remat: Remat) -> Callable[..., Array]:
+    """A block whose backward pass computes again what it does not keep (Chen et al. 2016, arXiv 1604.06174).
+
+    It keeps its inputs, and of what lies between: `none` keeps all, `dots` the results of matrix products (attention's
+    and convolutions' are computed again), `full` nothing.
+    """
+    if remat == "none":
+        return block
+    policies = jax.checkpoint_policies
+    return jax.checkpoint(block, policy=policies.dots_with_no_batch_dims_saveable if remat == "dots" else None)
+
+
+def exact_gelu(x: Array) -> Array:
+    """The exact GELU, through erf in float32, as in PyTorch.
+
+    Its error is below 1e-6, as PyTorch's. `jax.nn.gelu` goes through erfc, which is exact to the last digit where GELU
+    is next to nothing, and takes XLA an exponential and three polynomials where erf takes one.
+    """
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1 + jax.lax.erf(math.sqrt(0.5) * wide))).astype(x.dtype)
+
+
+def activation(name: Activation) -> Callable[[Array], Array]:
+    """The activation of that name."""
+    return {"silu": jax.nn.silu, "gelu": exact_gelu}[name]
+
+
+def per_frame(norm: nnx.GroupNorm, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+    """Apply a group norm with statistics of each frame alone."""
+    return rearrange(norm(rearrange(x, "b t h w c -> (b t) h w c")), "(b t) h w c -> b t h w c", b=x.shape[0])
+
+
+def flatten_pixels(x: Float[Array, "b t h w c"]) -> Float[Array, "b t h*w c"]:
+    """Each frame's pixels row after row, spread over devices as its rows are."""
+    return constrain_activation(rearrange(x, "b t h w c -> b t (h w) c"))
+
+
+def average_2x2(x: Float[Array, "b t h w c"]) -> Float[Array, "b t h//2 w//2 c"]:
+    """Halve height and width by averaging."""
+    return reduce(x, "b t (h i) (w j) c -> b t h w c", "mean", i=2, j=2)
+
+
+def repeat_2x2(x: Float[Array, "b t h w c"]) -> Float[Array, "b t 2*h 2*w c"]:
+    """Double height and width by repeating pixels."""
+    return repeat(x, "b t h w c -> b t (h i) (w j) c", i=2, j=2)
+
+
+def resize_nearest(x: Float[Array, "b t h w c"], height: int, width: int) -> Float[Array, "b t {height} {width} c"]:
+    """Resize by the nearest pixel at or before: output i shows input floor(i * in / out), as PyTorch's `nearest`."""
+    rows = jnp.arange(height) * x.shape[2] // height
+    columns = jnp.arange(width) * x.shape[3] // width
+    return x[:, :, rows][:, :, :, columns]
+
+
+def pixel_positions(x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w 3"]:
+    """Each pixel's place in time, height and width, from -1 (the first) to 1 (the last)."""
+    sides = x.shape[1:4]
+    places = jnp.meshgrid(*(jnp.linspace(-1, 1, side, dtype=x.dtype) for side in sides), indexing="ij")
+    return jnp.broadcast_to(jnp.stack(places, axis=-1), (len(x), *sides, 3))
+
+
+def sinusoidal_embedding(
+    timestep: Int[Array, " b"] | Float[Array, " b"], dim: int, *, flip_sin_to_cos: bool, freq_shift: int
+) -> Float[Array, "b {dim}"]:
+    """Sinusoids of a timestep or noise level, in float32 (Ho et al. 2020; Vaswani et al. 2017, section 3.5).
+
+    Frequencies are 10000^(-i / (dim/2 - freq_shift)); sines come first unless `flip_sin_to_cos`.
+    """
+    half = dim // 2
+    exponent = -math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
+    angle = timestep[:, None].astype(jnp.float32) * jnp.exp(exponent)
+    parts = (jnp.cos(angle), jnp.sin(angle)) if flip_sin_to_cos else (jnp.sin(angle), jnp.cos(angle))
+    return jnp.pad(jnp.concatenate(parts, axis=-1), ((0, 0), (0, dim % 2)))
+
+
+class TimestepEmbedding(nnx.Module):
+    """Two linear layers over a sinusoidal embedding."""
+
+    def __init__(self, in_dim: int, out_dim: int, act_fn: Activation, make: Layers):
+        self.linear_1 = make.linear(in_dim, out_dim)
+        self.linear_2 = make.linear(out_dim, out_dim)
+        self.act = activation(act_fn)
+
+    def __call__(self, embedding: Float[Array, "b d"]) -> Float[Array, "b e"]:
+        return self.linear_2(self.act(self.linear_1(embedding)))
+
+
+class AttentionPooling(nnx.Module):
+    """Attention with one query, the mean token plus a learned vector, over that token and all others (DeepFloyd IF)."""
+
+    def __init__(self, dim: int, num_heads: int, make: Layers):
+        self.positional_embedding = make.param((1, dim))
+        self.q_proj = make.linear(dim, dim)
+        self.k_proj = make.linear(dim, dim)
+        self.v_proj = make.linear(dim, dim)
+        self.num_heads = num_heads
+
+    def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+        query = tokens.mean(axis=1, keepdims=True) + self.positional_embedding[...].astype(tokens.dtype)
+        tokens = jnp.concatenate([query, tokens], axis=1)
+        q, k, v = (
+            rearrange(project(x), "b n (h d) -> b n h d", h=self.num_heads)
+            for project, x in ((self.q_proj, query), (self.k_proj, tokens), (self.v_proj, tokens))
+        )
+        return rearrange(jax.nn.dot_product_attention(q, k, v), "b 1 h d -> b (h d)")
+
+
+class TextTimeEmbedding(nnx.Module):
+    """The text's share of the timestep embedding: norm, attention pooling, projection, norm (DeepFloyd IF)."""
+
+    def __init__(self, text_dim: int, out_dim: int, num_heads: int, make: Layers):
+        self.norm1 = make.layer_norm(text_dim)
+        self.pool = AttentionPooling(text_dim, num_heads, make)
+        self.proj = make.linear(text_dim, out_dim)
+        self.norm2 = make.layer_norm(out_dim)
+
+    def __call__(self, text: Float[Array, "b n d"]) -> Float[Array, "b e"]:
+        return self.norm2(self.proj(self.pool(self.norm1(text))))

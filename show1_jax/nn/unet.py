@@ -1,0 +1,109 @@
+"""The UNet of every stage of the cascade: 3-D over pixels, 3-D over latents, and 2-D over images, by its settings."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from show1_jax.nn.blocks import DownBlock, MidBlock, UpBlock
+from show1_jax.nn.config import UNetConfig, temporal_groups
+from show1_jax.nn.layers import (
+    Layers,
+    TextTimeEmbedding,
+    TimestepEmbedding,
+    activation,
+    per_frame,
+    pixel_positions,
+    rematerialised,
+    sinusoidal_embedding,
+)
+from show1_jax.nn.temporal import TemporalTransformer
+from show1_jax.parallel import constrain_activation
+
+
+class UNet(nnx.Module):
+    """A text-conditioned UNet over video (Show-1, section 3.3; an image is a video of one frame).
+
+    It knows no noise schedule: it maps a noisy sample, a timestep and text states to a prediction.
+    """
+
+    def __init__(self, config: UNetConfig, make: Layers):
+        first, levels = config.block_out_channels[0], range(len(config.block_out_channels))
+        dim = config.embedding_dim
+        in_channels = config.in_channels + (3 if config.position_channels else 0)
+        self.conv_in = make.conv(in_channels, first, config.conv_in_kernel)
+        if config.transformer_in_head_dim:
+            groups = temporal_groups(first)
+            self.transformer_in = TemporalTransformer(first, 8, config.transformer_in_head_dim, groups, make)
+        self.time_embedding = TimestepEmbedding(first, dim, config.act_fn, make)
+        if config.noise_level_embedding:
+            self.class_embedding = TimestepEmbedding(first, dim, config.act_fn, make)
+        if config.text_embedding_heads:
+            self.add_embedding = TextTimeEmbedding(config.raw_text_dim, dim, config.text_embedding_heads, make)
+        if config.text_dim:
+            self.encoder_hid_proj = make.linear(config.text_dim, config.cross_attention_dim)
+        self.down_blocks = nnx.List([DownBlock(config, level, make) for level in levels])
+        self.mid_block = MidBlock(config, make)
+        self.up_blocks = nnx.List([UpBlock(config, level, make) for level in levels])
+        self.conv_norm_out = make.group_norm(first, config.norm_num_groups, config.norm_eps)
+        self.conv_out = make.conv(first, config.out_channels, config.conv_out_kernel)
+        self.config = config
+        self.dtype = make.dtype
+        self.remat = make.remat
+
+    def __call__(
+        self,
+        sample: Float[Array, "b t h w c_in"],
+        timestep: Int[Array, " b"],
+        text: Float[Array, "b n d"],
+        noise_level: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "b t h w c_out"]:
+        """Predict, for the noisy `sample` at `timestep`, what the network was trained to predict.
+
+        Args:
+            sample: noisy video or latents, with the stage's condition appended as channels.
+            timestep: of each video, 0 (clean) to the schedule's length.
+            text: last states of the text encoder, padding included (no UNet of the cascade masks it).
+            noise_level: level of the noise on the low-resolution condition, if the network is told one.
+
+        Returns:
+            The prediction in float32; pixel UNets append as many channels for the variance.
+        """
+        text = text.astype(self.dtype)
+        embedding = self._embed(timestep, text, noise_level)
+        if self.config.text_dim:
+            text = self.encoder_hid_proj(text)
+        if self.config.position_channels:
+            sample = jnp.concatenate([sample, pixel_positions(sample)], axis=-1)
+        x = self.conv_in(sample.astype(self.dtype))
+        if self.config.transformer_in_head_dim:
+            x = rematerialised(self.transformer_in.__call__, self.remat)(x)
+        skips = [x]
+        for down_block in self.down_blocks:
+            x, of_block = down_block(constrain_activation(x), embedding, text)
+            skips += of_block
+        x = self.mid_block(constrain_activation(x), embedding, text)
+        for up_block in self.up_blocks:
+            x = up_block(constrain_activation(x), skips, embedding, text)
+        x = self.conv_out(activation(self.config.out_act_fn)(per_frame(self.conv_norm_out, x)))
+        return x.astype(jnp.float32)
+
+    def _embed(
+        self, timestep: Int[Array, " b"], text: Float[Array, "b n d"], noise_level: Int[Array, " b"] | None
+    ) -> Float[Array, "b e"]:
+        """The sum of what timestep, noise level and text say, as every resnet sees it."""
+        config = self.config
+        if (noise_level is not None) != config.noise_level_embedding:
+            raise ValueError("noise_level must be given to networks with noise_level_embedding, and to no other")
+
+        def sinusoids(values: Int[Array, " b"]) -> Float[Array, "b d"]:
+            first = config.block_out_channels[0]
+            return sinusoidal_embedding(
+                values, first, flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift
+            ).astype(self.dtype)
+
+        embedding = self.time_embedding(sinusoids(timestep))
+        if noise_level is not None:
+            embedding += self.class_embedding(sinusoids(noise_level))
+        if config.text_embedding_heads:
+            embedding += self.add_embedding(text)
+        return activation(config.time_embedding_act_fn)(embedding) if config.time_embedding_act_fn else embedding

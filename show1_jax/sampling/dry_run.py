@@ -1,0 +1,49 @@
+"""The report of `sample.py --dry_run`: the memory that sampling would need of each device; no weight is read."""
+
+from collections.abc import Iterator
+
+from show1_jax.cascade.memory import GIB, MemoryNeed, memory_needs
+from show1_jax.cascade.spec import CascadeSpec
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_run, split_names
+from show1_jax.checkpoints.manifest import MANIFEST, Manifest
+from show1_jax.checkpoints.random import described_manifest
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.sampling.request import Request
+
+
+def describe(config: SampleConfig, request: Request) -> Iterator[str]:
+    """Yield the lines of a table: the memory of each device while each part of the cascade runs, and the most.
+
+    They come one by one: at full size every part takes minutes to compile. The architectures are the checkpoint's or,
+    where there is none yet, the config's.
+
+    Raises:
+        UserError: settings or sizes that a stage cannot take, or that do not fit the devices.
+    """
+    spec = CascadeSpec.of(config, _manifest(config))
+    spec.check_settings(request.stages)
+    batch_size = request.batch_size or spec.mesh.shape["data"]
+    devices = spec.mesh.devices.flat
+    mesh = " x ".join(f"{axis}={size}" for axis, size in spec.mesh.shape.items())
+    yield f"{len(devices)} x {devices[0].device_kind}, mesh {mesh}, {spec.dtype}, videos at a time: {batch_size}"
+    yield f"{'GiB of each device':<18}{'weights':>10}{'working':>10}{'together':>10}"
+    most = 0
+    for name, need in memory_needs(spec, request.stages, batch_size):
+        yield _line(name, need, config.memory_limit_gb)
+        most = max(most, need.total)
+    yield f"{'at most':<38}{most / GIB:>10.3f}"
+
+
+def _manifest(config: SampleConfig) -> Manifest:
+    first = split_names(config.checkpoint)[0]
+    if config.architecture and not (first / MANIFEST).exists() and not is_run(first):
+        return described_manifest(config.architecture, config.schedulers, {})
+    return CheckpointSet.open(config.checkpoint).manifest
+
+
+def _line(name: str, need: MemoryNeed, limit: float) -> str:
+    sizes = "".join(f"{size / GIB:>10.3f}" for size in (need.weights, need.working, need.total))
+    notes = ["guidance branches run sequentially"] if need.sequential_guidance else []
+    notes += ["runs block by block"] if need.is_streamed else []
+    notes += ["more than memory_limit_gb"] if 0 < limit < need.total / GIB else []
+    return f"{name:<18}{sizes}{'  ' if notes else ''}{', '.join(notes)}"

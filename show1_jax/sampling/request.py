@@ -1,0 +1,121 @@
+"""Videos and stages that a command line asks for."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from show1_jax.cascade.prompts import Prompt, check_negative, check_prompt
+from show1_jax.cascade.stages import STAGE_TABLE, check_inputs, stages_before, stages_from
+from show1_jax.config.bounds import MAX_SEED
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
+from show1_jax.errors import UserError
+from show1_jax.sampling.prompt_files import read_prompts
+
+MAX_VIDEOS: Final = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Which videos to sample, and which of their stages.
+
+    Attributes:
+        prompts: one a video; each has a seed.
+        stages: to run, in the cascade's order.
+        resume: the stages before the first of `stages` are there already: saved ones, or `video`.
+        video: a video of the user, in place of the stage before.
+        batch_size: videos that are sampled together; None: as many as the mesh's data axis has places.
+        overwrite: replace what another run left.
+    """
+
+    prompts: tuple[Prompt, ...]
+    stages: tuple[Stage, ...] = STAGES
+    resume: bool = False
+    video: Path | None = None
+    batch_size: int | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise UserError(f"no stages to run; choose from {', '.join(STAGES)}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(f"--batch_size={self.batch_size} must be at least 1")
+        if self.video is not None and (not self.resume or self.video_stage is None):
+            possible = [stage for stage in STAGES if STAGE_TABLE[stage].video_input]
+            raise UserError(f"--video needs --from_stage with one of {', '.join(possible)}")
+        check_inputs(self.stages, [self.video_stage] if self.video and self.video_stage else self.kept)
+
+    @property
+    def video_stage(self) -> Stage | None:
+        """The stage whose result a video of the user stands for; None where there can be none."""
+        return STAGE_TABLE[self.stages[0]].video_input
+
+    @property
+    def kept(self) -> tuple[Stage, ...]:
+        """The stages whose saved results stay."""
+        return stages_before(self.stages[0]) if self.resume and self.video is None else ()
+
+    @property
+    def replaced(self) -> tuple[Stage, ...]:
+        """The stages whose files a run makes, or makes invalid."""
+        return STAGES[len(self.kept) :]
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        """The stages whose results are needed and not made."""
+        needed = {stage for chosen in self.stages for stage in STAGE_TABLE[chosen].inputs}
+        return tuple(stage for stage in STAGES if stage in needed and stage not in self.stages)
+
+
+def choose_stages(stages: str | None, from_stage: str | None) -> tuple[Stage, ...]:
+    """The stages that `--stages a,b` and `--from_stage s` leave, in the cascade's order.
+
+    Raises:
+        UserError: a name is no stage's.
+    """
+    chosen = STAGES if stages is None else CascadeConfig.parse_stages(stages)
+    if from_stage is None:
+        return chosen
+    start, *more = CascadeConfig.parse_stages(from_stage) or ("",)
+    if more or start not in STAGES:
+        raise UserError(f"--from_stage takes one stage of {', '.join(STAGES)}, not {from_stage!r}")
+    return tuple(stage for stage in stages_from(start) if stage in chosen)
+
+
+def choose_prompts(
+    config: SampleConfig, texts: Sequence[str], file: str | None, videos_per_prompt: int
+) -> tuple[Prompt, ...]:
+    """One prompt for every video, with its seed: the prompt's own or the config's, and one more for each next video.
+
+    Args:
+        config: gives the seed, and the prompts where neither `texts` nor `file` does.
+        texts: prompts.
+        file: of prompts, see `read_prompts`.
+        videos_per_prompt: how many videos of each.
+
+    Raises:
+        UserError: there are no prompts, or too many, one is empty or too long, a seed is too large, or the same video
+            is asked for twice.
+    """
+    if videos_per_prompt < 1:
+        raise UserError(f"--videos_per_prompt={videos_per_prompt} must be at least 1")
+    check_negative(config.negative_prompt)
+    asked = [Prompt(check_prompt(text)) for text in texts] + (read_prompts(file) if file is not None else [])
+    asked = asked or [Prompt(check_prompt(text)) for text in config.prompts]
+    if not asked:
+        raise UserError("no prompts; give --prompt TEXT or --prompts FILE")
+    if len(asked) * videos_per_prompt > MAX_VIDEOS:
+        raise UserError(
+            f"{len(asked)} prompts x {videos_per_prompt} videos are more than {MAX_VIDEOS:,}; ask for fewer"
+        )
+    videos: dict[tuple[str, int], Prompt] = {}
+    for prompt in asked:
+        first = config.seed if prompt.seed is None else prompt.seed
+        for seed in range(first, first + videos_per_prompt):
+            if seed > MAX_SEED:
+                raise UserError(f"seed {seed} is above {MAX_SEED}; give a smaller one with --seed")
+            if (prompt.text, seed) in videos:
+                raise UserError(f"{prompt.text[:60]!r} is asked for twice with seed {seed}; give it seeds of its own")
+            videos[prompt.text, seed] = dataclasses.replace(prompt, seed=seed)
+    return tuple(videos.values())

@@ -1,0 +1,107 @@
+"""Draws are what they are, whatever JAX is set to."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from show1_jax.cascade.cascade import Cascade
+from show1_jax.config.bounds import MAX_SEED
+from show1_jax.diffusion import random_keys
+from show1_jax.diffusion.random_keys import below, fold_in, happens, new_key, normal, numbered_keys
+from tests.helpers import tiny_config, tiny_runs
+
+PACKAGE = Path(random_keys.__file__).parent
+SETTINGS: list[dict[str, Any]] = [
+    {"jax_default_prng_impl": "rbg"},
+    {"jax_default_prng_impl": "unsafe_rbg"},
+    {"jax_threefry_partitionable": False},
+    {"jax_random_seed_offset": 5},
+    {"jax_enable_x64": True},
+]
+ALL_AT_ONCE = SETTINGS[0] | SETTINGS[2] | SETTINGS[3] | SETTINGS[4]
+each_setting = pytest.mark.parametrize("jax_settings", SETTINGS, ids=str)
+
+
+@contextlib.contextmanager
+def jax_set(jax_settings: dict[str, Any]) -> Iterator[None]:
+    """JAX with other settings, as its environment variables make them."""
+    before = {name: getattr(jax.config, name) for name in jax_settings}
+    try:
+        for name, value in jax_settings.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def draws() -> list[np.ndarray]:
+    """Of every kind, alone and side by side."""
+    keys = numbered_keys(fold_in(new_key(7), 3), 5)
+    of_one: list[Callable[[Any], Any]] = [
+        lambda key: normal(key, (3, 5)),
+        lambda key: below(key, 1000),
+        lambda key: happens(key, 0.3),
+        jax.random.key_data,
+    ]
+    return [np.asarray(f(x)) for draw in of_one for f, x in ((jax.jit(jax.vmap(draw)), keys), (draw, keys[2]))]
+
+
+@each_setting
+def test_draws_do_not_depend_on_jax_settings(jax_settings: dict[str, Any]) -> None:
+    expected = draws()
+    with jax_set(jax_settings):
+        found = draws()
+    for ours, others in zip(found, expected, strict=True):
+        assert ours.dtype == others.dtype
+        np.testing.assert_array_equal(ours, others)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, MAX_SEED), number=st.integers(0, MAX_SEED))
+def test_keys_and_draws_are_those_of_jax_by_default(seed: int, number: int) -> None:
+    theirs = jax.random.fold_in(jax.random.key(np.uint32(seed)), np.uint32(number))
+    ours = fold_in(new_key(np.uint32(seed)), np.uint32(number))
+    assert (jax.random.key_data(ours) == jax.random.key_data(theirs)).all()
+    np.testing.assert_array_equal(normal(ours, (4,)), jax.random.normal(theirs, (4,), jnp.float32))
+    assert below(ours, 1000) == jax.random.randint(theirs, (), 0, 1000, jnp.int32)
+    assert happens(ours, 0.3) == jax.random.bernoulli(theirs, 0.3)
+
+
+def test_nothing_else_asks_jax_for_random_numbers() -> None:
+    asks = re.compile(r"(?<!\w)jax\.random\b|from jax import .*\brandom\b|\bRngs\b")
+    files = [path for path in PACKAGE.rglob("*.py") if asks.search(path.read_text())]
+    assert files == [Path(random_keys.__file__)]
+
+
+def test_a_video_is_the_same_alone_and_in_a_batch(tiny_checkpoint: Path) -> None:
+    cascade = Cascade.load(tiny_checkpoint, tiny_config.settings(), jax.devices()[:1])
+
+    def sample(seeds: list[int]) -> np.ndarray:
+        return cascade.sample(["x"] * len(seeds), seeds, stages=["keyframes"])["keyframes"]
+
+    expected = sample([3, 4])
+    with jax_set(ALL_AT_ONCE):
+        np.testing.assert_allclose(sample([4])[0], expected[1], atol=1e-4)
+        np.testing.assert_allclose(sample([3, 4]), expected, atol=1e-4)
+
+
+def test_training_draws_the_same(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """One loss, before anything is learned, of a stage with draws of every kind."""
+
+    def loss(folder: str) -> list[float]:
+        config = tiny_runs.settings(tiny_checkpoint, "first_frame")
+        return tiny_runs.advance(tiny_runs.run_of(config, "first_frame", tmp_path / folder), 1)
+
+    expected = loss("default")
+    with jax_set(ALL_AT_ONCE):
+        np.testing.assert_allclose(loss("changed"), expected, rtol=1e-5)

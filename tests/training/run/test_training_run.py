@@ -1,0 +1,273 @@
+"""Training: every stage learns and resumes exactly, also where it is killed or told to stop.
+
+Compiling a step is what takes the time here: each stage is compiled once, for a run that several tests look at.
+"""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet
+from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.training import TRAINED_STAGES, TrainedStage
+from show1_jax.errors import UserError
+from show1_jax.media.read import read_video
+from show1_jax.training.plan import make_plan
+from show1_jax.training.run import job
+from show1_jax.training.run.loop import Window, diverged, divergence_error
+from show1_jax.training.run.metrics import read_metrics
+from show1_jax.training.run.samples import write_samples
+from show1_jax.training.run.stop import StopSignal
+from show1_jax.training.run.training_run import TrainingRun
+from show1_jax.training.step import Metrics
+from tests.helpers import tiny_config
+from tests.helpers.tiny_runs import advance, apart, command, finish, run_of, settings, start
+
+SAVED, STEPS, LEARNED = 2, 4, 50
+FALLS_BELOW = 0.5
+"""Share of the first loss that the mean of the last losses must be below, over a handful of clips."""
+
+
+def bytes_of(run: TrainingRun) -> dict[str, bytes]:
+    """Every array of a run's state, and its place in the data."""
+    arrays = {
+        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(run.state)
+    }
+    return arrays | {"data": json.dumps(run.clips.get_state(), sort_keys=True).encode()}
+
+
+@pytest.mark.parametrize("stage", TRAINED_STAGES)
+def test_every_stage_learns_and_resumes_exactly(stage: TrainedStage, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = settings(tiny_checkpoint, stage, batch_size=4, optimizer={"learning_rate": 3e-3})
+    run = run_of(config, stage, tmp_path)
+    losses = advance(run, SAVED)
+    run.save(SAVED)
+    losses += advance(run, STEPS - SAVED)
+    straight = bytes_of(run)
+
+    assert run.resume()
+    assert int(run.state.step) == SAVED
+    again = advance(run, STEPS - SAVED)
+    assert again == losses[SAVED:]
+    assert bytes_of(run) == straight
+
+    losses += advance(run, LEARNED - STEPS)
+    assert np.mean(losses[-10:]) < FALLS_BELOW * losses[0], losses
+    check_samples(run)
+    run.close()
+
+
+def check_samples(run: TrainingRun) -> None:
+    """What a run writes to look at; denoising itself, which is long to compile, is left out."""
+    sheet = write_samples(run, 7, denoise=lambda network, sampler, sample, **_: sample)
+    assert sheet == run.workdir / "samples" / "00000007" / "contact_sheet.png"
+    assert sheet.stat().st_size > 1000
+    clip, _ = read_video(sheet.parent / "3.mp4")
+    spec = run.plan.spec
+    assert clip.shape == (spec.num_frames, spec.height, spec.width, 3)
+
+
+def wait_for_step(workdir: Path, step: int, process: "subprocess.Popen[str]") -> None:
+    """Until a checkpoint of that step or a later one is there."""
+    while process.poll() is None:
+        steps = [int(path.name) for path in (workdir / "checkpoints").glob("0*")]
+        if steps and max(steps) >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(process.communicate()[0])
+
+
+def arrays_of(workdir: Path, config: SampleConfig, stage: TrainedStage) -> dict[str, bytes]:
+    run = run_of(config, stage, workdir)
+    arrays = bytes_of(run)
+    run.close()
+    return arrays
+
+
+def test_a_killed_and_a_stopped_run_end_as_one_that_was_not(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    stage: TrainedStage = "autoencoder"  # the quickest to compile
+    steps = 16
+    settled = [f"--stage={stage}", f"--config.train.{stage}.num_steps={steps}", "--config.train.save_every=2"]
+    settled += ["--config.train.evaluate_every=8", "--config.train.sample_every=16"]
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    finish(start(command(tiny_checkpoint, straight, *settled)))
+
+    first = start(command(tiny_checkpoint, broken, *settled))
+    wait_for_step(broken, 4, first)
+    first.kill()
+    finish(first, -signal.SIGKILL)
+
+    second = start(command(tiny_checkpoint, broken, *settled))
+    wait_for_step(broken, 8, second)
+    second.send_signal(signal.SIGTERM)
+    output = finish(second, 128 + signal.SIGTERM)
+    assert "SIGTERM: saved" in output
+
+    output = finish(start(command(tiny_checkpoint, broken, f"--profile={steps - 3}:2", *settled)))
+    assert f"{steps} steps done" in output
+    assert list((broken / "profile").rglob("*.xplane.pb"))
+    assert (broken / "samples" / f"{steps:08d}" / "contact_sheet.png").exists()
+    lines = read_metrics(broken / "metrics.jsonl")
+    logged = [line["step"] for line in lines if "loss" in line]
+    assert logged == sorted(set(logged))
+    assert logged[-1] == steps
+    validated = {line["step"]: line["validation/loss"] for line in lines if "validation/loss" in line}
+    assert list(validated) == [8, 16]
+    assert all(0 < loss < 10 for loss in validated.values())
+    assert 0 < lines[-2]["latent_std"] < 100
+    config = settings(tiny_checkpoint, stage, num_steps=steps)
+    assert arrays_of(broken, config, stage) == arrays_of(straight, config, stage)
+
+
+def test_a_run_goes_on_only_as_what_it_is(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage: TrainedStage = "autoencoder"
+    config = settings(tiny_checkpoint, stage)
+    first = run_of(config, stage, tmp_path)
+    first.save(0)
+    first.close()
+
+    def refusal(config: SampleConfig, stage: TrainedStage = stage) -> str:
+        with pytest.raises(UserError) as refused:
+            run_of(config, stage, tmp_path)
+        return str(refused.value)
+
+    assert "of stage autoencoder, not first_frame" in refusal(settings(tiny_checkpoint, "first_frame"), "first_frame")
+    assert "with batch_size=8" in refusal(settings(tiny_checkpoint, stage, batch_size=4))
+    assert "with seed=0" in refusal(settings(tiny_checkpoint, stage, train={"seed": 1}))
+    assert "with optimizer.kind=adamw" in refusal(settings(tiny_checkpoint, stage, optimizer={"kind": "muon"}))
+    assert "on other clips" in refusal(settings(tiny_checkpoint, stage, train={"data": {"seed": 1}}))
+    assert "on other clips" in refusal(settings(tiny_checkpoint, stage, height=32))
+    deeper = tiny_config.get_config()
+    deeper.architecture.vae.layers_per_block = 2
+    changed = settings(tiny_checkpoint, stage).to_dict() | {"architecture": deeper.architecture.to_dict()}
+    assert "of another network or noise schedule" in refusal(SampleConfig.from_dict(changed))
+
+    changed_rate = settings(tiny_checkpoint, stage, optimizer={"learning_rate": 0.5}, train={"log_every": 7})
+    run = run_of(changed_rate, stage, tmp_path)
+    assert "with another optimizer.learning_rate; it goes on with the new settings" in capsys.readouterr().err
+    assert run.saved_step == 0
+    run.close()
+
+
+def test_a_run_goes_on_when_architectures_have_gained_a_setting(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage: TrainedStage = "first_frame"
+    config = settings(tiny_checkpoint, stage)
+    first = run_of(config, stage, tmp_path)
+    first.save(0)
+    first.close()
+    read = type(first.checkpoints).record
+
+    def record_from_before(checkpoints: Any) -> Any:
+        record = read(checkpoints)
+        assert record is not None
+        del record["network"][0]["position_channels"], record["settings"]["optimizer.kind"]
+        return record
+
+    monkeypatch.setattr(type(first.checkpoints), "record", record_from_before)
+    run = run_of(config, stage, tmp_path)
+    assert run.saved_step == 0
+    run.close()
+
+
+def test_a_run_starts_from_another_ones_average(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    stage: TrainedStage = "autoencoder"
+    before = run_of(settings(tiny_checkpoint, stage, train={"seed": 5}), stage, tmp_path / "before")
+    before.latent_std = 0.5
+    before.save(0)
+    before.close()
+    after = run_of(settings(tiny_checkpoint, stage, init=str(tmp_path / "before")), stage, tmp_path / "after")
+    assert apart(after.state.weights, before.state.average) == 0
+    assert after.plan.record.architecture["scaling_factor"] == 2  # what the run before has measured
+    after.close()
+
+
+def test_a_decoder_alone_is_trained_under_latents_that_stay(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    stage: TrainedStage = "autoencoder"
+    before = run_of(settings(tiny_checkpoint, stage), stage, tmp_path / "before")
+    before.latent_std = 0.5
+    before.save(0)
+    before.close()
+    start, alone = str(tmp_path / "before"), tmp_path / "alone"
+    decayed = {"learning_rate": 1e-2, "weight_decay": 0.1, "warmup_steps": 0}
+    run = run_of(settings(tiny_checkpoint, stage, init=start, decoder_only=True, optimizer=decayed), stage, alone)
+    losses = advance(run, 8)
+    assert losses[-1] < 0.9 * losses[0]
+    for name, weight in before.state.average.items():
+        for trained in (run.state.weights[name], run.state.average[name]):
+            assert np.array_equal(trained, weight) == (name[0] in ("encoder", "quant_conv")), name
+    run.latent_std = 0.25
+    run.save(8)
+    run.close()
+    assert CheckpointSet.open(str(alone)).component("vae").architecture["scaling_factor"] == 2
+    with pytest.raises(UserError, match="with decoder_only=True, whose state another optimizer cannot take"):
+        run_of(settings(tiny_checkpoint, stage, init=start, optimizer=decayed), stage, alone)
+    with pytest.raises(UserError, match="say whose with init=DIR"):
+        run_of(settings(tiny_checkpoint, stage, decoder_only=True), stage, tmp_path / "new")
+
+
+def test_settings_that_the_network_it_starts_from_overrules_are_named(tiny_checkpoint: Path) -> None:
+    config = settings(tiny_checkpoint, "keyframes", init=str(tiny_checkpoint))
+    assert make_plan(config, "keyframes", "cpu").overridden_settings() == []
+    changed = config.to_dict()
+    changed["architecture"]["keyframes"]["act_fn"] = "silu"
+    changed["schedulers"]["keyframes"]["scheduler"] |= {"prediction_type": "v_prediction"}
+    plan = make_plan(SampleConfig.from_dict(changed), "keyframes", "cpu")
+    assert plan.overridden_settings() == ["architecture.keyframes.act_fn", "schedulers.keyframes.scheduler"]
+    changed["train"]["keyframes"]["init"] = ""
+    assert make_plan(SampleConfig.from_dict(changed), "keyframes", "cpu").overridden_settings() == []
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_a_loss_that_is_not_finite_is_seen(name: str, tiny_checkpoint: Path) -> None:
+    config = settings(tiny_checkpoint, "autoencoder").train.autoencoder
+    values: dict[str, Any] = {"loss": np.float32(1), "grad_norm": np.float32(1)}
+    assert not diverged(Window([Metrics(**values, parts={}, bands=None)]).values(config))
+    values[name] = np.float32("nan")
+    assert diverged(Window([Metrics(**values, parts={}, bands=None)]).values(config))
+
+
+def test_a_run_that_diverges_names_the_last_good_step() -> None:
+    assert "before step 6; go on from the checkpoint of step 4 with a lower" in str(divergence_error(6, 4))
+    assert "before step 6; start again with a lower" in str(divergence_error(6, None))
+
+
+def test_a_run_that_diverges_saves_nothing_more(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = settings(tiny_checkpoint, "autoencoder", num_steps=6, optimizer={"learning_rate": 1e6, "clip_norm": 0.0})
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, log_every=1, save_every=1))
+    with pytest.raises(UserError, match="the loss or its gradient is not finite before step"):
+        job.run(config, "autoencoder", tmp_path / "run")
+    saved = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").glob("0*"))
+    assert saved == list(range(1, len(saved) + 1))
+    assert len(saved) < 6
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell's background jobs start without it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_signal_is_noted_and_the_second_takes_effect(interruptible: None) -> None:
+    with StopSignal() as stop:
+        assert stop.requested(0) is None
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested(1) == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
