@@ -112,11 +112,11 @@ class Cascade:
         seeds: Sequence[int] | None = None,
         *,
         stages: Sequence[Stage] = STAGES,
-        given: Mapping[Stage, Video] | None = None,
+        given: Mapping[Stage, np.ndarray] | None = None,
         noise: NoiseSource | None = None,
         on_step: OnStep = lambda stage, done, total: None,
         on_stage: OnStage = lambda stage, video: None,
-    ) -> dict[Stage, Video]:
+    ) -> dict[Stage, Float32[np.ndarray, "b _ _ _ 3"]]:
         """Sample one video of each prompt, all in one batch.
 
         Args:
@@ -212,7 +212,7 @@ class Cascade:
 
     def encode_prompts(
         self, stages: Sequence[Stage], prompts: Sequence[str | Prompt]
-    ) -> dict[Stage, Float[Array, "b g n d"]]:
+    ) -> dict[Stage, Float[Array, "b _ _ _"]]:
         """Encode prompts for some stages, each text encoder being loaded once.
 
         Returns:
@@ -223,7 +223,7 @@ class Cascade:
             UserError: see `encode_texts`.
         """
         asked = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-        states: dict[Stage, Float[Array, "b g n d"]] = {}
+        states: dict[Stage, Float[Array, "b _ _ _"]] = {}
         for component, served in text_encoders(stages).items():
             branches = {stage: self._branch_texts(stage, asked) for stage in served}
             batches = list(dict.fromkeys(texts for branch in branches.values() for texts in branch))
@@ -266,6 +266,6 @@ class Cascade:
             return SAMPLING[stage](context, spec.config, videos)
 
 
-def _pad(video: Video, padding: int) -> Video:
+def _pad(video: Video, padding: int) -> Float32[np.ndarray, "b+{padding} t h w c"]:
     """Repeat the last video, so that the batch divides over the devices."""
     return np.concatenate([video, *[video[-1:]] * padding])

@@ -31,7 +31,7 @@ from show1_jax.media.frames import from_uint8, resize_uint8, to_uint8
 from show1_jax.parallel import check_finite, gather, put_batch
 
 Video = Float32[Array, "b t h w c"]
-StageVideo = Float32[Array, "b _ _ _ c"]
+StageVideo = Float32[Array, "b _ _ _ _"]
 """The result of a stage, which has frames and sides of its own."""
 StageVideos = Mapping[Stage, StageVideo]
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32
 
 from show1_jax.cascade.fit import network_problems
 from show1_jax.cascade.stages import AUTOENCODER, PIXEL_CHANNELS, STAGE_TABLE, Size, check_inputs
@@ -21,8 +20,6 @@ from show1_jax.errors import UserError
 from show1_jax.parallel import make_mesh, platform_of
 from show1_jax.runtime import compute_dtype
 from show1_jax.text.encoders import TextEncoder, encoder_of_kind
-
-Video = Float32[np.ndarray, "b t h w c"]
 
 
 @dataclass(frozen=True)
@@ -89,13 +86,13 @@ class CascadeSpec:
         """Return the channels of a stage's noisy sample: of pixels, or of the autoencoder's latents."""
         return self.architecture(AUTOENCODER).latent_channels if STAGE_TABLE[stage].is_latent else PIXEL_CHANNELS
 
-    def sizes(self, given: Mapping[Stage, Video]) -> dict[Stage, Size]:
+    def sizes(self, given: Mapping[Stage, np.ndarray]) -> dict[Stage, Size]:
         """Return height and width of every stage's result, where some results are given."""
         low = given.get("interpolation", given.get("keyframes"))
         keyframes = (self.config.keyframes.height, self.config.keyframes.width) if low is None else low.shape[2:4]
         return {stage: spec.size(self.config, keyframes) for stage, spec in STAGE_TABLE.items()}
 
-    def check(self, stages: Sequence[Stage], given: Mapping[Stage, Video] | None = None) -> None:
+    def check(self, stages: Sequence[Stage], given: Mapping[Stage, np.ndarray] | None = None) -> None:
         """Refuse settings and given videos that a stage cannot take.
 
         Args:

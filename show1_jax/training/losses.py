@@ -20,7 +20,7 @@ from show1_jax.diffusion.schedule import (
 )
 
 Video = Float32[Array, "b t h w c"]
-Latents = Float32[Array, "b t h2 w2 z"]
+Latents = Float32[Array, "b t i j z"]
 PerExample = Float32[Array, " b"]
 
 _HALF_BIN = 1 / 255

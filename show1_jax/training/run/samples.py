@@ -11,7 +11,7 @@ from einops import reduce
 from flax import nnx
 from jaxtyping import Array, Float, Float32, UInt8
 
-from show1_jax.cascade.conditions import SAMPLING, StageContext
+from show1_jax.cascade.conditions import SAMPLING, StageContext, StageVideo
 from show1_jax.cascade.denoise import Denoise, denoise
 from show1_jax.cascade.latents import AutoencoderCodec
 from show1_jax.cascade.noise import SeededNoise
@@ -86,7 +86,7 @@ def _true_clips(run: TrainingRun) -> tuple[UInt8[np.ndarray, "b t h w 3"], list[
     return videos[chosen], [captions[row] for row in chosen]
 
 
-def _sample(run: TrainingRun, clips: Video, captions: Sequence[str], denoise: Denoise) -> Video:
+def _sample(run: TrainingRun, clips: Video, captions: Sequence[str], denoise: Denoise) -> StageVideo:
     plan, config = run.plan, run.plan.config
     graph, like = plan.network()
     network = LoadedNetwork(graph, to_state(like, run.state.average), plan.architecture)
@@ -109,13 +109,13 @@ def _sample(run: TrainingRun, clips: Video, captions: Sequence[str], denoise: De
     return SAMPLING[plan.stage](context, config, _stage_inputs(plan, clips))
 
 
-def _stage_inputs(plan: Plan, clips: Video) -> dict[Stage, Video]:
+def _stage_inputs(plan: Plan, clips: Video) -> dict[Stage, StageVideo]:
     """Make the inputs of a stage from true clips of its result."""
     config, row = plan.config, plan.row
     assert row is not None
     scale = config.first_frame.scale
     upscaled = (config.keyframes.height * scale, config.keyframes.width * scale)
-    made: dict[Stage, Callable[[], Video]] = {
+    made: dict[Stage, Callable[[], StageVideo]] = {
         "keyframes": lambda: clips[:, [0, -1]],
         "interpolation": lambda: _smaller(clips, scale),
         "first_frame": lambda: clips[:, :1],
@@ -124,7 +124,7 @@ def _stage_inputs(plan: Plan, clips: Video) -> dict[Stage, Video]:
     return {stage: made[stage]() for stage in row.inputs}
 
 
-def _smaller(clips: Video, scale: int) -> Video:
+def _smaller(clips: Video, scale: int) -> Float32[Array, "b t h//{scale} w//{scale} c"]:
     return reduce(clips, "b t (h i) (w j) c -> b t h w c", "mean", i=scale, j=scale)
 
 
