@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from show1_jax import cli
-from show1_jax.config.config_file import SampleConfig, check_paths
+from show1_jax.config.config_file import Config, check_paths
 from show1_jax.files import user_path
 from show1_jax.sampling.request import Request, choose_prompts, choose_stages
 
@@ -61,7 +61,7 @@ def sample(argv: Sequence[str]) -> None:
     settings = cli.read_command(values, argv, __doc__, ["negative_prompt", "seed", "checkpoint", "out"])
     if settings is None:
         return
-    config = SampleConfig.from_dict(settings.to_dict())
+    config = Config.from_dict(settings.to_dict())
     config = dataclasses.replace(config, negative_prompt=cli.argument_text(config.negative_prompt))
     check_paths(config)
     texts = [cli.argument_text(text) for text in values.prompt]

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from show1_jax import cli
-from show1_jax.config.config_file import SampleConfig, check_paths
+from show1_jax.config.config_file import Config, check_paths
 from show1_jax.config.training import check_stage
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
@@ -49,7 +49,7 @@ def train(argv: Sequence[str]) -> None:
     settings = cli.read_command(values, argv, __doc__, ["checkpoint"])
     if settings is None:
         return
-    config = SampleConfig.from_dict(settings.to_dict())
+    config = Config.from_dict(settings.to_dict())
     check_paths(config)
     stage = check_stage(values.stage)
     if not values.dry_run and not values.workdir:

@@ -23,8 +23,8 @@ from benchmarks.random_cascade import described_spec
 from show1_jax.cascade.memory import weight_bytes
 from show1_jax.cascade.programs import as_sampled, denoising_step
 from show1_jax.cascade.spec import CascadeSpec
-from show1_jax.cli import ArgumentParser, load_overridden, run_command
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.cli import ArgumentParser, load_config, run_command
+from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, CascadeConfig, SamplingMeshConfig, Stage
 from show1_jax.errors import UserError
 from show1_jax.parallel import platform_of
@@ -107,10 +107,9 @@ def _main(arguments: Sequence[str]) -> None:
     if not parsed.topology:
         jax.config.update("jax_num_cpu_devices", parsed.num_devices)
         devices = jax.devices()
-    settings = load_overridden(parsed.config, overrides)
-    config, stages = SampleConfig.from_dict(settings.to_dict()), CascadeConfig.parse_stages(parsed.stages)
+    config, stages = load_config(parsed.config, overrides), CascadeConfig.parse_stages(parsed.stages)
     many = described_spec(config, devices)
-    one = described_spec(SampleConfig.from_dict(config.to_dict() | {"mesh": {}}), devices[:1])
+    one = described_spec(Config.from_dict(config.to_dict() | {"mesh": {}}), devices[:1])
     kind = many.mesh.devices.flat[0].device_kind
     print(
         f"{kind}, mesh {dict(many.mesh.shape)}, {many.dtype}, jax {jax.__version__}\n\n{table.head(HEADER)}",

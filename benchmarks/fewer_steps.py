@@ -14,8 +14,7 @@ from benchmarks import table
 from benchmarks.machine import describe_machine
 from benchmarks.videos import PROMPTS, psnr_cell, sample
 from show1_jax.cascade.cascade import Cascade
-from show1_jax.cli import ArgumentParser, load_overridden, run_command
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
 from show1_jax.runtime import keep_compiled
@@ -50,8 +49,7 @@ def _main(arguments: Sequence[str]) -> None:
         steps = [int(count) for count in parsed.steps.split(",")]
     except ValueError:
         raise UserError(f"--steps={parsed.steps} must be numbers, separated by commas") from None
-    settings = load_overridden(parsed.config, overrides)
-    config = SampleConfig.from_dict(settings.to_dict())
+    config = load_config(parsed.config, overrides)
     keep_compiled(config.compilation_cache)
     cascade = Cascade.load(config.checkpoint, config)
     print(f"{describe_machine()}, {cascade.spec.dtype}, {len(PROMPTS)} videos\n")

@@ -17,8 +17,8 @@ from benchmarks.machine import describe_machine
 from benchmarks.random_cascade import described_spec
 from benchmarks.sampling import GB, Step, prepare, timed
 from show1_jax.cascade.programs import as_sampled
-from show1_jax.cli import ArgumentParser, load_overridden, run_command
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.cli import ArgumentParser, load_config, run_command
+from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
 from show1_jax.errors import UserError
 
@@ -27,7 +27,7 @@ GROWN: Final = ("", "frames x2", "sides x2", "batch x2")
 """The columns' growth is in brackets; the first is what the others are compared to."""
 
 
-def grow(config: SampleConfig, grown: str) -> SampleConfig:
+def grow(config: Config, grown: str) -> Config:
     """The settings of a variant; the batch is no setting."""
     keyframes, pixel, latent = config.keyframes, config.superres_pixel, config.superres_latent
     if grown == "frames x2":
@@ -45,7 +45,7 @@ def grow(config: SampleConfig, grown: str) -> SampleConfig:
     return config
 
 
-def measure_growth(config: SampleConfig, stage: Stage, num_steps: int) -> str:
+def measure_growth(config: Config, stage: Stage, num_steps: int) -> str:
     """The lines of a stage."""
     steps: dict[str, Step] = {}
     for grown in GROWN:
@@ -77,8 +77,7 @@ def _main(arguments: Sequence[str]) -> None:
     parsed, overrides = parser.parse_known_args(arguments)
     if parsed.steps < 1:
         raise UserError(f"--steps={parsed.steps} must be at least 1")
-    settings = load_overridden(parsed.config, overrides)
-    config = SampleConfig.from_dict(settings.to_dict())
+    config = load_config(parsed.config, overrides)
     print(f"{describe_machine()}\n\n{table.head(HEADER)}", flush=True)
     for stage in CascadeConfig.parse_stages(parsed.stages):
         print(measure_growth(config, stage, parsed.steps), flush=True)

@@ -22,8 +22,7 @@ from benchmarks.machine import describe_machine
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.checkpoints.arrays import check_weights
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
-from show1_jax.cli import ArgumentParser, load_overridden, run_command
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.errors import UserError
 
 GB: Final = 1e9
@@ -108,8 +107,7 @@ def _main(arguments: Sequence[str]) -> None:
         raise UserError("it asks Linux for memory and to forget files; run it there")
     if parsed.times < 1:
         raise UserError(f"--times={parsed.times} must be at least 1")
-    settings = load_overridden(parsed.config, overrides)
-    config = SampleConfig.from_dict(settings.to_dict())
+    config = load_config(parsed.config, overrides)
     checkpoints = CheckpointSet.open(config.checkpoint)
     cascade = Cascade.of(checkpoints, config)
     print(f"{describe_machine('orbax-checkpoint')}, {cascade.spec.dtype}\n\n{table.head(HEADER)}", flush=True)

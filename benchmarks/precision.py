@@ -15,8 +15,8 @@ from benchmarks import table
 from benchmarks.machine import describe_machine
 from benchmarks.videos import PROMPTS, psnr_cell, sample, worst_psnr
 from show1_jax.cascade.cascade import Cascade, Video
-from show1_jax.cli import ArgumentParser, load_overridden, run_command
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.cli import ArgumentParser, load_config, run_command
+from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES
 from show1_jax.errors import UserError
 from show1_jax.runtime import keep_compiled
@@ -25,7 +25,7 @@ LEAST: Final = 45.0
 """Decibels that the worst video of any row must have: a root mean square of 1.4 of 255 levels."""
 
 
-def rows(config: SampleConfig) -> Iterator[tuple[str, Video, Video]]:
+def rows(config: Config) -> Iterator[tuple[str, Video, Video]]:
     """What is in bfloat16, what it made, and what float32 made, as they are known."""
     exact, rounded = (
         Cascade.load(config.checkpoint, dataclasses.replace(config, precision=precision))
@@ -44,8 +44,7 @@ def _main(arguments: Sequence[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.precision", description=__doc__)
     parser.add_argument("--config", required=True, metavar="FILE", help="settings; --config.SETTING=VALUE changes one")
     parsed, overrides = parser.parse_known_args(arguments)
-    settings = load_overridden(parsed.config, overrides)
-    config = SampleConfig.from_dict(settings.to_dict())
+    config = load_config(parsed.config, overrides)
     keep_compiled(config.compilation_cache)
     print(f"{describe_machine()}, {len(PROMPTS)} videos\n")
     print(table.head("| in bfloat16 | PSNR against float32, worst video |"), flush=True)

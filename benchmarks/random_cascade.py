@@ -10,18 +10,18 @@ from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.checkpoints.networks import LoadedNetwork, random_network
 from show1_jax.checkpoints.random import SOURCE, described_manifest
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.text.encoders import TEXT_ENCODERS
 
 
-def described_spec(config: SampleConfig, devices: Sequence[jax.Device] | None = None) -> CascadeSpec:
+def described_spec(config: Config, devices: Sequence[jax.Device] | None = None) -> CascadeSpec:
     """Return the cascade that a config describes, without weights; on all devices if none are given."""
     manifest = described_manifest(config.architecture, config.schedulers, {"source": SOURCE})
     return CascadeSpec.of(config, manifest, devices)
 
 
-def random_cascade(config: SampleConfig) -> Cascade:
+def random_cascade(config: Config) -> Cascade:
     """Return the cascade that a config describes, with random weights."""
     spec = described_spec(config)
 

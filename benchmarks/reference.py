@@ -39,9 +39,9 @@ from convert.released import read_architecture
 from convert.rules import Source, sources
 from convert.tables import KINDS
 from show1_jax.cascade.programs import clip_shape
-from show1_jax.checkpoints.networks import build, kind_of
+from show1_jax.checkpoints.networks import kind_of, make_network
 from show1_jax.cli import ArgumentParser, load_config, run_command
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import AUTOENCODER, STAGES
 from show1_jax.errors import UserError
 from show1_jax.nn.config import Architecture, UNetConfig
@@ -157,7 +157,7 @@ class Contestant:
         self.seconds.append(time.perf_counter() - start)
 
 
-def subjects(config: SampleConfig | None) -> dict[str, Subject]:
+def subjects(config: Config | None) -> dict[str, Subject]:
     """What can be compared, by name: the config's networks at the sizes that it samples, and the small pixel UNet."""
     found = {"small_pixel_unet": Subject("unet", SMALL_PIXEL_UNET, (8, 20, 32))}
     if config is None:
@@ -226,7 +226,7 @@ def _torch_network(architecture: Architecture, dtype: str) -> Any:
 
 def _our_network(subject: Subject, network: Any, dtype: str) -> tuple[Callable[..., Any], nnx.State]:
     """Ours as a compiled program of weights and inputs, and the weights of PyTorch's network in our layout."""
-    graph, shapes = nnx.split(build(subject.kind, subject.architecture, dtype=dtype, param_dtype=dtype))
+    graph, shapes = nnx.split(make_network(subject.kind, subject.architecture, dtype=dtype, param_dtype=dtype))
     initial = network.state_dict()
 
     def place(source: Source) -> jax.Array:
@@ -337,7 +337,7 @@ def _main(arguments: Sequence[str]) -> None:
     if parsed.pairs < 1:
         raise UserError(f"--pairs={parsed.pairs} must be at least 1")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # before JAX starts: PyTorch needs memory, too
-    config = SampleConfig.from_dict(load_config(parsed.config).to_dict()) if parsed.config else None
+    config = load_config(parsed.config) if parsed.config else None
     known = subjects(config)
     names = parsed.networks or list(known)
     if unknown := sorted(set(names) - known.keys()):

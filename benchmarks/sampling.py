@@ -29,8 +29,7 @@ from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.programs import as_sampled, denoising_step
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.checkpoints.networks import random_network
-from show1_jax.cli import ArgumentParser, load_overridden, run_command
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
 from show1_jax.errors import UserError
 from show1_jax.runtime import keep_compiled
@@ -190,8 +189,7 @@ def _main(arguments: Sequence[str]) -> None:
     for name in ("batch_size", "steps"):
         if (value := getattr(parsed, name)) < 1:
             raise UserError(f"--{name}={value} must be at least 1")
-    settings = load_overridden(parsed.config, overrides)
-    config, stages = SampleConfig.from_dict(settings.to_dict()), CascadeConfig.parse_stages(parsed.stages)
+    config, stages = load_config(parsed.config, overrides), CascadeConfig.parse_stages(parsed.stages)
     cascade = random_cascade(config)
     rates = measure_rates(cascade.spec.dtype)
     print(

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from benchmarks import table
 from benchmarks.machine import describe_machine
 from show1_jax.cli import load_config, run_command
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.settings import Remat
 from show1_jax.config.training import check_stage
 from show1_jax.errors import UserError
@@ -100,7 +100,7 @@ class Variant:
         return table.row(*cells)
 
 
-def measure(config: SampleConfig, stages: Sequence[str], remats: Sequence[Remat], batch_size: int, steps: int) -> None:
+def measure(config: Config, stages: Sequence[str], remats: Sequence[Remat], batch_size: int, steps: int) -> None:
     """Print a table row for every stage and variant."""
     print(f"{describe_machine('optax')}\n\n{table.head(HEADER)}", flush=True)
     for stage in stages:
@@ -120,7 +120,7 @@ def measure(config: SampleConfig, stages: Sequence[str], remats: Sequence[Remat]
             gc.collect()
 
 
-def _variant(config: SampleConfig, stage: str, remat: Remat, batch_size: int, workdir: Path) -> Variant:
+def _variant(config: Config, stage: str, remat: Remat, batch_size: int, workdir: Path) -> Variant:
     train = config.train
     data = dataclasses.replace(train.data, name="synthetic", num_validation=1)
     own = dataclasses.replace(train.stage(stage), remat=remat, batch_size=batch_size, num_microbatches=1)  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ def _main(arguments: Sequence[str]) -> None:
     parsed = parser.parse_args(arguments)
     if parsed.steps < 1:
         raise UserError(f"--steps={parsed.steps} must be at least 1")
-    config = SampleConfig.from_dict(load_config(parsed.config).to_dict())
+    config = load_config(parsed.config)
     make_random_checkpoint(config)
     jnp.zeros(()).block_until_ready()  # the backend's start is no variant's
     measure(config, parsed.stages, parsed.remat, parsed.batch_size, parsed.steps)

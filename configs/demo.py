@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.training import TRAINED_STAGES
 
 PROMPTS = ("a red circle moves right",)
@@ -111,7 +111,7 @@ OPTIMIZER = {
 def get_config() -> ConfigDict:
     """The settings of `sample.py` and `train.py`."""
     shipped = Path(__file__).resolve().parents[1] / "checkpoints" / "demo"
-    settings = SampleConfig(checkpoint=str(shipped), text_padding="zeros")
+    settings = Config(checkpoint=str(shipped), text_padding="zeros")
     config = ConfigDict(settings.to_dict() | {"prompts": PROMPTS})
     config.keyframes.update(num_steps=10, guidance_scale=1.5, height=10, width=16)
     config.interpolation.update(num_steps=4, guidance_scale=1.0)

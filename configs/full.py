@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 
 PROMPTS = (
     "A burning lamborghini driving on rainbow.",
@@ -109,7 +109,7 @@ LATENT_DPM_SOLVER = {
 
 def get_config() -> ConfigDict:
     """The settings of `sample.py` and `train.py`."""
-    config = ConfigDict(SampleConfig(checkpoint="checkpoints/show1").to_dict() | {"prompts": PROMPTS})
+    config = ConfigDict(Config(checkpoint="checkpoints/show1").to_dict() | {"prompts": PROMPTS})
     config.architecture = {
         "keyframes": KEYFRAMES_UNET | {"in_channels": 3},
         "interpolation": KEYFRAMES_UNET | {"in_channels": 7},

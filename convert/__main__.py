@@ -25,7 +25,6 @@ from convert.merge import merge
 from convert.released import STAGES
 from convert.verify import verify
 from show1_jax.cli import ArgumentParser, load_config, run_command
-from show1_jax.config.config_file import SampleConfig
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
 
@@ -194,7 +193,7 @@ def _run_merge(arguments: Sequence[str]) -> None:
         parsed.out,
         parsed.component,
         dtype=DTYPES[parsed.dtype],
-        config=SampleConfig.from_dict(load_config(parsed.config).to_dict()) if parsed.config else None,
+        config=load_config(parsed.config) if parsed.config else None,
         overwrite=parsed.overwrite,
     )
 

@@ -9,7 +9,7 @@ from flax import nnx
 from convert.architectures import unet_config, vae_config
 from convert.config_files import clip_json, t5_json, unet_json, vae_json
 from convert.rules import Table
-from show1_jax.checkpoints.networks import build
+from show1_jax.checkpoints.networks import make_network
 from show1_jax.nn.clip import CLIPTextConfig
 from show1_jax.nn.config import Architecture
 from show1_jax.nn.t5 import T5Config
@@ -91,4 +91,4 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 def parameters(kind: str, architecture: Architecture) -> nnx.State:
     """Shapes of a network's parameters; allocates nothing."""
-    return nnx.state(build(kind, architecture), nnx.Param)
+    return nnx.state(make_network(kind, architecture), nnx.Param)

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from show1_jax.config.config_file import Config
 from show1_jax.errors import BAD_INPUT, UserError
 from show1_jax.files import user_path
 from show1_jax.terminal import INTERRUPTED, ending_at_once, interruptible, steady_output
@@ -112,7 +113,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
     path, argv = _take_config_path(argv)
     if not path:
         raise UserError("no --config; give --config configs/demo.py or --config configs/full.py")
-    config = load_config(path)
+    config = _run_config_file(path)
     _check_overrides(config, argv)
     del values.config  # the file's path; from here on its settings
     try:
@@ -163,12 +164,21 @@ def argument_text(text: str) -> str:
         return text
 
 
-def load_config(path: str) -> ConfigDict:
-    """What a config file's `get_config()` returns.
+def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
+    """Return the settings of a config file.
+
+    Args:
+        path: of the file, which is run; `FILE:ARGUMENT` hands an argument to its `get_config()`.
+        overrides: of settings, as on a command line: `--config.SETTING=VALUE`.
 
     Raises:
-        UserError: there is no such file, or it does not run, or what it returns is no ConfigDict.
+        UserError: there is no such file, it does not run, or it returns no ConfigDict; an override is of no setting
+            (the line has the nearest name); or a value is of the wrong type or outside its bounds.
     """
+    return Config.from_dict(parse_flags(new_flags(), ["", "--config", path, *overrides]).to_dict())
+
+
+def _run_config_file(path: str) -> ConfigDict:
     user_path(path)  # a URL, before its colon is taken for that of an argument
     name, *argument = path.split(":", 1)
     file = user_path(name)
@@ -176,20 +186,11 @@ def load_config(path: str) -> ConfigDict:
         raise UserError(f"there is no config {path}; give --config configs/demo.py or --config configs/full.py")
     try:
         config = runpy.run_path(str(file))["get_config"](*argument)
-    except Exception as error:  # whatever a person's Python raises
+    except Exception as error:  # whatever the user's Python raises
         raise UserError(f"the config {path} does not run ({_one_line(error)}); correct it") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config() of {path} must return an ml_collections.ConfigDict; correct it")
     return config
-
-
-def load_overridden(path: str, overrides: Sequence[str]) -> ConfigDict:
-    """A config file's config with the settings of --config.SETTING=VALUE, for commands that parse their own flags.
-
-    Raises:
-        UserError: as `parse_flags`.
-    """
-    return parse_flags(new_flags(), ["", "--config", path, *overrides])
 
 
 def flag_help(values: flags.FlagValues) -> str:

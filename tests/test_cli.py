@@ -17,7 +17,7 @@ from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.stages import STAGE_TABLE
 from show1_jax.cli import argument_text, flag_help, load_config, parse_flags, run_command
 from show1_jax.config.bounds import MAX_SEED
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, CascadeConfig
 from show1_jax.errors import UserError
 from show1_jax.sampling.request import Request, choose_prompts, choose_stages
@@ -35,9 +35,9 @@ def refusal(*arguments: str) -> str:
     return str(refused.value)
 
 
-def parsed(*arguments: str) -> SampleConfig:
+def parsed(*arguments: str) -> Config:
     argv = ["sample.py", "--config", CONFIGS["demo"], *arguments]
-    return SampleConfig.from_dict(parse_flags(sample.define_flags(), argv).to_dict())
+    return Config.from_dict(parse_flags(sample.define_flags(), argv).to_dict())
 
 
 def test_help_names_every_flag_and_the_layout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,13 +54,13 @@ def test_flag_help_has_a_line_a_flag() -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_shipped_configs_are_valid(name: str) -> None:
-    config = SampleConfig.from_dict(load_config(CONFIGS[name]).to_dict())
+    config = load_config(CONFIGS[name])
     assert choose_prompts(config, [], None, 1)[0].text == config.prompts[0]
-    assert SampleConfig.from_dict(json.loads(json.dumps(config.to_dict()))).keyframes == config.keyframes
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))).keyframes == config.keyframes
 
 
 def test_full_config_has_the_released_settings() -> None:
-    config = SampleConfig.from_dict(load_config(CONFIGS["full"]).to_dict())
+    config = load_config(CONFIGS["full"])
     assert {name: getattr(config, name) for name in CascadeConfig().to_dict()} == vars(CascadeConfig())
     assert [STAGE_TABLE[stage].fps(config.output) for stage in STAGES] == [2, 8, 8, 8, 8]
 
@@ -155,7 +155,7 @@ def test_config_is_needed() -> None:
 
 
 def test_seeds_of_prompts(tmp_path: Path) -> None:
-    config = SampleConfig(prompts=("from the config",), seed=5)
+    config = Config(prompts=("from the config",), seed=5)
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "b", "seed": 9, "negative": "dull"}\n{"prompt": "c"}\n')
     videos = choose_prompts(config, ["a"], str(file), 2)
@@ -169,9 +169,9 @@ def test_seeds_of_prompts(tmp_path: Path) -> None:
 
 def test_no_video_is_asked_for_twice() -> None:
     with pytest.raises(UserError, match="'a' is asked for twice with seed 345"):
-        choose_prompts(SampleConfig(), ["a", "a"], None, 1)
+        choose_prompts(Config(), ["a", "a"], None, 1)
     with pytest.raises(UserError, match=f"seed {MAX_SEED + 1} is above"):
-        choose_prompts(SampleConfig(seed=MAX_SEED), ["a"], None, 2)
+        choose_prompts(Config(seed=MAX_SEED), ["a"], None, 2)
 
 
 def test_stages_that_are_left() -> None:
@@ -198,7 +198,7 @@ def test_whatever_an_error_says_is_one_line(text: str) -> None:
 
 
 def test_negative_prompts() -> None:
-    config = SampleConfig.from_dict({"keyframes": {"use_negative_prompt": True}, "first_frame": {"guidance_scale": 1}})
+    config = Config.from_dict({"keyframes": {"use_negative_prompt": True}, "first_frame": {"guidance_scale": 1}})
     assert [config.negative_text(stage) for stage in STAGES] == [
         *("low resolution, blur", "", None, "", "low resolution, blur")
     ]
@@ -266,5 +266,5 @@ def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     (tmp_path / "prompts.txt").write_text("a panda")
     assert load_config("~/own.py").out == "~/v"
-    assert choose_prompts(SampleConfig(), [], "~/prompts.txt", 1)[0].text == "a panda"
+    assert choose_prompts(Config(), [], "~/prompts.txt", 1)[0].text == "a panda"
     assert RunDirectory.of("~/v", Prompt("a panda", seed=1)).path.parent == tmp_path / "v"

@@ -10,7 +10,7 @@ import pytest
 from configs import demo, fast, full
 from convert.architectures import unet_config, vae_config
 from show1_jax.checkpoints.networks import kind_of, network_kind
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.settings import flatten
 from show1_jax.diffusion.schedule import SchedulerConfig
 from show1_jax.nn.clip import CLIPTextConfig
@@ -34,7 +34,7 @@ def released(golden: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("stage", FOLDERS)
 def test_full_size_networks_are_the_released_ones(stage: str, released: dict[str, Any]) -> None:
     name = "UNet2DConditionModel" if stage == "first_frame" else "UNet3DConditionModel"
-    config = SampleConfig.from_dict(full.get_config().to_dict())
+    config = Config.from_dict(full.get_config().to_dict())
     ours = network_kind("unet").architecture.from_dict(config.architecture[stage])
     theirs = unet_config(released[f"{FOLDERS[stage]}/unet"] | {"_class_name": name})
     assert ours.to_dict() == theirs.to_dict() | {
@@ -64,7 +64,7 @@ def test_full_size_schedules_are_the_released_ones(stage: str, role: str, golden
 
 @pytest.mark.parametrize("config", [full, demo])
 def test_configs_state_every_network(config: Any) -> None:
-    settings = SampleConfig.from_dict(config.get_config().to_dict())
+    settings = Config.from_dict(config.get_config().to_dict())
     for name, fields in settings.architecture.items():
         network_kind(kind_of(name)).architecture.from_dict(fields)
     assert set(settings.schedulers) == set(FOLDERS)

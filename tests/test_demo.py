@@ -11,7 +11,7 @@ import pytest
 from configs import demo
 from show1_jax.checkpoints.manifest import read_manifest, verify_files
 from show1_jax.checkpoints.networks import network_kind
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.data.synthetic.world import parse_sentence
 from show1_jax.evaluation.demo_world.measure import judge, measure
 from show1_jax.media.frames import to_uint8
@@ -23,17 +23,17 @@ PROMPT = "a red circle moves right"
 
 
 @pytest.fixture(scope="module")
-def config() -> SampleConfig:
-    return SampleConfig.from_dict(demo.get_config().to_dict())
+def config() -> Config:
+    return Config.from_dict(demo.get_config().to_dict())
 
 
-def test_shipped_weights_are_whole_and_small(config: SampleConfig) -> None:
+def test_shipped_weights_are_whole_and_small(config: Config) -> None:
     shipped = Path(config.checkpoint)
     verify_files(shipped)
     assert sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file()) <= MAX_BYTES
 
 
-def test_shipped_weights_are_the_configs(config: SampleConfig) -> None:
+def test_shipped_weights_are_the_configs(config: Config) -> None:
     shipped = read_manifest(Path(config.checkpoint)).components
     assert shipped.keys() == config.architecture.keys()
     for name, component in shipped.items():

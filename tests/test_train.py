@@ -8,7 +8,7 @@ import pytest
 
 import train
 from show1_jax.cli import flag_help, load_config
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.training import TRAINED_STAGES, OptimizerConfig, TrainedStage
 from show1_jax.errors import UserError
 from show1_jax.training.dry_run import describe
@@ -96,7 +96,7 @@ def test_a_stage_without_its_frozen_networks_is_refused(tmp_path: Path) -> None:
     config = tiny_config.get_config()
     config.update(checkpoint=str(tmp_path / "none"), random_weights=False)
     with pytest.raises(UserError, match="none: no checkpoint"):
-        make_plan(SampleConfig.from_dict(config.to_dict()), "superres_latent", "cpu").frozen_folder("vae")
+        make_plan(Config.from_dict(config.to_dict()), "superres_latent", "cpu").frozen_folder("vae")
 
 
 @pytest.mark.parametrize("devices", ["8,x", "0", ""])
@@ -107,7 +107,7 @@ def test_numbers_of_devices(devices: str) -> None:
 
 @pytest.mark.parametrize("stage", TRAINED_STAGES)
 def test_clips_are_of_the_size_and_rate_that_a_stage_makes(stage: TrainedStage) -> None:
-    config = SampleConfig.from_dict(load_config(FULL).to_dict())
+    config = load_config(FULL)
     spec = clip_spec(config, stage)
     frames, fps, height, width = {
         "keyframes": (8, 2, 40, 64),
@@ -121,7 +121,7 @@ def test_clips_are_of_the_size_and_rate_that_a_stage_makes(stage: TrainedStage) 
 
 
 def test_the_expert_is_trained_below_timestep_900() -> None:
-    training = SampleConfig.from_dict(load_config(FULL).to_dict()).train
+    training = load_config(FULL).train
     assert training.superres_latent.num_timesteps == 900
     assert training.keyframes.num_timesteps == training.superres_pixel.num_timesteps == 1000
 
@@ -154,7 +154,7 @@ def test_a_dry_run_counts_what_lies_on_each_device(capsys: pytest.CaptureFixture
 
 
 def test_full_size_shapes_say_what_forty_gigabytes_hold() -> None:
-    config = SampleConfig.from_dict(load_config(FULL).to_dict())
+    config = load_config(FULL)
     plan = make_plan(config, "keyframes", "accelerator")
     kept = 0  # tracing the full network takes minutes
     eight, many = (sizes(describe(plan, number, kept)) for number in (8, 32))

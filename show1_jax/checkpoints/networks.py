@@ -66,14 +66,25 @@ def architecture_of(record: Component) -> Architecture:
 
 
 class LoadedNetwork(NamedTuple):
-    """A network as pure functions take it: structure (`nnx.split`), parameters on the devices, and what it is."""
+    """A network in the form that pure functions take.
+
+    Attributes:
+        graph: its structure, from `nnx.split`.
+        weights: its parameters on the devices, or their shapes and shardings.
+        architecture: its settings.
+    """
 
     graph: "nnx.GraphDef[nnx.Module]"
     weights: nnx.State
     architecture: Architecture
 
+    @property
+    def module(self) -> Any:
+        """The network as a module that is called with arrays, e.g. a `show1_jax.nn.unet.UNet`."""
+        return nnx.merge(self.graph, self.weights)
 
-def build(
+
+def make_network(
     kind: str,
     architecture: Architecture,
     *,
@@ -93,7 +104,7 @@ def abstract_network(record: Component, mesh: Mesh, dtype: DTypeLike, part: Weig
     With a `part`, only the module at this path of the network.
     """
     architecture = architecture_of(record)
-    module: Any = build(record.kind, architecture, dtype=dtype, param_dtype=dtype)
+    module: Any = make_network(record.kind, architecture, dtype=dtype, param_dtype=dtype)
     for name in part:
         module = module[int(name)] if name.isdigit() else getattr(module, name)
     graph, shapes = nnx.split(module)

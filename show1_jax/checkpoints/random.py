@@ -11,7 +11,7 @@ from flax import nnx
 
 from show1_jax.checkpoints.arrays import new_checkpoint
 from show1_jax.checkpoints.manifest import Component, Manifest
-from show1_jax.checkpoints.networks import architecture_of, build, kind_of, network_kind
+from show1_jax.checkpoints.networks import architecture_of, kind_of, make_network, network_kind
 from show1_jax.checkpoints.recorded_settings import with_settings
 from show1_jax.config.sampling import CascadeConfig
 from show1_jax.diffusion.schedule import SchedulerConfig, alphas_cumprod
@@ -93,7 +93,7 @@ def _byte_tokenizer(component: str) -> Iterator[dict[str, Path] | None]:
 
 
 def _weight_shapes(record: Component) -> dict[WeightPath, tuple[int, ...]]:
-    network = build(record.kind, architecture_of(record))
+    network = make_network(record.kind, architecture_of(record))
     return {path: leaf.shape for path, leaf in to_weights(nnx.state(network, nnx.Param)).items()}
 
 

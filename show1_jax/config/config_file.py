@@ -22,7 +22,7 @@ class OutputConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class SampleConfig(CascadeConfig):
+class Config(CascadeConfig):
     """A config file: the cascade's settings, and what `sample.py` and `train.py` do with them."""
 
     checkpoint: str = "checkpoints/show1"
@@ -44,7 +44,7 @@ class SampleConfig(CascadeConfig):
     """Read by `train.py` alone."""
 
 
-def check_paths(config: SampleConfig) -> None:
+def check_paths(config: Config) -> None:
     """Refuse paths of a config that are none, such as buckets; those that may be unset are then empty.
 
     The cache of compiled programs is no part of it: a run does without.

@@ -7,11 +7,11 @@ from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_run, split_names
 from show1_jax.checkpoints.manifest import MANIFEST, Manifest
 from show1_jax.checkpoints.random import described_manifest
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.sampling.request import Request
 
 
-def describe(config: SampleConfig, request: Request) -> Iterator[str]:
+def describe(config: Config, request: Request) -> Iterator[str]:
     """Yield the lines of a table: the memory of each device while each part of the cascade runs, and the most.
 
     They come one by one: at full size every part takes minutes to compile. The architectures are the checkpoint's or,
@@ -34,7 +34,7 @@ def describe(config: SampleConfig, request: Request) -> Iterator[str]:
     yield f"{'at most':<38}{most / GIB:>10.3f}"
 
 
-def _manifest(config: SampleConfig) -> Manifest:
+def _manifest(config: Config) -> Manifest:
     first = split_names(config.checkpoint)[0]
     if config.architecture and not (first / MANIFEST).exists() and not is_run(first):
         return described_manifest(config.architecture, config.schedulers, {})

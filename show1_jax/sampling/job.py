@@ -25,7 +25,7 @@ from show1_jax.checkpoints.manifest import MANIFEST, Manifest
 from show1_jax.checkpoints.random import SOURCE as RANDOM
 from show1_jax.checkpoints.random import write_random_checkpoint
 from show1_jax.checkpoints.recorded_settings import differing_settings
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
 from show1_jax.media.read import read_video
@@ -50,7 +50,7 @@ class Job:
     request: dict[str, Any]
 
 
-def run(config: SampleConfig, request: Request) -> None:
+def run(config: Config, request: Request) -> None:
     """Sample the videos of a request and write them; those that are done already are skipped.
 
     Raises:
@@ -85,7 +85,7 @@ def run(config: SampleConfig, request: Request) -> None:
         print(_how_to_look(_shown(jobs[-1], request)), flush=True)
 
 
-def dry_run(config: SampleConfig, request: Request) -> None:
+def dry_run(config: Config, request: Request) -> None:
     """Print what memory each device would need for a request; see `show1_jax.sampling.dry_run.describe`."""
     keep_compiled(config.compilation_cache)
     for line in describe(config, request):
@@ -93,14 +93,14 @@ def dry_run(config: SampleConfig, request: Request) -> None:
             print(line, flush=True)
 
 
-def make_random_checkpoint(config: SampleConfig) -> None:
+def make_random_checkpoint(config: Config) -> None:
     """Make the checkpoint with random weights that a config asks for, where there is none."""
     first = split_names(config.checkpoint)[0]
     if config.random_weights and not (first / MANIFEST).exists() and not is_run(first):
         write_random_checkpoint(first, config.architecture, config.schedulers, config=config)
 
 
-def _jobs(cascade: Cascade, config: SampleConfig, request: Request) -> list[Job]:
+def _jobs(cascade: Cascade, config: Config, request: Request) -> list[Job]:
     digests = component_digests(cascade.spec.manifest)
     return [
         Job(
@@ -117,7 +117,7 @@ def component_digests(manifest: Manifest) -> dict[str, str]:
     return {name: manifest.digest(name) for name in manifest.components}
 
 
-def _read_own_video(config: SampleConfig, request: Request) -> Clip | None:
+def _read_own_video(config: Config, request: Request) -> Clip | None:
     """Read a video of the user as the stage that it stands for: as many frames, evenly spaced, of the same size."""
     if request.video is None or request.video_stage is None:
         return None
@@ -198,7 +198,7 @@ def _check_writable(path: Path) -> None:
         raise UserError(f"cannot write in {folder} ({error.strerror}); choose another place with --out") from error
 
 
-def _warn(checkpoints: CheckpointSet, config: SampleConfig, prompts: Sequence[Prompt], stages: Sequence[Stage]) -> None:
+def _warn(checkpoints: CheckpointSet, config: Config, prompts: Sequence[Prompt], stages: Sequence[Stage]) -> None:
     """Say what the user should know before waiting: random weights, other settings, prompts that are cut off."""
     parts = checkpoints.manifest.components
     random = [name for name in components(stages) if parts[name].provenance.get("source") == RANDOM]
@@ -233,7 +233,7 @@ def _announce(jobs: Mapping[int, Job], total: int) -> None:
 
 
 def _sample(
-    cascade: Cascade, config: SampleConfig, request: Request, batch: Sequence[Job], inputs: Sequence[dict[Stage, Clip]]
+    cascade: Cascade, config: Config, request: Request, batch: Sequence[Job], inputs: Sequence[dict[Stage, Clip]]
 ) -> None:
     """Sample a batch and write every stage as soon as it is there. Only the first process writes."""
     given = {stage: np.stack([clips[stage] for clips in inputs]) for stage in inputs[0]}

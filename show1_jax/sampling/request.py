@@ -8,7 +8,7 @@ from typing import Final
 from show1_jax.cascade.prompts import Prompt, check_negative, check_prompt
 from show1_jax.cascade.stages import STAGE_TABLE, check_inputs, stages_before, stages_from
 from show1_jax.config.bounds import MAX_SEED
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
 from show1_jax.errors import UserError
 from show1_jax.sampling.prompt_files import read_prompts
@@ -84,7 +84,7 @@ def choose_stages(stages: str | None, from_stage: str | None) -> tuple[Stage, ..
 
 
 def choose_prompts(
-    config: SampleConfig, texts: Sequence[str], file: str | None, videos_per_prompt: int
+    config: Config, texts: Sequence[str], file: str | None, videos_per_prompt: int
 ) -> tuple[Prompt, ...]:
     """One prompt for every video, with its seed: the prompt's own or the config's, and one more for each next video.
 

@@ -20,7 +20,7 @@ from jaxtyping import Float32
 
 from show1_jax.cascade.prompts import Prompt, slug
 from show1_jax.checkpoints.manifest import sha256
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder, user_path, write_bytes
@@ -187,7 +187,7 @@ class RunDirectory:
 
 
 def describe_request(
-    config: SampleConfig, prompt: Prompt, *, precision: str, checkpoint: Mapping[str, str]
+    config: Config, prompt: Prompt, *, precision: str, checkpoint: Mapping[str, str]
 ) -> dict[str, Any]:
     """What makes a video what it is, as `run.json` holds it.
 

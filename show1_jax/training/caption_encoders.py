@@ -23,9 +23,9 @@ from jaxtyping import Array, Float32
 
 from show1_jax.checkpoints.arrays import CheckpointWriter, new_checkpoint
 from show1_jax.checkpoints.manifest import Component
-from show1_jax.checkpoints.networks import build
+from show1_jax.checkpoints.networks import make_network
 from show1_jax.cli import ArgumentParser, load_config, run_command
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.data.synthetic.world import scene_from_index
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     parsed = parser.parse_args(arguments)
     if parsed.steps < 1:
         raise UserError(f"--steps={parsed.steps} must be at least 1")
-    config = SampleConfig.from_dict(load_config(parsed.config).to_dict())
+    config = load_config(parsed.config)
     captions = [scene_from_index(index).scene.sentence() for index in range(NUM_CAPTIONS)]
     encoders = [encoder for encoder in TEXT_ENCODERS.values() if encoder.component in config.architecture]
     if not encoders:
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
 def _add_encoder(
     writer: CheckpointWriter,
     encoder: TextEncoder,
-    config: SampleConfig,
+    config: Config,
     captions: Sequence[str],
     folder: Path,
     steps: int,
@@ -114,7 +114,7 @@ def train_encoder(
     Returns:
         Its weights, and the share of captions all of whose words the end token tells, over the last tenth of the steps.
     """
-    graph, shapes = nnx.split(build(encoder.kind, architecture))
+    graph, shapes = nnx.split(make_network(encoder.kind, architecture))
     weights: Weights = {
         path: jnp.asarray(initial_weight(path, leaf.shape)) for path, leaf in to_weights(shapes).items()
     }

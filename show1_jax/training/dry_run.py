@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from show1_jax.checkpoints.networks import architecture_of, build
+from show1_jax.checkpoints.networks import architecture_of, make_network
 from show1_jax.config.training import StageTrainingConfig
 from show1_jax.diffusion.random_keys import new_key, numbered_keys
 from show1_jax.parallel import mesh_sizes, shardings_by_path
@@ -87,7 +87,7 @@ def _bytes_per_device(tree: Any) -> int:
 def _frozen_bytes(plan: Plan, name: str, mesh: AbstractMesh) -> int:
     record = plan.frozen_record(name)
     architecture = architecture_of(record)
-    model = build(record.kind, architecture, dtype=plan.dtype, param_dtype=plan.dtype)
+    model = make_network(record.kind, architecture, dtype=plan.dtype, param_dtype=plan.dtype)
     shapes = to_weights(nnx.state(model, nnx.Param))
     shardings = shardings_by_path(shapes, mesh)
     return sum(

@@ -11,10 +11,10 @@ from show1_jax.cascade.latents import latent_shape
 from show1_jax.cascade.stages import AUTOENCODER, PIXEL_CHANNELS, STAGE_TABLE, StageSpec
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, split_names
 from show1_jax.checkpoints.manifest import Component
-from show1_jax.checkpoints.networks import architecture_of, build
+from show1_jax.checkpoints.networks import architecture_of, make_network
 from show1_jax.checkpoints.random import new_component
 from show1_jax.checkpoints.recorded_settings import with_settings
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.training import (
     AutoencoderTrainingConfig,
     StageTrainingConfig,
@@ -45,7 +45,7 @@ class Plan:
     """
 
     stage: TrainedStage
-    config: SampleConfig
+    config: Config
     record: Component
     starts_from: CheckpointSet | None
     checkpoints: CheckpointSet | None
@@ -153,14 +153,14 @@ class Plan:
     def network(self) -> tuple["nnx.GraphDef[nnx.Module]", nnx.State]:
         """Return structure and parameter shapes: float32 parameters, activations in `dtype`."""
         kind, remat = self.record.kind, self.training.remat
-        return nnx.split(build(kind, self.architecture, dtype=self.dtype, remat=remat))
+        return nnx.split(make_network(kind, self.architecture, dtype=self.dtype, remat=remat))
 
     def shapes(self) -> WeightShapes:
         """Return the shapes of the weights."""
         return to_weights(self.network()[1])
 
 
-def make_plan(config: SampleConfig, stage: TrainedStage, platform: str) -> Plan:
+def make_plan(config: Config, stage: TrainedStage, platform: str) -> Plan:
     """Return the plan of a stage.
 
     Args:
@@ -188,7 +188,7 @@ def trained_component(stage: TrainedStage) -> str:
     return AUTOENCODER if stage == "autoencoder" else stage
 
 
-def clip_spec(config: SampleConfig, stage: TrainedStage) -> ClipSpec:
+def clip_spec(config: Config, stage: TrainedStage) -> ClipSpec:
     """Return the clips that a stage is trained on: frames, size and rate of its result when sampled."""
     training, fps = config.train.stage(stage), config.output.keyframes_fps
     if isinstance(training, AutoencoderTrainingConfig) or stage == "autoencoder":
@@ -200,7 +200,7 @@ def clip_spec(config: SampleConfig, stage: TrainedStage) -> ClipSpec:
     return ClipSpec(frames, rate, *row.size(config, (config.keyframes.height, config.keyframes.width)))
 
 
-def _described(config: SampleConfig, stage: TrainedStage) -> Component:
+def _described(config: Config, stage: TrainedStage) -> Component:
     """Return the record of a network that is trained from scratch."""
     name = trained_component(stage)
     if name not in config.architecture:

@@ -24,7 +24,7 @@ from convert.verify import verify
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, split_names
 from show1_jax.checkpoints.manifest import read_manifest
-from show1_jax.checkpoints.networks import build, network_kind
+from show1_jax.checkpoints.networks import make_network, network_kind
 from show1_jax.checkpoints.random import write_random_checkpoint
 from show1_jax.checkpoints.run_steps import TrainingCheckpoints
 from show1_jax.config.sampling import STAGES, Stage
@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path
     """A training run of the tiny keyframe network whose averaged weights are all the number of the step."""
     workdir = tmp_path_factory.mktemp("runs") / "keyframes"
     record = read_manifest(tiny_checkpoint).component("keyframes")
-    network = build(record.kind, network_kind(record.kind).architecture.from_dict(record.architecture))
+    network = make_network(record.kind, network_kind(record.kind).architecture.from_dict(record.architecture))
     shapes = to_weights(nnx.state(network, nnx.Param))
     checkpoints = TrainingCheckpoints(workdir / "checkpoints", keep=2, keep_every=0)
     for step in (1, 2):

@@ -16,7 +16,7 @@ from show1_jax.checkpoints.manifest import Manifest, read_manifest
 from show1_jax.checkpoints.random import write_random_checkpoint
 from show1_jax.checkpoints.recorded_settings import differing_settings, recorded_config
 from show1_jax.cli import load_config
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, CascadeConfig, KeyframesConfig
 from show1_jax.errors import UserError
 from tests.helpers import tiny_config, tiny_runs
@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "checkpoints" / "demo"
 
 
-def demo_config() -> SampleConfig:
-    return SampleConfig.from_dict(load_config(str(ROOT / "configs/demo.py")).to_dict())
+def demo_config() -> Config:
+    return load_config(str(ROOT / "configs/demo.py"))
 
 
 def of_version_2(checkpoint: Path, out: Path) -> Path:

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import show1_jax
-from show1_jax.checkpoints.networks import build, kind_of, network_kind, network_kinds
+from show1_jax.checkpoints.networks import kind_of, make_network, network_kind, network_kinds
 from show1_jax.config.bounds import BOUNDS, MAX_BLOCK_LAYERS, bounds
-from show1_jax.config.config_file import OutputConfig, SampleConfig
+from show1_jax.config.config_file import Config, OutputConfig
 from show1_jax.config.settings import Settings
 from show1_jax.config.training import OptimizerConfig, TrainingConfig
 from show1_jax.errors import UserError
@@ -26,7 +26,7 @@ from tests.helpers import tiny_config
 
 HUGE = [2**40, 10**10, 10**400, -(10**400), 1e308, float("inf"), float("nan"), -1]
 CLASSES: list[type[Settings]] = [
-    SampleConfig,
+    Config,
     TrainingConfig,
     OptimizerConfig,
     *(kind.architecture for kind in network_kinds().values()),
@@ -109,7 +109,7 @@ def test_no_number_of_a_config_goes_unbounded(value: Any) -> None:
     for path in numbers(values):
         if value == -1 and path[-1] in ("data", "fsdp", "tensor", "height", "guidance_scale"):
             continue
-        assert path[-1] in refusal(SampleConfig, replaced(values, path, value))
+        assert path[-1] in refusal(Config, replaced(values, path, value))
 
 
 @pytest.mark.parametrize("component", ["keyframes", "superres_latent", "vae", "text_t5", "text_clip"])
@@ -135,7 +135,7 @@ def test_many_levels_and_layers_are_refused_and_the_most_are_built_soon() -> Non
     too_many = most | {"layers_per_block": (17,) + (16,) * 7}
     assert "layers_per_block adds up to 129" in refusal(UNetConfig, unet | too_many)
     started = time.monotonic()
-    build("unet", UNetConfig.from_dict(unet | most))
+    make_network("unet", UNetConfig.from_dict(unet | most))
     assert time.monotonic() - started < 60  # a few seconds; without bounds it would take days
 
 
@@ -144,7 +144,7 @@ def test_a_video_is_bounded_as_a_whole() -> None:
     for side in ("height", "width"):
         values["superres_latent"][side] = 16_384
     values["keyframes"]["num_frames"] = 10_000
-    assert "frames of these sizes have" in refusal(SampleConfig, values)
+    assert "frames of these sizes have" in refusal(Config, values)
 
 
 @pytest.mark.parametrize(
@@ -169,11 +169,11 @@ def test_a_video_is_bounded_as_a_whole() -> None:
     ],
 )
 def test_wrong_types_are_refused_by_name(change: dict[Any, Any], said: str) -> None:
-    assert said in refusal(SampleConfig, change)
+    assert said in refusal(Config, change)
 
 
 def test_whole_numbers_are_numbers() -> None:
-    assert SampleConfig.from_dict({"memory_limit_gb": 8}).memory_limit_gb == 8.0
+    assert Config.from_dict({"memory_limit_gb": 8}).memory_limit_gb == 8.0
     assert network_kind("unet").architecture.from_dict(tiny_config.UNET | {"in_channels": 3, "text_dim": None})
 
 
@@ -204,4 +204,4 @@ def test_an_architecture_with_any_value_is_built_or_refused_in_one_line(componen
     small = st.integers(1, 64)
     fields |= data.draw(st.dictionaries(names, small | st.lists(small, min_size=1, max_size=3) | JSON, max_size=2))
     made = made_or_refused(network_kind(kind).architecture, fields)
-    assert made is None or build(kind, made)
+    assert made is None or make_network(kind, made)

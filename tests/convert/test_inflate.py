@@ -25,7 +25,7 @@ from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
 from show1_jax.checkpoints.arrays import load_weights
 from show1_jax.checkpoints.manifest import read_manifest, verify_files
-from show1_jax.checkpoints.networks import build, network_kind
+from show1_jax.checkpoints.networks import make_network, network_kind
 from show1_jax.checkpoints.random import write_random_checkpoint
 from show1_jax.parallel.weights import WeightPath
 from tests.helpers import tiny_config
@@ -80,7 +80,7 @@ def weights_of(checkpoint: Path, name: str) -> dict[WeightPath, np.ndarray]:
 def call(checkpoint: Path, name: str, *inputs: Any) -> np.ndarray:
     """What a network makes of its inputs, in float32."""
     record = read_manifest(checkpoint).component(name)
-    graph, shapes = nnx.split(build(record.kind, stored_architecture(checkpoint, name, record)))
+    graph, shapes = nnx.split(make_network(record.kind, stored_architecture(checkpoint, name, record)))
     weights = load_weights(checkpoint, name, shapes)
     return np.asarray(jax.jit(lambda weights, *inputs: nnx.merge(graph, weights)(*inputs))(weights, *inputs))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.training import TRAINED_STAGES
 
 TEXT_DIM = 32
@@ -75,7 +75,7 @@ LATENT_DPM_SOLVER = {
 
 def get_config() -> ConfigDict:
     """The smallest cascade, with random weights."""
-    settings = SampleConfig(checkpoint="checkpoints/tiny-random", random_weights=True, compilation_cache="")
+    settings = Config(checkpoint="checkpoints/tiny-random", random_weights=True, compilation_cache="")
     config = ConfigDict(settings.to_dict())
     config.keyframes.update(num_steps=1, num_frames=3, height=8, width=8)
     config.interpolation.update(num_steps=1, num_between=1)
@@ -109,6 +109,6 @@ def get_config() -> ConfigDict:
     return config
 
 
-def settings() -> SampleConfig:
+def settings() -> Config:
     """The same as dataclasses."""
-    return SampleConfig.from_dict(get_config().to_dict())
+    return Config.from_dict(get_config().to_dict())

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.training import TrainedStage
 from show1_jax.training.plan import make_plan
 from show1_jax.training.run.training_run import TrainingRun
@@ -18,7 +18,7 @@ from tests.helpers.processes import environment
 ROOT = Path(__file__).parents[2]
 
 
-def settings(checkpoint: Path, stage: TrainedStage, **changes: Any) -> SampleConfig:
+def settings(checkpoint: Path, stage: TrainedStage, **changes: Any) -> Config:
     """The tiny config with some training settings changed, by dotted name."""
     config = tiny_config.get_config()
     config.checkpoint = str(checkpoint)
@@ -28,10 +28,10 @@ def settings(checkpoint: Path, stage: TrainedStage, **changes: Any) -> SampleCon
     config.train.update(changes.pop("train", {}))
     config.train[stage].optimizer.update(changes.pop("optimizer", {}))
     config.train[stage].update(changes)
-    return SampleConfig.from_dict(config.to_dict())
+    return Config.from_dict(config.to_dict())
 
 
-def run_of(config: SampleConfig, stage: TrainedStage, workdir: Path, num_devices: int = 1) -> TrainingRun:
+def run_of(config: Config, stage: TrainedStage, workdir: Path, num_devices: int = 1) -> TrainingRun:
     return TrainingRun.open(make_plan(config, stage, "cpu"), workdir, jax.devices()[:num_devices])
 
 

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.memory import stage_need
-from show1_jax.checkpoints.networks import build
+from show1_jax.checkpoints.networks import make_network
 from show1_jax.config.sampling import STAGES, MeshConfig, SamplingMeshConfig, Stage
 from show1_jax.errors import UserError
 from show1_jax.media.frames import to_uint8
@@ -210,7 +210,7 @@ def test_activations_are_spread_by_batch_and_rows(shape: tuple[int, ...], spec: 
 def test_no_device_does_much_more_than_its_share(windows: int) -> None:
     """Rows that do not divide, attention that gathers, and whatever else the partitioner does by itself."""
     architecture = UNetConfig.from_dict(UNET)
-    graph, abstract = nnx.split(build("unet", architecture, dtype=np.float32, param_dtype=np.float32))
+    graph, abstract = nnx.split(make_network("unet", architecture, dtype=np.float32, param_dtype=np.float32))
     mesh = make_mesh(SamplingMeshConfig(guidance=2, height=4))
     like = functools.partial(jax.ShapeDtypeStruct, sharding=replicated_sharding(mesh))
     weights = jax.tree.map(lambda leaf: like(leaf.shape, leaf.dtype), abstract)

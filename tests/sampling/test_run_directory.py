@@ -24,7 +24,7 @@ from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.conditions import SAMPLING
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cli import run_command
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder
@@ -134,7 +134,7 @@ def test_record(finished: RunDirectory, tiny_checkpoint: Path) -> None:
     assert (request["prompt"], request["seed"], request["precision"]) == (PROMPT, SEED, "float32")
     assert request["negative_prompts"]["keyframes"] == ""
     assert request["negative_prompts"]["superres_latent"] == request["config"]["negative_prompt"] != ""
-    assert SampleConfig.from_dict(request["config"]).superres_latent.num_steps == 2
+    assert Config.from_dict(request["config"]).superres_latent.num_steps == 2
     assert set(request["checkpoint"]) == {*STAGES, "text_t5", "text_clip", "vae"}
     assert all(len(value) == 64 for value in request["checkpoint"].values())
     assert made["versions"]["jax"] == jax.__version__

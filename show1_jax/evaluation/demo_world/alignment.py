@@ -8,6 +8,7 @@ measured and what is right; and failures/, pictures of videos in which something
 """
 
 import argparse
+import dataclasses
 import resource
 import shutil
 import statistics
@@ -21,9 +22,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from show1_jax.cascade.stages import STAGE_TABLE, stages_before
-from show1_jax.cli import ArgumentParser, load_overridden, run_command
+from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.config.bounds import MAX_SEED
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import Stage
 from show1_jax.data.synthetic.world import render, scene_from_index
 from show1_jax.errors import UserError
@@ -87,7 +88,7 @@ def evaluate(questions: Sequence[Question], make_videos: MakeVideos, batch_size:
     return table
 
 
-def sampled(config: SampleConfig, stage: Stage) -> MakeVideos:
+def sampled(config: Config, stage: Stage) -> MakeVideos:
     """Videos that the cascade samples, up to a stage. JAX is imported once it is known to be needed."""
     from show1_jax.cascade.cascade import Cascade
     from show1_jax.runtime import keep_compiled, memory_errors
@@ -105,7 +106,7 @@ def sampled(config: SampleConfig, stage: Stage) -> MakeVideos:
     return make
 
 
-def drawn(config: SampleConfig, stage: Stage) -> MakeVideos:
+def drawn(config: Config, stage: Stage) -> MakeVideos:
     """Return the videos that the cascade should make: the world's own pictures, in a stage's size."""
     height, width = STAGE_TABLE[stage].size(config, (config.keyframes.height, config.keyframes.width))
     times = np.arange(config.num_frames) / config.output.fps
@@ -170,9 +171,8 @@ def _check(parsed: argparse.Namespace) -> None:
 def _main(arguments: Sequence[str]) -> None:
     parsed, overrides = _parser().parse_known_args(arguments)
     _check(parsed)
-    settings = load_overridden(parsed.config, overrides)
-    settings.checkpoint = parsed.checkpoint or settings.checkpoint
-    config = SampleConfig.from_dict(settings.to_dict())
+    config = load_config(parsed.config, overrides)
+    config = dataclasses.replace(config, checkpoint=parsed.checkpoint or config.checkpoint)
     kinds = list(dict.fromkeys(parsed.kinds.split(",")))
     indices = range(parsed.first, parsed.first + parsed.num_prompts)
     questions = [ask(kind, index, parsed.seed) for kind in kinds for index in indices]

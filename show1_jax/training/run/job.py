@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from show1_jax.checkpoints.random import SOURCE as RANDOM
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.training import TrainedStage
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder, write_bytes
@@ -24,7 +24,7 @@ from show1_jax.training.run.training_run import TrainingRun
 
 
 def run(
-    config: SampleConfig,
+    config: Config,
     stage: TrainedStage,
     workdir: Path,
     *,
@@ -61,7 +61,7 @@ def run(
         Loop(training, writer, profile).train()
 
 
-def dry_run(config: SampleConfig, stage: TrainedStage, devices: Sequence[int]) -> None:
+def dry_run(config: Config, stage: TrainedStage, devices: Sequence[int]) -> None:
     """Print what a stage would need of each device, for each number of devices; those that are here if none is given.
 
     Raises:
@@ -81,7 +81,7 @@ def _lock(workdir: Path, stack: contextlib.ExitStack) -> None:
         raise UserError(f"cannot write in {workdir} ({error.strerror}); take another --workdir") from error
 
 
-def _write_config(workdir: Path, config: SampleConfig) -> None:
+def _write_config(workdir: Path, config: Config) -> None:
     write_bytes(workdir / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.training import TRAINED_STAGES, TrainedStage
 from show1_jax.errors import UserError
 from show1_jax.media.read import read_video
@@ -87,7 +87,7 @@ def wait_for_step(workdir: Path, step: int, process: "subprocess.Popen[str]") ->
     raise AssertionError(process.communicate()[0])
 
 
-def arrays_of(workdir: Path, config: SampleConfig, stage: TrainedStage) -> dict[str, bytes]:
+def arrays_of(workdir: Path, config: Config, stage: TrainedStage) -> dict[str, bytes]:
     run = run_of(config, stage, workdir)
     arrays = bytes_of(run)
     run.close()
@@ -138,7 +138,7 @@ def test_a_run_goes_on_only_as_what_it_is(
     first.save(0)
     first.close()
 
-    def refusal(config: SampleConfig, stage: TrainedStage = stage) -> str:
+    def refusal(config: Config, stage: TrainedStage = stage) -> str:
         with pytest.raises(UserError) as refused:
             run_of(config, stage, tmp_path)
         return str(refused.value)
@@ -152,7 +152,7 @@ def test_a_run_goes_on_only_as_what_it_is(
     deeper = tiny_config.get_config()
     deeper.architecture.vae.layers_per_block = 2
     changed = settings(tiny_checkpoint, stage).to_dict() | {"architecture": deeper.architecture.to_dict()}
-    assert "of another network or noise schedule" in refusal(SampleConfig.from_dict(changed))
+    assert "of another network or noise schedule" in refusal(Config.from_dict(changed))
 
     changed_rate = settings(tiny_checkpoint, stage, optimizer={"learning_rate": 0.5}, train={"log_every": 7})
     run = run_of(changed_rate, stage, tmp_path)
@@ -225,10 +225,10 @@ def test_settings_that_the_network_it_starts_from_overrules_are_named(tiny_check
     changed = config.to_dict()
     changed["architecture"]["keyframes"]["act_fn"] = "silu"
     changed["schedulers"]["keyframes"]["scheduler"] |= {"prediction_type": "v_prediction"}
-    plan = make_plan(SampleConfig.from_dict(changed), "keyframes", "cpu")
+    plan = make_plan(Config.from_dict(changed), "keyframes", "cpu")
     assert plan.overridden_settings() == ["architecture.keyframes.act_fn", "schedulers.keyframes.scheduler"]
     changed["train"]["keyframes"]["init"] = ""
-    assert make_plan(SampleConfig.from_dict(changed), "keyframes", "cpu").overridden_settings() == []
+    assert make_plan(Config.from_dict(changed), "keyframes", "cpu").overridden_settings() == []
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from show1_jax.config.config_file import SampleConfig
+from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import MeshConfig
 from show1_jax.training.run.metrics import read_metrics
 from show1_jax.training.run.training_run import TrainingRun
@@ -25,7 +25,7 @@ MESHES: dict[str, tuple[MeshConfig, dict[str, Any]]] = {
 }
 
 
-def descend(config: SampleConfig, workdir: Path, num_devices: int) -> tuple[float, dict[str, np.ndarray], TrainingRun]:
+def descend(config: Config, workdir: Path, num_devices: int) -> tuple[float, dict[str, np.ndarray], TrainingRun]:
     """The first loss, the first gradient (the optimiser's first moment), and the run after five plain steps."""
     run = run_of(config, "keyframes", workdir, num_devices)
     (loss,) = advance(run, 1)
