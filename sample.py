@@ -76,11 +76,11 @@ def sample(argv: Sequence[str]) -> None:
 
     with cli.importing_jax("sample"):
         from show1_jax.parallel import initialize_distributed
-        from show1_jax.sampling.job import dry_run, run
+        from show1_jax.sampling.job import print_memory, sample_videos
 
     if processes := cli.asked_processes(values):
         initialize_distributed(*processes)
-    (dry_run if values.dry_run else run)(config, request)
+    (print_memory if values.dry_run else sample_videos)(config, request)
 
 
 def main() -> int:

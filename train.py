@@ -62,14 +62,14 @@ def train(argv: Sequence[str]) -> None:
 
     with cli.importing_jax("train"):
         from show1_jax.parallel import initialize_distributed
-        from show1_jax.training.run.job import dry_run, run
+        from show1_jax.training.run.job import print_training_memory, train
 
     if processes := cli.asked_processes(values):
         initialize_distributed(*processes)
     if values.dry_run:
-        dry_run(config, stage, devices)
+        print_training_memory(config, stage, devices)
         return
-    run(config, stage, workdir, profile=profile, wandb_project=values.wandb or "")
+    train(config, stage, workdir, profile=profile, wandb_project=values.wandb or "")
 
 
 def _steps(profile: str | None) -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ from typing import Final
 from benchmarks import table
 from benchmarks.machine import describe_machine
 from benchmarks.videos import PROMPTS, psnr_cell, sample, worst_psnr
-from show1_jax.cascade.cascade import Cascade, Video
+from show1_jax.cascade.cascade import Cascade, HostVideo
 from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES
@@ -25,7 +25,7 @@ LEAST: Final = 45.0
 """Decibels that the worst video of any row must have: a root mean square of 1.4 of 255 levels."""
 
 
-def rows(config: Config) -> Iterator[tuple[str, Video, Video]]:
+def rows(config: Config) -> Iterator[tuple[str, HostVideo, HostVideo]]:
     """What is in bfloat16, what it made, and what float32 made, as they are known."""
     exact, rounded = (
         Cascade.load(config.checkpoint, dataclasses.replace(config, precision=precision))

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from show1_jax.cascade.cascade import Cascade, Video
+from show1_jax.cascade.cascade import Cascade, HostVideo
 from show1_jax.config.sampling import Stage
 from show1_jax.media.frames import to_uint8
 from show1_jax.sampling.progress import StageBars
@@ -21,8 +21,8 @@ PROMPTS: Final = (
 
 
 def sample(
-    cascade: Cascade, prompts: Sequence[str], stages: Sequence[Stage], given: Mapping[Stage, Video] | None = None
-) -> tuple[dict[Stage, Video], dict[str, float]]:
+    cascade: Cascade, prompts: Sequence[str], stages: Sequence[Stage], given: Mapping[Stage, HostVideo] | None = None
+) -> tuple[dict[Stage, HostVideo], dict[str, float]]:
     """The prompts' videos with seeds 0, 1, ..., and the seconds of each stage and of `all`; shows a bar for each."""
     with closing(StageBars(stages)) as bars:
         start = time.perf_counter()
@@ -38,17 +38,17 @@ def sample(
     return videos, {**{stage: bars.times[stage]["seconds"] for stage in stages}, "all": total}
 
 
-def psnr(video: Video, reference: Video) -> float:
+def psnr(video: HostVideo, reference: HostVideo) -> float:
     """Of 8-bit frames, in decibels."""
     error = to_uint8(video).astype(np.float64) - to_uint8(reference)
     return float(10 * np.log10(255**2 / max(np.square(error).mean(), 1e-12)))
 
 
-def worst_psnr(videos: Video, references: Video) -> float:
+def worst_psnr(videos: HostVideo, references: HostVideo) -> float:
     """Of the video that is farthest from its reference."""
     return min(map(psnr, videos, references))
 
 
-def psnr_cell(videos: Video, references: Video) -> str:
+def psnr_cell(videos: HostVideo, references: HostVideo) -> str:
     """PSNR over all videos, and of the worst one, as a table's cell."""
     return f"{psnr(videos, references):.1f} dB, {worst_psnr(videos, references):.1f} dB"

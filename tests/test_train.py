@@ -11,7 +11,7 @@ from show1_jax.cli import flag_help, load_config
 from show1_jax.config.config_file import Config
 from show1_jax.config.training import TRAINED_STAGES, OptimizerConfig, TrainedStage
 from show1_jax.errors import UserError
-from show1_jax.training.dry_run import describe
+from show1_jax.training.dry_run import describe_training_memory
 from show1_jax.training.plan import clip_spec, make_plan
 from tests.helpers import tiny_config
 
@@ -157,8 +157,8 @@ def test_full_size_shapes_say_what_forty_gigabytes_hold() -> None:
     config = load_config(FULL)
     plan = make_plan(config, "keyframes", "accelerator")
     kept = 0  # tracing the full network takes minutes
-    eight, many = (sizes(describe(plan, number, kept)) for number in (8, 32))
-    assert "take a multiple of 64 clips" in describe(plan, 64, kept)
+    eight, many = (sizes(describe_training_memory(plan, number, kept)) for number in (8, 32))
+    assert "take a multiple of 64 clips" in describe_training_memory(plan, 64, kept)
     parameters = 1.72684839
     assert eight["weights"] == pytest.approx(4 * parameters / 8, rel=0.01)
     assert eight["optimizer"] == pytest.approx(8 * parameters / 8, rel=0.01)

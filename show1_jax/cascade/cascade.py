@@ -32,10 +32,10 @@ from show1_jax.text.encoding import encode_text_jit
 from show1_jax.text.streaming import encode_by_blocks
 from show1_jax.text.tokenizers import TextTokenizer, Tokens
 
-Video = Float32[np.ndarray, "b t h w c"]
-OnStep = Callable[[Stage, int, int], None]
+HostVideo = Float32[np.ndarray, "b t h w c"]
+OnStageStep = Callable[[Stage, int, int], None]
 """Called after every denoising step with the stage, the steps done and their total."""
-OnStage = Callable[[Stage, Video], None]
+OnStage = Callable[[Stage, HostVideo], None]
 """Called with every stage's result as soon as it is there."""
 
 
@@ -114,7 +114,7 @@ class Cascade:
         stages: Sequence[Stage] = STAGES,
         given: Mapping[Stage, np.ndarray] | None = None,
         noise: NoiseSource | None = None,
-        on_step: OnStep = lambda stage, done, total: None,
+        on_step: OnStageStep = lambda stage, done, total: None,
         on_stage: OnStage = lambda stage, video: None,
     ) -> dict[Stage, Float32[np.ndarray, "b _ _ _ 3"]]:
         """Sample one video of each prompt, all in one batch.
@@ -266,6 +266,6 @@ class Cascade:
             return SAMPLING[stage](context, spec.config, videos)
 
 
-def _pad(video: Video, padding: int) -> Float32[np.ndarray, "b+{padding} t h w c"]:
+def _pad(video: HostVideo, padding: int) -> Float32[np.ndarray, "b+{padding} t h w c"]:
     """Repeat the last video, so that the batch divides over the devices."""
     return np.concatenate([video, *[video[-1:]] * padding])

@@ -28,9 +28,9 @@ from show1_jax.config.sampling import Between, CascadeConfig, Stage, StageConfig
 from show1_jax.diffusion.samplers import make_sampler
 from show1_jax.diffusion.schedule import SchedulerConfig, add_noise, alphas_cumprod
 from show1_jax.media.frames import from_uint8, resize_uint8, to_uint8
+from show1_jax.nn.array_types import Video
 from show1_jax.parallel import check_finite, gather, put_batch
 
-Video = Float32[Array, "b t h w c"]
 StageVideo = Float32[Array, "b _ _ _ _"]
 """The result of a stage, which has frames and sides of its own."""
 StageVideos = Mapping[Stage, StageVideo]

@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.diffusion.samplers import Coefficients, Sampler, SamplerState, guide
+from show1_jax.nn.array_types import Video
 from show1_jax.nn.unet import UNet
 from show1_jax.parallel import batch_sharding, check_finite, constrain_batch
 from show1_jax.runtime import network_program
 
-Video = Float32[Array, "b t h w c"]
 OnStep = Callable[[int, int], None]
 """Called with the number of steps done and their total."""
 

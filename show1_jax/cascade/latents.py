@@ -10,13 +10,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
 from show1_jax.checkpoints.networks import LoadedNetwork
+from show1_jax.nn.array_types import Latents, Video
 from show1_jax.nn.config import VAEConfig
 from show1_jax.nn.vae import Autoencoder
 from show1_jax.parallel import constrain_batch
 from show1_jax.runtime import network_program
-
-Video = Float32[Array, "b t h w c"]
-Latents = Float32[Array, "b t i j z"]
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ TrainedStage = Literal["keyframes", "interpolation", "first_frame", "superres_pi
 TRAINED_STAGES: Final[tuple[TrainedStage, ...]] = get_args(TrainedStage)
 LearningRateSchedule = Literal["constant", "cosine", "linear"]
 DataName = Literal["synthetic", "videos"]
-TextSource = Literal["encoder", "cache"]
+TextSourceName = Literal["encoder", "cache"]
 OptimizerKind = Literal["adamw", "muon"]
 ReconstructionError = Literal["absolute", "squared"]
 
@@ -180,7 +180,7 @@ class DataConfig(Settings):
 class TextConfig(Settings):
     """Where the networks' text states come from."""
 
-    source: TextSource = "encoder"
+    source: TextSourceName = "encoder"
     """`encoder`: run frozen in every step; `cache`: read from what `python -m show1_jax.data encode_text` made."""
     cache: str = ""
     """Folder of the cache."""

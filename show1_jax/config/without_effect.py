@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from show1_jax.errors import shown, shown_name
 
-Settings = Mapping[str, Any]
-Condition = Callable[[Any, Settings], bool]
+Fields = Mapping[str, Any]
+Predicate = Callable[[Any, Fields], bool]
 
 DDPM, DDIM, DPM_SOLVER = "DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler"
 PIXEL_UNET, LATENT_UNET, VAE = "pixel UNet", "latent UNet", "AutoencoderKL"
@@ -22,34 +22,34 @@ _NETWORKS: Final = (PIXEL_UNET, LATENT_UNET, VAE)
 _ENCODERS: Final = (T5, CLIP)
 
 
-def _always(value: Any, settings: Settings) -> bool:
+def _always(value: Any, settings: Fields) -> bool:
     return True
 
 
-def _at(*values: Any) -> Condition:
+def _at(*values: Any) -> Predicate:
     """One of these values, or null, which stands for a class's default."""
     return lambda value, settings: value is None or any(value == other for other in values)
 
 
-def _off(value: Any, settings: Settings) -> bool:
+def _off(value: Any, settings: Fields) -> bool:
     return value is None or value is False
 
 
-def _zero(value: Any, settings: Settings) -> bool:
+def _zero(value: Any, settings: Fields) -> bool:
     return value is None or (isinstance(value, int | float) and value == 0)
 
 
-def _empty(value: Any, settings: Settings) -> bool:
+def _empty(value: Any, settings: Fields) -> bool:
     return value is None or value in ({}, [], "")
 
 
-def _without(switch: str) -> Condition:
+def _without(switch: str) -> Predicate:
     """Whatever the value, as long as `switch` is off."""
     return lambda value, settings: not settings.get(switch)
 
 
 @dataclass(frozen=True)
-class Row:
+class Rule:
     """When some fields have no effect.
 
     Attributes:
@@ -61,102 +61,102 @@ class Row:
 
     files: tuple[str, ...]
     fields: str
-    where: Condition
+    where: Predicate
     reason: str
 
 
-TABLE: Final[tuple[Row, ...]] = (
+RULES: Final[tuple[Rule, ...]] = (
     # Schedulers
-    Row(
+    Rule(
         _SCHEDULERS,
         "disable_corrector interpolation_type noise_sampler_seed original_inference_steps predict_x0 rho sigma_data "
         "sigma_max sigma_min sigma_schedule skip_prk_steps solver_p timestep_scaling timestep_type",
         _always,
         "a setting of other schedulers, which `from_config` carries along",
     ),
-    Row(_SCHEDULERS, "rescale_betas_zero_snr", _off, "only without it is the noise schedule the one of its betas"),
-    Row(
+    Rule(_SCHEDULERS, "rescale_betas_zero_snr", _off, "only without it is the noise schedule the one of its betas"),
+    Rule(
         (DDPM, DDIM),
         "euler_at_final final_sigmas_type flow_shift time_shift_type use_beta_sigmas use_dynamic_shifting "
         "use_exponential_sigmas use_flow_sigmas use_lu_lambdas",
         _always,
         "a setting of DPM-Solver, which this class does not read",
     ),
-    Row(
+    Rule(
         (DPM_SOLVER,),
         "euler_at_final",
         lambda value, settings: _off(value, settings) or settings.get("solver_order") == 1,
         "only without it (or with solver_order 1) is the last step of the order that solver_order gives it",
     ),
-    Row(
+    Rule(
         (DPM_SOLVER,),
         "final_sigmas_type",
         _at("sigma_min"),
         "only 'sigma_min' ends the last step at timestep 0, as the original does; 'zero' ends it without any noise",
     ),
-    Row(
+    Rule(
         (DPM_SOLVER,),
         "use_beta_sigmas use_exponential_sigmas use_flow_sigmas use_lu_lambdas",
         _off,
         "only without it are the steps those of timestep_spacing",
     ),
-    Row((DPM_SOLVER,), "flow_shift", _without("use_flow_sigmas"), "it shifts the steps of use_flow_sigmas alone"),
-    Row((DPM_SOLVER,), "use_dynamic_shifting", _off, "only without it are the steps the same for all sizes"),
-    Row(
+    Rule((DPM_SOLVER,), "flow_shift", _without("use_flow_sigmas"), "it shifts the steps of use_flow_sigmas alone"),
+    Rule((DPM_SOLVER,), "use_dynamic_shifting", _off, "only without it are the steps the same for all sizes"),
+    Rule(
         (DPM_SOLVER,),
         "time_shift_type",
         _without("use_dynamic_shifting"),
         "it says how use_dynamic_shifting shifts the steps",
     ),
     # Networks of diffusers
-    Row(_NETWORKS, "sample_size", _always, "the size is that of the input"),
-    Row(
+    Rule(_NETWORKS, "sample_size", _always, "the size is that of the input"),
+    Rule(
         _NETWORKS,
         "decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup",
         _always,
         "what EMAModel.save_pretrained leaves of a training's moving average",
     ),
-    Row(_NETWORKS, "dropout", _zero, "only without dropout is training the same"),
-    Row((PIXEL_UNET,), "downsample_padding", _always, "resnets resample here; strided convolutions alone pad"),
-    Row(
+    Rule(_NETWORKS, "dropout", _zero, "only without dropout is training the same"),
+    Rule((PIXEL_UNET,), "downsample_padding", _always, "resnets resample here; strided convolutions alone pad"),
+    Rule(
         (PIXEL_UNET,),
         "dual_cross_attention reverse_transformer_layers_per_block transformer_layers_per_block upcast_attention "
         "use_linear_projection",
         _always,
         "a setting of transformer blocks, and these attention blocks have none",
     ),
-    Row(
+    Rule(
         (PIXEL_UNET,),
         "projection_class_embeddings_input_dim addition_time_embed_dim",
         _always,
         "the width of an embedding that only refused values of class_embed_type and addition_embed_type have",
     ),
-    Row(
+    Rule(
         (PIXEL_UNET,),
         "num_class_embeds",
         lambda value, settings: value is None or settings.get("class_embed_type") is not None,
         "class_embed_type comes first: only without both is there no table of classes",
     ),
-    Row((PIXEL_UNET,), "attention_type", _at("default"), "other values add GLIGEN's layers"),
+    Rule((PIXEL_UNET,), "attention_type", _at("default"), "other values add GLIGEN's layers"),
     # Settings of Show-1's class, at the values that diffusers' class of the same name has without a setting.
-    Row((LATENT_UNET,), "addition_embed_type_num_heads", _always, "heads of addition_embed_type, which is refused"),
-    Row((LATENT_UNET,), "conv_in_kernel conv_out_kernel", _at(3), "the class's only size"),
-    Row((LATENT_UNET,), "flip_sin_to_cos use_linear_projection", _at(True), "what the class always does"),
-    Row((LATENT_UNET,), "freq_shift", _zero, "the class's only value"),
-    Row((LATENT_UNET,), "resnet_out_scale_factor", _at(1), "the class's only factor"),
-    Row((LATENT_UNET,), "resnet_time_scale_shift attention_type", _at("default"), "the class's only kind"),
-    Row((LATENT_UNET,), "time_embedding_type", _at("positional"), "the class's only kind"),
-    Row((LATENT_UNET,), "transformer_layers_per_block", _at(1), "the class's only number"),
-    Row((VAE,), "force_upcast", _always, "the type that a pipeline computes in; here it is a choice of the run"),
-    Row(
+    Rule((LATENT_UNET,), "addition_embed_type_num_heads", _always, "heads of addition_embed_type, which is refused"),
+    Rule((LATENT_UNET,), "conv_in_kernel conv_out_kernel", _at(3), "the class's only size"),
+    Rule((LATENT_UNET,), "flip_sin_to_cos use_linear_projection", _at(True), "what the class always does"),
+    Rule((LATENT_UNET,), "freq_shift", _zero, "the class's only value"),
+    Rule((LATENT_UNET,), "resnet_out_scale_factor", _at(1), "the class's only factor"),
+    Rule((LATENT_UNET,), "resnet_time_scale_shift attention_type", _at("default"), "the class's only kind"),
+    Rule((LATENT_UNET,), "time_embedding_type", _at("positional"), "the class's only kind"),
+    Rule((LATENT_UNET,), "transformer_layers_per_block", _at(1), "the class's only number"),
+    Rule((VAE,), "force_upcast", _always, "the type that a pipeline computes in; here it is a choice of the run"),
+    Rule(
         (VAE,),
         "mid_block_add_attention use_post_quant_conv use_quant_conv",
         lambda value, settings: value is True,
         "only with it are all layers there",
     ),
-    Row((VAE,), "shift_factor", _zero, "only without it is scaling_factor all that is done to latents"),
+    Rule((VAE,), "shift_factor", _zero, "only without it is scaling_factor all that is done to latents"),
     # Text encoders
-    Row(
+    Rule(
         _ENCODERS,
         "add_cross_attention architectures bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward "
         "cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype early_stopping "
@@ -171,20 +171,22 @@ TABLE: Final[tuple[Row, ...]] = (
         _always,
         "about generating text, about training, or about what a call returns; an encoder's states are the same",
     ),
-    Row(
+    Rule(
         _ENCODERS,
         "attention_dropout classifier_dropout dropout dropout_rate gradient_checkpointing initializer_factor "
         "initializer_range",
         _always,
         "about training; text encoders are not trained here",
     ),
-    Row(_ENCODERS, "pruned_heads", _empty, "only without it are all heads there"),
-    Row((T5,), "n_positions num_decoder_layers scale_decoder_outputs", _always, "about the decoder, or read by nobody"),
-    Row((CLIP,), "projection_dim", _always, "about the projection behind the states"),
+    Rule(_ENCODERS, "pruned_heads", _empty, "only without it are all heads there"),
+    Rule(
+        (T5,), "n_positions num_decoder_layers scale_decoder_outputs", _always, "about the decoder, or read by nobody"
+    ),
+    Rule((CLIP,), "projection_dim", _always, "about the projection behind the states"),
 )
 
 
-def refused_fields(kind: str, rest: Settings, settings: Settings) -> Iterator[str]:
+def refused_fields(kind: str, rest: Fields, settings: Fields) -> Iterator[str]:
     """Say what is wrong with each field that has an effect, or is not known.
 
     Names that begin with an underscore are the libraries' own; null and false of an unknown field switch nothing on.
@@ -197,7 +199,7 @@ def refused_fields(kind: str, rest: Settings, settings: Settings) -> Iterator[st
     for name, value in sorted(rest.items()):
         if name.startswith("_"):
             continue
-        row = next((row for row in TABLE if kind in row.files and name in row.fields.split()), None)
+        row = next((row for row in RULES if kind in row.files and name in row.fields.split()), None)
         if row is None and not _off(value, settings):
             yield f"{shown_name(name)} = {shown(value)} is not supported: of this field only null and false are"
         elif row and not row.where(value, settings):

@@ -24,7 +24,7 @@ from show1_jax.config.training import DataConfig
 from show1_jax.data.failures import Failures, VideoError
 from show1_jax.data.order import Order, uniform
 from show1_jax.data.pools import end_with_parent, in_order, pool
-from show1_jax.data.spec import ClipSource, ClipSpec, Draw
+from show1_jax.data.spec import ClipDraw, ClipSource, ClipSpec
 from show1_jax.data.synthetic import world as synthetic
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
@@ -59,7 +59,7 @@ class SyntheticSource:
     def __len__(self) -> int:
         return len(self.world)
 
-    def clip(self, position: int, spec: ClipSpec, draw: Draw) -> tuple[UInt8[np.ndarray, "t h w 3"], str]:
+    def clip(self, position: int, spec: ClipSpec, draw: ClipDraw) -> tuple[UInt8[np.ndarray, "t h w 3"], str]:
         """A clip of a scene, and the caption."""
         num_starts = int((synthetic.DURATION - spec.seconds) * spec.fps + 1e-6) + 1
         start = int(draw.start * num_starts) / spec.fps
@@ -100,7 +100,7 @@ class _TrainingExamples:
         batch, place = divmod(int(index), len(self.rows))
         element = (self.first_batch + batch) * self.batch_size + self.rows[place]
         order = Order(len(self.source), self.seed)
-        draw = Draw(uniform("start", self.seed, element), uniform("crop", self.seed, element))
+        draw = ClipDraw(uniform("start", self.seed, element), uniform("crop", self.seed, element))
         failed: list[tuple[str, str]] = []
         for attempt in range(MAX_ATTEMPTS):
             position = order.replacement(element, attempt) if attempt else order.clip(element)
@@ -208,7 +208,7 @@ class ValidationClips:
     def _example(self, element: int) -> _Example:
         position = element % len(self.source)
         try:
-            return _Example(*self.source.clip(position, self.spec, Draw(0.5, 0.5)), [])
+            return _Example(*self.source.clip(position, self.spec, ClipDraw(0.5, 0.5)), [])
         except VideoError as error:
             return _Example(None, "", [(self.source.name(position), str(error))])
 

@@ -22,7 +22,7 @@ class ClipSpec:
         return (self.num_frames - 1) / self.fps
 
 
-class Draw(NamedTuple):
+class ClipDraw(NamedTuple):
     """How a clip is taken from a video, as shares from 0 to 1: of the possible starts, and of the crop's positions."""
 
     start: float
@@ -35,7 +35,7 @@ class ClipSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def clip(self, position: int, spec: ClipSpec, draw: Draw) -> tuple[UInt8[np.ndarray, "t h w 3"], str]:
+    def clip(self, position: int, spec: ClipSpec, draw: ClipDraw) -> tuple[UInt8[np.ndarray, "t h w 3"], str]:
         """Return a clip and its caption.
 
         Raises:

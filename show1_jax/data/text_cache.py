@@ -38,7 +38,7 @@ from show1_jax.text.encoders import TEXT_ENCODERS, encoder_of_kind
 from show1_jax.text.encoding import encode_text_jit
 from show1_jax.text.tokenizers import Tokens
 
-FORMAT: Final = "show1_jax.text_cache.v1"
+CACHE_FORMAT: Final = "show1_jax.text_cache.v1"
 _RECORD, _STATES, _KEYS = "cache.json", "states.array_record", "keys.bin"
 _KEY_BYTES: Final = 12
 _STATE_BYTES: Final = 2
@@ -69,7 +69,7 @@ class CacheRecord(Settings):
     num_captions: int
     positions: int
     width: int
-    format: str = FORMAT
+    format: str = CACHE_FORMAT
 
     @property
     def caption_bytes(self) -> int:
@@ -352,8 +352,8 @@ def _read_record(folder: Path) -> CacheRecord:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / _RECORD}: damaged ({error}); {_REMAKE}") from None
-    if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
-        raise UserError(f"{folder}: format {values['format']!r:.40}, this program reads {FORMAT}; {_REMAKE}")
+    if isinstance(values, dict) and values.get("format", CACHE_FORMAT) != CACHE_FORMAT:
+        raise UserError(f"{folder}: format {values['format']!r:.40}, this program reads {CACHE_FORMAT}; {_REMAKE}")
     try:
         return CacheRecord.from_dict(values)
     except UserError as error:

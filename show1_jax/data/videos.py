@@ -14,7 +14,7 @@ from show1_jax.data.failures import VideoError
 from show1_jax.data.names import MAX_CAPTION, MAX_VIDEO_BYTES, shown
 from show1_jax.data.order import shuffled
 from show1_jax.data.records import Records
-from show1_jax.data.spec import ClipSpec, Draw
+from show1_jax.data.spec import ClipDraw, ClipSpec
 from show1_jax.errors import UserError
 
 _MAX_RECORD_BYTES: Final = MAX_VIDEO_BYTES + (1 << 20)
@@ -57,7 +57,7 @@ class VideoSource:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def clip(self, position: int, spec: ClipSpec, draw: Draw) -> tuple[UInt8[np.ndarray, "t h w 3"], str]:
+    def clip(self, position: int, spec: ClipSpec, draw: ClipDraw) -> tuple[UInt8[np.ndarray, "t h w 3"], str]:
         """A clip of a video, and the caption.
 
         It starts anywhere from the video's first moment to the last at which the clip still fits; one that does not

@@ -12,7 +12,7 @@ import numpy as np
 
 from show1_jax.files import open_regular
 from show1_jax.media.errors import VideoError
-from show1_jax.media.images import MAX_PIXELS
+from show1_jax.media.images import MAX_IMAGE_PIXELS
 
 _MAX_HEADER_BYTES: Final = 1 << 16
 _READERS: Final = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -36,8 +36,8 @@ def mapped_array(path: Path) -> Iterator[np.ndarray]:
             raise VideoError("it has no frames")
         if shape[3] != 3:
             raise VideoError(f"it has frames of shape {shape[1:]}, not (height, width, 3)")
-        if shape[1] * shape[2] > MAX_PIXELS:
-            raise VideoError(f"its frames have more than {MAX_PIXELS:,} pixels")
+        if shape[1] * shape[2] > MAX_IMAGE_PIXELS:
+            raise VideoError(f"its frames have more than {MAX_IMAGE_PIXELS:,} pixels")
         yield np.memmap(file, dtype, "r", offset, shape, "F" if fortran_order else "C")
 
 

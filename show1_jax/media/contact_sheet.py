@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,6 +17,8 @@ from show1_jax.media.frames import check_frames, sample_frames
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
+CONTACT_SHEET: Final = "contact_sheet.png"
+"""The name of a sheet's file."""
 SHEET_COLUMNS = 8
 
 

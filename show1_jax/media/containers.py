@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from show1_jax.media.errors import VideoError
-from show1_jax.media.shown import MAX_PIXELS, Look
+from show1_jax.media.shown import MAX_FRAME_PIXELS, Look
 from show1_jax.media.structure import check_whole
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _CONTAINER_OPTIONS: Final = {
     "format_whitelist": _FORMATS,
     "fflags": "-genpts",  # for AVI with B-frames it makes up times that are wrong
 }
-_LIMITS: Final = {"max_pixels": str(MAX_PIXELS)}
+_LIMITS: Final = {"max_pixels": str(MAX_FRAME_PIXELS)}
 _CODEC_OPTIONS: Final = {**_LIMITS, "err_detect": "explode"}
 _ALPHA_BLOCK: Final = (1).to_bytes(8, "big")
 """What Matroska's BlockAddID says of an alpha channel."""
@@ -199,9 +199,9 @@ def _choose_stream(container: "av.container.InputContainer") -> "av.VideoStream"
     # A picture that is not marked as one is a video of one frame.
     stream = min(decodable, key=lambda stream: (stream.frames == 1, not stream.disposition & Disposition.default))
     width, height = stream.codec_context.width, stream.codec_context.height
-    if not 0 < width * height <= MAX_PIXELS:
+    if not 0 < width * height <= MAX_FRAME_PIXELS:
         size = f"{width} x {height}" if width * height else "an unknown number of"
-        raise VideoError(f"its frames have {size} pixels; at most {MAX_PIXELS:,} are read")
+        raise VideoError(f"its frames have {size} pixels; at most {MAX_FRAME_PIXELS:,} are read")
     return stream
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _OTHER_SUFFIXES: Final = (".avif", ".dng", ".dpx", ".exr", ".gif", ".hdr", ".heic", ".jp2", ".jxl", ".ppm", ".tga")
 """Of images that are not read: frames that are passed over would make another video."""
-MAX_PIXELS: Final = 64_000_000
+MAX_IMAGE_PIXELS: Final = 64_000_000
 """Of an image: cameras have up to 61 million."""
 # Others can run programs (EPS), or are no pictures.
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -61,7 +61,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     except VideoError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise VideoError(f"it has more than {MAX_PIXELS:,} pixels") from None
+        raise VideoError(f"it has more than {MAX_IMAGE_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
         raise VideoError(f"it is none of {', '.join(_FORMATS)}") from None
     except Exception as error:  # Pillow raises many types for a damaged file
@@ -72,8 +72,8 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 def _to_rgb(image: "Image.Image") -> np.ndarray:
     from PIL import ImageOps
 
-    if image.width * image.height > MAX_PIXELS:
-        raise VideoError(f"it has more than {MAX_PIXELS:,} pixels")
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+        raise VideoError(f"it has more than {MAX_IMAGE_PIXELS:,} pixels")
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # the others of an MPO are its previews
         raise VideoError("it has several frames; save each as a file of its own")
     upright = ImageOps.exif_transpose(image)

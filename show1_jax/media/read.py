@@ -33,11 +33,11 @@ Choose = Callable[[int], Sequence[int]]
 """From a number of frames to the indices of those that are used, rising; one may come several times."""
 
 
-Size = tuple[int, int] | None
+FrameSize = tuple[int, int] | None
 
 
 def read_frames(
-    path: Path, size: Size = None, num_frames: int | None = None
+    path: Path, size: FrameSize = None, num_frames: int | None = None
 ) -> tuple[Float32[np.ndarray, "t h w 3"], Fraction | None]:
     """Return a video in [-1, 1], and its frame rate where the source states one.
 
@@ -70,7 +70,7 @@ def read_frames(
     raise UserError(f"cannot read {path}: give one of {' '.join(VIDEO_SUFFIXES)} .npy .safetensors, or a folder")
 
 
-def _read_folder(folder: Path, size: Size, choose: Choose) -> np.ndarray:
+def _read_folder(folder: Path, size: FrameSize, choose: Choose) -> np.ndarray:
     try:
         images = list_images(folder)
     except VideoError as error:
@@ -78,7 +78,7 @@ def _read_folder(folder: Path, size: Size, choose: Choose) -> np.ndarray:
     if not images:
         raise UserError(f"{folder} has no frames: give a folder that has some, {' '.join(IMAGE_SUFFIXES)}")
     chosen = [images[index] for index in choose(len(images))]
-    return gather((_read_frame(image) for image in chosen), len(chosen), size, folder)
+    return gather_frames((_read_frame(image) for image in chosen), len(chosen), size, folder)
 
 
 def _read_frame(path: Path) -> np.ndarray:
@@ -88,16 +88,16 @@ def _read_frame(path: Path) -> np.ndarray:
         raise UserError(f"cannot read the image {path} ({error}): replace or remove it") from error
 
 
-def _read_array(path: Path, size: Size, choose: Choose) -> np.ndarray:
+def _read_array(path: Path, size: FrameSize, choose: Choose) -> np.ndarray:
     try:
         with mapped_array(path) as array:
             chosen = choose(len(array))
-            return gather((frame_values(array, index) for index in chosen), len(chosen), size, path)
+            return gather_frames((frame_values(array, index) for index in chosen), len(chosen), size, path)
     except VideoError as error:
         raise UserError(f"cannot read {path} ({error}): save it again with numpy.save") from error
 
 
-def _read_container(path: Path, size: Size, choose: Choose) -> tuple[np.ndarray, Fraction | None]:
+def _read_container(path: Path, size: FrameSize, choose: Choose) -> tuple[np.ndarray, Fraction | None]:
     """Decode the video twice: to know when its frames are shown, then to convert those that are used."""
     try:
         with open_regular(path) as file:
@@ -108,7 +108,7 @@ def _read_container(path: Path, size: Size, choose: Choose) -> tuple[np.ndarray,
             chosen = [even[index] for index in choose(len(even))]
             with open_video(file) as video:
                 frames = _with_progress(video.frames(), path, len(even))
-                return gather(_converted(frames, chosen), len(chosen), size, path), rate
+                return gather_frames(_converted(frames, chosen), len(chosen), size, path), rate
     except VideoError as error:
         raise UserError(f"cannot decode {path} ({error}): convert it, or give another video") from error
 
@@ -130,7 +130,9 @@ def _converted(frames: Iterable[TimedFrame], chosen: Sequence[int]) -> Iterator[
     raise VideoError("it changed while it was read")
 
 
-def gather(frames: Iterable[np.ndarray], count: int, size: Size, path: Path) -> Float32[np.ndarray, "t h w 3"]:
+def gather_frames(
+    frames: Iterable[np.ndarray], count: int, size: FrameSize, path: Path
+) -> Float32[np.ndarray, "t h w 3"]:
     """Return frames that come one at a time, as uint8 or floats, as one array in [-1, 1].
 
     Args:
@@ -179,4 +181,4 @@ def read_video(
         return read_frames(path, size, num_frames)
     video = load_stage(path)
     chosen = range(len(video)) if num_frames is None else even_indices(len(video), num_frames)
-    return gather((video[index] for index in chosen), len(chosen), size, path), None
+    return gather_frames((video[index] for index in chosen), len(chosen), size, path), None

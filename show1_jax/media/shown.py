@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import av
     from PIL import Image
 
-MAX_PIXELS: Final = 1 << 24
+MAX_FRAME_PIXELS: Final = 1 << 24
 """Of a frame, such as 5312 x 2988; decoders keep up to 17 frames."""
 BACKGROUND: Final = (0, 0, 0)
 """What transparent pixels show: black, as video players do."""
@@ -119,8 +119,8 @@ def _make_square(rgb: np.ndarray, pixel_aspect: Fraction) -> np.ndarray:
         raise VideoError(f"its pixels are {float(pixel_aspect):g} times as wide as high")
     height, width = rgb.shape[:2]
     size = (round(width * max(1, pixel_aspect)), round(height * max(1, 1 / pixel_aspect)))
-    if size[0] * size[1] > MAX_PIXELS:
-        raise VideoError(f"its frames have more than {MAX_PIXELS:,} pixels")
+    if size[0] * size[1] > MAX_FRAME_PIXELS:
+        raise VideoError(f"its frames have more than {MAX_FRAME_PIXELS:,} pixels")
     return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from show1_jax.nn.layers import Layers, exact_gelu, flatten_pixels, per_frame
 
-Tokens = Float[Array, "b n c"]
+TokenFeatures = Float[Array, "b n c"]
 
 MAX_LOGITS_BYTES: Final = 2**28
 """Logits of more than this are never in memory at once: at full size, those of a latent layer's pixels are 10 GB."""
@@ -52,7 +52,7 @@ class Attention(nnx.Module):
         self.to_v = make.linear(context_dim, dim, bias=False)
         self.to_out = make.linear(dim, dim)
 
-    def __call__(self, x: Tokens, context: Float[Array, "b m d"], num_frames: int = 1) -> Tokens:
+    def __call__(self, x: TokenFeatures, context: Float[Array, "b m d"], num_frames: int = 1) -> TokenFeatures:
         q, k, v = (
             split_heads(project(y), self.head_dim)
             for project, y in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
@@ -67,7 +67,7 @@ class FeedForward(nnx.Module):
         self.proj_in = make.linear(dim, 8 * dim)
         self.proj_out = make.linear(4 * dim, dim)
 
-    def __call__(self, x: Tokens) -> Tokens:
+    def __call__(self, x: TokenFeatures) -> TokenFeatures:
         value, gate = jnp.split(self.proj_in(x), 2, axis=-1)
         return self.proj_out(value * exact_gelu(gate))
 
@@ -83,7 +83,9 @@ class TransformerBlock(nnx.Module):
         self.norm3 = make.layer_norm(dim)
         self.ff = FeedForward(dim, make)
 
-    def __call__(self, x: Tokens, context: Float[Array, "b m d"] | None = None, num_frames: int = 1) -> Tokens:
+    def __call__(
+        self, x: TokenFeatures, context: Float[Array, "b m d"] | None = None, num_frames: int = 1
+    ) -> TokenFeatures:
         normed = self.norm1(x)
         x = x + self.attn1(normed, normed, num_frames)
         normed = self.norm2(x)

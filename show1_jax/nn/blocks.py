@@ -8,20 +8,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from show1_jax.nn.array_types import TextStates
 from show1_jax.nn.attention import AddedKVAttention, SpatialTransformer
 from show1_jax.nn.config import Activation, UNetConfig
 from show1_jax.nn.layers import Layers, activation, average_2x2, per_frame, rematerialised, repeat_2x2, resize_nearest
 from show1_jax.nn.temporal import TemporalConv, TemporalTransformer
 
-Video = Float[Array, "b t h w c"]
+Features = Float[Array, "b t h w c"]
 Output = Float[Array, "b t _ _ _"]
 """Other channels than the input's and, after resampling, another height and width."""
 Embedding = Float[Array, "b e"]
 Skip = Float[Array, "b t h w skip"]
-Text = Float[Array, "b n d"]
 
 
-def _same(x: Video) -> Video:
+def _same(x: Features) -> Features:
     return x
 
 
@@ -59,7 +59,7 @@ class ResnetBlock(nnx.Module):
         self.scale_factor = scale_factor
         self.resample = {"down": average_2x2, "up": repeat_2x2, None: _same}[resample]
 
-    def __call__(self, x: Video, embedding: Embedding | None = None) -> Output:
+    def __call__(self, x: Features, embedding: Embedding | None = None) -> Output:
         y = self.resample(self.act(per_frame(self.norm1, x)))
         x = self.resample(x)
         y = self.conv1(y)
@@ -85,7 +85,7 @@ class Downsample(nnx.Module):
     def __init__(self, channels: int, make: Layers):
         self.conv = make.conv(channels, channels, 3, stride=2)
 
-    def __call__(self, x: Video, embedding: Embedding | None = None) -> Float[Array, "b t (h+1)//2 (w+1)//2 c"]:
+    def __call__(self, x: Features, embedding: Embedding | None = None) -> Float[Array, "b t (h+1)//2 (w+1)//2 c"]:
         return self.conv(x)
 
 
@@ -95,7 +95,7 @@ class Upsample(nnx.Module):
     def __init__(self, channels: int, make: Layers):
         self.conv = make.conv(channels, channels, 3)
 
-    def __call__(self, x: Video, size: tuple[int, int] | None = None) -> Output:
+    def __call__(self, x: Features, size: tuple[int, int] | None = None) -> Output:
         return self.conv(resize_nearest(x, *(size or (2 * x.shape[2], 2 * x.shape[3]))))
 
 
@@ -182,10 +182,12 @@ class Level(nnx.Module):
         self.attention = attention
         self.remat = make.remat
 
-    def layer(self, index: int, x: Video, embedding: Embedding, text: Text, skip: Skip | None = None) -> Output:
+    def layer(
+        self, index: int, x: Features, embedding: Embedding, text: TextStates, skip: Skip | None = None
+    ) -> Output:
         """Run one layer; a skip's channels come after the input's."""
 
-        def run(x: Video, embedding: Embedding, text: Text, skip: Skip | None) -> Output:
+        def run(x: Features, embedding: Embedding, text: TextStates, skip: Skip | None) -> Output:
             x = self.resnets[index](x if skip is None else jnp.concatenate([x, skip], axis=-1), embedding)
             if self.temporal:
                 x = self.temp_convs[index](x)
@@ -228,7 +230,7 @@ class DownBlock(Level):
                 )
             )
 
-    def __call__(self, x: Video, embedding: Embedding, text: Text) -> tuple[Output, list[Output]]:
+    def __call__(self, x: Features, embedding: Embedding, text: TextStates) -> tuple[Output, list[Output]]:
         """The next level's input, and the skips: every layer's output and the resampled one."""
         skips = []
         for index in range(len(self.resnets)):
@@ -257,10 +259,10 @@ class MidBlock(nnx.Module):
         self.temporal = config.temporal
         self.remat = make.remat
 
-    def __call__(self, x: Video, embedding: Embedding, text: Text) -> Video:
+    def __call__(self, x: Features, embedding: Embedding, text: TextStates) -> Features:
         return rematerialised(self._run, self.remat)(x, embedding, text)
 
-    def _run(self, x: Video, embedding: Embedding, text: Text) -> Video:
+    def _run(self, x: Features, embedding: Embedding, text: TextStates) -> Features:
         x = self.resnets[0](x, embedding)
         if self.temporal:
             x = self.temp_convs[0](x)
@@ -304,7 +306,7 @@ class UpBlock(Level):
                 )
             )
 
-    def __call__(self, x: Video, skips: list[Output], embedding: Embedding, text: Text) -> Output:
+    def __call__(self, x: Features, skips: list[Output], embedding: Embedding, text: TextStates) -> Output:
         """Take this level's skips off the end of `skips`, which is changed in place."""
         for index in range(len(self.resnets)):
             x = self.layer(index, x, embedding, text, skips.pop())
@@ -315,5 +317,5 @@ class UpBlock(Level):
         return x
 
 
-def _call(upsampler: Any, told: tuple[int, ...] | Embedding, x: Video) -> Output:
+def _call(upsampler: Any, told: tuple[int, ...] | Embedding, x: Features) -> Output:
     return upsampler(x, told)

@@ -64,7 +64,7 @@ class CLIPTextConfig(TextArchitecture):
         return self.max_position_embeddings
 
 
-class SelfAttention(nnx.Module):
+class CLIPSelfAttention(nnx.Module):
     """Causal multi-head attention."""
 
     def __init__(self, config: CLIPTextConfig, make: Layers):
@@ -83,7 +83,7 @@ class SelfAttention(nnx.Module):
         )
 
 
-class FeedForward(nnx.Module):
+class CLIPFeedForward(nnx.Module):
     """Two linear layers around the configured activation."""
 
     def __init__(self, config: CLIPTextConfig, make: Layers):
@@ -100,9 +100,9 @@ class Layer(nnx.Module):
 
     def __init__(self, config: CLIPTextConfig, make: Layers):
         self.layer_norm1 = make.layer_norm(config.hidden_size, config.layer_norm_eps)
-        self.self_attn = SelfAttention(config, make)
+        self.self_attn = CLIPSelfAttention(config, make)
         self.layer_norm2 = make.layer_norm(config.hidden_size, config.layer_norm_eps)
-        self.mlp = FeedForward(config, make)
+        self.mlp = CLIPFeedForward(config, make)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         x = x + self.self_attn(self.layer_norm1(x))

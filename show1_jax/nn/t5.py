@@ -88,7 +88,7 @@ def _float32_out(linear: nnx.Linear) -> nnx.Linear:
     return linear
 
 
-class SelfAttention(nnx.Module):
+class T5SelfAttention(nnx.Module):
     """Multi-head attention with a bias on its logits, which are not scaled by 1/sqrt(d)."""
 
     def __init__(self, config: T5Config, has_position_bias: bool, make: Layers):
@@ -135,7 +135,7 @@ class AttentionLayer(nnx.Module):
 
     def __init__(self, config: T5Config, has_position_bias: bool, make: Layers):
         self.layer_norm = _rms_norm(config, make)
-        self.SelfAttention = SelfAttention(config, has_position_bias, make)
+        self.SelfAttention = T5SelfAttention(config, has_position_bias, make)
 
     def __call__(
         self, x: Float[Array, "b n d"], bias: Float[Array, "h n n"], mask: Bool[Array, "b 1 n"]

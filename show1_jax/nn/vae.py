@@ -49,7 +49,7 @@ class PixelAttention(nnx.Module):
         return x + rearrange(self.to_out(out), "(b t) (h w) 1 c -> b t h w c", t=t, h=h)
 
 
-class MidBlock(nnx.Module):
+class AutoencoderMidBlock(nnx.Module):
     """Resnet, attention, resnet."""
 
     def __init__(self, config: VAEConfig, make: Layers):
@@ -100,7 +100,7 @@ class Encoder(nnx.Module):
                 for level, width in enumerate(widths)
             ]
         )
-        self.mid_block = MidBlock(config, make)
+        self.mid_block = AutoencoderMidBlock(config, make)
         self.conv_norm_out = make.group_norm(widths[-1], config.norm_num_groups, _EPSILON)
         self.conv_out = make.conv(widths[-1], 2 * config.latent_channels, 3)
         self.remat = make.remat
@@ -118,7 +118,7 @@ class Decoder(nnx.Module):
     def __init__(self, config: VAEConfig, make: Layers):
         widths = config.block_out_channels[::-1]
         self.conv_in = make.conv(config.latent_channels, widths[0], 3)
-        self.mid_block = MidBlock(config, make)
+        self.mid_block = AutoencoderMidBlock(config, make)
         self.up_blocks = nnx.List(
             [
                 CoderBlock(

@@ -11,7 +11,7 @@ from show1_jax.config.config_file import Config
 from show1_jax.sampling.request import Request
 
 
-def describe(config: Config, request: Request) -> Iterator[str]:
+def describe_memory(config: Config, request: Request) -> Iterator[str]:
     """Yield the lines of a table: the memory of each device while each part of the cascade runs, and the most.
 
     They come one by one: at full size every part takes minutes to compile. The architectures are the checkpoint's or,

@@ -17,7 +17,7 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-from show1_jax.cascade.cascade import Cascade, Video
+from show1_jax.cascade.cascade import Cascade, HostVideo
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.stages import STAGE_TABLE, components, text_encoders
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_run, split_names
@@ -28,14 +28,15 @@ from show1_jax.checkpoints.recorded_settings import differing_settings
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
+from show1_jax.media.contact_sheet import CONTACT_SHEET
 from show1_jax.media.read import read_video
 from show1_jax.media.stage_files import digest
 from show1_jax.parallel import from_first_process, is_first_process
 from show1_jax.runtime import keep_compiled, memory_errors
-from show1_jax.sampling.dry_run import describe
+from show1_jax.sampling.dry_run import describe_memory
 from show1_jax.sampling.progress import StageBars
 from show1_jax.sampling.request import Request
-from show1_jax.sampling.run_directory import CONTACT_SHEET, Clip, RunDirectory, describe_request
+from show1_jax.sampling.run_directory import Clip, RunDirectory, describe_request
 from show1_jax.sampling.run_record import Record, differences
 
 _DISTRIBUTIONS: Final = ("show1-jax", "jax", "jaxlib", "flax", "orbax-checkpoint", "numpy")
@@ -50,7 +51,7 @@ class Job:
     request: dict[str, Any]
 
 
-def run(config: Config, request: Request) -> None:
+def sample_videos(config: Config, request: Request) -> None:
     """Sample the videos of a request and write them; those that are done already are skipped.
 
     Raises:
@@ -85,10 +86,10 @@ def run(config: Config, request: Request) -> None:
         print(_how_to_look(_shown(jobs[-1], request)), flush=True)
 
 
-def dry_run(config: Config, request: Request) -> None:
-    """Print what memory each device would need for a request; see `show1_jax.sampling.dry_run.describe`."""
+def print_memory(config: Config, request: Request) -> None:
+    """Print what memory each device would need for a request; see `show1_jax.sampling.dry_run.describe_memory`."""
     keep_compiled(config.compilation_cache)
-    for line in describe(config, request):
+    for line in describe_memory(config, request):
         if is_first_process():
             print(line, flush=True)
 
@@ -241,12 +242,12 @@ def _sample(
     before = from_first_process(lambda: list(map(_stages_before, batch, repeat(request), results)))
     with closing(StageBars(request.stages, shown=is_first_process())) as bars:
 
-        def write(stage: Stage, videos: Video) -> None:
+        def write(stage: Stage, videos: HostVideo) -> None:
             for job, video, digests in zip(batch, videos, results, strict=True):
                 job.directory.write_stage(stage, video, STAGE_TABLE[stage].fps(config.output))
                 digests[stage] = digest(video)
 
-        def on_stage(stage: Stage, videos: Video) -> None:
+        def on_stage(stage: Stage, videos: HostVideo) -> None:
             from_first_process(lambda: write(stage, videos))
             bars.finish(stage)
 

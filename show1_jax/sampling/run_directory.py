@@ -24,13 +24,12 @@ from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder, user_path, write_bytes
-from show1_jax.media.contact_sheet import contact_sheet
+from show1_jax.media.contact_sheet import CONTACT_SHEET, contact_sheet
 from show1_jax.media.frames import to_uint8
 from show1_jax.media.stage_files import digest, load_stage, save_stage
 from show1_jax.media.write import write_gif, write_mp4
 from show1_jax.sampling.run_record import RECORD, Record
 
-CONTACT_SHEET: Final = "contact_sheet.png"
 _SHOWN: Final = (".mp4", ".gif")
 _SUFFIXES: Final = (*_SHOWN, ".safetensors")
 _HASHED: Final = (*_SHOWN, ".png")

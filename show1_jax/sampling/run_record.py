@@ -17,7 +17,7 @@ from show1_jax.errors import FileError
 from show1_jax.files import read_json
 
 RECORD: Final = "run.json"
-FORMAT: Final = "show1_jax.run.v1"
+RECORD_FORMAT: Final = "show1_jax.run.v1"
 _REMEDY: Final = "replace the video with --overwrite, or choose another place with --out"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _NOT_COMPARED: Final = {
@@ -61,7 +61,7 @@ class Record:
 
     def to_bytes(self) -> bytes:
         """The content of the file. What is no Unicode, such as the name of a folder, is written as `?`."""
-        text = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps({"format": RECORD_FORMAT, **dataclasses.asdict(self)}, indent=2, ensure_ascii=False) + "\n"
         return text.encode(errors="replace")
 
     def vouches(self, request: Mapping[str, Any], results: Mapping[Stage, str]) -> bool:
@@ -76,8 +76,8 @@ class _Fields:
         self._path = path
         if not isinstance(values, dict):
             self._refuse("no JSON object")
-        if values.get("format") != FORMAT:
-            self._refuse(f"format is not {FORMAT!r}")
+        if values.get("format") != RECORD_FORMAT:
+            self._refuse(f"format is not {RECORD_FORMAT!r}")
         self._values: dict[str, Any] = values
 
     def _refuse(self, problem: str) -> NoReturn:

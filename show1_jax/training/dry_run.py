@@ -24,7 +24,7 @@ _UNEVEN = 1.5
 """So many times an even share of the weights on each device is worth a word."""
 
 
-def describe(plan: Plan, num_devices: int, kept: int) -> str:
+def describe_training_memory(plan: Plan, num_devices: int, kept: int) -> str:
     """A table of the memory that each of so many devices needs, and what fills it.
 
     Counted: weights, their average, the optimiser's moments and the gradient (float32, spread over the mesh), the

@@ -18,7 +18,7 @@ from show1_jax.parallel import put_rows
 from show1_jax.text.encoders import encoder_of_kind
 from show1_jax.training.objectives import encode_latents
 from show1_jax.training.plan import Plan
-from show1_jax.training.step import Batch, Frozen, Keys, Text, Video
+from show1_jax.training.step import Batch, Frozen, Keys, TextStates, Video
 from show1_jax.training.text import TextSource, drop_captions, empty_caption, load_text_source
 
 _CAPTION_DRAW = 1000
@@ -70,7 +70,7 @@ class Inputs:
         arrays = [put_rows(array, rows, self._batch_size, self._mesh) for array in (video, *text)]
         return Batch(arrays[0], tuple(arrays[1:]))
 
-    def prepare(self, frozen: Frozen, batch: Batch, keys: Keys, *, training: bool) -> tuple[Video, Text | None]:
+    def prepare(self, frozen: Frozen, batch: Batch, keys: Keys, *, training: bool) -> tuple[Video, TextStates | None]:
         """In the step: what the objective takes; see `Prepare`."""
         video = batch.video.astype(jnp.float32) / 127.5 - 1
         if self.autoencoder is not None:

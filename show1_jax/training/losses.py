@@ -18,9 +18,8 @@ from show1_jax.diffusion.schedule import (
     prediction_slope,
     split_variance,
 )
+from show1_jax.nn.array_types import Latents, Video
 
-Video = Float32[Array, "b t h w c"]
-Latents = Float32[Array, "b t i j z"]
 PerExample = Float32[Array, " b"]
 
 _HALF_BIN = 1 / 255

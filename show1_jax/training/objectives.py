@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import reduce
-from jaxtyping import Array, Float, Float32, Int32, Key
+from jaxtyping import Array, Float, Float32, Int32
 
 from show1_jax.cascade.conditions import interpolation_condition
 from show1_jax.cascade.fit import unet_problems
@@ -39,14 +39,13 @@ from show1_jax.diffusion.schedule import (
     signal_and_noise,
 )
 from show1_jax.errors import UserError
+from show1_jax.nn.array_types import Keys, Video
 from show1_jax.nn.config import Architecture, UNetConfig, VAEConfig
 from show1_jax.nn.vae import Autoencoder
 from show1_jax.training.losses import Losses, autoencoder_losses, diffusion_losses
 
-Video = Float32[Array, "b t h w c"]
-Keys = Key[Array, " b"]
-Purpose = Literal["timestep", "noise", "noise_level", "augmentation", "posterior"]
-_PURPOSES: Final = get_args(Purpose)
+DrawPurpose = Literal["timestep", "noise", "noise_level", "augmentation", "posterior"]
+_PURPOSES: Final = get_args(DrawPurpose)
 
 
 @runtime_checkable
@@ -68,16 +67,16 @@ class Objective(Protocol):
         """
 
 
-def _draw(keys: Keys, purpose: Purpose, sample: Callable[[Array], Array]) -> Array:
+def _draw(keys: Keys, purpose: DrawPurpose, sample: Callable[[Array], Array]) -> Array:
     number = _PURPOSES.index(purpose)
     return jax.vmap(lambda key: sample(fold_in(key, number)))(keys)
 
 
-def _draw_normal(keys: Keys, purpose: Purpose, shape: tuple[int, ...]) -> Float32[Array, "b ..."]:
+def _draw_normal(keys: Keys, purpose: DrawPurpose, shape: tuple[int, ...]) -> Float32[Array, "b ..."]:
     return _draw(keys, purpose, lambda key: normal(key, shape))
 
 
-def _draw_below(keys: Keys, purpose: Purpose, bound: int) -> Int32[Array, " b"]:
+def _draw_below(keys: Keys, purpose: DrawPurpose, bound: int) -> Int32[Array, " b"]:
     return _draw(keys, purpose, lambda key: below(key, bound))
 
 
@@ -87,16 +86,16 @@ def encode_latents(autoencoder: Autoencoder, video: Video, keys: Keys) -> Float3
     return sample_latents(autoencoder, video, noise)
 
 
-class Condition(NamedTuple):
+class ClipCondition(NamedTuple):
     """What a network is told of a clip besides text and timestep: see `show1_jax.cascade.denoise.Condition`."""
 
     channels: Float32[Array, "b t h w e"] | None = None
     noise_level: Int32[Array, " b"] | None = None
 
 
-def no_condition(video: Video, keys: Keys) -> Condition:
+def no_condition(video: Video, keys: Keys) -> ClipCondition:
     """The condition of the stages that have none."""
-    return Condition()
+    return ClipCondition()
 
 
 @dataclass(frozen=True)
@@ -112,13 +111,13 @@ class InterpolationCondition:
     between: Between
     max_noise_level: int
 
-    def __call__(self, video: Float32[Array, "b {self.num_between}+2 h w 3"], keys: Keys) -> Condition:
+    def __call__(self, video: Float32[Array, "b {self.num_between}+2 h w 3"], keys: Keys) -> ClipCondition:
         ends = video[:, :: self.num_between + 1]
         if self.max_noise_level:
             level = _draw_below(keys, "noise_level", self.max_noise_level)
             noise = _draw_normal(keys, "augmentation", ends.shape[1:])
             ends = add_noise(alphas_cumprod(self.scheduler), ends, noise, level)
-        return Condition(interpolation_condition(ends, self.num_between, self.between))
+        return ClipCondition(interpolation_condition(ends, self.num_between, self.between))
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class SuperresCondition:
     max_noise_level: int
     first_frame_given: bool
 
-    def __call__(self, video: Video, keys: Keys) -> Condition:
+    def __call__(self, video: Video, keys: Keys) -> ClipCondition:
         height, width = video.shape[2:4]
         if height % self.scale or width % self.scale:
             raise UserError(
@@ -148,7 +147,7 @@ class SuperresCondition:
         channels = add_noise(alphas_cumprod(self.noising_scheduler), resize_bilinear(low, height, width), noise, level)
         if self.first_frame_given:
             channels = jnp.concatenate([video[:, :1], channels[:, 1:]], axis=1)
-        return Condition(channels, level)
+        return ClipCondition(channels, level)
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ class DenoisingObjective:
     scheduler: SchedulerConfig
     num_timesteps: int
     variational_weight: float
-    condition: Callable[[Video, Keys], Condition] = no_condition
+    condition: Callable[[Video, Keys], ClipCondition] = no_condition
 
     def __call__(self, network: Any, video: Video, text: Float[Array, "b n d"] | None, keys: Keys) -> Losses:
         schedule = alphas_cumprod(self.scheduler)
@@ -252,7 +251,7 @@ def _condition(
     cascade: CascadeConfig,
     scheduler: SchedulerConfig,
     noising_scheduler: SchedulerConfig | None,
-) -> Callable[[Video, Keys], Condition]:
+) -> Callable[[Video, Keys], ClipCondition]:
     stage = spec.name
     if spec.condition == "none":
         return no_condition

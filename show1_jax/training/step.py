@@ -10,10 +10,11 @@ from einops import rearrange
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Float32, Int32, Key, UInt8, UInt32
+from jaxtyping import Array, Float32, Int32, UInt8, UInt32
 
 from show1_jax.config.training import DenoisingTrainingConfig, StageTrainingConfig
 from show1_jax.diffusion.random_keys import as_key, fold_in, numbered_keys
+from show1_jax.nn.array_types import Keys, TextStates, Video
 from show1_jax.parallel import constrain_activation, platform_of
 from show1_jax.parallel.weights import Weights, to_state
 from show1_jax.runtime import compiler_options
@@ -21,10 +22,6 @@ from show1_jax.training.losses import Losses, band_sums
 from show1_jax.training.objectives import Objective
 from show1_jax.training.optimizer import update_average
 from show1_jax.training.state import TrainState
-
-Video = Float32[Array, "b t h w c"]
-Text = Float[Array, "b n d"]
-Keys = Key[Array, " b"]
 
 
 class Batch(NamedTuple):
@@ -42,7 +39,7 @@ Frozen = Mapping[str, Any]
 class Prepare(Protocol):
     """Makes of a batch, in the step, what the objective takes."""
 
-    def __call__(self, frozen: Frozen, batch: Batch, keys: Keys, *, training: bool) -> tuple[Video, Text | None]:
+    def __call__(self, frozen: Frozen, batch: Batch, keys: Keys, *, training: bool) -> tuple[Video, TextStates | None]:
         """Video or latents, and text states; while training, of a share of the clips those of the empty caption."""
 
 
@@ -77,7 +74,7 @@ class Model(NamedTuple):
     prepare: Prepare
     config: StageTrainingConfig
 
-    def losses(self, weights: Weights, video: Video, text: Text | None, keys: Keys) -> Losses:
+    def losses(self, weights: Weights, video: Video, text: TextStates | None, keys: Keys) -> Losses:
         """The objective of every example."""
         network = nnx.merge(self.graph, to_state(self.like, weights))
         return self.objective(network, constrain_activation(video), text, keys)

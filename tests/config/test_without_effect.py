@@ -4,20 +4,20 @@ from itertools import combinations
 
 import pytest
 
-from show1_jax.config.without_effect import LATENT_UNET, PIXEL_UNET, TABLE, VAE, refused_fields
+from show1_jax.config.without_effect import LATENT_UNET, PIXEL_UNET, RULES, VAE, refused_fields
 
-KINDS = sorted({kind for row in TABLE for kind in row.files})
+KINDS = sorted({kind for row in RULES for kind in row.files})
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_field_has_one_row_for_each_kind_of_file(kind: str) -> None:
-    rows = [row.fields.split() for row in TABLE if kind in row.files]
+    rows = [row.fields.split() for row in RULES if kind in row.files]
     assert all(not set(one) & set(other) for one, other in combinations(rows, 2))
 
 
 def test_every_row_has_a_reason() -> None:
-    assert all(len(row.reason.split()) > 2 for row in TABLE)
-    assert len({row.reason for row in TABLE}) > len(TABLE) - 5
+    assert all(len(row.reason.split()) > 2 for row in RULES)
+    assert len({row.reason for row in RULES}) > len(RULES) - 5
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -27,13 +27,13 @@ from show1_jax.data.dataset import features, is_dataset, read_dataset
 from show1_jax.data.failures import VideoError
 from show1_jax.data.names import MAX_CAPTION
 from show1_jax.data.records import RecordFile, Records, too_large
-from show1_jax.data.spec import ClipSpec, Draw
+from show1_jax.data.spec import ClipDraw, ClipSpec
 from show1_jax.data.videos import VideoSource
 from show1_jax.errors import UserError
 from show1_jax.media.write import write_mp4
 
 SHARD = "captioned_videos-train.array_record-00000-of-00001"
-SPEC, DRAW = ClipSpec(num_frames=2, fps=2, height=8, width=8), Draw(0.5, 0.5)
+SPEC, DRAW = ClipSpec(num_frames=2, fps=2, height=8, width=8), ClipDraw(0.5, 0.5)
 JSON_FILES = ("features.json", "dataset_info.json", "metadata.json")
 
 

@@ -27,7 +27,7 @@ RECORD = {
     "num_captions": len(CAPTIONS),
     "positions": POSITIONS,
     "width": WIDTH,
-    "format": text_cache.FORMAT,
+    "format": text_cache.CACHE_FORMAT,
 }
 
 

@@ -283,12 +283,12 @@ def _make_dataset(folder: Path) -> None:
 
 
 def _read_dataset(folder: Path) -> None:
-    from show1_jax.data.spec import ClipSpec, Draw
+    from show1_jax.data.spec import ClipDraw, ClipSpec
     from show1_jax.data.videos import VideoSource
 
     source = VideoSource.open(folder / "dataset")
     list(source.captions())
-    source.clip(0, ClipSpec(4, 4, 10, 16), Draw(0.5, 0.5))
+    source.clip(0, ClipSpec(4, 4, 10, 16), ClipDraw(0.5, 0.5))
     source.name(0)
 
 

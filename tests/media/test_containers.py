@@ -293,7 +293,7 @@ def test_pixels_are_not_stretched_beyond_the_limit(tmp_path: Path, monkeypatch: 
     from show1_jax.media import shown
 
     path = encode(tmp_path / "a.mp4", numbered(3), pixel_aspect=Fraction(4))
-    monkeypatch.setattr(shown, "MAX_PIXELS", HEIGHT * WIDTH * 3)
+    monkeypatch.setattr(shown, "MAX_FRAME_PIXELS", HEIGHT * WIDTH * 3)
     with pytest.raises(UserError, match="more than"):
         read_video(path)
 

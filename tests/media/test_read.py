@@ -225,7 +225,7 @@ def test_arrays_of_other_orders_and_byte_orders_are_read(tmp_path: Path) -> None
 
 def test_frames_of_too_many_pixels_in_an_array_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "a.npy", FRAMES)
-    monkeypatch.setattr(arrays, "MAX_PIXELS", 23)
+    monkeypatch.setattr(arrays, "MAX_IMAGE_PIXELS", 23)
     with pytest.raises(UserError, match="more than 23 pixels"):
         read_video(tmp_path / "a.npy")
 

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from show1_jax.errors import UserError
-from show1_jax.nn.clip import CLIPTextConfig, FeedForward
+from show1_jax.nn.clip import CLIPFeedForward, CLIPTextConfig
 from show1_jax.nn.layers import Layers
 from show1_jax.parallel.weights import to_state, to_weights
 from tests.helpers.encoders import CLIP_FOLDER, clip_settings, encode, encoder
@@ -25,7 +25,7 @@ from tests.helpers.encoders import CLIP_FOLDER, clip_settings, encode, encoder
 )
 def test_clip_activations(name: str, expected: list[float]) -> None:
     config = CLIPTextConfig(9, 4, 4, 1, 1, hidden_act=name)
-    graph, state = nnx.split(FeedForward(config, Layers()))
+    graph, state = nnx.split(CLIPFeedForward(config, Layers()))
     weights = {path: np.eye(4) if path[-1] == "kernel" else np.zeros(4) for path in to_weights(state)}
     layer = nnx.merge(graph, to_state(state, {path: jnp.float32(weight) for path, weight in weights.items()}))
     np.testing.assert_allclose(layer(jnp.asarray([[[-2.0, -0.5, 0.7, 3.0]]]))[0, 0], expected, atol=1e-6)

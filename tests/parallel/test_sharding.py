@@ -23,7 +23,7 @@ from show1_jax.media.stage_files import load_stage
 from show1_jax.nn.config import UNetConfig
 from show1_jax.parallel import constrain_activation, make_mesh, replicated_sharding
 from show1_jax.parallel.sharding import weight_spec
-from show1_jax.sampling.job import dry_run
+from show1_jax.sampling.job import print_memory
 from show1_jax.sampling.request import Request
 from show1_jax.training.flops import count_flops
 from tests.helpers import tiny_config
@@ -98,7 +98,7 @@ def test_branches_of_guidance_that_run_sequentially(tiny_checkpoint: Path, alone
 
 def test_a_dry_run_reads_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = dataclasses.replace(tiny_config.settings(), checkpoint=str(tmp_path / "none"), memory_limit_gb=1e-6)
-    dry_run(config, Request(prompts=(), stages=("keyframes",)))
+    print_memory(config, Request(prompts=(), stages=("keyframes",)))
     head, columns, text, keyframes, most = capsys.readouterr().out.splitlines()
     assert head.startswith("8 x cpu, mesh data=8")
     assert "float32" in head

@@ -33,7 +33,7 @@ from show1_jax.nn.layers import Layers
 from show1_jax.nn.text_architecture import TextArchitecture
 from show1_jax.parallel import MeshConfig, make_mesh
 from show1_jax.parallel.weights import to_weights
-from show1_jax.sampling.dry_run import describe
+from show1_jax.sampling.dry_run import describe_memory
 from show1_jax.sampling.request import Request
 from show1_jax.text.encoders import TEXT_ENCODERS, TextEncoder, encoder_of_kind
 from show1_jax.text.encoding import encode_text_jit
@@ -213,7 +213,7 @@ def test_a_stage_is_sampled_and_trained_with_it(monkeypatch: pytest.MonkeyPatch,
     video, other = (cascade.sample([text], stages=["keyframes"])["keyframes"] for text in ("a", "b"))
     assert video.shape == (1, 2, 8, 8, 3)
     assert (video != other).any()
-    lines = list(describe(config, Request((Prompt("a", seed=0),), ("keyframes",))))
+    lines = list(describe_memory(config, Request((Prompt("a", seed=0),), ("keyframes",))))
     assert [line.split()[0] for line in lines[2:-1]] == ["text_toy", "keyframes"]
 
     training = tiny_runs.run_of(config, "keyframes", tmp_path / "run")

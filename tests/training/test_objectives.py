@@ -366,7 +366,7 @@ def test_an_example_has_the_same_loss_in_any_part_of_the_batch() -> None:
 
 
 def test_draws_are_a_function_of_key_and_purpose() -> None:
-    keys, purposes = jax.random.split(jax.random.key(0), 4000), get_args(objectives.Purpose)
+    keys, purposes = jax.random.split(jax.random.key(0), 4000), get_args(objectives.DrawPurpose)
     number, noise = jax.jit(
         lambda: (
             objectives._draw_below(keys, "timestep", 900),

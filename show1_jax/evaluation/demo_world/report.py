@@ -16,7 +16,7 @@ from show1_jax.files import write_bytes
 from show1_jax.media.contact_sheet import contact_sheet
 
 REPORT: Final = "report.json"
-TABLE: Final = "report.md"
+TABLE_FILE: Final = "report.md"
 FAILURES: Final = "failures"
 MAX_FAILURES: Final = 30
 """Pictures, shared equally by the kinds of prompts."""
@@ -100,7 +100,7 @@ class Report:
         """
         table = "\n".join([self._table(), "", *(f"{name}: {cost:.2f}  " for name, cost in costs.items())])
         settings = "\n".join(f"- {name}: `{value}`" for name, value in self._settings.items())
-        write_bytes(self._folder / TABLE, f"# Alignment\n\n{settings}\n\n{table}\n".encode())
+        write_bytes(self._folder / TABLE_FILE, f"# Alignment\n\n{settings}\n\n{table}\n".encode())
         answers = [answer.to_dict() for answer in self.answers]
         report = {"settings": dict(self._settings), "costs": dict(costs), "answers": answers}
         write_bytes(self._folder / REPORT, json.dumps(report).encode())

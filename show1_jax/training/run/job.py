@@ -16,14 +16,14 @@ from show1_jax.files import locked_folder, write_bytes
 from show1_jax.parallel import all_devices, from_first_process
 from show1_jax.runtime import exact_float32, keep_compiled, memory_errors
 from show1_jax.sampling.job import make_random_checkpoint
-from show1_jax.training.dry_run import describe, kept_bytes
+from show1_jax.training.dry_run import describe_training_memory, kept_bytes
 from show1_jax.training.plan import Plan, make_plan
 from show1_jax.training.run.loop import Loop
 from show1_jax.training.run.metrics import MetricsWriter
 from show1_jax.training.run.training_run import TrainingRun
 
 
-def run(
+def train(
     config: Config,
     stage: TrainedStage,
     workdir: Path,
@@ -61,7 +61,7 @@ def run(
         Loop(training, writer, profile).train()
 
 
-def dry_run(config: Config, stage: TrainedStage, devices: Sequence[int]) -> None:
+def print_training_memory(config: Config, stage: TrainedStage, devices: Sequence[int]) -> None:
     """Print what a stage would need of each device, for each number of devices; those that are here if none is given.
 
     Raises:
@@ -70,7 +70,7 @@ def dry_run(config: Config, stage: TrainedStage, devices: Sequence[int]) -> None
     plan = make_plan(config, stage, "accelerator" if devices else all_devices()[0].platform)
     kept = kept_bytes(plan)
     for number in devices or (jax.device_count(),):
-        print(describe(plan, number, kept), flush=True)
+        print(describe_training_memory(plan, number, kept), flush=True)
 
 
 def _lock(workdir: Path, stack: contextlib.ExitStack) -> None:

@@ -19,9 +19,10 @@ from show1_jax.cascade.resize import resize_bilinear
 from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.config.sampling import Stage
 from show1_jax.errors import UserError
-from show1_jax.media.contact_sheet import contact_sheet
+from show1_jax.media.contact_sheet import CONTACT_SHEET, contact_sheet
 from show1_jax.media.frames import from_uint8, to_uint8
 from show1_jax.media.write import write_mp4
+from show1_jax.nn.array_types import Video
 from show1_jax.nn.vae import Autoencoder
 from show1_jax.parallel import from_all_processes, from_first_process, gather, put_batch, put_rows
 from show1_jax.parallel.weights import to_state
@@ -29,12 +30,8 @@ from show1_jax.runtime import network_program
 from show1_jax.training.plan import Plan
 from show1_jax.training.run.training_run import TrainingRun
 
-CONTACT_SHEET: Final = "contact_sheet.png"
 NUM_SAMPLES: Final = 4
 """Clips that are sampled, or as many more as the mesh's data axis has places."""
-
-Video = Float32[Array, "b t h w c"]
-Clip = UInt8[np.ndarray, "t h w 3"]
 
 
 def write_samples(run: TrainingRun, step: int, denoise: Denoise = denoise) -> Path:
@@ -66,7 +63,7 @@ def _write(folder: Path, made: np.ndarray, true: np.ndarray, captions: Sequence[
         raise UserError(f"cannot write {folder} ({error.strerror}); make room, then go on") from error
     for number, clip in enumerate(made):
         write_mp4(folder / f"{number}.mp4", clip, run.plan.spec.fps)
-    rows: dict[str, Clip] = {}
+    rows: dict[str, UInt8[np.ndarray, "t h w 3"]] = {}
     for number, caption in enumerate(captions):
         rows[f"{number} {caption}"] = made[number]
         rows[f"{number} true clip"] = true[number]

@@ -249,7 +249,7 @@ def test_a_run_that_diverges_saves_nothing_more(tiny_checkpoint: Path, tmp_path:
     config = settings(tiny_checkpoint, "autoencoder", num_steps=6, optimizer={"learning_rate": 1e6, "clip_norm": 0.0})
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, log_every=1, save_every=1))
     with pytest.raises(UserError, match="the loss or its gradient is not finite before step"):
-        job.run(config, "autoencoder", tmp_path / "run")
+        job.train(config, "autoencoder", tmp_path / "run")
     saved = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").glob("0*"))
     assert saved == list(range(1, len(saved) + 1))
     assert len(saved) < 6
