@@ -1,7 +1,7 @@
 """How the cascade is sampled: the settings of its stages, with the original's released values as defaults."""
 
 import dataclasses
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 from show1_jax.config.bounds import MAX_VIDEO_PIXELS
 from show1_jax.config.settings import Settings
@@ -15,6 +15,24 @@ SamplerName = Literal["checkpoint", "ddpm", "dpm_solver++", "ddim"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Between = Literal["blend", "zeros"]
 TextPadding = Literal["encoded", "zeros"]
+
+
+class SamplerClass(NamedTuple):
+    """A sampler's class in diffusers 0.19.3, with the defaults in which those classes differ."""
+
+    name: str
+    timestep_spacing: str
+    clip_sample: bool
+    variance_type: str | None
+
+
+SAMPLER_CLASSES: Final[dict[str, SamplerClass]] = {
+    "ddpm": SamplerClass("DDPMScheduler", "leading", clip_sample=True, variance_type="fixed_small"),
+    # DPM-Solver knows no clipping.
+    "dpm_solver++": SamplerClass("DPMSolverMultistepScheduler", "linspace", clip_sample=False, variance_type=None),
+    "ddim": SamplerClass("DDIMScheduler", "leading", clip_sample=True, variance_type=None),
+}
+"""By `SamplerName`; `checkpoint` is none of them."""
 
 
 @dataclasses.dataclass(frozen=True)

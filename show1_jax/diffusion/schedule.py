@@ -14,18 +14,17 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Float32, Int
 
 from show1_jax.config.bounds import MAX_TIMESTEPS
+from show1_jax.config.sampling import SAMPLER_CLASSES
 from show1_jax.config.without_effect import refused_fields
 from show1_jax.errors import UserError, shown
 
 Scale = Float32[Array | np.ndarray, "..."]
 
-SAMPLERS = {"ddpm": "DDPMScheduler", "dpm_solver++": "DPMSolverMultistepScheduler", "ddim": "DDIMScheduler"}
+SAMPLERS = {sampler: row.name for sampler, row in SAMPLER_CLASSES.items()}
 
-# Where the three classes of diffusers 0.19.3 differ in their defaults. DPM-Solver knows no clipping.
 _CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
-    "DDPMScheduler": {"timestep_spacing": "leading", "clip_sample": True, "variance_type": "fixed_small"},
-    "DPMSolverMultistepScheduler": {"timestep_spacing": "linspace", "clip_sample": False, "variance_type": None},
-    "DDIMScheduler": {"timestep_spacing": "leading", "clip_sample": True, "variance_type": None},
+    row.name: {name: value for name, value in row._asdict().items() if name != "name"}
+    for row in SAMPLER_CLASSES.values()
 }
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
