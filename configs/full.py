@@ -1,8 +1,26 @@
 """The paper's cascade with the released settings: 8 keyframes of 64x40 become 29 frames of 576x320.
 
-Every setting and its default is documented where it stands once: `show1_jax.config.sampling` for sampling,
-`show1_jax.config.training` for training. Networks and schedules are those of the released weights; they are read when
-a network is trained from scratch, since a checkpoint brings its own.
+Convert the released weights once, then sample:
+
+  python -m convert --out checkpoints/show1
+  python sample.py --config configs/full.py --prompt "a burning lamborghini driving on a rainbow"
+
+Hardware: one GPU or TPU, or several (`--config.mesh`, README.md). A video takes 38.5 PFLOP. `--dry_run` prints the
+memory of each device, `--config.memory_limit_gb` reduces it.
+Result: outputs/*/5_superres_latent.mp4, 29 frames of 576x320 at 8 frames a second, as of the original code up to
+rounding (README.md has the differences). Times on GPUs and TPUs: not measured yet.
+
+Train a stage on captioned videos:
+
+  python -m show1_jax.data build --videos DIR --out datasets/videos
+  python train.py --config configs/full.py --stage keyframes --workdir runs/keyframes --checkpoint checkpoints/show1
+
+Hardware: the keyframe stage needs 9.4 GB of each of 8 devices, or 1.4 GB of each of 64 (docs/training.md). The paper
+trained it on 48 A100 of 40 GB in three days. Result: not measured, for lack of accelerators.
+
+Every setting and its default is documented in one place: `show1_jax.config.sampling` for sampling,
+`show1_jax.config.training` for training. The networks and schedules below are those of the released weights. They are
+read only when a network is trained from scratch; a checkpoint has its own.
 """
 
 from typing import Any
