@@ -121,7 +121,7 @@ OPTIMIZER = {
 
 
 def get_config() -> ConfigDict:
-    """The settings of `sample.py` and `train.py`."""
+    """Return the settings of `sample.py` and `train.py`."""
     shipped = Path(__file__).resolve().parents[1] / "checkpoints" / "demo"
     settings = Config(checkpoint=str(shipped), text_padding="zeros")
     config = ConfigDict(settings.to_dict() | {"prompts": PROMPTS})

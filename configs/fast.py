@@ -14,7 +14,7 @@ from configs import full
 
 
 def get_config() -> ConfigDict:
-    """The settings of `sample.py`."""
+    """Return the settings of `sample.py`."""
     config = full.get_config()
     config.superres_pixel.num_steps = 25
     return config

@@ -126,7 +126,7 @@ LATENT_DPM_SOLVER = {
 
 
 def get_config() -> ConfigDict:
-    """The settings of `sample.py` and `train.py`."""
+    """Return the settings of `sample.py` and `train.py`."""
     config = ConfigDict(Config(checkpoint="checkpoints/show1").to_dict() | {"prompts": PROMPTS})
     config.architecture = {
         "keyframes": KEYFRAMES_UNET | {"in_channels": 3},

@@ -66,8 +66,8 @@ PROGRAMS = {command.split()[0] for command in NOT_READ} | {"python"}
 """First words of commands; what else stands between backticks is no command."""
 _INDENTED = r"^ {2,}((?:[A-Z_]+=\S+ )*(?:python |kubectl |sbatch |launch/).*)$"
 WORK = {
-    "show1_jax.sampling.job": ("run", "dry_run"),
-    "show1_jax.training.run.job": ("run", "dry_run"),
+    "show1_jax.sampling.job": ("sample_videos", "print_memory"),
+    "show1_jax.training.run.job": ("train", "print_training_memory"),
     "show1_jax.parallel": ("initialize_distributed",),
     "convert.__main__": ("convert", "inflate", "merge", "export", "verify"),
     "show1_jax.data.building.builder": ("build",),

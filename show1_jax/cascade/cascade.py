@@ -188,7 +188,7 @@ class Cascade:
 
         Args:
             component: the text encoder, e.g. "text_t5".
-            batches: of texts, all of one size, which the mesh's data axis divides.
+            batches: of texts, all of one size.
 
         Returns:
             The states of each batch, (texts, tokens, channels), padded as the settings say.
@@ -198,9 +198,11 @@ class Cascade:
         """
         spec, mesh, padding = self.spec, self.spec.mesh, self.spec.config.text_padding
         tokenizer, encoder = self._tokenizer(component), spec.text_encoder(component)
-        tokens = [Tokens(*(put_batch(array, mesh) for array in tokenizer(texts))) for texts in batches]
+        size = len(batches[0])
+        filled = [[*texts, *[""] * (-size % mesh.shape["data"])] for texts in batches]  # divides over the devices
+        tokens = [Tokens(*(put_batch(array, mesh) for array in tokenizer(texts))) for texts in filled]
         with exact_float32(spec.dtype), jax.set_mesh(mesh):
-            if is_text_streamed(spec, component, len(batches[0])):
+            if is_text_streamed(spec, component, len(filled[0])):
                 load, num_layers = functools.partial(self.network, component), spec.architecture(component).num_layers
                 states = encode_by_blocks(load, num_layers, tokens, padding, spec.dtype)
             else:
@@ -208,7 +210,7 @@ class Cascade:
                     states = [encode_text_jit(encoder, graph, weights, batch, padding) for batch in tokens]
         for array in states:
             check_finite(array, mesh, f"the text encoder {component}")
-        return states
+        return states if len(filled[0]) == size else [array[:size] for array in states]
 
     def encode_prompts(
         self, stages: Sequence[Stage], prompts: Sequence[str | Prompt]

@@ -42,6 +42,8 @@ def test_the_text_encoder_block_by_block(
     streamed = Cascade(limited, noted, checkpoints.tokenizer).encode_texts("text_t5", batches)
     for states, expected in zip(streamed, whole, strict=True):
         np.testing.assert_allclose(states, expected, atol=1e-5)
+    (one,) = Cascade.load(tiny_checkpoint, config, devices).encode_texts("text_t5", [batches[0][:1]])
+    np.testing.assert_allclose(one, whole[0][:1], atol=1e-5)  # one text on two devices
     layers = limited.architecture("text_t5").num_layers
     assert (len(held), checked) == (1 + layers + 1, ["text_t5"])
     assert max(held) < sum(held) / 2
