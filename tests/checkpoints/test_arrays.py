@@ -136,7 +136,7 @@ def test_damaged_manifests(written: Path, text: str) -> None:
 def test_a_manifest_of_another_version(written: Path) -> None:
     manifest = json.loads((written / "manifest.json").read_text()) | {"format_version": 1}
     (written / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="format version 1, this program reads 2; convert again"):
+    with pytest.raises(UserError, match="format version 1, this program reads 2 and 3; convert again"):
         read_manifest(written)
 
 
