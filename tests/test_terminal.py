@@ -259,7 +259,7 @@ def test_processes_that_do_not_come_are_one_line() -> None:
     """JAX itself would abort the process, with the addresses of its functions."""
     body = f"""
         from show1_jax.parallel import mesh
-        mesh._PATIENCE_SECONDS, mesh._SAY_AFTER_SECONDS = 5, 1
+        mesh._JOIN_TIMEOUT_SECONDS, mesh._NOTICE_AFTER_SECONDS = 5, 1
         mesh.initialize_distributed({free_address()!r}, 2, 1)
     """
     begun = time.monotonic()

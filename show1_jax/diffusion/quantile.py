@@ -1,4 +1,4 @@
-"""Quantiles without sorting, which is slow wherever vectors are fast."""
+"""Quantiles without sorting, which is slow on vector hardware."""
 
 import math
 
@@ -7,18 +7,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int, UInt32
 
 _BITS = 31
-"""Of a float32 that is not negative, whose order is that of these bits as an integer."""
+"""Bits of a non-negative float32; as integers, these bits have the same order as the floats."""
 
 
 def magnitude_quantile(x: Float32[Array, "*frames h w c"], share: float) -> Float32[Array, "*frames 1 1 1"]:
-    """The quantile of |x| over the last three axes, linear between two values, as `jnp.quantile` of finite values.
+    """Return the quantile of |x| over the last three axes, interpolated linearly as by `jnp.quantile`.
 
-    The smaller of the two is found bit by bit, by counting what lies below: 31 passes over the values, where a CPU's
-    sort takes some twenty times as long.
+    The smaller of the two neighbouring values is found bit by bit, by counting the values below a candidate, in 31
+    passes. Sorting takes about twenty times as long on a CPU.
 
     Args:
-        x: a clip or a batch of them.
-        share: 0 to 1; of the values, those below the quantile.
+        x: frames of one clip or of a batch; finite.
+        share: fraction of the values below the quantile, 0 to 1.
     """
     bits = jax.lax.bitcast_convert_type(jnp.abs(x), jnp.uint32)
     position = share * (math.prod(x.shape[-3:]) - 1)

@@ -1,4 +1,4 @@
-"""The noise schedule, the forward process and the parameterisations of a diffusion model. Networks are unknown here.
+"""The noise schedule, the forward process and the parameterisations of a diffusion model, for any network.
 
 A noisy sample is x_t = alpha_t x0 + sigma_t eps with alpha_t^2 = alphas_cumprod[t] and sigma_t^2 = 1 - alpha_t^2
 (Ho et al. 2020, arXiv 2006.11239, equation 4). Schedules are float32, rounded where the original rounds.
@@ -34,7 +34,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "timestep_spacing": ("linspace", "leading", "trailing"),
 }
 _DDPM_CHOICES: dict[str, tuple[Any, ...]] = {
-    # fixed_large_log is the square root of a negative number in diffusers 0.19.3: no sample can come of it.
+    # fixed_large_log is the square root of a negative number in diffusers 0.19.3: every sample is NaN.
     "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "learned", "learned_range"),
 }
 _DPM_SOLVER_CHOICES: dict[str, tuple[Any, ...]] = {
@@ -59,10 +59,10 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerConfig:
-    """A noise schedule and how it is sampled: the fields of a diffusers `scheduler_config.json`.
+    """A noise schedule and its sampler: the fields of a diffusers `scheduler_config.json`.
 
-    `from_json` fills absent fields with the defaults that diffusers 0.19.3 has for the class. Fields that other classes
-    had then are kept for `with_sampler`; a sampler that is chosen there is otherwise that release's.
+    `from_json` fills absent fields with the defaults of the class in diffusers 0.19.3. Fields of the other classes in
+    that release are kept for `with_sampler`, whose samplers otherwise have the defaults of that release.
 
     Raises:
         UserError: a value that is not supported, named with its field.
@@ -83,7 +83,7 @@ class SchedulerConfig:
     # DDPM and DDIM
     clip_sample: bool
     clip_sample_range: float = 1.0
-    # DDPM; the other samplers drop a variance that the network predicts
+    # DDPM; the other samplers ignore a variance that the network predicts
     variance_type: str | None
     # DDIM
     set_alpha_to_one: bool = True
@@ -106,7 +106,7 @@ class SchedulerConfig:
             if not low <= value <= high:
                 _refuse(field, value, f"it must be from {low:g} to {high:g}")
             if _LARGEST < abs(value) < math.inf:
-                _refuse(field, value, "it is larger than any number of float32; infinity is one")
+                _refuse(field, value, "it is larger than the largest float32; infinity is allowed")
         for field, supported in choices.items():
             if getattr(self, field) not in supported:
                 _refuse(field, getattr(self, field), "use one of " + ", ".join(map(repr, supported)))
@@ -116,10 +116,10 @@ class SchedulerConfig:
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> "SchedulerConfig":
-        """Read the parsed content of a `scheduler_config.json` as diffusers 0.19.3 would.
+        """Build from the parsed content of a `scheduler_config.json`, as diffusers 0.19.3 does.
 
         Raises:
-            UserError: an unsupported class or value, or a field of later releases that has an effect or is not known.
+            UserError: an unsupported class or value, or a field of later releases that is unknown or has an effect.
         """
         class_name = config.get("_class_name")
         if not isinstance(class_name, str) or class_name not in _CLASS_DEFAULTS:
@@ -136,15 +136,15 @@ class SchedulerConfig:
         return cls(**settings)
 
     def with_sampler(self, name: str) -> "SchedulerConfig":
-        """The same noise schedule, prediction type, thresholding and clipping under another sampler.
+        """Return the config with another sampler, and the same schedule, prediction type, thresholding and clipping.
 
-        The sampler's own settings (spacing of the timesteps among them) are its defaults.
+        The sampler's own settings, such as the spacing of the timesteps, are its defaults.
 
         Args:
             name: `"ddpm"`, `"dpm_solver++"` or `"ddim"`.
 
         Raises:
-            UserError: no such sampler.
+            UserError: there is no such sampler.
         """
         if name not in SAMPLERS:
             _refuse("sampler", name, "use one of " + ", ".join(map(repr, SAMPLERS)))
@@ -161,7 +161,7 @@ class SchedulerConfig:
 
 
 def _from_json_value(field: str, kind: Any, value: Any) -> Any:
-    """The value as the dataclass types it."""
+    """Return a JSON value in the type of the dataclass field."""
     if kind is bool and value is None:
         return False
     if field == "trained_betas":
@@ -182,8 +182,8 @@ def _is_number(value: Any) -> bool:
 def _as_float(field: str, value: int | float) -> float:
     try:
         return float(value)
-    except OverflowError:  # JSON's whole numbers have no end
-        _refuse(field, value, "it is larger than any number of floating point")
+    except OverflowError:  # integers of JSON are unbounded
+        _refuse(field, value, "it is larger than any floating-point number")
 
 
 def _refuse(field: str, value: Any, why: str) -> NoReturn:
@@ -191,7 +191,7 @@ def _refuse(field: str, value: Any, why: str) -> NoReturn:
 
 
 def _linspace(start: float, stop: float, num: int) -> Float32[np.ndarray, " {num}"]:
-    """float32 numbers as torch gives them: a float32 step, counted from the nearer end and rounded once."""
+    """Return the float32 values of torch's linspace: a float32 step, counted from the nearer end and rounded once."""
     first, last = np.float32(start), np.float32(stop)
     step = np.float64((last - first) / np.float32(max(num - 1, 1)))
     index = np.arange(num)
@@ -201,7 +201,7 @@ def _linspace(start: float, stop: float, num: int) -> Float32[np.ndarray, " {num
 
 
 def _squared_cosine_betas(num: int) -> Float32[np.ndarray, " {num}"]:
-    """Nichol and Dhariwal 2021 (arXiv 2102.09672), equation 17, with beta at most 0.999."""
+    """Return the betas of Nichol and Dhariwal 2021 (arXiv 2102.09672), equation 17, at most 0.999."""
 
     def alpha_bar(time: float) -> float:
         return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -222,25 +222,25 @@ def _betas(config: SchedulerConfig) -> Float32[np.ndarray, " timesteps"]:
 
 
 def alphas_cumprod(config: SchedulerConfig) -> Float32[np.ndarray, " timesteps"]:
-    """The product of 1 - beta up to and with each timestep: alpha_t squared, as the original rounds it."""
+    """Return the product of 1 - beta up to and including each timestep: alpha_t squared, rounded as in the original."""
     # torch accumulates in float64 on the CPU and rounds each product to float32.
     return np.cumprod(1 - _betas(config), dtype=np.float64).astype(np.float32)
 
 
 def exact_alphas_cumprod(config: SchedulerConfig) -> Float[np.ndarray, " timesteps"]:
-    """`alphas_cumprod` in float64, of the float32 betas, for what its rounding would spoil."""
+    """Return `alphas_cumprod` in float64, of the float32 betas, for uses where rounding to float32 is harmful."""
     return np.cumprod(1 - _betas(config).astype(np.float64))
 
 
-def signal_and_noise(
+def alpha_and_sigma(
     schedule: Float[ArrayLike, " timesteps"], timesteps: Int[ArrayLike, " batch"], ndim: int
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
-    """alpha_t and sigma_t of each item, shaped to multiply an array of `ndim` axes whose first is the batch.
+    """Return alpha_t and sigma_t of each item, with `ndim` axes to broadcast against a batch.
 
     Args:
         schedule: `alphas_cumprod`.
         timesteps: from 0 to the schedule's length - 1.
-        ndim: number of axes to broadcast to.
+        ndim: number of axes of the array to multiply, the batch axis included.
     """
     squared = jnp.asarray(schedule, jnp.float32)[jnp.asarray(timesteps)]
     squared = squared.reshape(squared.shape + (1,) * (ndim - 1))
@@ -253,7 +253,7 @@ def add_noise(
     noise: Float[Array, "batch *shape"],
     timesteps: Int[ArrayLike, " batch"],
 ) -> Float32[Array, "batch *shape"]:
-    """The forward process x_t = alpha_t x0 + sigma_t noise (Ho et al. 2020, equation 4), in float32.
+    """Apply the forward process x_t = alpha_t x0 + sigma_t noise (Ho et al. 2020, equation 4), in float32.
 
     Args:
         schedule: `alphas_cumprod`.
@@ -261,7 +261,7 @@ def add_noise(
         noise: standard Gaussian draw.
         timesteps: one per item, from 0 to the schedule's length - 1.
     """
-    alpha, sigma = signal_and_noise(schedule, timesteps, x0.ndim)
+    alpha, sigma = alpha_and_sigma(schedule, timesteps, x0.ndim)
     return alpha * x0.astype(jnp.float32) + sigma * noise.astype(jnp.float32)
 
 
@@ -272,7 +272,15 @@ def predict_x0(
     alpha: Scale,
     sigma: Scale,
 ) -> Float32[Array, "*shape"]:
-    """The clean sample that a network's output stands for; `v` as in Salimans and Ho 2022 (arXiv 2202.00512)."""
+    """Return the clean sample that a network's output predicts.
+
+    Args:
+        prediction_type: `epsilon`, `sample` or `v_prediction` (Salimans and Ho 2022, arXiv 2202.00512).
+        sample: the noisy sample x_t.
+        output: the network's output for it.
+        alpha: alpha_t.
+        sigma: sigma_t.
+    """
     if prediction_type == "epsilon":
         return (sample - output * sigma) / alpha
     if prediction_type == "sample":
@@ -287,7 +295,7 @@ def predict_eps(
     alpha: Scale,
     sigma: Scale,
 ) -> Float32[Array, "*shape"]:
-    """The noise that a network's output stands for."""
+    """Return the noise that a network's output predicts; see `predict_x0`."""
     if prediction_type == "epsilon":
         return output
     if prediction_type == "sample":
@@ -302,7 +310,7 @@ def prediction_target(
     alpha: Scale,
     sigma: Scale,
 ) -> Float32[Array, "*shape"]:
-    """What a perfect network would say of x_t = alpha x0 + sigma eps: the noise, the clean sample or v."""
+    """Return the training target for x_t = alpha x0 + sigma eps: the noise, the clean sample or v."""
     if prediction_type == "epsilon":
         return eps
     if prediction_type == "sample":
@@ -310,8 +318,8 @@ def prediction_target(
     return eps * alpha - x0 * sigma
 
 
-def prediction_slope(prediction_type: str, alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """What `predict_x0` changes by where the output changes by 1: the clean sample's error of an output's error."""
+def x0_output_derivative(prediction_type: str, alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Return the derivative of `predict_x0` by the output: an error of the output times it is an error of x0."""
     return {"epsilon": -sigma / alpha, "sample": np.ones_like(alpha), "v_prediction": -sigma}[prediction_type]
 
 
@@ -325,7 +333,7 @@ class Posterior(NamedTuple):
 
 
 def posterior(now: np.ndarray, previous: np.ndarray) -> Posterior:
-    """The posterior of steps from `alphas_cumprod` = `now` down to `previous`, in the precision of these."""
+    """Return the posterior of steps from `alphas_cumprod` = `now` down to `previous`, in their precision."""
     alpha = now / previous
     beta = 1 - alpha
     return Posterior(
@@ -339,24 +347,37 @@ def posterior(now: np.ndarray, previous: np.ndarray) -> Posterior:
 def split_variance(
     output: Float32[Array, "*batch output_channel"], channels: int
 ) -> tuple[Float32[Array, "*batch channel"], Float32[Array, "*batch channel"] | None]:
-    """A network's output as the prediction, of `channels`, and the variance behind it, where there is one.
+    """Split a network's output into the prediction and the variance.
+
+    Args:
+        output: `channels` channels of the prediction; a variance has as many more.
+        channels: channels of the sample.
+
+    Returns:
+        The prediction, and the variance or None.
 
     Raises:
-        UserError: the output has neither as many channels nor twice as many.
+        UserError: the output has neither `channels` channels nor twice as many.
     """
     if output.shape[-1] == channels:
         return output, None
     if output.shape[-1] == 2 * channels:
         return output[..., :channels], output[..., channels:]
     raise UserError(
-        f"the network gives {output.shape[-1]} channels for a sample of {channels}: "
-        f"it must give {channels}, or {2 * channels} with a variance"
+        f"the network returns {output.shape[-1]} channels for a sample of {channels}: "
+        f"it must return {channels}, or {2 * channels} with a variance"
     )
 
 
 def learned_log_variance(
     variance: Float32[Array, "*shape"], low: Float32[ArrayLike, "..."], high: Float32[ArrayLike, "..."]
 ) -> Float32[Array, "*shape"]:
-    """From `low` at -1 to `high` at 1: what a `learned_range` network says (Nichol and Dhariwal 2021, equation 15)."""
+    """Return the log variance of a `learned_range` network (Nichol and Dhariwal 2021, equation 15).
+
+    Args:
+        variance: the network's output.
+        low: log variance at -1, that of the posterior.
+        high: log variance at 1, that of beta.
+    """
     fraction = (variance + 1) / 2
     return fraction * high + (1 - fraction) * low

@@ -13,7 +13,7 @@ from show1_jax.nn.layers import Layers, exact_gelu, flatten_pixels, per_frame
 TokenFeatures = Float[Array, "b n c"]
 
 MAX_LOGITS_BYTES: Final = 2**28
-"""Logits of more than this are never in memory at once: at full size, those of a latent layer's pixels are 10 GB."""
+"""Upper bound of the logits in memory at once, in bytes. At full size, those of a latent layer's pixels are 10 GB."""
 
 
 def attend(
@@ -22,23 +22,32 @@ def attend(
     value: Float[Array, "rows m h d"],
     num_frames: int = 1,
 ) -> Float[Array, "rows n h d"]:
-    """Attention of every row of the batch by itself: the one place that decides how.
+    """Apply scaled dot-product attention to every row of the batch; the only place that chooses the implementation.
 
-    Rows are `num_frames` frames of each video. Where their logits are too large, a few frames of all videos take their
-    turn, so that videos, which may be spread over devices, stay where they are.
+    Where the logits exceed `MAX_LOGITS_BYTES`, a few frames of all videos are computed at a time. Splitting over frames
+    and not over videos leaves videos that are sharded over devices in place.
+
+    Args:
+        query: a row is one frame of one video, videos first; n tokens, h heads, d channels a head.
+        key: m tokens for each row.
+        value: as `key`.
+        num_frames: frames of each video; divides the number of rows.
+
+    Returns:
+        A weighted mean of the values for every query.
     """
     rows, num_queries, num_heads, _ = query.shape
     logits_of_frame = rows // num_frames * num_heads * num_queries * key.shape[1] * jnp.dtype(jnp.float32).itemsize
-    at_a_time = max(1, MAX_LOGITS_BYTES // logits_of_frame)
-    if at_a_time >= num_frames:
+    frames_at_a_time = max(1, MAX_LOGITS_BYTES // logits_of_frame)
+    if frames_at_a_time >= num_frames:
         return jax.nn.dot_product_attention(query, key, value)
     by_frame = tuple(rearrange(x, "(b t) n h d -> t b n h d", t=num_frames) for x in (query, key, value))
-    out = jax.lax.map(lambda parts: jax.nn.dot_product_attention(*parts), by_frame, batch_size=at_a_time)
+    out = jax.lax.map(lambda parts: jax.nn.dot_product_attention(*parts), by_frame, batch_size=frames_at_a_time)
     return rearrange(out, "t b n h d -> (b t) n h d")
 
 
 def split_heads(x: Float[Array, "... c"], head_dim: int) -> Float[Array, "... heads {head_dim}"]:
-    """Channels into heads of `head_dim`."""
+    """Split channels into heads of `head_dim` channels."""
     return rearrange(x, "... (h d) -> ... h d", d=head_dim)
 
 
@@ -73,7 +82,7 @@ class FeedForward(nnx.Module):
 
 
 class TransformerBlock(nnx.Module):
-    """Self attention, attention over a context or once more over itself, feed-forward; each after a layer norm."""
+    """Self-attention, attention over a context (None: self-attention), feed-forward; each after a layer norm."""
 
     def __init__(self, dim: int, num_heads: int, context_dim: int | None, make: Layers):
         self.norm1 = make.layer_norm(dim)
@@ -94,7 +103,7 @@ class TransformerBlock(nnx.Module):
 
 
 class SpatialTransformer(nnx.Module):
-    """A transformer block over the pixels of each frame and the text (Stable Diffusion), around a skip."""
+    """A residual transformer block over the pixels of each frame and the text (Stable Diffusion)."""
 
     def __init__(self, channels: int, num_heads: int, text_dim: int, num_groups: int, make: Layers):
         self.norm = make.group_norm(channels, num_groups, 1e-6)
@@ -112,9 +121,9 @@ class SpatialTransformer(nnx.Module):
 
 
 class AddedKVAttention(nnx.Module):
-    """Attention of each frame's pixels over the text and themselves in one softmax, around a skip (DeepFloyd IF).
+    """Residual attention of each frame's pixels over the text and themselves in one softmax (DeepFloyd IF).
 
-    With `only_cross`, over the text alone. Text keys come before pixel keys.
+    With `only_cross`, the pixels attend to the text alone. Text keys come before pixel keys.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a UNet is built of: resnets, layers (resnet, temporal convolution, attentions), and levels of layers."""
+"""Blocks of the UNet: resnets, layers (resnet, temporal convolution, attentions), and levels of layers."""
 
 import functools
 from collections.abc import Sequence
@@ -16,19 +16,20 @@ from show1_jax.nn.temporal import TemporalConv, TemporalTransformer
 
 Features = Float[Array, "b t h w c"]
 Output = Float[Array, "b t _ _ _"]
-"""Other channels than the input's and, after resampling, another height and width."""
+"""A block's output: its channels may differ from the input's; after resampling, height and width too."""
 Embedding = Float[Array, "b e"]
 Skip = Float[Array, "b t h w skip"]
 
 
-def _same(x: Features) -> Features:
+def _identity(x: Features) -> Features:
     return x
 
 
 class ResnetBlock(nnx.Module):
-    """Norm, activation, convolution, twice, around a skip; resamples between the first activation and convolution.
+    """A residual block: norm, activation, convolution, twice.
 
-    `embedding_dim` is the width of the timestep embedding, or None for a block that sees none (the autoencoder's).
+    It resamples between the first activation and the first convolution. `embedding_dim` is the width of the timestep
+    embedding, or None for a block without one (the autoencoder's).
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class ResnetBlock(nnx.Module):
         self.time_scale_shift = time_scale_shift
         self.skip_time_act = skip_time_act
         self.scale_factor = scale_factor
-        self.resample = {"down": average_2x2, "up": repeat_2x2, None: _same}[resample]
+        self.resample = {"down": average_2x2, "up": repeat_2x2, None: _identity}[resample]
 
     def __call__(self, x: Features, embedding: Embedding | None = None) -> Output:
         y = self.resample(self.act(per_frame(self.norm1, x)))
@@ -80,7 +81,7 @@ class ResnetBlock(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """Halve height and width, rounded up, by a strided convolution."""
+    """A strided convolution that halves height and width, rounded up."""
 
     def __init__(self, channels: int, make: Layers):
         self.conv = make.conv(channels, channels, 3, stride=2)
@@ -90,7 +91,7 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Repeat pixels up to a size (None: twice the input's), then a convolution."""
+    """Nearest-neighbour resizing to a size (None: twice the input's), then a convolution."""
 
     def __init__(self, channels: int, make: Layers):
         self.conv = make.conv(channels, channels, 3)
@@ -108,7 +109,7 @@ def unet_resnet(
     scale_factor: float,
     resample: Literal["down", "up"] | None = None,
 ) -> ResnetBlock:
-    """A resnet with the UNet's settings."""
+    """Make a resnet with the UNet's settings."""
     return ResnetBlock(
         in_channels,
         out_channels,
@@ -127,7 +128,7 @@ def unet_resnet(
 def spatial_attention(
     config: UNetConfig, channels: int, head_dim: int, only_cross: bool, make: Layers
 ) -> AddedKVAttention | SpatialTransformer:
-    """Spatial attention of the kind that the UNet's settings name."""
+    """Make spatial attention of the kind that the UNet's settings name."""
     if config.attention == "transformer":
         heads = channels // head_dim
         return SpatialTransformer(channels, heads, config.cross_attention_dim, config.norm_num_groups, make)
@@ -143,16 +144,17 @@ def spatial_attention(
 
 
 def temporal_attention(config: UNetConfig, channels: int, head_dim: int, make: Layers) -> TemporalTransformer:
-    """Temporal attention; the pixel UNets' head size is its number of heads (see `UNetConfig.temporal_heads`)."""
+    """Make temporal attention; the pixel UNets' head size is its number of heads (see `UNetConfig.temporal_heads`)."""
     width = channels // head_dim
     heads, width = (head_dim, width) if config.temporal_heads == "head_dim" else (width, head_dim)
     return TemporalTransformer(channels, heads, width, config.norm_num_groups, make)
 
 
 class Level(nnx.Module):
-    """One level's layers: resnet, temporal convolution, spatial attention, temporal attention, as far as there are.
+    """The layers of one level, each a resnet, a temporal convolution, a spatial and a temporal attention.
 
-    `channels` lists every layer's input channels; each layer gives `out_channels`.
+    All but the resnet are optional: see `UNetConfig.temporal` and `UNetConfig.attention_levels`. `channels` lists the
+    input channels of every layer; the output of each has `out_channels`.
     """
 
     def __init__(
@@ -185,7 +187,7 @@ class Level(nnx.Module):
     def layer(
         self, index: int, x: Features, embedding: Embedding, text: TextStates, skip: Skip | None = None
     ) -> Output:
-        """Run one layer; a skip's channels come after the input's."""
+        """Run one layer; the channels of a skip are concatenated after those of the input."""
 
         def run(x: Features, embedding: Embedding, text: TextStates, skip: Skip | None) -> Output:
             x = self.resnets[index](x if skip is None else jnp.concatenate([x, skip], axis=-1), embedding)
@@ -201,7 +203,7 @@ class Level(nnx.Module):
 
 
 class DownBlock(Level):
-    """A level on the way down: layers, then resampling to the next level, where there is one."""
+    """A level of the down path: layers, then resampling to the next level if there is one."""
 
     def __init__(self, config: UNetConfig, level: int, make: Layers):
         out_channels = config.block_out_channels[level]
@@ -231,7 +233,7 @@ class DownBlock(Level):
             )
 
     def __call__(self, x: Features, embedding: Embedding, text: TextStates) -> tuple[Output, list[Output]]:
-        """The next level's input, and the skips: every layer's output and the resampled one."""
+        """Return the next level's input and the skips: the output of every layer and of the resampling."""
         skips = []
         for index in range(len(self.resnets)):
             x = self.layer(index, x, embedding, text)
@@ -274,9 +276,9 @@ class MidBlock(nnx.Module):
 
 
 class UpBlock(Level):
-    """A level on the way up: layers that take in the skips, last first, then resampling, where a finer level is left.
+    """A level of the up path: layers that consume the skips, last first, then resampling if there is a finer level.
 
-    `level` counts from the coarsest. It has one layer more than its level on the way down.
+    `level` counts from the coarsest. It has one layer more than its level of the down path.
     """
 
     def __init__(self, config: UNetConfig, level: int, make: Layers):
@@ -307,15 +309,15 @@ class UpBlock(Level):
             )
 
     def __call__(self, x: Features, skips: list[Output], embedding: Embedding, text: TextStates) -> Output:
-        """Take this level's skips off the end of `skips`, which is changed in place."""
+        """Run the level. It pops its skips from the end of `skips`, which is changed in place."""
         for index in range(len(self.resnets)):
             x = self.layer(index, x, embedding, text, skips.pop())
         for upsampler in self.upsamplers:
             # The next skip has the finer level's size, which is odd where a strided convolution rounded up.
-            told = skips[-1].shape[2:4] if self.resampling == "conv" else embedding
-            x = rematerialised(functools.partial(_call, upsampler, told), self.remat)(x)
+            size_or_embedding = skips[-1].shape[2:4] if self.resampling == "conv" else embedding
+            x = rematerialised(functools.partial(_upsample, upsampler, size_or_embedding), self.remat)(x)
         return x
 
 
-def _call(upsampler: Any, told: tuple[int, ...] | Embedding, x: Features) -> Output:
-    return upsampler(x, told)
+def _upsample(upsampler: Any, size_or_embedding: tuple[int, ...] | Embedding, x: Features) -> Output:
+    return upsampler(x, size_or_embedding)

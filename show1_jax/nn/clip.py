@@ -1,4 +1,4 @@
-"""The CLIP text encoder (Radford et al. 2021), whose states the latent stage sees."""
+"""The CLIP text encoder (Radford et al. 2021), whose states condition the latent stage."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,7 +29,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 @dataclasses.dataclass(frozen=True)
 class CLIPTextConfig(TextArchitecture):
-    """A CLIP text encoder. Defaults are what an absent key means."""
+    """The architecture of a CLIP text encoder. Defaults are those of absent keys in a released `config.json`."""
 
     kind: ClassVar = CLIP
     only: ClassVar = {"model_type": "clip_text_model"}
@@ -95,7 +95,7 @@ class CLIPFeedForward(nnx.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
-class Layer(nnx.Module):
+class CLIPLayer(nnx.Module):
     """Pre-norm transformer layer."""
 
     def __init__(self, config: CLIPTextConfig, make: Layers):
@@ -110,7 +110,7 @@ class Layer(nnx.Module):
 
 
 class CLIPTextEncoder(nnx.Module):
-    """The text half of CLIP up to its final norm: no pooling and no projection.
+    """The text encoder of CLIP up to its final norm, without pooling and projection.
 
     Parameter paths are the released names without `text_model.`, `text_model.embeddings.` and `text_model.encoder.`.
     """
@@ -118,19 +118,19 @@ class CLIPTextEncoder(nnx.Module):
     def __init__(self, config: CLIPTextConfig, make: Layers):
         self.config = config
         self.dtype = make.dtype
-        # Looked up in its own dtype: casting the whole table for a few rows would be a waste.
+        # The lookup is in the dtype of the table: casting the whole table for a few rows would be a waste.
         self.token_embedding = dataclasses.replace(make, dtype=make.param_dtype).embed(
             config.vocab_size, config.hidden_size
         )
         self.position_embedding = make.embed(config.max_position_embeddings, config.hidden_size)
-        self.layers = nnx.List([Layer(config, make) for _ in range(config.num_hidden_layers)])
+        self.layers = nnx.List([CLIPLayer(config, make) for _ in range(config.num_hidden_layers)])
         self.final_layer_norm = make.layer_norm(config.hidden_size, config.layer_norm_eps)
 
     def __call__(self, ids: Int[Array, "b n"]) -> Float[Array, "b n d"]:
-        """Encode token ids. The mask is causal only: padding takes part, as in the original.
+        """Encode token ids. The mask is causal only: padding is not masked, as in the original.
 
         Raises:
-          UserError: more tokens than the encoder has positions.
+          UserError: there are more tokens than the encoder has positions.
         """
         length, positions = ids.shape[1], self.config.max_position_embeddings
         if length > positions:

@@ -11,20 +11,20 @@ Activation = Literal["silu", "gelu"]
 
 @dataclasses.dataclass(frozen=True)
 class Architecture(Settings):
-    """Base of what a checkpoint records of a network."""
+    """Base of the architectures that a checkpoint records."""
 
 
 def temporal_groups(channels: int) -> int:
-    """Groups of the norms of temporal convolutions and of the first transformer: 32, or one for each channel."""
+    """Return the groups of the norms in temporal convolutions and the first transformer: 32, or one a channel."""
     return min(32, channels)
 
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig(Architecture):
-    """One UNet; its settings give the pixel 3-D UNets, the latent 3-D UNet and the 2-D image UNet.
+    """The architecture of a UNet: the pixel 3-D UNets, the latent 3-D UNet or the 2-D image UNet.
 
-    Tuples have one entry a level, from the finest: `down_*` in the order of the down blocks, `up_*` in the order of
-    the up blocks (coarsest first).
+    Tuples have one entry a level, from the finest to the coarsest, as the down blocks. `up_*` alone begin with the
+    coarsest, as the up blocks.
     """
 
     in_channels: int
@@ -32,43 +32,43 @@ class UNetConfig(Architecture):
     block_out_channels: tuple[int, ...]
     layers_per_block: tuple[int, ...]
     attention_levels: tuple[bool, ...]
-    """Which levels have spatial attention (and, with `temporal`, temporal attention)."""
+    """True for levels with spatial attention (and, with `temporal`, temporal attention)."""
     down_head_dim: tuple[int, ...]
     mid_head_dim: int
     up_head_dim: tuple[int, ...]
     cross_attention_dim: int
     temporal: bool = True
-    """Temporal convolutions and transformers after every spatial layer; without them this is an image UNet."""
+    """Temporal convolutions and transformers follow every spatial layer; without them this is an image UNet."""
     attention: Literal["added_kv", "transformer"] = "added_kv"
-    """Spatial attention: pixels and text in one softmax (DeepFloyd IF), or transformer blocks (Stable Diffusion)."""
+    """Kind of spatial attention: pixels and text in one softmax (IF), or transformer blocks (Stable Diffusion)."""
     resampling: Literal["resnet", "conv"] = "resnet"
     """Between levels: a resnet that averages or repeats pixels (IF), or a strided convolution (Stable Diffusion)."""
     temporal_heads: Literal["head_dim", "channels"] = "head_dim"
-    """`head_dim`: the head size names the *number* of temporal heads (the pixel UNets swap the two names);
-    `channels`: channels / head size heads, each of that size (the latent UNet)."""
+    """Meaning of the head size in temporal attention. `head_dim`: it is the *number* of heads (the pixel UNets swap the
+    two names); `channels`: it is the size of each of channels / head size heads (the latent UNet)."""
     transformer_in_head_dim: int | None = None
-    """Head size of a temporal transformer with 8 heads after the first convolution; None: there is none."""
+    """Head size of a temporal transformer with 8 heads after the first convolution; None: no such transformer."""
     only_cross_attention: tuple[bool, ...] = ()
-    """For each level: attention looks at the text alone. Empty: nowhere. (`added_kv` only.)"""
+    """True for levels whose attention is over the text alone. Empty: no level. (`added_kv` only.)"""
     mid_only_cross_attention: bool = False
     cross_attention_norm: bool = False
-    """Group norm on the projected text in front of the keys and values. (`added_kv` only.)"""
+    """Group norm on the projected text before the keys and values. (`added_kv` only.)"""
     text_dim: int | None = None
-    """Width of the text states where they are projected to `cross_attention_dim` first; None: they are that wide."""
+    """Width of text states that are projected to `cross_attention_dim`; None: they have that width already."""
     text_embedding_heads: int | None = None
     """Heads of the attention pooling that adds a text term to the timestep embedding; None: no such term."""
     position_channels: bool = False
-    """Each pixel's place in time, height and width, from -1 to 1, is appended to the sample (CoordConv, arXiv
+    """Position of each pixel in time, height and width, from -1 to 1, appended to the sample (CoordConv, arXiv
     1807.03247). The released networks have no such channels."""
     noise_level_embedding: bool = False
-    """The network is told the noise level of its low-resolution condition."""
+    """The network is conditioned on the noise level of its low-resolution condition."""
     act_fn: Activation = "gelu"
     out_act_fn: Activation = "gelu"
     time_embedding_act_fn: Activation | None = None
     time_embedding_dim: int | None = None
     """Width of the timestep embedding; None: four times the first level's channels."""
     time_scale_shift: bool = True
-    """Resnets scale and shift their second norm by the timestep embedding; without it they add it before."""
+    """The timestep embedding scales and shifts the second norm of resnets; if False, it is added before that norm."""
     skip_time_act: bool = False
     out_scale_factor: float = 1.0
     mid_scale_factor: float = 1.0
@@ -97,7 +97,7 @@ class UNetConfig(Architecture):
             if self.temporal:
                 self._require(
                     channels % temporal_groups(channels) == 0,
-                    f"temporal layers have 32 groups, or one for each of fewer channels; {channels} do not divide",
+                    f"temporal layers have 32 groups, or one a channel below 32; {channels} channels do not divide",
                 )
         frequencies = self.block_out_channels[0] // 2
         self._require(
@@ -118,7 +118,7 @@ class UNetConfig(Architecture):
 
     @property
     def embedding_dim(self) -> int:
-        """Width of the timestep embedding that every resnet sees."""
+        """Width of the timestep embedding, which conditions every resnet."""
         return self.time_embedding_dim or 4 * self.block_out_channels[0]
 
     @property
@@ -128,7 +128,7 @@ class UNetConfig(Architecture):
 
     @property
     def size_multiple(self) -> int:
-        """Heights and widths must be multiples of this: resnets halve exactly, strided convolutions round up."""
+        """Required divisor of heights and widths: resnets halve exactly, strided convolutions round up."""
         return 2 ** (len(self.block_out_channels) - 1) if self.resampling == "resnet" else 1
 
 
@@ -142,7 +142,7 @@ class VAEConfig(Architecture):
     block_out_channels: tuple[int, ...]
     layers_per_block: int
     scaling_factor: float
-    """Latents are multiplied by it, so that the diffusion model sees unit variance."""
+    """Factor of the latents, which gives them unit variance for the diffusion model."""
     norm_num_groups: int = 32
     act_fn: Activation = "silu"
 
@@ -157,5 +157,5 @@ class VAEConfig(Architecture):
 
     @property
     def size_multiple(self) -> int:
-        """Pixels a latent pixel stands for, along each side; heights and widths must be multiples of it."""
+        """Pixels for each latent pixel along height and width, which must be multiples of it."""
         return 2 ** (len(self.block_out_channels) - 1)

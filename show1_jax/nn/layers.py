@@ -1,4 +1,4 @@
-"""Layers that every network shares: activations, norms, resampling and the embeddings of timestep and text."""
+"""Layers that the networks share: activations, norms, resampling and the embeddings of timestep and text."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from show1_jax.parallel import constrain_activation
 
 
 class _NoRngs:
-    """Stands in for the random streams that NNX layers ask for."""
+    """A placeholder for the random streams that NNX layers require; it draws nothing."""
 
     def params(self) -> None:
         return None
@@ -30,28 +30,28 @@ def _shape_only(key: None, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Shap
 
 @dataclass(frozen=True)
 class Layers:
-    """Makes the layers that have parameters, with the conventions that all networks share.
+    """A factory of the layers that have parameters, with the conventions that all networks share.
 
-    Every parameter is a shape and a dtype and nothing is computed: a full-size network takes a second, where tracing
-    thousands of initialisers takes minutes. Weights come from a checkpoint or `show1_jax.nn.init`.
+    Every parameter is a shape and a dtype and nothing is computed: a full-size network is built in a second, whereas
+    tracing thousands of initialisers takes minutes. Weights come from a checkpoint or `show1_jax.nn.init`.
     """
 
     dtype: DTypeLike = jnp.float32
     """Compute dtype; norm statistics and softmax are float32 always."""
     param_dtype: DTypeLike = jnp.float32
     remat: Remat = "none"
-    """What blocks of a UNet keep for the backward pass; see `rematerialised`."""
+    """Saved activations of a network's blocks for the backward pass; see `rematerialised`."""
 
     def _options(self, *parameters: str) -> dict[str, Any]:
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype, "rngs": _NoRngs()}
         return options | {f"{name}_init": _shape_only for name in parameters}
 
     def param(self, shape: tuple[int, ...]) -> nnx.Param:
-        """A bare parameter."""
+        """Make a parameter without a layer."""
         return nnx.Param(jax.ShapeDtypeStruct(shape, self.param_dtype))
 
     def linear(self, in_dim: int, out_dim: int, *, bias: bool = True) -> nnx.Linear:
-        """A linear layer."""
+        """Make a linear layer."""
         return nnx.Linear(in_dim, out_dim, use_bias=bias, **self._options("kernel", "bias"))
 
     def conv(
@@ -63,36 +63,48 @@ class Layers:
         stride: int = 1,
         padding: Sequence[tuple[int, int]] | None = None,
     ) -> nnx.Conv:
-        """A 2-D convolution, padded by half its kernel unless said; leading axes of its input are batch axes."""
+        """Make a 2-D convolution; all leading axes of its input are batch axes.
+
+        Args:
+            in_channels: channels of the input.
+            out_channels: channels of the output.
+            kernel: height and width of the kernel, or one number for both.
+            stride: step of the kernel, along both axes.
+            padding: zeros before and after the rows and the columns; None pads by half the kernel.
+        """
         height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
         padding = padding or tuple(((size - 1) // 2, (size - 1) // 2) for size in (height, width))
         options = self._options("kernel", "bias")
         return nnx.Conv(in_channels, out_channels, (height, width), stride, padding=padding, **options)
 
     def group_norm(self, channels: int, groups: int, epsilon: float) -> nnx.GroupNorm:
-        """Group norm over everything but the leading axis, with two-pass float32 statistics."""
+        """Make a group norm over all axes but the leading one, with two-pass float32 statistics."""
         options = self._options("scale", "bias")
         return nnx.GroupNorm(channels, groups, epsilon=epsilon, use_fast_variance=False, **options)
 
     def layer_norm(self, channels: int, epsilon: float = 1e-5) -> nnx.LayerNorm:
-        """Layer norm over channels, with two-pass float32 statistics."""
+        """Make a layer norm over channels, with two-pass float32 statistics."""
         options = self._options("scale", "bias")
         return nnx.LayerNorm(channels, epsilon=epsilon, use_fast_variance=False, **options)
 
     def rms_norm(self, channels: int, epsilon: float) -> nnx.RMSNorm:
-        """Root-mean-square norm over channels, with float32 statistics."""
+        """Make a root-mean-square norm over channels, with float32 statistics."""
         return nnx.RMSNorm(channels, epsilon=epsilon, **self._options("scale"))
 
     def embed(self, count: int, dim: int) -> nnx.Embed:
-        """A table of `count` vectors."""
+        """Make an embedding table of `count` vectors."""
         return nnx.Embed(count, dim, **self._options("embedding"))
 
 
 def rematerialised(block: Callable[..., Array], remat: Remat) -> Callable[..., Array]:
-    """A block whose backward pass computes again what it does not keep (Chen et al. 2016, arXiv 1604.06174).
+    """Return the block with a choice of saved activations (Chen et al. 2016, arXiv 1604.06174).
 
-    It keeps its inputs, and of what lies between: `none` keeps all, `dots` the results of matrix products (attention's
-    and convolutions' are computed again), `full` nothing.
+    The backward pass recomputes the activations that are not saved.
+
+    Args:
+        block: its inputs are always saved.
+        remat: `none` saves all activations; `dots` the results of matrix products, but neither attention's nor
+            convolutions'; `full` none.
     """
     if remat == "none":
         return block
@@ -101,27 +113,27 @@ def rematerialised(block: Callable[..., Array], remat: Remat) -> Callable[..., A
 
 
 def exact_gelu(x: Array) -> Array:
-    """The exact GELU, through erf in float32, as in PyTorch.
+    """Apply the exact GELU, computed with erf in float32, as in PyTorch.
 
-    Its error is below 1e-6, as PyTorch's. `jax.nn.gelu` goes through erfc, which is exact to the last digit where GELU
-    is next to nothing, and takes XLA an exponential and three polynomials where erf takes one.
+    Its error is below 1e-6, as PyTorch's. `jax.nn.gelu` uses erfc, which is exact to the last digit where GELU is close
+    to 0, but costs an exponential and three polynomials in XLA; erf costs one polynomial.
     """
     wide = x.astype(jnp.float32)
     return (0.5 * wide * (1 + jax.lax.erf(math.sqrt(0.5) * wide))).astype(x.dtype)
 
 
 def activation(name: Activation) -> Callable[[Array], Array]:
-    """The activation of that name."""
+    """Return the activation function of that name."""
     return {"silu": jax.nn.silu, "gelu": exact_gelu}[name]
 
 
 def per_frame(norm: nnx.GroupNorm, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-    """Apply a group norm with statistics of each frame alone."""
+    """Apply a group norm to each frame independently."""
     return rearrange(norm(rearrange(x, "b t h w c -> (b t) h w c")), "(b t) h w c -> b t h w c", b=x.shape[0])
 
 
 def flatten_pixels(x: Float[Array, "b t h w c"]) -> Float[Array, "b t h*w c"]:
-    """Each frame's pixels row after row, spread over devices as its rows are."""
+    """Flatten each frame's pixels row by row; they are sharded over devices as the rows are."""
     return constrain_activation(rearrange(x, "b t h w c -> b t (h w) c"))
 
 
@@ -136,23 +148,23 @@ def repeat_2x2(x: Float[Array, "b t h w c"]) -> Float[Array, "b t 2*h 2*w c"]:
 
 
 def resize_nearest(x: Float[Array, "b t h w c"], height: int, width: int) -> Float[Array, "b t {height} {width} c"]:
-    """Resize by the nearest pixel at or before: output i shows input floor(i * in / out), as PyTorch's `nearest`."""
+    """Resize by the nearest pixel at or before: output i is input floor(i * in / out), as PyTorch's `nearest`."""
     rows = jnp.arange(height) * x.shape[2] // height
     columns = jnp.arange(width) * x.shape[3] // width
     return x[:, :, rows][:, :, :, columns]
 
 
 def pixel_positions(x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w 3"]:
-    """Each pixel's place in time, height and width, from -1 (the first) to 1 (the last)."""
+    """Return each pixel's position in time, height and width, from -1 (the first) to 1 (the last)."""
     sides = x.shape[1:4]
-    places = jnp.meshgrid(*(jnp.linspace(-1, 1, side, dtype=x.dtype) for side in sides), indexing="ij")
-    return jnp.broadcast_to(jnp.stack(places, axis=-1), (len(x), *sides, 3))
+    positions = jnp.meshgrid(*(jnp.linspace(-1, 1, side, dtype=x.dtype) for side in sides), indexing="ij")
+    return jnp.broadcast_to(jnp.stack(positions, axis=-1), (len(x), *sides, 3))
 
 
 def sinusoidal_embedding(
     timestep: Int[Array, " b"] | Float[Array, " b"], dim: int, *, flip_sin_to_cos: bool, freq_shift: int
 ) -> Float[Array, "b {dim}"]:
-    """Sinusoids of a timestep or noise level, in float32 (Ho et al. 2020; Vaswani et al. 2017, section 3.5).
+    """Return sinusoids of a timestep or noise level, in float32 (Ho et al. 2020; Vaswani et al. 2017, section 3.5).
 
     Frequencies are 10000^(-i / (dim/2 - freq_shift)); sines come first unless `flip_sin_to_cos`.
     """
@@ -196,7 +208,7 @@ class AttentionPooling(nnx.Module):
 
 
 class TextTimeEmbedding(nnx.Module):
-    """The text's share of the timestep embedding: norm, attention pooling, projection, norm (DeepFloyd IF)."""
+    """The text term of the timestep embedding: norm, attention pooling, projection, norm (DeepFloyd IF)."""
 
     def __init__(self, text_dim: int, out_dim: int, num_heads: int, make: Layers):
         self.norm1 = make.layer_norm(text_dim)

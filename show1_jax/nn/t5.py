@@ -1,4 +1,4 @@
-"""The T5 v1.1 encoder (Raffel et al. 2020, gated as in Shazeer 2020), whose states all pixel stages see."""
+"""The T5 v1.1 encoder (Raffel et al. 2020, gated as in Shazeer 2020), whose states condition all pixel stages."""
 
 import dataclasses
 import math
@@ -20,7 +20,10 @@ from show1_jax.nn.text_attention import attention
 
 @dataclasses.dataclass(frozen=True)
 class T5Config(TextArchitecture):
-    """A T5 v1.1 encoder, its feed-forward layers gated with the tanh GELU. Defaults are what an absent key means."""
+    """The architecture of a T5 v1.1 encoder, whose feed-forward layers are gated with the tanh GELU.
+
+    Defaults are those of absent keys in a released `config.json`.
+    """
 
     kind: ClassVar = T5
     only: ClassVar = {
@@ -44,7 +47,7 @@ class T5Config(TextArchitecture):
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
         self._require(
             distance > buckets // 4,
-            f"relative_attention_max_distance={distance} is within the {buckets // 4} distances that have own buckets",
+            f"relative_attention_max_distance={distance} must be above {buckets // 4}, the distances with own buckets",
         )
 
     @classmethod
@@ -52,7 +55,7 @@ class T5Config(TextArchitecture):
         """Build from a released `config.json`.
 
         Raises:
-          UserError: as `TextArchitecture.from_json`; a file without `feed_forward_proj` is one of T5 before v1.1.
+          UserError: as in `TextArchitecture.from_json`; a file without `feed_forward_proj` is of T5 before v1.1.
         """
         return super().from_json({"feed_forward_proj": "relu", **settings})
 
@@ -63,33 +66,34 @@ class T5Config(TextArchitecture):
 
 
 def relative_position_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "q k"]:
-    """The bucket of every (query, key) pair by the key's distance from the query (Raffel et al. 2020, section 2.1).
+    """Return the bucket of every (query, key) pair by the key's distance (Raffel et al. 2020, section 2.1).
 
     Keys after the query have the upper half of the buckets. In each half, the first half of the buckets are one
-    distance wide, the others logarithmically wider up to `max_distance`; all farther keys share the last.
+    distance wide, and the others become logarithmically wider up to `max_distance`. All keys beyond that distance are
+    in the last bucket.
     """
     half = num_buckets // 2
     exact = half // 2
     offset = np.arange(length)[None, :] - np.arange(length)[:, None]
     distance = np.abs(offset)
-    # float32, as in the original: a bucket's edge is where this rounds to an integer.
+    # float32, as in the original: this rounding to an integer determines the edge of a bucket.
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
     logarithmic = exact + (ratio / np.float32(math.log(max_distance / exact)) * np.float32(half - exact)).astype(int)
     return half * (offset > 0) + np.where(distance < exact, distance, np.minimum(logarithmic, half - 1))
 
 
-def _float32(make: Layers) -> Layers:
+def _float32_layers(make: Layers) -> Layers:
     return dataclasses.replace(make, dtype=jnp.float32)
 
 
 def _float32_out(linear: nnx.Linear) -> nnx.Linear:
-    """Have a layer give its float32 sums to the residual stream as they are."""
+    """Make a layer return its float32 sums, so that the residual stream does not round them."""
     linear.preferred_element_type = jnp.float32
     return linear
 
 
 class T5SelfAttention(nnx.Module):
-    """Multi-head attention with a bias on its logits, which are not scaled by 1/sqrt(d)."""
+    """Multi-head attention with a bias on its logits and without the scale of 1/sqrt(d)."""
 
     def __init__(self, config: T5Config, has_position_bias: bool, make: Layers):
         inner = config.num_heads * config.d_kv
@@ -100,7 +104,9 @@ class T5SelfAttention(nnx.Module):
         self.v = make.linear(config.d_model, inner, bias=False)
         self.o = _float32_out(make.linear(inner, config.d_model, bias=False))
         if has_position_bias:
-            self.relative_attention_bias = _float32(make).embed(config.relative_attention_num_buckets, config.num_heads)
+            self.relative_attention_bias = _float32_layers(make).embed(
+                config.relative_attention_num_buckets, config.num_heads
+            )
 
     def __call__(
         self, x: Float[Array, "b n d"], bias: Float[Array, "h n n"], mask: Bool[Array, "b 1 n"]
@@ -108,7 +114,7 @@ class T5SelfAttention(nnx.Module):
         return self.o(attention(self.q(x), self.k(x), self.v(x), self.num_heads, mask, bias))
 
     def position_bias(self, length: int) -> Float[Array, "h n n"]:
-        """What all blocks add to the logits of so many tokens; the first block's table serves them all."""
+        """Return the bias on the logits of `length` tokens in every block; all blocks use the first block's table."""
         table = self.relative_attention_bias
         buckets = relative_position_buckets(length, table.num_embeddings, self.max_distance)
         return rearrange(table(jnp.asarray(buckets)), "q k h -> h q k")
@@ -127,11 +133,11 @@ class GatedFeedForward(nnx.Module):
 
 
 def _rms_norm(config: T5Config, make: Layers) -> nnx.RMSNorm:
-    return _float32(make).rms_norm(config.d_model, config.layer_norm_epsilon)
+    return _float32_layers(make).rms_norm(config.d_model, config.layer_norm_epsilon)
 
 
 class AttentionLayer(nnx.Module):
-    """Norm, attention, skip."""
+    """Residual attention after a norm."""
 
     def __init__(self, config: T5Config, has_position_bias: bool, make: Layers):
         self.layer_norm = _rms_norm(config, make)
@@ -144,7 +150,7 @@ class AttentionLayer(nnx.Module):
 
 
 class FeedForwardLayer(nnx.Module):
-    """Norm, feed-forward, skip."""
+    """A residual feed-forward layer after a norm."""
 
     def __init__(self, config: T5Config, make: Layers):
         self.layer_norm = _rms_norm(config, make)
@@ -154,7 +160,7 @@ class FeedForwardLayer(nnx.Module):
         return x + self.DenseReluDense(self.layer_norm(x))
 
 
-class Block(nnx.Module):
+class T5Block(nnx.Module):
     """An attention layer and a feed-forward layer, under the names of the released parameters."""
 
     def __init__(self, config: T5Config, has_position_bias: bool, make: Layers):
@@ -165,11 +171,11 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "b n d"], bias: Float[Array, "h n n"], mask: Bool[Array, "b 1 n"]
     ) -> Float[Array, "b n d"]:
-        attend, feed_forward = self.layer
-        return feed_forward(attend(x, bias, mask))
+        attention_layer, feed_forward = self.layer
+        return feed_forward(attention_layer(x, bias, mask))
 
     def position_bias(self, length: int) -> Float[Array, "h n n"]:
-        """Of the first block: see `SelfAttention.position_bias`."""
+        """Return the bias of `T5SelfAttention.position_bias`; only the first block has the table for it."""
         bias: Float[Array, "h n n"] = self.layer[0].SelfAttention.position_bias(length)
         return bias
 
@@ -177,22 +183,27 @@ class Block(nnx.Module):
 class T5Encoder(nnx.Module):
     """The encoder of T5 v1.1. Parameter paths are the released names without their leading `encoder.`.
 
-    Norms, softmax, position bias and the residual stream are float32 whatever `dtype`, since T5-XXL's stream leaves the
-    range of float16. On accelerators compute in bfloat16: in float16 the gated activations may still overflow.
+    Norms, softmax, position bias and the residual stream are float32 for every `dtype`, because T5-XXL's stream exceeds
+    the range of float16. On accelerators use bfloat16: in float16 the gated activations may still overflow.
     """
 
     def __init__(self, config: T5Config, make: Layers):
         self.config = config
         self.dtype = make.dtype
-        # Looked up in its own dtype: casting the whole table for a few rows would cost 0.5 GB in T5-XXL.
+        # The lookup is in the dtype of the table: casting the whole table would cost 0.5 GB in T5-XXL.
         self.shared = dataclasses.replace(make, dtype=make.param_dtype).embed(config.vocab_size, config.d_model)
-        self.block = nnx.List([Block(config, index == 0, make) for index in range(config.num_layers)])
+        self.block = nnx.List([T5Block(config, index == 0, make) for index in range(config.num_layers)])
         self.final_layer_norm = _rms_norm(config, make)
 
     def __call__(self, ids: Int[Array, "b n"], mask: Int[Array, "b n"]) -> Float[Array, "b n d"]:
-        """Encode token ids; `mask` is 1 for tokens and 0 for padding, which no token attends to (padding does encode).
+        """Encode token ids.
 
-        Each row needs at least one token; the tokenizer's `</s>` is one.
+        Args:
+            ids: at least one token in each row; the tokenizer's `</s>` is one.
+            mask: 1 for tokens, 0 for padding. No position attends to padding; padding has states too.
+
+        Returns:
+            The last states, in the compute dtype.
         """
         bias = self.block[0].position_bias(ids.shape[1])
         attended = mask[:, None, :] > 0

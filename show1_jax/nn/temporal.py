@@ -1,4 +1,4 @@
-"""The layers that look along time: what makes an image UNet a video UNet."""
+"""Layers along time, which turn an image UNet into a video UNet."""
 
 import jax
 from einops import rearrange
@@ -23,9 +23,9 @@ class TemporalConvStep(nnx.Module):
 
 
 class TemporalConv(nnx.Module):
-    """Four norm-SiLU-convolution steps along time around a skip (ModelScope); initialised as the identity.
+    """Four residual norm-SiLU-convolution steps along time (ModelScope); initialised as the identity.
 
-    The original's dropout is off: it acts in training only (and in the original's keyframe stage by accident).
+    The original's dropout is omitted: it acts in training only (and in the original's keyframe stage by accident).
     """
 
     def __init__(self, channels: int, make: Layers):
@@ -41,9 +41,10 @@ class TemporalConv(nnx.Module):
 
 
 class TemporalTransformer(nnx.Module):
-    """A transformer block over the frames of each pixel, around a skip; both attentions look at the frames.
+    """A residual transformer block over the frames of each pixel; both attentions are self-attention over frames.
 
-    Born as the identity, so that an image UNet's weights stay what they were (Show-1, section 3.3).
+    Initialised as the identity, so that a video UNet inflated from an image UNet starts as that UNet (Show-1, section
+    3.3).
     """
 
     def __init__(self, channels: int, num_heads: int, head_dim: int, num_groups: int, make: Layers):
@@ -56,6 +57,6 @@ class TemporalTransformer(nnx.Module):
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
         y = rearrange(self.proj_in(flatten_pixels(self.norm(x))), "b t p c -> b p t c")
         for block in self.transformer_blocks:
-            # Videos and pixels stay two axes: folded into one, they could not both be spread over devices.
+            # Videos and pixels stay two axes: folded into one, they could not both be sharded over devices.
             y = jax.vmap(block)(y)
         return x + rearrange(self.proj_out(y), "b (h w) t c -> b t h w c", h=x.shape[2])

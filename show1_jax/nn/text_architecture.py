@@ -1,4 +1,4 @@
-"""What the two text encoders' architectures share: reading a released `config.json`."""
+"""The base of the text encoders' architectures, which reads a released `config.json`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from show1_jax.config.without_effect import refused_fields
 from show1_jax.errors import UserError, shown
 from show1_jax.nn.config import Architecture
 
-T = TypeVar("T", bound="TextArchitecture")
+TextArchitectureT = TypeVar("TextArchitectureT", bound="TextArchitecture")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +16,9 @@ class TextArchitecture(Architecture):
     """A text encoder whose fields have the names of its released `config.json`.
 
     Attributes:
-        kind: of encoder, as `show1_jax.config.without_effect` has it.
-        only: fields of a `config.json` that have one value here, which is also the default.
-        vocab_size: rows of the table of tokens; ids are below it.
+        kind: kind of encoder, a key of `show1_jax.config.without_effect`.
+        only: fields of a `config.json` with one supported value each, which is also the default.
+        vocab_size: rows of the token embedding; ids are below it.
     """
 
     kind: ClassVar[str]
@@ -33,15 +33,15 @@ class TextArchitecture(Architecture):
 
     @property
     def max_positions(self) -> int | None:
-        """Most tokens of a text; None where any number will do."""
+        """The largest number of tokens of a text; None without a limit."""
         return None
 
     @classmethod
-    def from_json(cls: type[T], settings: Mapping[str, Any]) -> T:
+    def from_json(cls: type[TextArchitectureT], settings: Mapping[str, Any]) -> TextArchitectureT:
         """Build from a released `config.json`.
 
         Raises:
-          UserError: a field is missing, has a value that is not built, or is not known to change nothing.
+          UserError: a field is missing, its value is not supported, or it is not known to have no effect.
         """
         for name, value in cls.only.items():
             if settings.get(name, value) != value:

@@ -15,9 +15,18 @@ def attention(
     bias: Float[Array, "h q k"] | None = None,
     scale: float = 1.0,
 ) -> Float[Array, "b q hd"]:
-    """Attention with a float32 softmax; `mask` is true where a query may look at a key, `bias` adds to the logits.
+    """Apply multi-head attention with a float32 softmax.
 
-    Text is short, so plain products will do; `jax.nn.dot_product_attention` has no float16 on CPU and TPU.
+    Texts are short, so plain matrix products suffice; `jax.nn.dot_product_attention` has no float16 on CPU and TPU.
+
+    Args:
+        q: queries, all heads side by side in the channels.
+        k: keys.
+        v: values.
+        num_heads: divides the channels.
+        mask: true where a query may attend to a key.
+        bias: added to the logits.
+        scale: factor of the logits, before the bias.
     """
     q, k, v = (rearrange(x, "b n (h d) -> b n h d", h=num_heads) for x in (q, k, v))
     logits = scale * jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)

@@ -1,4 +1,4 @@
-"""The UNet of every stage of the cascade: 3-D over pixels, 3-D over latents, and 2-D over images, by its settings."""
+"""The UNet of every stage of the cascade; its settings make it 3-D over pixels, 3-D over latents or 2-D over images."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -23,7 +23,7 @@ from show1_jax.parallel import constrain_activation
 class UNet(nnx.Module):
     """A text-conditioned UNet over video (Show-1, section 3.3; an image is a video of one frame).
 
-    It knows no noise schedule: it maps a noisy sample, a timestep and text states to a prediction.
+    It maps a noisy sample, a timestep and text states to a prediction; the noise schedule is the caller's.
     """
 
     def __init__(self, config: UNetConfig, make: Layers):
@@ -57,16 +57,20 @@ class UNet(nnx.Module):
         text: Float[Array, "b n d"],
         noise_level: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b t h w c_out"]:
-        """Predict, for the noisy `sample` at `timestep`, what the network was trained to predict.
+        """Predict the noise, the clean sample or v (the scheduler's `prediction_type`) of a noisy sample.
 
         Args:
             sample: noisy video or latents, with the stage's condition appended as channels.
-            timestep: of each video, 0 (clean) to the schedule's length.
+            timestep: one for each video, 0 (least noise) to the schedule's length - 1.
             text: last states of the text encoder, padding included (no UNet of the cascade masks it).
-            noise_level: level of the noise on the low-resolution condition, if the network is told one.
+            noise_level: level of the noise on the low-resolution condition; exactly for networks that are conditioned
+                on it (`noise_level_embedding`).
 
         Returns:
             The prediction in float32; pixel UNets append as many channels for the variance.
+
+        Raises:
+            ValueError: `noise_level` is missing, or the network has no embedding for it.
         """
         text = text.astype(self.dtype)
         embedding = self._embed(timestep, text, noise_level)
@@ -79,8 +83,8 @@ class UNet(nnx.Module):
             x = rematerialised(self.transformer_in.__call__, self.remat)(x)
         skips = [x]
         for down_block in self.down_blocks:
-            x, of_block = down_block(constrain_activation(x), embedding, text)
-            skips += of_block
+            x, block_skips = down_block(constrain_activation(x), embedding, text)
+            skips += block_skips
         x = self.mid_block(constrain_activation(x), embedding, text)
         for up_block in self.up_blocks:
             x = up_block(constrain_activation(x), skips, embedding, text)
@@ -90,10 +94,10 @@ class UNet(nnx.Module):
     def _embed(
         self, timestep: Int[Array, " b"], text: Float[Array, "b n d"], noise_level: Int[Array, " b"] | None
     ) -> Float[Array, "b e"]:
-        """The sum of what timestep, noise level and text say, as every resnet sees it."""
+        """Return the sum of the timestep, noise level and text embeddings, which conditions every resnet."""
         config = self.config
         if (noise_level is not None) != config.noise_level_embedding:
-            raise ValueError("noise_level must be given to networks with noise_level_embedding, and to no other")
+            raise ValueError("noise_level is required with noise_level_embedding, and not allowed without it")
 
         def sinusoids(values: Int[Array, " b"]) -> Float[Array, "b d"]:
             first = config.block_out_channels[0]

@@ -12,7 +12,7 @@ from show1_jax.nn.config import VAEConfig
 from show1_jax.nn.layers import Layers, flatten_pixels, per_frame, rematerialised
 from show1_jax.parallel import constrain_activation
 
-_EPSILON = 1e-6
+_NORM_EPSILON = 1e-6
 
 
 def _resnets(config: VAEConfig, in_channels: int, out_channels: int, count: int, make: Layers) -> nnx.List:
@@ -24,7 +24,7 @@ def _resnets(config: VAEConfig, in_channels: int, out_channels: int, count: int,
                 embedding_dim=None,
                 act_fn=config.act_fn,
                 num_groups=config.norm_num_groups,
-                epsilon=_EPSILON,
+                epsilon=_NORM_EPSILON,
                 make=make,
             )
             for index in range(count)
@@ -33,10 +33,10 @@ def _resnets(config: VAEConfig, in_channels: int, out_channels: int, count: int,
 
 
 class PixelAttention(nnx.Module):
-    """One-head attention of each frame's pixels over themselves, around a skip."""
+    """Residual self-attention of each frame's pixels, with one head."""
 
     def __init__(self, channels: int, num_groups: int, make: Layers):
-        self.group_norm = make.group_norm(channels, num_groups, _EPSILON)
+        self.group_norm = make.group_norm(channels, num_groups, _NORM_EPSILON)
         self.to_q = make.linear(channels, channels)
         self.to_k = make.linear(channels, channels)
         self.to_v = make.linear(channels, channels)
@@ -50,7 +50,7 @@ class PixelAttention(nnx.Module):
 
 
 class AutoencoderMidBlock(nnx.Module):
-    """Resnet, attention, resnet."""
+    """The coarsest level's middle: resnet, attention, resnet."""
 
     def __init__(self, config: VAEConfig, make: Layers):
         channels = config.block_out_channels[-1]
@@ -62,7 +62,7 @@ class AutoencoderMidBlock(nnx.Module):
 
 
 class PadRightDownsample(nnx.Module):
-    """Halve height and width by a strided convolution, padded at the right and the bottom only."""
+    """A strided convolution that halves height and width, padded at the right and the bottom only."""
 
     def __init__(self, channels: int, make: Layers):
         self.conv = make.conv(channels, channels, 3, stride=2, padding=((0, 1), (0, 1)))
@@ -72,7 +72,7 @@ class PadRightDownsample(nnx.Module):
 
 
 class CoderBlock(nnx.Module):
-    """One level of the encoder or decoder: resnets, then resampling, where another level follows."""
+    """One level of the encoder or decoder: resnets, then resampling if another level follows."""
 
     def __init__(self, resnets: nnx.List, downsampler: nnx.Module | None = None, upsampler: nnx.Module | None = None):
         self.resnets = resnets
@@ -86,7 +86,7 @@ class CoderBlock(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Pixels to mean and log variance of latents, before the quantising convolution."""
+    """The network from pixels to mean and log variance of latents, before the quantising convolution."""
 
     def __init__(self, config: VAEConfig, make: Layers):
         widths = config.block_out_channels
@@ -101,7 +101,7 @@ class Encoder(nnx.Module):
             ]
         )
         self.mid_block = AutoencoderMidBlock(config, make)
-        self.conv_norm_out = make.group_norm(widths[-1], config.norm_num_groups, _EPSILON)
+        self.conv_norm_out = make.group_norm(widths[-1], config.norm_num_groups, _NORM_EPSILON)
         self.conv_out = make.conv(widths[-1], 2 * config.latent_channels, 3)
         self.remat = make.remat
 
@@ -113,7 +113,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Latents, after the second quantising convolution, to pixels."""
+    """The network from latents, after the second quantising convolution, to pixels."""
 
     def __init__(self, config: VAEConfig, make: Layers):
         widths = config.block_out_channels[::-1]
@@ -128,7 +128,7 @@ class Decoder(nnx.Module):
                 for level, width in enumerate(widths)
             ]
         )
-        self.conv_norm_out = make.group_norm(widths[-1], config.norm_num_groups, _EPSILON)
+        self.conv_norm_out = make.group_norm(widths[-1], config.norm_num_groups, _NORM_EPSILON)
         self.conv_out = make.conv(widths[-1], config.out_channels, 3)
         self.remat = make.remat
 
@@ -140,7 +140,7 @@ class Decoder(nnx.Module):
 
 
 class Autoencoder(nnx.Module):
-    """Frames to a Gaussian over latents and back; every frame for itself."""
+    """The autoencoder: frames to a Gaussian over latents and back, each frame independently."""
 
     def __init__(self, config: VAEConfig, make: Layers):
         self.encoder = Encoder(config, make)
@@ -151,11 +151,15 @@ class Autoencoder(nnx.Module):
         self.dtype = make.dtype
 
     def encode(self, video: Float[Array, "b t h w c"]) -> tuple[Float[Array, "b t _ _ z"], Float[Array, "b t _ _ z"]]:
-        """Mean and log variance, clipped to [-30, 20], of the unscaled latents of `video` in [-1, 1]; in float32."""
+        """Encode a video in [-1, 1].
+
+        Returns:
+            Mean and log variance, clipped to [-30, 20], of the unscaled latents, in float32.
+        """
         moments = self.quant_conv(self.encoder(video.astype(self.dtype))).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, latents: Float[Array, "b t h w z"]) -> Float[Array, "b t _ _ c"]:
-        """Video, about [-1, 1] but not clamped, of unscaled latents; in float32."""
+        """Decode unscaled latents to a video, about [-1, 1] but not clamped, in float32."""
         return self.decoder(self.post_quant_conv(latents.astype(self.dtype))).astype(jnp.float32)

@@ -1,7 +1,7 @@
-"""Meshes, shardings and processes: everything that knows there is more than one device.
+"""Meshes, shardings and processes: all code for more than one device.
 
-Rules for weights and activations, batches put on devices and gathered from them, values that several processes agree
-on, and weights as flat dictionaries. Networks, samplers and files are unknown here.
+It contains sharding rules for weights and activations, transfer of batches to and from devices, values shared by
+processes, and weights as flat dictionaries. It imports neither networks nor samplers, and reads no files.
 """
 
 from show1_jax.parallel.mesh import (

@@ -1,4 +1,4 @@
-"""The device mesh and the processes behind it."""
+"""The device mesh, and the start of several processes."""
 
 import contextlib
 import dataclasses
@@ -17,20 +17,20 @@ from show1_jax.config.sampling import MeshConfig
 from show1_jax.errors import BAD_INPUT, UserError
 
 _MAX_PROCESSES: Final = 1_000_000
-_PATIENCE_SECONDS: Final = 300
-_SAY_AFTER_SECONDS: Final = 5
+_JOIN_TIMEOUT_SECONDS: Final = 300
+_NOTICE_AFTER_SECONDS: Final = 5
 
 
 def mesh_sizes(config: MeshConfig, num_devices: int, setting: str = "mesh") -> dict[str, int]:
-    """The sizes of the mesh's axes over so many devices, with -1 filled in.
+    """Return the sizes of the mesh's axes, with -1 filled in.
 
     Args:
-        config: the sizes asked for.
-        num_devices: that they must multiply to.
-        setting: where a person sets them in the config.
+        config: requested sizes.
+        num_devices: required product of the sizes.
+        setting: path of the mesh in the config, for the error message.
 
     Raises:
-        UserError: they do not.
+        UserError: the product of the sizes is not `num_devices`.
     """
     sizes = dataclasses.asdict(config)
     known = math.prod(size for size in sizes.values() if size != -1)
@@ -44,14 +44,14 @@ def mesh_sizes(config: MeshConfig, num_devices: int, setting: str = "mesh") -> d
 
 
 def all_devices() -> list[jax.Device]:
-    """All devices of all processes.
+    """Return all devices of all processes.
 
     Raises:
-        UserError: there are none of the kind that JAX is told to use.
+        UserError: there are none of the kind that JAX is configured for.
     """
     try:
         return jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter where JAX lacks the plugin of that kind
+    except (RuntimeError, AssertionError) as error:  # AssertionError: JAX has no plugin for that kind
         reason = (str(error).splitlines() or ["none of that kind"])[0].partition(" (set JAX_PLATFORMS")[0]
         platforms = os.environ.get("JAX_PLATFORMS", "")
         raise UserError(
@@ -60,10 +60,15 @@ def all_devices() -> list[jax.Device]:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None, setting: str = "mesh") -> Mesh:
-    """A mesh of the devices (all, of all processes, if not given) with the axes that are `config`'s fields.
+    """Return a mesh whose axes are the fields of `config`.
+
+    Args:
+        config: sizes of the axes; -1 is filled in.
+        devices: devices of the mesh; None for all devices of all processes.
+        setting: see `mesh_sizes`.
 
     Raises:
-        UserError: the axes do not multiply to the number of devices; see `mesh_sizes`.
+        UserError: the product of the sizes is not the number of devices; see `mesh_sizes`.
     """
     devices = devices or all_devices()
     sizes = mesh_sizes(config, len(devices), setting)
@@ -72,20 +77,24 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None, s
 
 
 def platform_of(mesh: Mesh) -> str:
-    """What kind of devices a mesh is of: `cpu`, `gpu` or `tpu`."""
+    """Return the kind of devices of a mesh: `cpu`, `gpu` or `tpu`."""
     return mesh.devices.flat[0].platform
 
 
 def initialize_distributed(
     coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Join the other processes of the job; call it before anything else uses JAX.
+    """Join the other processes of the job; must be called before any other use of JAX.
 
-    With all three arguments the job is what they say (`host:port` of the first process, how many, which this is).
-    Without any, JAX finds them by itself on TPU pods, SLURM and the like (`--distributed`).
+    Without arguments, JAX detects them on TPU pods, SLURM and similar clusters (`--distributed`).
+
+    Args:
+        coordinator_address: `host:port` of the first process.
+        num_processes: number of processes.
+        process_id: number of this process, from 0.
 
     Raises:
-        UserError: only some of the arguments, one that cannot be, or the others could not be reached.
+        UserError: only some of the arguments are given, one is invalid, or the other processes are not reachable.
     """
     given = [value is not None for value in (coordinator_address, num_processes, process_id)]
     if any(given) and not all(given):
@@ -93,9 +102,9 @@ def initialize_distributed(
     if coordinator_address is not None and num_processes is not None and process_id is not None:
         _check_processes(coordinator_address, num_processes, process_id)
     try:
-        with _patience(coordinator_address):
+        with _join_timeout(coordinator_address):
             jax.distributed.initialize(
-                coordinator_address, num_processes, process_id, initialization_timeout=_PATIENCE_SECONDS
+                coordinator_address, num_processes, process_id, initialization_timeout=_JOIN_TIMEOUT_SECONDS
             )
     except (RuntimeError, ValueError, LookupError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -103,7 +112,7 @@ def initialize_distributed(
 
 
 def _check_processes(coordinator_address: str, num_processes: int, process_id: int) -> None:
-    """Refuse what JAX ends by a traceback or a crash."""
+    """Refuse arguments with which JAX ends in a traceback or a crash."""
     host, _, port = coordinator_address.rpartition(":")
     if not host or not (port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536):
         raise UserError(f"--coordinator_address={coordinator_address} must be HOST:PORT, such as node0:1234")
@@ -115,16 +124,16 @@ def _check_processes(coordinator_address: str, num_processes: int, process_id: i
 
 
 @contextlib.contextmanager
-def _patience(coordinator_address: str | None) -> Iterator[None]:
-    """A block that ends the process in one line shortly before JAX would: that aborts where it cannot join."""
+def _join_timeout(coordinator_address: str | None) -> Iterator[None]:
+    """End the process with one line if the block exceeds the timeout, shortly before JAX would abort the process."""
     where = f"at {coordinator_address}" if coordinator_address else "that this cluster names"
     joined = threading.Event()
 
     def watch() -> None:
-        if not joined.wait(_SAY_AFTER_SECONDS):
+        if not joined.wait(_NOTICE_AFTER_SECONDS):
             print(f"waiting for the other processes {where}", file=sys.stderr, flush=True)
-        if not joined.wait(_PATIENCE_SECONDS - 2 * _SAY_AFTER_SECONDS):
-            line = f"cannot join the other processes {where} within {_PATIENCE_SECONDS} s; check address and number"
+        if not joined.wait(_JOIN_TIMEOUT_SECONDS - 2 * _NOTICE_AFTER_SECONDS):
+            line = f"cannot join the other processes {where} within {_JOIN_TIMEOUT_SECONDS} s; check address and number"
             print(line, file=sys.stderr, flush=True)
             os._exit(BAD_INPUT)
 
@@ -136,5 +145,5 @@ def _patience(coordinator_address: str | None) -> Iterator[None]:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes files and speaks to the person."""
+    """Return whether this process is the one that writes files and prints messages to the user."""
     return jax.process_index() == 0

@@ -1,4 +1,4 @@
-"""What several processes must agree on although only the first one sees the files."""
+"""Values that several processes share, such as those read from files that only the first process has."""
 
 import pickle
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from jax.experimental.multihost_utils import broadcast_one_to_all, process_allga
 from show1_jax.errors import UserError
 from show1_jax.parallel.mesh import all_devices
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 
 
-def from_first_process(compute: Callable[[], T]) -> T:
-    """Compute something in the first process alone and have the result in all of them.
+def from_first_process(compute: Callable[[], Value]) -> Value:
+    """Compute a value in the first process alone and return it in all processes.
 
-    Every process must call it, at the same point. The result is pickled.
+    All processes must call it, at the same point. The value is pickled.
 
     Raises:
-        UserError: the first process's, or JAX has no devices. Of any other exception, which the first process raises
-            as it is, the others are told in one line, so that none waits for a process that is gone.
+        UserError: raised by the first process, or JAX has no devices. Any other exception is raised unchanged in the
+            first process and as a UserError of one line in the others, so that none of them waits for a dead process.
     """
-    all_devices()  # says what is wrong where JAX would raise anything
+    all_devices()  # raises a UserError where JAX may raise any exception
     if jax.process_count() == 1:
         return compute()
     message, failure = b"", None
@@ -37,7 +37,7 @@ def from_first_process(compute: Callable[[], T]) -> T:
             message = pickle.dumps((None, f"the first process failed: {type(error).__name__}: {error}"))
     size = int(broadcast_one_to_all(np.int32(len(message))))
     padded = np.frombuffer(message.ljust(size, b"\0"), np.uint8)
-    result: tuple[T, str | None] = pickle.loads(broadcast_one_to_all(padded).tobytes())
+    result: tuple[Value, str | None] = pickle.loads(broadcast_one_to_all(padded).tobytes())
     if failure is not None:
         raise failure
     if result[1] is not None:
@@ -45,10 +45,10 @@ def from_first_process(compute: Callable[[], T]) -> T:
     return result[0]
 
 
-def from_all_processes(value: T) -> list[T]:
-    """What every process has, in the processes' order, in all of them.
+def from_all_processes(value: Value) -> list[Value]:
+    """Return the values of all processes, in the order of the processes, in every process.
 
-    Every process must call it, at the same point. The values are pickled.
+    All processes must call it, at the same point. The values are pickled.
     """
     if jax.process_count() == 1:
         return [value]

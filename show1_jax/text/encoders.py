@@ -1,7 +1,7 @@
-"""The text encoders: a row each. What is said here of an encoder is said nowhere else.
+"""The table of text encoders, with one row each. The facts of a row are stated nowhere else.
 
-Another encoder is a row here, a module with its network and its architecture, a row of the converter's table of keys,
-and a config that has it. The stages that use an encoder name its component.
+A new encoder needs a row here, a module with its network and its architecture, a row of the converter's table of keys,
+and a config with the encoder. The stages that use an encoder name its component.
 """
 
 import tempfile
@@ -28,18 +28,18 @@ from show1_jax.text.tokenizers import (
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A text encoder.
+    """A row of the table of text encoders.
 
     Attributes:
-        component: its name in checkpoints and configs.
-        kind: of its network, as a component's record has it.
-        architecture: the dataclass of that.
-        network: the module, made of an architecture and `Layers`.
-        load_tokenizer: reads the tokenizer's files from a folder; raises UserError.
-        write_tokenizer: writes the files of a small tokenizer into a folder, see `small_tokenizer`.
-        takes_mask: its network is called with ids and mask, not with ids alone.
-        length: positions of a text that its tokenizer gives, at most.
-        streams: its network has the parts of T5's encoder, and runs block by block (`show1_jax.text.streaming`).
+        component: name in checkpoints and configs.
+        kind: kind of network in the component's record.
+        architecture: dataclass of the architecture.
+        network: module, constructed from an architecture and `Layers`.
+        load_tokenizer: function that reads the tokenizer's files from a folder; raises UserError.
+        write_tokenizer: function that writes the files of a small tokenizer into a folder; see `small_tokenizer`.
+        takes_mask: the network is called with ids and mask, not with ids alone.
+        length: upper bound of the positions of a tokenized text.
+        streams: the network has the parts of T5's encoder, and can run block by block (`show1_jax.text.streaming`).
     """
 
     component: str
@@ -53,7 +53,7 @@ class TextEncoder:
     streams: bool = False
 
     def small_tokenizer(self, texts: Sequence[str] = ()) -> TextTokenizer:
-        """Return a tokenizer that knows every byte, and merges what is frequent in `texts`."""
+        """Return a tokenizer with a token for every byte and merges of the frequent sequences in `texts`."""
         with tempfile.TemporaryDirectory() as folder:
             self.write_tokenizer(Path(folder), texts)
             return self.load_tokenizer(Path(folder))
@@ -83,16 +83,16 @@ TEXT_ENCODERS: Final[dict[str, TextEncoder]] = {
         ),
     )
 }
-"""By component."""
+"""The rows by component."""
 
 
 def encoder_of_kind(kind: str) -> TextEncoder:
-    """Return the row of the text encoders of a kind.
+    """Return the row of a kind of text encoder.
 
     Raises:
-        UserError: no text encoder is of this kind.
+        UserError: there is no text encoder of this kind.
     """
     kinds = {encoder.kind: encoder for encoder in TEXT_ENCODERS.values()}
     if kind not in kinds:
-        raise UserError(f"kind={kind!r} is no text encoder's; these are of {', '.join(kinds)}")
+        raise UserError(f"kind={kind!r} is not a text encoder; use one of {', '.join(kinds)}")
     return kinds[kind]

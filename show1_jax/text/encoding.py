@@ -1,4 +1,4 @@
-"""From tokens to the states that the networks see: one way for sampling, for training and for the cache of states."""
+"""From tokens to the text states that condition the UNets, for sampling, training and the cache of states."""
 
 from typing import Any
 
@@ -19,14 +19,14 @@ def encode_text(
     tokens: Tokens,
     padding: TextPadding,
 ) -> Float[Array, "b n d"]:
-    """Return the last states of a text encoder; pure, for use in a jitted function.
+    """Return the last states of a text encoder. Pure, for use in a jitted function.
 
     Args:
-        encoder: its row.
-        graph: its network's structure, from `nnx.split`.
+        encoder: row of the encoder.
+        graph: structure of its network, from `nnx.split`.
         weights: its parameters.
         tokens: arrays on the devices.
-        padding: `encoded` leaves at padding what the encoder gives there, as the original; `zeros` puts zeros.
+        padding: `encoded` keeps the encoder's states of the padding, as in the original; `zeros` sets them to 0.
     """
     network: Any = nnx.merge(graph, weights)
     states = network(*tokens) if encoder.takes_mask else network(tokens.ids)
@@ -34,7 +34,7 @@ def encode_text(
 
 
 def pad_states(states: Float[Array, "b n d"], mask: Int[Array, "b n"], padding: TextPadding) -> Float[Array, "b n d"]:
-    """Return the states with what `padding` asks for where `mask` is 0; see `encode_text`."""
+    """Return the states, set to 0 where `mask` is 0 if `padding` is `zeros`; see `encode_text`."""
     return states if padding == "encoded" else jnp.where(mask[..., None] > 0, states, 0)
 
 

@@ -1,6 +1,6 @@
-"""A text encoder block by block, for devices that cannot hold all of its weights: one block's are there at a time.
+"""A text encoder block by block, for devices that cannot hold all of its weights: one block is loaded at a time.
 
-These are the parts of T5's encoder; a row of `show1_jax.text.encoders` says of an encoder that it has them (`streams`).
+The parts are those of T5's encoder; `streams` in a row of `show1_jax.text.encoders` states that an encoder has them.
 """
 
 import functools
@@ -24,38 +24,38 @@ FINAL_NORM: Final = ("final_layer_norm",)
 
 
 @runtime_checkable
-class Part(Protocol):
-    """A module of the encoder with its weights on the devices, as pure functions take it."""
+class EncoderPart(Protocol):
+    """A module of the encoder with its weights on the devices, split for pure functions."""
 
     @property
     def graph(self) -> Any:
-        """Its structure (`nnx.split`)."""
+        """The module's structure (`nnx.split`)."""
 
     @property
     def weights(self) -> Any:
-        """Its parameters."""
+        """The module's parameters."""
 
 
-LoadPart = Callable[[WeightPath], AbstractContextManager[Part]]
-"""Gives the module at a path of the encoder, and takes its weights off the devices when the block ends."""
+LoadEncoderPart = Callable[[WeightPath], AbstractContextManager[EncoderPart]]
+"""A context manager with the module at a path of the encoder; its weights leave the devices when the block ends."""
 
 
 def block_path(index: int) -> WeightPath:
-    """Where block number `index` of the encoder is."""
+    """Return the path of block number `index` of the encoder."""
     return ("block", str(index))
 
 
 def encode_by_blocks(
-    load: LoadPart, num_layers: int, batches: Sequence[Tokens], padding: TextPadding, dtype: DTypeLike
+    load: LoadEncoderPart, num_layers: int, batches: Sequence[Tokens], padding: TextPadding, dtype: DTypeLike
 ) -> list[Float[Array, "b n d"]]:
-    """What `encode_text` gives for each of the batches, every block being read once for all of them.
+    """Return the states of `encode_text` for each of the batches; every block is read once for all of them.
 
     Args:
-        load: what gives a part of the encoder.
-        num_layers: blocks of the encoder.
-        batches: of texts, arrays on the devices, all with as many positions.
+        load: loads a part of the encoder.
+        num_layers: number of blocks of the encoder.
+        batches: tokens of the texts, arrays on the devices, all with the same number of positions.
         padding: see `encode_text`.
-        dtype: of the states.
+        dtype: dtype of the states.
     """
     masks = [batch.mask[:, None, :] > 0 for batch in batches]
     with load(EMBEDDING) as part:
@@ -65,17 +65,17 @@ def encode_by_blocks(
             if index == 0:
                 bias = _position_bias(part.graph, part.weights, batches[0].ids.shape[1])
             states = [run_block(part.graph, part.weights, x, bias, mask) for x, mask in zip(states, masks, strict=True)]
-            jax.block_until_ready(states)  # or the next block would be loaded beside this one
+            jax.block_until_ready(states)  # otherwise the next block would be loaded beside this one
     with load(FINAL_NORM) as part:
         return [
-            _finish(part.graph, part.weights, x, batch.mask, padding, dtype)
+            _final_states(part.graph, part.weights, x, batch.mask, padding, dtype)
             for x, batch in zip(states, batches, strict=True)
         ]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def embed_tokens(graph: Any, weights: Any, ids: Int[Array, "b n"]) -> Float32[Array, "b n d"]:
-    """What the first block is given."""
+    """Return the input of the first block: the embeddings of the tokens."""
     return nnx.merge(graph, weights)(ids).astype(jnp.float32)
 
 
@@ -88,12 +88,12 @@ def _position_bias(graph: Any, weights: Any, length: int) -> Float[Array, "h n n
 def run_block(
     graph: Any, weights: Any, x: Float32[Array, "b n d"], bias: Float[Array, "h n n"], mask: Bool[Array, "b 1 n"]
 ) -> Float32[Array, "b n d"]:
-    """One block of the encoder, as `show1_jax.nn.t5.Block` is called."""
+    """Run one block of the encoder; see `show1_jax.nn.t5.T5Block`."""
     return nnx.merge(graph, weights)(x, bias, mask)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _finish(
+def _final_states(
     graph: Any, weights: Any, x: Float32[Array, "b n d"], mask: Int[Array, "b n"], padding: TextPadding, dtype: Any
 ) -> Float[Array, "b n d"]:
     return pad_states(nnx.merge(graph, weights)(x).astype(dtype), mask, padding)

@@ -1,7 +1,7 @@
-"""Texts to tokens, by tokenizers from `transformers`, with the ids that the original's gave.
+"""From texts to tokens, by tokenizers from `transformers`, with the same ids as the original.
 
-The original's were the slow ones of transformers 4. T5's is sentencepiece itself, which the fast one differs from where
-combining marks are; CLIP's fast one gives the same ids once the text has gone through ftfy and Python's `lower`.
+The original used the slow tokenizers of transformers 4. T5's is sentencepiece itself: the fast one differs for texts
+with combining marks. CLIP's fast one returns the same ids after ftfy and Python's `lower`.
 """
 
 import io
@@ -20,15 +20,15 @@ from show1_jax.errors import FileError, UserError, shown, shown_name
 from show1_jax.text.tokenizer_files import added_ids, clip_files, clip_max_length, special_tokens
 
 MAX_LENGTH = 77
-"""Tokens of a prompt, for both released encoders: as many as the networks were trained with."""
+"""Tokens of a prompt, for both released encoders, as in the training of the networks."""
 _NUM_MERGES = 128
 
 
 class Tokens(NamedTuple):
-    """A batch of texts as an encoder takes it, on the host or on the devices.
+    """The input of a text encoder for a batch of texts, on the host or on the devices.
 
     Attributes:
-        ids: of the tokens, int32 (batch, positions).
+        ids: ids of the tokens, int32 (batch, positions).
         mask: 1 for tokens, 0 for padding, int32 (batch, positions).
     """
 
@@ -38,25 +38,25 @@ class Tokens(NamedTuple):
 
 @runtime_checkable
 class TextTokenizer(Protocol):
-    """The tokenizer of one text encoder: a call gives the tokens of texts, each cut off or padded to `length`."""
+    """The tokenizer of one text encoder: a call returns the tokens of texts, each cut off or padded to `length`."""
 
     @property
     def length(self) -> int:
-        """Positions of every text, of tokens and padding together."""
+        """Positions of every text: tokens and padding together."""
 
     @property
     def largest_id(self) -> int:
-        """The largest id that it gives, added tokens among them."""
+        """The largest id, added tokens included."""
 
     def __call__(self, texts: Sequence[str]) -> Tokens: ...
 
     def cut_off(self, text: str) -> str:
-        """Return the end of a text that has no place, as the tokenizer spells it; empty where everything fits."""
+        """Return the end of a text that is cut off, decoded from its tokens; empty if the whole text fits."""
 
 
 @runtime_checkable
 class LibraryTokenizer(Protocol):
-    """The part of a tokenizer of `transformers` that is used."""
+    """The interface of a `transformers` tokenizer that this package uses."""
 
     eos_token_id: int
     pad_token_id: int
@@ -68,10 +68,10 @@ class LibraryTokenizer(Protocol):
     def decode(self, token_ids: list[int]) -> str: ...
 
 
-class _Tokenizer:
-    """A `TextTokenizer` on one of `transformers`.
+class _LibraryTokenizerBase:
+    """A `TextTokenizer` that wraps a tokenizer of `transformers`.
 
-    An end token ends even a text that is cut off; the empty text is the special tokens and padding.
+    Every text has an end token, also after the cut-off. The empty text has the special tokens and padding alone.
 
     Attributes:
         library: the tokenizer of `transformers`.
@@ -82,7 +82,7 @@ class _Tokenizer:
         self.library = library
         self.length = length
         self._start = tuple(start)
-        self._room = length - len(self._start) - 1
+        self._max_tokens = length - len(self._start) - 1  # without the special tokens
 
     @property
     def largest_id(self) -> int:
@@ -91,12 +91,12 @@ class _Tokenizer:
 
     def cut_off(self, text: str) -> str:
         """See `TextTokenizer`."""
-        return self.library.decode(self._encode(text)[self._room :]).strip()
+        return self.library.decode(self._encode(text)[self._max_tokens :]).strip()
 
     def _rows(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of texts between their special tokens, without padding."""
+        """Return the ids of texts with their special tokens, without padding."""
         end = self.library.eos_token_id
-        return [[*self._start, *self._encode(text)[: self._room], end] for text in texts]
+        return [[*self._start, *self._encode(text)[: self._max_tokens], end] for text in texts]
 
     def _padded(self, rows: Sequence[Sequence[int]], pad: int) -> Int[np.ndarray, "b n"]:
         out = np.full((len(rows), self.length), pad, np.int32)
@@ -111,8 +111,8 @@ class _Tokenizer:
         raise NotImplementedError
 
 
-class T5Tokenizer(_Tokenizer):
-    """T5's: texts are lower-cased and stripped, `</s>` ends them."""
+class T5Tokenizer(_LibraryTokenizerBase):
+    """The T5 tokenizer: texts are lower-cased and stripped; `</s>` is the end token."""
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         rows = self._rows(texts)
@@ -122,8 +122,8 @@ class T5Tokenizer(_Tokenizer):
         return text.lower().strip()
 
 
-class CLIPTokenizer(_Tokenizer):
-    """CLIP's: texts stand between a start and an end token, and the tokenizer's own token pads them."""
+class CLIPTokenizer(_LibraryTokenizerBase):
+    """The CLIP tokenizer: texts have a start and an end token; the padding token is that of the released files."""
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         ids = self._padded(self._rows(texts), self.library.pad_token_id)
@@ -137,7 +137,7 @@ class CLIPTokenizer(_Tokenizer):
 
 
 def mask_after_end(ids: Int[np.ndarray, "b n"], end: int) -> Int[np.ndarray, "b n"]:
-    """Return 1 up to and with the first end token of each row, 0 after it: CLIP may pad with its end token."""
+    """Return 1 up to and including the first end token of each row, 0 after it: CLIP may pad with its end token."""
     is_end = ids == end
     ends_before = np.cumsum(is_end, axis=1) - is_end
     return (ends_before == 0).astype(np.int32)
@@ -150,58 +150,58 @@ def load_t5_tokenizer(folder: str | Path) -> T5Tokenizer:
     """Return the T5 tokenizer of a released folder with a `spiece.model`; nothing is downloaded.
 
     Raises:
-      UserError: the file is missing or is no sentencepiece model of T5, or the folder's settings name other tokens.
+      UserError: the file is missing or is not a T5 sentencepiece model, or the settings name other special tokens.
     """
     path = _require_files(folder, "T5", "spiece.model") / "spiece.model"
     for name, token in special_tokens(path.parent).items():
         if token != _T5_TOKENS.get(name, token):
             problem = f"{path.parent}: {name} is {token!r}, and only {_T5_TOKENS[name]!r} is supported"
-            raise FileError(problem, "take the released files")
-    backend = _transformers().SentencePieceBackend
+            raise FileError(problem, "use the released files")
+    backend = _import_transformers().SentencePieceBackend
     try:
         tokenizer = backend(vocab_file=str(path), **_T5_TOKENS)
     except Exception:  # OSError, RuntimeError, or UnicodeDecodeError of a damaged piece
         raise UserError(f"{path}: not a sentencepiece model; download it again") from None
     if added := sorted(tokenizer.added_tokens_decoder.keys() - range(tokenizer.vocab_size)):
         lacking = ", ".join(str(tokenizer.added_tokens_decoder[number]) for number in added)
-        raise FileError(f"{path}: no model of T5's, as it has no {lacking}", "download it again")
+        raise FileError(f"{path}: not a T5 model, because it has no {lacking}", "download it again")
     return T5Tokenizer(tokenizer, MAX_LENGTH)
 
 
 def load_clip_tokenizer(folder: str | Path) -> CLIPTokenizer:
     """Return the CLIP tokenizer of a released folder, whose config names the padding token; nothing is downloaded.
 
-    Its vocabulary and merges are `vocab.json` and `merges.txt`, as the original's slow tokenizer has them, or in their
-    absence those of the `tokenizer.json` that transformers 5 saves alone.
+    Vocabulary and merges are read from `vocab.json` and `merges.txt`, as by the original's slow tokenizer. If these
+    files are missing, they are read from the `tokenizer.json` that transformers 5 saves instead.
 
     Raises:
-      UserError: a file is missing or cannot be read, names no padding token, or has settings that are not supported.
+      UserError: a file is missing or unreadable, names no padding token, or has settings that are not supported.
     """
     path = _require_files(folder, "CLIP", "tokenizer_config.json")
     if not (path / "tokenizer.json").is_file():
         _require_files(folder, "CLIP", "vocab.json", "merges.txt")
     tokens = special_tokens(path)
     if lacking := [name for name in ("bos_token", "eos_token", "pad_token") if tokens.get(name, "") is None]:
-        problem = f"{path}: {', '.join(lacking)} is null, and no prompt can be made as the encoder takes it"
-        raise FileError(problem, "take the released files")
+        problem = f"{path}: {', '.join(lacking)} is null, and no prompt can be encoded without it"
+        raise FileError(problem, "use the released files")
     length = int(min(clip_max_length(path), MAX_LENGTH))
     files = clip_files(path)
-    with tempfile.TemporaryDirectory() as scratch:  # with nothing in it that the library would read besides
+    with tempfile.TemporaryDirectory() as scratch:  # it contains no other file that the library would read
         for name, content in files.items():
             (Path(scratch) / name).write_bytes(content)
         try:
-            # The clean-up is for decoding other kinds of tokenizers; the released value only makes a warning.
-            tokenizer = _transformers().CLIPTokenizer.from_pretrained(
+            # The clean-up affects the decoding of other tokenizers; the released value only causes a warning.
+            tokenizer = _import_transformers().CLIPTokenizer.from_pretrained(
                 scratch, local_files_only=True, clean_up_tokenization_spaces=False
             )
-        except Exception as error:  # whatever the library and its parsers raise on a damaged file
+        except Exception as error:  # the library and its parsers raise many kinds on a damaged file
             reason = shown_name(" ".join(str(error).split()))
             raise UserError(f"{path}: the CLIP tokenizer cannot be read ({reason}); download it again") from None
-    given = tokenizer.get_vocab()
+    vocabulary = tokenizer.get_vocab()
     for token, number in added_ids(path, files).items():
-        if given.get(token) != number:
-            problem = f"{path}: {shown(token)} gets the id {given.get(token)} here, not {number} as its files say"
-            raise FileError(problem, "take the released files")
+        if vocabulary.get(token) != number:
+            problem = f"{path}: {shown(token)} gets the id {vocabulary.get(token)} here, not {number} as in its files"
+            raise FileError(problem, "use the released files")
     return CLIPTokenizer(tokenizer, length, start=(tokenizer.bos_token_id,))
 
 
@@ -209,17 +209,17 @@ def write_t5_tokenizer(folder: Path, texts: Sequence[str] = ()) -> None:
     """Write a small T5 tokenizer, in the released format, into a folder.
 
     Args:
-        folder: exists.
-        texts: byte-pair encoding (Sennrich et al. 2016) merges what is frequent in them, by at most `_NUM_MERGES`
-            merges: a few dozen words become a token each. Without any it knows the bytes alone.
+        folder: existing folder.
+        texts: corpus for at most `_NUM_MERGES` merges of byte-pair encoding (Sennrich et al. 2016): a few dozen
+            frequent words become a token each. Without texts there are tokens for bytes alone.
     """
-    (folder / "spiece.model").write_bytes(_sentencepiece(texts))
+    (folder / "spiece.model").write_bytes(_train_sentencepiece(texts))
 
 
 def write_clip_tokenizer(folder: Path, texts: Sequence[str] = ()) -> None:
     """Write a small CLIP tokenizer, in the released format, into a folder; see `write_t5_tokenizer`."""
-    merges = _merges(texts)
-    (folder / "vocab.json").write_text(json.dumps(_vocabulary(merges), ensure_ascii=False), encoding="utf-8")
+    merges = _learn_merges(texts)
+    (folder / "vocab.json").write_text(json.dumps(_clip_vocabulary(merges), ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_LENGTH, "pad_token": "<|endoftext|>"}
@@ -236,16 +236,19 @@ def _require_files(folder: str | Path, kind: str, *names: str) -> Path:
     return path
 
 
-def _transformers() -> Any:
-    """The library, imported late: it takes a second. Its advice to install PyTorch, for models, is not for us."""
+def _import_transformers() -> Any:
+    """Import the library late, because it takes a second, and without its advice to install PyTorch for models."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
     return transformers
 
 
-def _sentencepiece(texts: Sequence[str]) -> bytes:
-    """A sentencepiece model of ASCII characters, UTF-8 bytes for all others, and merges; its first ids are T5's."""
+def _train_sentencepiece(texts: Sequence[str]) -> bytes:
+    """Return a sentencepiece model with the first ids of T5.
+
+    Its pieces are ASCII characters, UTF-8 bytes for all others, and merges.
+    """
     import sentencepiece
 
     alphabet = [letter for letter in string.printable if not letter.isspace()]
@@ -268,8 +271,8 @@ def _sentencepiece(texts: Sequence[str]) -> bytes:
     return model.getvalue()
 
 
-def _merges(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """The pairs of pieces that CLIP's tokenizer merges, in their order."""
+def _learn_merges(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of pieces that CLIP's tokenizer merges, in order."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     if not texts:
@@ -283,8 +286,8 @@ def _merges(texts: Sequence[str]) -> list[tuple[str, str]]:
     return [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
 
 
-def _vocabulary(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """CLIP's ids for bytes within a word, bytes that end one, merged pieces, and the two special tokens."""
+def _clip_vocabulary(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Return CLIP's ids for bytes within a word, bytes at its end, merged pieces and the two special tokens."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     alphabet = sorted(ByteLevel.alphabet())

@@ -15,8 +15,8 @@ from show1_jax.diffusion.schedule import (
     exact_alphas_cumprod,
     learned_log_variance,
     posterior,
-    prediction_slope,
     split_variance,
+    x0_output_derivative,
 )
 from show1_jax.nn.array_types import Latents, Video
 
@@ -111,7 +111,7 @@ def bound_tables(scheduler: SchedulerConfig) -> BoundTables:
     """
     now = exact_alphas_cumprod(scheduler)
     step = posterior(now, np.append(1.0, now[:-1]))
-    slope = prediction_slope(scheduler.prediction_type, np.sqrt(now), np.sqrt(1 - now))
+    slope = x0_output_derivative(scheduler.prediction_type, np.sqrt(now), np.sqrt(1 - now))
     variance = np.append(step.variance[1:2], step.variance[1:])
     low = np.log(variance)
     tables = BoundTables(slope, low, np.log(step.beta) - low, (step.x0 * slope) ** 2 / variance)

@@ -29,14 +29,14 @@ from show1_jax.config.training import (
     SuperresPixelTrainingConfig,
     TrainedStage,
 )
-from show1_jax.diffusion.random_keys import below, fold_in, normal
+from show1_jax.diffusion.random_keys import fold_in, normal, randint
 from show1_jax.diffusion.schedule import (
     SchedulerConfig,
     add_noise,
+    alpha_and_sigma,
     alphas_cumprod,
     exact_alphas_cumprod,
     prediction_target,
-    signal_and_noise,
 )
 from show1_jax.errors import UserError
 from show1_jax.nn.array_types import Keys, Video
@@ -77,7 +77,7 @@ def _draw_normal(keys: Keys, purpose: DrawPurpose, shape: tuple[int, ...]) -> Fl
 
 
 def _draw_below(keys: Keys, purpose: DrawPurpose, bound: int) -> Int32[Array, " b"]:
-    return _draw(keys, purpose, lambda key: below(key, bound))
+    return _draw(keys, purpose, lambda key: randint(key, bound))
 
 
 def encode_latents(autoencoder: Autoencoder, video: Video, keys: Keys) -> Float32[Array, "b t _ _ z"]:
@@ -174,7 +174,7 @@ class DenoisingObjective:
         channels, noise_level = self.condition(video, keys)
         inputs = sample if channels is None else jnp.concatenate([sample, channels], axis=-1)
         output = network(inputs, timestep, text, noise_level).astype(jnp.float32)
-        alpha, sigma = signal_and_noise(schedule, timestep, video.ndim)
+        alpha, sigma = alpha_and_sigma(schedule, timestep, video.ndim)
         target = prediction_target(self.scheduler.prediction_type, video, eps, alpha, sigma)
         return diffusion_losses(self.scheduler, self.variational_weight, video, target, output, timestep)
 

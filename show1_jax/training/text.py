@@ -23,7 +23,7 @@ from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.config.sampling import TextPadding
 from show1_jax.config.training import TextConfig
 from show1_jax.data.text_cache import TextCache
-from show1_jax.diffusion.random_keys import happens
+from show1_jax.diffusion.random_keys import bernoulli
 from show1_jax.errors import UserError
 from show1_jax.text.encoders import TextEncoder, encoder_of_kind
 from show1_jax.text.encoding import encode_text
@@ -134,7 +134,7 @@ def drop_captions(text: DeviceText, empty: HostText, keys: Key[Array, " b"], rat
         keys: one an example, so that its draw is the same on any mesh.
         rate: share of captions that are dropped, from 0 to 1.
     """
-    dropped = jax.vmap(lambda key: happens(key, rate))(keys)
+    dropped = jax.vmap(lambda key: bernoulli(key, rate))(keys)
 
     def choose(array: Array, of_empty: np.ndarray) -> Array:
         return jnp.where(dropped.reshape(-1, *(1,) * (array.ndim - 1)), jnp.asarray(of_empty), array)

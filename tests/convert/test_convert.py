@@ -348,7 +348,7 @@ TOKENIZERS = {
     ),
     "a length that is no number": (
         lambda folder: edit(folder / "tokenizer_config.json", model_max_length="77"),
-        r"show-1-sr2/tokenizer/tokenizer_config\.json: model_max_length='77' is no whole number",
+        r"show-1-sr2/tokenizer/tokenizer_config\.json: model_max_length='77' is not a whole number",
     ),
     "an added token beyond the table": (
         lambda folder: edit(folder / "tokenizer_config.json", pad_token="<pad>"),

@@ -1,4 +1,4 @@
-"""Draws are what they are, whatever JAX is set to."""
+"""Draws do not depend on the settings of JAX."""
 
 import contextlib
 import re
@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import show1_jax
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.diffusion import random_keys
-from show1_jax.diffusion.random_keys import below, fold_in, happens, new_key, normal, numbered_keys
+from show1_jax.diffusion.random_keys import bernoulli, fold_in, new_key, normal, numbered_keys, randint
 from tests.helpers import tiny_config, tiny_runs
 
-PACKAGE = Path(random_keys.__file__).parent
+PACKAGE = Path(show1_jax.__file__).parent
 SETTINGS: list[dict[str, Any]] = [
     {"jax_default_prng_impl": "rbg"},
     {"jax_default_prng_impl": "unsafe_rbg"},
@@ -32,8 +33,8 @@ each_setting = pytest.mark.parametrize("jax_settings", SETTINGS, ids=str)
 
 
 @contextlib.contextmanager
-def jax_set(jax_settings: dict[str, Any]) -> Iterator[None]:
-    """JAX with other settings, as its environment variables make them."""
+def changed_jax(jax_settings: dict[str, Any]) -> Iterator[None]:
+    """Change settings of JAX while the block lasts, as its environment variables do."""
     before = {name: getattr(jax.config, name) for name in jax_settings}
     try:
         for name, value in jax_settings.items():
@@ -45,21 +46,23 @@ def jax_set(jax_settings: dict[str, Any]) -> Iterator[None]:
 
 
 def draws() -> list[np.ndarray]:
-    """Of every kind, alone and side by side."""
+    """Draw with every function, alone and in a batch."""
     keys = numbered_keys(fold_in(new_key(7), 3), 5)
-    of_one: list[Callable[[Any], Any]] = [
+    draws_of_one_key: list[Callable[[Any], Any]] = [
         lambda key: normal(key, (3, 5)),
-        lambda key: below(key, 1000),
-        lambda key: happens(key, 0.3),
+        lambda key: randint(key, 1000),
+        lambda key: bernoulli(key, 0.3),
         jax.random.key_data,
     ]
-    return [np.asarray(f(x)) for draw in of_one for f, x in ((jax.jit(jax.vmap(draw)), keys), (draw, keys[2]))]
+    return [
+        np.asarray(f(x)) for draw in draws_of_one_key for f, x in ((jax.jit(jax.vmap(draw)), keys), (draw, keys[2]))
+    ]
 
 
 @each_setting
 def test_draws_do_not_depend_on_jax_settings(jax_settings: dict[str, Any]) -> None:
     expected = draws()
-    with jax_set(jax_settings):
+    with changed_jax(jax_settings):
         found = draws()
     for ours, others in zip(found, expected, strict=True):
         assert ours.dtype == others.dtype
@@ -73,13 +76,13 @@ def test_keys_and_draws_are_those_of_jax_by_default(seed: int, number: int) -> N
     ours = fold_in(new_key(np.uint32(seed)), np.uint32(number))
     assert (jax.random.key_data(ours) == jax.random.key_data(theirs)).all()
     np.testing.assert_array_equal(normal(ours, (4,)), jax.random.normal(theirs, (4,), jnp.float32))
-    assert below(ours, 1000) == jax.random.randint(theirs, (), 0, 1000, jnp.int32)
-    assert happens(ours, 0.3) == jax.random.bernoulli(theirs, 0.3)
+    assert randint(ours, 1000) == jax.random.randint(theirs, (), 0, 1000, jnp.int32)
+    assert bernoulli(ours, 0.3) == jax.random.bernoulli(theirs, 0.3)
 
 
-def test_nothing_else_asks_jax_for_random_numbers() -> None:
-    asks = re.compile(r"(?<!\w)jax\.random\b|from jax import .*\brandom\b|\bRngs\b")
-    files = [path for path in PACKAGE.rglob("*.py") if asks.search(path.read_text())]
+def test_no_other_module_draws_random_numbers_with_jax() -> None:
+    draws_with_jax = re.compile(r"(?<!\w)jax\.random\b|from jax import .*\brandom\b|\bRngs\b")
+    files = [path for path in PACKAGE.rglob("*.py") if draws_with_jax.search(path.read_text())]
     assert files == [Path(random_keys.__file__)]
 
 
@@ -90,18 +93,18 @@ def test_a_video_is_the_same_alone_and_in_a_batch(tiny_checkpoint: Path) -> None
         return cascade.sample(["x"] * len(seeds), seeds, stages=["keyframes"])["keyframes"]
 
     expected = sample([3, 4])
-    with jax_set(ALL_AT_ONCE):
+    with changed_jax(ALL_AT_ONCE):
         np.testing.assert_allclose(sample([4])[0], expected[1], atol=1e-4)
         np.testing.assert_allclose(sample([3, 4]), expected, atol=1e-4)
 
 
-def test_training_draws_the_same(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """One loss, before anything is learned, of a stage with draws of every kind."""
+def test_training_draws_do_not_depend_on_jax_settings(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Compare the first loss of a stage that uses every kind of draw."""
 
     def loss(folder: str) -> list[float]:
         config = tiny_runs.settings(tiny_checkpoint, "first_frame")
         return tiny_runs.advance(tiny_runs.run_of(config, "first_frame", tmp_path / folder), 1)
 
     expected = loss("default")
-    with jax_set(ALL_AT_ONCE):
+    with changed_jax(ALL_AT_ONCE):
         np.testing.assert_allclose(loss("changed"), expected, rtol=1e-5)

@@ -39,7 +39,7 @@ def relative_error(value: jax.Array, reference: jax.Array) -> float:
 
 
 def as_video(frames: np.ndarray) -> jax.Array:
-    """(frame, channel, height, width) to (1, frame, height, width, channel)."""
+    """Transpose (frame, channel, height, width) to (1, frame, height, width, channel)."""
     return jnp.asarray(np.moveaxis(frames, 1, -1)[None], jnp.float32)
 
 
@@ -54,9 +54,9 @@ def replay(
     noise: dict[int, np.ndarray],
     step: Callable[..., SamplerState] = Sampler.step,
 ) -> tuple[float, float]:
-    """The worst error of a step taken from the recorded sample, and the whole trajectory's error.
+    """Return the largest error of a single step from the recorded sample, and the error of the whole trajectory.
 
-    A step's own history is that of the recorded steps before it.
+    The history of a single step is that of the recorded steps before it.
     """
     state = recorded = sampler.init(as_video(samples[0]))
     worst = 0.0
@@ -89,7 +89,7 @@ def test_every_recorded_solver_step(stage: str, golden: Path, trace: dict[str, n
 
 
 def test_noise_is_drawn_in_the_recorded_order(golden: Path) -> None:
-    """Initial and augmentation draws come first, then one for each DDPM step above timestep 0."""
+    """The draws are the initial and the augmentation noise, then one for each DDPM step above timestep 0."""
     run = json.loads((golden / "trace.json").read_text())
     sampler = make_sampler(scheduler(), run["steps"]["image_sr"])
     draws = sum(sampler.needs_noise(i) for i in range(len(sampler.timesteps)))
@@ -178,7 +178,7 @@ def test_a_deterministic_step_keeps_the_line_between_x0_and_eps(
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("sampler_name", SAMPLERS)
-def test_a_model_that_knows_x0_recovers_it(sampler_name: str, prediction_type: str) -> None:
+def test_a_perfect_model_recovers_x0(sampler_name: str, prediction_type: str) -> None:
     config = scheduler(sampler_name, clip_sample=False, beta_schedule="scaled_linear", prediction_type=prediction_type)
     sampler = make_sampler(config, 25)
     rng = np.random.default_rng(0)
@@ -194,7 +194,7 @@ def test_a_model_that_knows_x0_recovers_it(sampler_name: str, prediction_type: s
     np.testing.assert_allclose(state.sample, x0, atol=tolerance)
 
 
-def test_thresholding_sees_each_frame_alone() -> None:
+def test_thresholding_is_per_frame() -> None:
     """One frame with large values must not change its neighbours, nor another video of the batch."""
     sampler = make_sampler(scheduler(thresholding=True, prediction_type="sample", sample_max_value=10.0), 1)
     rng = np.random.default_rng(0)
@@ -216,7 +216,7 @@ def test_thresholding_does_not_amplify_small_values() -> None:
 
 
 def test_learned_range_mixes_between_posterior_variance_and_beta() -> None:
-    """v = -1 is the log posterior variance and v = 1 is log beta, over the respaced schedule."""
+    """An output of -1 is the log posterior variance and 1 is log beta, over the respaced schedule."""
     sampler = make_sampler(scheduler(variance_type="learned_range", beta_schedule="squaredcos_cap_v2"), 10)
     schedule = alphas_cumprod(sampler.config).astype(np.float64)
     t, previous = int(sampler.timesteps[3]), int(sampler.timesteps[3]) - 100
@@ -239,7 +239,7 @@ def test_the_posterior_variance_has_a_floor() -> None:
 
 @pytest.mark.parametrize("variance_type", ["learned", "learned_range"])
 @pytest.mark.parametrize("variance", [-1.0, 12.0, 1e30, np.inf, np.nan])
-def test_no_variance_counts_at_timestep_0(variance_type: str, variance: float) -> None:
+def test_the_variance_has_no_effect_at_timestep_0(variance_type: str, variance: float) -> None:
     sampler = make_sampler(scheduler(variance_type=variance_type, beta_schedule="squaredcos_cap_v2"), 10)
     assert sampler.timesteps[9] == 0
     sample = jnp.full((1, 1, 2, 2, 3), 0.5)
@@ -249,7 +249,7 @@ def test_no_variance_counts_at_timestep_0(variance_type: str, variance: float) -
 
 
 @pytest.mark.parametrize("sampler_name", SAMPLERS)
-def test_a_variance_that_is_not_used_is_dropped(sampler_name: str) -> None:
+def test_an_unused_variance_is_ignored(sampler_name: str) -> None:
     sampler = make_sampler(scheduler(sampler_name), 4)
     rng = np.random.default_rng(0)
     output = jnp.asarray(rng.standard_normal((1, 2, 3, 3, 6)), jnp.float32)
@@ -282,7 +282,7 @@ def test_ddpm_without_noise_is_an_error() -> None:
         sampler.step(state, state.sample, sampler.coefficients(0))
 
 
-def test_guidance_mixes_the_noise_and_takes_the_variance_of_the_prompt() -> None:
+def test_guidance_mixes_the_noise_and_keeps_the_variance_of_the_prompt() -> None:
     negative = jnp.asarray([1.0, 2.0, 3.0, 10.0, 20.0, 30.0])
     prompt = jnp.asarray([2.0, 2.0, 1.0, 40.0, 50.0, 60.0])
     np.testing.assert_array_equal(guide(negative, prompt, 9.0, 3), [10, 2, -15, 40, 50, 60])
@@ -305,7 +305,7 @@ def test_guidance_mixes_the_noise_and_takes_the_variance_of_the_prompt() -> None
         (10, 1.0, {"beta_start": 0}, "alpha or sigma is 0"),
     ],
 )
-def test_a_run_that_cannot_be_is_refused(
+def test_invalid_steps_and_strengths_are_refused(
     num_steps: int, strength: float, settings: dict[str, object], message: str
 ) -> None:
     sampler = "dpm_solver++" if {"lambda_min_clipped", "timestep_spacing"} & set(settings) else "ddpm"
@@ -350,7 +350,9 @@ def test_timesteps_descend_within_the_schedule(
     slope=st.floats(-2, 2),
 )
 @settings(deadline=None)
-def test_multistep_weights_integrate_what_they_should(gaps: list[float], solver_type: str, slope: float) -> None:
+def test_multistep_weights_integrate_linear_functions_exactly(
+    gaps: list[float], solver_type: str, slope: float
+) -> None:
     """Orders above 1 are exact for an x0 that is linear in lambda (midpoint: for a constant one)."""
     lambdas = -np.cumsum([0.0, *gaps])
     weights = _multistep_weights(lambdas, solver_type)

@@ -157,7 +157,7 @@ def test_every_recorded_file_is_read(golden: Path) -> None:
         ("DDPMScheduler", "snr_shift_scale", 3.0),
     ],
 )
-def test_what_is_not_supported_is_refused_by_field_and_value(class_name: str, field: str, value: object) -> None:
+def test_unsupported_values_are_refused_by_field_and_value(class_name: str, field: str, value: object) -> None:
     with pytest.raises(UserError) as refusal:
         SchedulerConfig.from_json({"_class_name": class_name, field: value})
     assert f"{field} = {value!r}" in str(refusal.value)
@@ -186,7 +186,7 @@ LATER: dict[str, dict[str, object]] = {
         "time_shift_type": "exponential",
     },
 }
-"""What diffusers 0.20 to 0.36 write besides, at the values that change nothing."""
+"""Additional fields of diffusers 0.20 to 0.36, with the values that have no effect."""
 
 
 @pytest.mark.parametrize("class_name", LATER)
@@ -209,7 +209,7 @@ def test_files_of_later_releases_mean_the_same_schedule(class_name: str, golden:
         ({}, "_use_default_values", ["flow_shift"]),
     ],
 )
-def test_a_setting_of_dpm_solver_that_nothing_reads_is_passed_over(
+def test_a_setting_of_dpm_solver_without_effect_is_ignored(
     settings: dict[str, object], field: str, value: object
 ) -> None:
     name = SAMPLERS["dpm_solver++"]
@@ -225,7 +225,7 @@ def test_a_setting_of_dpm_solver_that_nothing_reads_is_passed_over(
         ({"final_sigmas_type": "zero"}, "only 'sigma_min' ends the last step at timestep 0"),
     ],
 )
-def test_a_setting_of_dpm_solver_that_is_read_is_refused_with_what_it_does(
+def test_a_setting_of_dpm_solver_with_an_effect_is_refused_with_the_reason(
     settings: dict[str, object], named: str
 ) -> None:
     with pytest.raises(UserError, match=re.escape(named)):
@@ -233,15 +233,15 @@ def test_a_setting_of_dpm_solver_that_is_read_is_refused_with_what_it_does(
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim"])
-def test_later_settings_of_dpm_solver_are_nothing_to_other_samplers(name: str) -> None:
-    """`from_config` of diffusers carries them along."""
-    carried = LATER[SAMPLERS["dpm_solver++"]] | {
+def test_later_settings_of_dpm_solver_do_not_affect_other_samplers(name: str) -> None:
+    """Diffusers copies the settings in `from_config`."""
+    copied = LATER[SAMPLERS["dpm_solver++"]] | {
         "final_sigmas_type": "zero",
         "use_flow_sigmas": True,
         "solver_order": 3,
     }
     plain = scheduler(SAMPLERS[name], solver_order=3)
-    assert scheduler(SAMPLERS[name], **carried | {"rescale_betas_zero_snr": False}) == plain
+    assert scheduler(SAMPLERS[name], **copied | {"rescale_betas_zero_snr": False}) == plain
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_later_settings_of_dpm_solver_are_nothing_to_other_samplers(name: str) -
     ],
 )
 @pytest.mark.parametrize("class_name", SAMPLERS.values())
-def test_numbers_that_no_schedule_has_are_refused_at_once(class_name: str, field: str, value: object) -> None:
+def test_numbers_out_of_range_are_refused_at_once(class_name: str, field: str, value: object) -> None:
     start = time.monotonic()
     with pytest.raises(UserError, match=rf"scheduler setting {field} = .* is not supported: ") as refusal:
         scheduler(class_name, **{field: value})
@@ -273,12 +273,12 @@ def test_numbers_that_no_schedule_has_are_refused_at_once(class_name: str, field
     assert len(str(refusal.value)) < 500
 
 
-def test_settings_of_other_schedulers_and_of_nothing_are_passed_over() -> None:
+def test_settings_of_other_schedulers_are_ignored() -> None:
     config = scheduler("DDIMScheduler", skip_prk_steps=True, use_exponential_sigmas=False, _diffusers_version="0.30.0")
     assert config == scheduler("DDIMScheduler")
 
 
-def test_solver_settings_do_not_trouble_other_samplers_until_they_are_used() -> None:
+def test_solver_settings_are_checked_only_with_the_solver() -> None:
     config = scheduler("DDPMScheduler", algorithm_type="dpmsolver")
     with pytest.raises(UserError, match=r"algorithm_type = 'dpmsolver'"):
         config.with_sampler("dpm_solver++")
@@ -319,7 +319,7 @@ def test_another_sampler_keeps_the_schedule_and_the_thresholding(name: str) -> N
     assert other.timestep_spacing == scheduler(SAMPLERS[name]).timestep_spacing
 
 
-def test_a_latent_sampler_does_not_begin_to_clip() -> None:
+def test_a_latent_sampler_does_not_clip() -> None:
     latent = scheduler("DPMSolverMultistepScheduler", beta_schedule="scaled_linear", clip_sample=True)
     assert not latent.with_sampler("ddim").clip_sample
     assert latent.with_sampler("ddpm").variance_type == "fixed_small"

@@ -1,4 +1,4 @@
-"""The CLIP text encoder's activations, and the settings that it refuses."""
+"""The CLIP text encoder's activations and refused settings."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The T5 encoder's positions, its range, and the settings that it refuses."""
+"""The T5 encoder's position bias, numeric range and refused settings."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from show1_jax.nn.t5 import T5Config, T5Encoder, relative_position_buckets
 from tests.helpers.encoders import T5_FOLDER, encode, encoder, relative_error, t5_settings
 
 
-def test_t5_residual_stream_may_leave_the_range_of_float16(golden: Path, trace: dict[str, np.ndarray]) -> None:
+def test_t5_residual_stream_may_exceed_the_range_of_float16(golden: Path, trace: dict[str, np.ndarray]) -> None:
     states = {}
     with jax.numpy_dtype_promotion("standard"):
         for dtype in (jnp.float32, jnp.float16):

@@ -1,4 +1,4 @@
-"""Released settings of text encoders: defaults of absent keys, later releases, and refusals."""
+"""Released settings of text encoders: defaults of absent keys, later releases and refusals."""
 
 from collections.abc import Callable
 
@@ -59,7 +59,7 @@ def test_configs_as_transformers_writes_them_today() -> None:
         ("num_layers", 10**9),
     ],
 )
-def test_configs_of_other_encoders_are_refused_at_once(
+def test_configs_of_other_encoders_are_refused_in_a_short_line(
     read: Callable[..., object] | None, field: str, value: object
 ) -> None:
     read = read or (lambda **changes: CLIPTextConfig.from_json(clip_settings(**changes)))
@@ -69,6 +69,6 @@ def test_configs_of_other_encoders_are_refused_at_once(
 
 
 @pytest.mark.parametrize("config", [T5Config, CLIPTextConfig])
-def test_config_names_what_is_missing(config: type[T5Config] | type[CLIPTextConfig]) -> None:
+def test_config_names_a_missing_field(config: type[T5Config] | type[CLIPTextConfig]) -> None:
     with pytest.raises(UserError, match="vocab_size"):
         config.from_json({"feed_forward_proj": "gated-gelu"})

@@ -1,4 +1,4 @@
-"""The UNet's layers against NumPy, at settings that the recorded run does not have, and where each setting goes."""
+"""The UNet's layers against NumPy, with settings that the recorded run does not cover, and the use of each setting."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ from show1_jax.nn.vae import Autoencoder
 from show1_jax.parallel.weights import to_state, to_weights
 from tests.helpers import tiny_config
 
-MAKE = Layers()  # shapes alone: `randomised` fills them
+MAKE = Layers()  # parameters are shapes; `randomised` fills them
 TOLERANCE = 1e-4
 PIXEL = UNetConfig(
     in_channels=3,
@@ -55,7 +55,7 @@ Weights = dict[str, np.ndarray]
 
 
 def randomised(module: Any) -> tuple[Any, Weights]:
-    """The module with random parameters, none of them zero, and those by their dotted path."""
+    """Return the module with random non-zero parameters, and these parameters by dotted path."""
     rng = np.random.default_rng(0)
     graph, state = nnx.split(module)
     flat, weights = [], {}
@@ -82,7 +82,7 @@ def normalised(x: np.ndarray, axes: tuple[int, ...], epsilon: float) -> np.ndarr
 
 
 def group_norm(w: Weights, name: str, x: np.ndarray, groups: int, epsilon: float) -> np.ndarray:
-    """Over everything between the first axis and the channels."""
+    """Normalise over groups of channels and all axes between the first one and the channels."""
     grouped = normalised(x.reshape(len(x), -1, groups, x.shape[-1] // groups), (1, 3), epsilon)
     return grouped.reshape(x.shape) * w[f"{name}.scale"] + w[f"{name}.bias"]
 
@@ -97,7 +97,7 @@ def layer_norm(w: Weights, name: str, x: np.ndarray) -> np.ndarray:
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int) -> np.ndarray:
-    """softmax(q k / sqrt(width)) v of (tokens, channels), head by head."""
+    """Return softmax(q k / sqrt(width)) v for arrays of (tokens, channels), head by head."""
     out = []
     for q_head, k_head, v_head in zip(*(np.split(x, heads, axis=-1) for x in (q, k, v)), strict=True):
         scores = np.exp(q_head @ k_head.T / math.sqrt(q_head.shape[-1]))
@@ -116,11 +116,11 @@ def gelu(x: np.ndarray) -> np.ndarray:
 def transformer_block(
     w: Weights, name: str, x: np.ndarray, heads: int, context: np.ndarray | None = None
 ) -> np.ndarray:
-    """Attention over itself, over the context or itself, then the first half of a layer times gelu of its second."""
+    """Apply self-attention, attention over the context or self-attention, and a feed-forward layer with a GELU gate."""
     for number in (1, 2):
         y = layer_norm(w, f"{name}.norm{number}", x)
-        seen = context if number == 2 and context is not None else y
-        q, k, v = (linear(w, f"{name}.attn{number}.to_{part}", y if part == "q" else seen) for part in "qkv")
+        attended = context if number == 2 and context is not None else y
+        q, k, v = (linear(w, f"{name}.attn{number}.to_{part}", y if part == "q" else attended) for part in "qkv")
         x = x + linear(w, f"{name}.attn{number}.to_out", attend(q, k, v, heads))
     value, gate = np.split(linear(w, f"{name}.ff.proj_in", layer_norm(w, f"{name}.norm3", x)), 2, axis=-1)
     return x + linear(w, f"{name}.ff.proj_out", value * gelu(gate))
@@ -143,10 +143,10 @@ def close(ours: Any, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(("config", "heads"), [(PIXEL, 16), (LATENT, 4)])
-def test_temporal_attention_looks_along_time_with_so_many_heads(config: UNetConfig, heads: int) -> None:
-    # Of 64 channels a head size of 16 makes 16 heads of 4 in the pixel UNets and 4 of 16 in the latent one.
+def test_temporal_attention_is_along_time_with_the_right_number_of_heads(config: UNetConfig, heads: int) -> None:
+    # With 64 channels a head size of 16 means 16 heads of 4 in the pixel UNets and 4 heads of 16 in the latent one.
     module, w = randomised(temporal_attention(config, 64, 16, MAKE))
-    x = 0.03 * random(2, 3, 1, 2, 64)  # so faint that the norm's epsilon counts
+    x = 0.03 * random(2, 3, 1, 2, 64)  # so small that the norm's epsilon matters
     y = linear(w, "proj_in", group_norm(w, "norm", x, config.norm_num_groups, 1e-6))
     for clip, row, column in np.ndindex(2, 1, 2):
         y[clip, :, row, column] = transformer_block(w, "transformer_blocks.0", y[clip, :, row, column], heads)
@@ -154,14 +154,16 @@ def test_temporal_attention_looks_along_time_with_so_many_heads(config: UNetConf
 
 
 @pytest.mark.parametrize("frames_at_a_time", [1, 2])
-def test_large_attention_takes_a_few_frames_at_a_time(monkeypatch: pytest.MonkeyPatch, frames_at_a_time: int) -> None:
+def test_large_attention_computes_a_few_frames_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, frames_at_a_time: int
+) -> None:
     videos, frames, queries, keys, heads = 2, 3, 5, 7, 4
     query, key, value = (jnp.asarray(random(videos * frames, tokens, heads, 8)) for tokens in (queries, keys, keys))
     in_frames = functools.partial(attention.attend, num_frames=frames)
 
     def has_all_logits() -> bool:
-        of_all_frames = f"f32[{videos * frames},{heads},"
-        return of_all_frames in str(jax.make_jaxpr(lambda *x: in_frames(*x))(query, key, value))
+        logits_of_all_frames = f"f32[{videos * frames},{heads},"
+        return logits_of_all_frames in str(jax.make_jaxpr(lambda *x: in_frames(*x))(query, key, value))
 
     whole = in_frames(query, key, value)
     assert has_all_logits()
@@ -170,7 +172,7 @@ def test_large_attention_takes_a_few_frames_at_a_time(monkeypatch: pytest.Monkey
     np.testing.assert_allclose(in_frames(query, key, value), whole, atol=1e-6)
 
 
-def test_the_latent_unet_s_spatial_attention_sees_its_own_frame_then_the_text() -> None:
+def test_the_latent_unet_s_spatial_attention_is_over_its_own_frame_then_the_text() -> None:
     module, w = randomised(spatial_attention(LATENT, 64, 16, False, MAKE))
     x, text = 0.03 * random(2, 2, 1, 3, 64), random(2, 5, 64)
     y = linear(w, "proj_in", frame_norm(w, "norm", x, 16, 1e-6))
@@ -181,8 +183,8 @@ def test_the_latent_unet_s_spatial_attention_sees_its_own_frame_then_the_text() 
 
 @pytest.mark.parametrize("only_cross", [False, True])
 @pytest.mark.parametrize("norm_text", [False, True])
-def test_added_kv_attention_sees_text_and_its_own_frame(only_cross: bool, norm_text: bool) -> None:
-    # Of 64 channels a head size of 16 makes 4 heads here; the text is normed over all its tokens, in 32 groups of 2.
+def test_added_kv_attention_is_over_the_text_and_its_own_frame(only_cross: bool, norm_text: bool) -> None:
+    # With 64 channels a head size of 16 means 4 heads here; the text norm is over all tokens, in 32 groups of 2.
     config = dataclasses.replace(PIXEL, cross_attention_norm=norm_text)
     module, w = randomised(spatial_attention(config, 64, 16, only_cross, MAKE))
     x, text = 0.03 * random(2, 2, 1, 3, 64), 0.03 * random(2, 5, 64)
@@ -287,7 +289,7 @@ def test_resnet(scale_shift: bool, skip_time_act: bool, resample: Any) -> None:
 
 @settings(max_examples=8, deadline=None)
 @given(height=st.integers(1, 5), width=st.integers(1, 5), new_height=st.integers(1, 9), new_width=st.integers(1, 9))
-def test_nearest_takes_the_pixel_at_or_before(height: int, width: int, new_height: int, new_width: int) -> None:
+def test_nearest_uses_the_pixel_at_or_before(height: int, width: int, new_height: int, new_width: int) -> None:
     x = random(1, 1, height, width, 2)
     ours = np.asarray(resize_nearest(jnp.asarray(x), new_height, new_width))
     for i, j in np.ndindex(new_height, new_width):
@@ -295,14 +297,14 @@ def test_nearest_takes_the_pixel_at_or_before(height: int, width: int, new_heigh
         np.testing.assert_array_equal(ours[:, :, i, j], x[:, :, row, column])
 
 
-def test_upsampling_goes_to_the_size_that_it_is_told() -> None:
+def test_upsampling_goes_to_the_given_size() -> None:
     upsample, w = randomised(Upsample(4, MAKE))
     x = random(1, 2, 2, 3, 4)
     close(jax.jit(lambda x: upsample(x, (3, 5)))(x), conv3x3(w, "conv", x[:, :, [0, 0, 1]][:, :, :, [0, 0, 1, 1, 2]]))
     assert jax.eval_shape(upsample, x).shape == (1, 2, 4, 6, 4)
 
 
-def test_the_latent_unet_takes_sizes_that_do_not_halve() -> None:
+def test_the_latent_unet_accepts_sizes_that_do_not_halve() -> None:
     config = dataclasses.replace(LATENT, layers_per_block=(1, 1, 1))
     graph, state = nnx.split(UNet(config, Layers()))
     shapes = ((1, 2, 5, 10, 3), (1,), (1, 5, 64))
@@ -311,11 +313,11 @@ def test_the_latent_unet_takes_sizes_that_do_not_halve() -> None:
     assert output.shape == (1, 2, 5, 10, 6)
 
 
-def test_pixels_are_told_where_they_are() -> None:
-    places = np.asarray(pixel_positions(jnp.zeros((2, 3, 5, 4, 1))))
+def test_position_channels_are_the_coordinates_of_the_pixels() -> None:
+    positions = np.asarray(pixel_positions(jnp.zeros((2, 3, 5, 4, 1))))
     for frame, row, column in ((0, 0, 0), (1, 4, 3), (2, 1, 2)):
         expected = [frame / 2 * 2 - 1, row / 4 * 2 - 1, column / 3 * 2 - 1]
-        np.testing.assert_allclose(places[:, frame, row, column], [expected] * 2, atol=1e-6)
+        np.testing.assert_allclose(positions[:, frame, row, column], [expected] * 2, atol=1e-6)
     graph, state = nnx.split(UNet(dataclasses.replace(PIXEL, position_channels=True), MAKE))
     inputs = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((2, 3, 4, 8, 3), (2, 5, 64))]
     timestep = jax.ShapeDtypeStruct((2,), np.int32)
@@ -332,7 +334,7 @@ def test_sinusoids(value: int, flip: bool, shift: int, dim: int) -> None:
     np.testing.assert_allclose(ours[0], np.concatenate([cosines, sines] if flip else [sines, cosines]), atol=2e-4)
 
 
-def test_settings_go_to_their_levels() -> None:
+def test_each_level_has_its_settings() -> None:
     config = dataclasses.replace(
         PIXEL, only_cross_attention=(False, True, False), out_scale_factor=1.3, mid_scale_factor=1.5
     )
@@ -340,7 +342,7 @@ def test_settings_go_to_their_levels() -> None:
     down, mid, up = network.down_blocks, network.mid_block, network.up_blocks
     assert [block.attentions[0].head_dim for block in down] == [8, 16, 32]
     assert mid.attentions[0].head_dim == 64
-    # The way up reads head sizes in its own order, the coarsest level's first: `up_head_dim`.
+    # The up path has its own list of head sizes, `up_head_dim`, from the coarsest level on.
     assert [block.attentions[0].head_dim for block in up] == [8, 16, 32]
     assert [block.temp_attentions[0].transformer_blocks[0].attn1.head_dim for block in up] == [16, 4, 1]
     assert [len(block.resnets) for block in down] == [1, 3, 2]
@@ -350,15 +352,15 @@ def test_settings_go_to_their_levels() -> None:
         False,
         *(False, True, False),
     ]
-    of_levels = [resnet for block in (*down, *up) for resnet in block.resnets]
-    of_levels += [resnet for block in down for resnet in block.downsamplers]
-    of_levels += [resnet for block in up for resnet in block.upsamplers]
-    assert len(of_levels) == 6 + 9 + 2 + 2
-    assert {resnet.scale_factor for resnet in of_levels} == {1.3}
+    level_resnets = [resnet for block in (*down, *up) for resnet in block.resnets]
+    level_resnets += [resnet for block in down for resnet in block.downsamplers]
+    level_resnets += [resnet for block in up for resnet in block.upsamplers]
+    assert len(level_resnets) == 6 + 9 + 2 + 2
+    assert {resnet.scale_factor for resnet in level_resnets} == {1.3}
     assert [resnet.scale_factor for resnet in mid.resnets] == [1.5, 1.5]
 
 
-def test_text_only_attention_of_a_coarse_level_is_first_on_the_way_up() -> None:
+def test_text_only_attention_of_a_coarse_level_is_first_in_the_up_path() -> None:
     network: Any = UNet(dataclasses.replace(PIXEL, only_cross_attention=(False, False, True)), Layers())
     assert [block.attentions[0].to_k is None for block in network.down_blocks] == [False, False, True]
     assert [block.attentions[0].to_k is None for block in network.up_blocks] == [True, False, False]

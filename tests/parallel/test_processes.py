@@ -1,4 +1,4 @@
-"""What several processes agree on, with the messages between them played by hand."""
+"""Values shared by several processes, with simulated messages between them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from show1_jax.parallel.processes import from_first_process
 
 
 def outcomes(compute: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What `from_first_process` gives or raises in the first of two processes, and in the other one."""
+    """Return the result or the exception of `from_first_process`, for the first of two processes and for the other."""
     messages: list[Any] = []
     sent: list[Any] = []
 
@@ -48,32 +48,32 @@ def failing(error: BaseException) -> Callable[[], None]:
     return fail
 
 
-def test_a_result_is_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_processes_have_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     assert outcomes(lambda: {"a": (1, None)}, monkeypatch) == [{"a": (1, None)}] * 2
 
 
-def test_bad_input_is_the_same_line_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_error_is_the_same_line_in_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     for error in outcomes(failing(UserError("no such file; give another")), monkeypatch):
         assert type(error) is UserError
         assert str(error) == "no such file; give another"
 
 
 @pytest.mark.parametrize("failure", [OSError(5, "Input/output error"), KeyboardInterrupt(), SystemExit(1)])
-def test_any_other_failure_stops_all(failure: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_failure_stops_all_processes(failure: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     first, other = outcomes(failing(failure), monkeypatch)
     assert first is failure
     assert type(other) is UserError
     assert str(other).startswith(f"the first process failed: {type(failure).__name__}")
 
 
-def test_a_result_that_cannot_be_sent_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_cannot_be_pickled_stops_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     first, other = outcomes(lambda: lambda: None, monkeypatch)
     assert not isinstance(first, UserError)
     assert str(other).startswith("the first process failed: ")
 
 
 @pytest.mark.parametrize(
-    ("address", "num_processes", "process_id", "said"),
+    ("address", "num_processes", "process_id", "message"),
     [
         ("node0", 2, 0, "--coordinator_address=node0 must be HOST:PORT, such as node0:1234"),
         ("node0:", 2, 0, "--coordinator_address=node0: must be HOST:PORT"),
@@ -93,17 +93,21 @@ def test_a_result_that_cannot_be_sent_stops_all(monkeypatch: pytest.MonkeyPatch)
         (None, 2, 0, "need --coordinator_address"),
     ],
 )
-def test_processes_that_cannot_be_are_refused(
-    address: str | None, num_processes: int | None, process_id: int | None, said: str, monkeypatch: pytest.MonkeyPatch
+def test_invalid_addresses_and_numbers_of_processes_are_refused(
+    address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("asked JAX"))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("JAX was called"))
     with pytest.raises(UserError) as error:
         initialize_distributed(address, num_processes, process_id)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("a\nb"), ValueError("a"), KeyError("SLURM_NODEID"), OSError(5, "a")])
-def test_what_jax_says_of_other_processes_is_one_line(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_jax_to_join_is_one_line(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise failure
 

@@ -33,7 +33,7 @@ PROMPTS = ("a red circle moves right", "a blue square", "two green triangles")
 SEEDS = (5, 6, 7)
 LEVELS = 0.05
 BFLOAT16 = 0.1
-"""Mean difference to float32 of values in [-1, 1], after a step that guidance of 9 and thresholding amplify."""
+"""Bound of the mean difference to float32, for values in [-1, 1]; guidance of 9 and thresholding amplify it."""
 IN_TWO_PROCESSES = STAGES[:3]
 UNET = {
     "in_channels": 3,
@@ -63,7 +63,7 @@ def alone(tiny_checkpoint: Path) -> Videos:
 
 
 def levels_apart(ours: Videos, others: Videos) -> float:
-    """The largest mean difference of a stage's first video, in 8-bit levels."""
+    """Return the largest mean difference of the first video of a stage, in 8-bit levels."""
     return max(
         float(np.abs(to_uint8(ours[stage][0]).astype(int) - to_uint8(others[stage][0])).mean()) for stage in others
     )
@@ -74,18 +74,18 @@ def test_in_a_batch_of_three(tiny_checkpoint: Path, alone: Videos) -> None:
     assert batch["interpolation"].shape == (3, 5, 8, 8, 3)
     assert levels_apart(alone, batch) <= LEVELS
     others = np.abs(to_uint8(batch["keyframes"][1:]).astype(int) - to_uint8(alone["keyframes"]))
-    assert others.mean() > 10  # other prompts and seeds are other videos, so that the bar above says something
+    assert others.mean() > 10  # other prompts and seeds make other videos, so the bound above is meaningful
 
 
 def test_a_batch_of_three_on_eight_devices(tiny_checkpoint: Path, alone: Videos) -> None:
-    spread = sample(tiny_checkpoint, SamplingMeshConfig(data=2, fsdp=4), 8, 3)
-    assert spread["superres_latent"].shape == (3, 5, 24, 24, 3)
-    assert levels_apart(alone, spread) <= LEVELS
+    sharded = sample(tiny_checkpoint, SamplingMeshConfig(data=2, fsdp=4), 8, 3)
+    assert sharded["superres_latent"].shape == (3, 5, 24, 24, 3)
+    assert levels_apart(alone, sharded) <= LEVELS
 
 
 def test_one_video_on_eight_devices(tiny_checkpoint: Path, alone: Videos) -> None:
-    spread = sample(tiny_checkpoint, SamplingMeshConfig(guidance=2, height=4), 8, 1)
-    assert levels_apart(alone, spread) <= LEVELS
+    sharded = sample(tiny_checkpoint, SamplingMeshConfig(guidance=2, height=4), 8, 1)
+    assert levels_apart(alone, sharded) <= LEVELS
 
 
 def test_branches_of_guidance_that_run_sequentially(tiny_checkpoint: Path, alone: Videos) -> None:
@@ -111,7 +111,7 @@ def test_a_dry_run_reads_no_weights(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_bfloat16_is_near_float32(tiny_checkpoint: Path, alone: Videos) -> None:
-    """What accelerators use by default; strict promotion is for float32, which Flax's norms break in half precision."""
+    """Accelerators use bfloat16 by default; Flax's norms in half precision need the standard type promotion."""
     config = dataclasses.replace(tiny_config.settings(), precision="bfloat16")
     cascade = Cascade.load(tiny_checkpoint, config, devices=jax.devices()[:1])
     with jax.numpy_dtype_promotion("standard"):
@@ -134,7 +134,7 @@ def test_given_videos_that_do_not_fit_are_refused(tiny_checkpoint: Path, alone: 
             cascade.sample(PROMPTS[:1], SEEDS[:1], stages=[stage], given=given)  # type: ignore[list-item, arg-type]
 
 
-def test_weights_are_spread_over_fsdp(tiny_checkpoint: Path) -> None:
+def test_weights_are_sharded_over_fsdp(tiny_checkpoint: Path) -> None:
     cascade = Cascade.load(
         tiny_checkpoint, dataclasses.replace(tiny_config.settings(), mesh=SamplingMeshConfig(data=2, fsdp=4))
     )
@@ -156,7 +156,7 @@ def test_two_processes(tiny_checkpoint: Path, alone: Videos, tmp_path: Path) -> 
         "--checkpoint",
         str(tiny_checkpoint),
     ]
-    command += ["--stages", ",".join(IN_TWO_PROCESSES)]  # the others would only compile for another minute
+    command += ["--stages", ",".join(IN_TWO_PROCESSES)]  # the other stages only add a minute of compilation
     command += [f"--prompt={prompt}" for prompt in PROMPTS[:2]] + ["--seed=5", f"--out={tmp_path}"]
     command += ["--config.mesh.data=2", "--config.mesh.fsdp=2", f"--coordinator_address={address}"]
     processes = [
@@ -172,8 +172,8 @@ def test_two_processes(tiny_checkpoint: Path, alone: Videos, tmp_path: Path) -> 
     ]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    spoken = [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")]
-    assert spoken == []  # only the first process speaks, but for what the collectives' library prints
+    printed = [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")]
+    assert printed == []  # only the first process prints, except for the lines of the collectives' library
     (directory,) = (path for path in tmp_path.iterdir() if path.name.startswith("a-red-circle"))
     videos = {
         stage: load_stage(directory / f"{number}_{stage}.safetensors", stage)[None]
@@ -199,16 +199,16 @@ def test_meshes_that_do_not_fit_are_refused() -> None:
         ((4, 3, 8, 5, 6), PartitionSpec(("data", "guidance"), None, ("height",))),
     ],
 )
-def test_activations_are_spread_by_batch_and_rows(shape: tuple[int, ...], spec: PartitionSpec) -> None:
+def test_activations_are_sharded_by_batch_and_rows(shape: tuple[int, ...], spec: PartitionSpec) -> None:
     mesh = make_mesh(SamplingMeshConfig(data=2, guidance=2, height=2))
     with jax.set_mesh(mesh):
-        spread = jax.jit(constrain_activation)(np.zeros(shape, np.float32))
-    assert spread.sharding.is_equivalent_to(NamedSharding(mesh, spec), len(shape))
+        sharded = jax.jit(constrain_activation)(np.zeros(shape, np.float32))
+    assert sharded.sharding.is_equivalent_to(NamedSharding(mesh, spec), len(shape))
 
 
 @pytest.mark.parametrize("windows", [1, 3])
 def test_no_device_does_much_more_than_its_share(windows: int) -> None:
-    """Rows that do not divide, attention that gathers, and whatever else the partitioner does by itself."""
+    """Uneven rows and the gathers of attention must not make a device compute much more."""
     architecture = UNetConfig.from_dict(UNET)
     graph, abstract = nnx.split(make_network("unet", architecture, dtype=np.float32, param_dtype=np.float32))
     mesh = make_mesh(SamplingMeshConfig(guidance=2, height=4))
@@ -234,7 +234,7 @@ def test_no_device_does_much_more_than_its_share(windows: int) -> None:
         ((64,), 4, PartitionSpec()),
     ],
 )
-def test_weights_lie_along_their_widest_axis(shape: tuple[int, ...], fsdp: int, spec: PartitionSpec) -> None:
+def test_weights_are_sharded_along_their_widest_axis(shape: tuple[int, ...], fsdp: int, spec: PartitionSpec) -> None:
     assert weight_spec(("conv_in", "kernel"), shape, fsdp) == spec
 
 
@@ -252,5 +252,5 @@ def test_weights_lie_along_their_widest_axis(shape: tuple[int, ...], fsdp: int, 
         ("attentions/0/to_q/bias", (64,), PartitionSpec()),
     ],
 )
-def test_hidden_channels_are_split_over_tensor(path: str, shape: tuple[int, ...], spec: PartitionSpec) -> None:
+def test_hidden_channels_are_sharded_over_tensor(path: str, shape: tuple[int, ...], spec: PartitionSpec) -> None:
     assert weight_spec(tuple(path.split("/")), shape, 4, 2) == spec

@@ -1,4 +1,4 @@
-"""A third text encoder: a row of the table, a network and a row of the converter's table; nothing else knows of it."""
+"""A third text encoder: a row of the table, a network and a row of the converter's table, without other changes."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ TEXTS = ["a red circle", "", "a longer text than that"]
 
 @dataclasses.dataclass(frozen=True)
 class ToyConfig(TextArchitecture):
-    """A table of bytes and a linear layer."""
+    """The architecture of an encoder with a table of bytes and a linear layer."""
 
     kind: ClassVar = "toy"
     only: ClassVar[Mapping[str, Any]] = {}
@@ -60,7 +60,7 @@ class ToyConfig(TextArchitecture):
 
 
 class ToyEncoder(nnx.Module):
-    """The table's vector of a byte, and the mean of all of a text, mixed."""
+    """An encoder that mixes the vector of a byte with the mean of its text."""
 
     def __init__(self, config: ToyConfig, make: Layers):
         self.table = make.embed(config.vocab_size, config.hidden_size)
@@ -73,7 +73,7 @@ class ToyEncoder(nnx.Module):
 
 
 class ByteTokenizer:
-    """A byte is a token, after a first one that every text has."""
+    """A tokenizer with a token for each byte, after a start token."""
 
     largest_id = 256
 
@@ -135,14 +135,14 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def states(checkpoint: Path, padding: str = "encoded") -> np.ndarray:
-    """The states of `TEXTS`, on one device."""
+    """Return the states of `TEXTS`, on one device."""
     checkpoints = CheckpointSet.open(checkpoint)
     network = checkpoints.load(ROW.component, make_mesh(MeshConfig(), jax.devices()[:1]), jnp.float32)
     tokens = Tokens(*map(jnp.asarray, checkpoints.tokenizer(ROW.component)(TEXTS)))
     return np.asarray(encode_text_jit(ROW, network.graph, network.weights, tokens, padding))
 
 
-def test_a_registered_encoder_is_known_everywhere(checkpoint: Path) -> None:
+def test_a_registered_encoder_is_found_by_every_table(checkpoint: Path) -> None:
     assert (kind_of("text_toy"), kind_of("vae"), kind_of("keyframes")) == ("toy", "vae", "unet")
     assert network_kind("toy") == (ToyConfig, ToyEncoder)
     assert encoder_of_kind("toy") is ROW
@@ -154,8 +154,8 @@ def test_a_registered_encoder_is_known_everywhere(checkpoint: Path) -> None:
     assert states(checkpoint).shape == (len(TEXTS), LENGTH, tiny_config.TEXT_DIM)
 
 
-def test_what_is_no_text_encoder_is_refused(tiny_checkpoint: Path) -> None:
-    with pytest.raises(UserError, match="kind='unet' is no text encoder's; these are of t5, clip, toy"):
+def test_another_component_than_a_text_encoder_is_refused(tiny_checkpoint: Path) -> None:
+    with pytest.raises(UserError, match="kind='unet' is not a text encoder; use one of t5, clip, toy"):
         CheckpointSet.open(tiny_checkpoint).tokenizer("keyframes")
 
 

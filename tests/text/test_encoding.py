@@ -56,13 +56,13 @@ def test_half_precision_stays_close(
         assert relative_error(states, trace["text/clip"]) <= tolerance
 
 
-def test_t5_tokens_do_not_see_padding(t5: T5Encoder) -> None:
+def test_t5_tokens_do_not_attend_to_padding(t5: T5Encoder) -> None:
     ids = np.array([[8, 24, 11, 1, 0, 0], [8, 24, 11, 1, 33, 7]])
     states = encode(t5, ids, np.array([[1, 1, 1, 1, 0, 0]] * 2))
     np.testing.assert_array_equal(states[0, :4], states[1, :4])
 
 
-def test_clip_tokens_see_no_later_ones(golden: Path) -> None:
+def test_clip_tokens_do_not_attend_to_later_ones(golden: Path) -> None:
     ids = np.array([[577, 320, 513, 578, 578], [577, 320, 513, 7, 8]])
     states = encode(encoder(golden / CLIP_FOLDER, "clip"), ids)
     np.testing.assert_array_equal(states[0, :3], states[1, :3])

@@ -1,4 +1,4 @@
-"""The text encoder with one block's weights at a time gives what all of it gives."""
+"""The text encoder block by block has the same states as the whole encoder."""
 
 import dataclasses
 from pathlib import Path
@@ -28,22 +28,22 @@ def test_the_text_encoder_block_by_block(
     devices = jax.devices()[:2]
     whole = Cascade.load(tiny_checkpoint, config, devices).encode_texts("text_t5", batches)
 
-    held: list[int] = []
+    loaded_sizes: list[int] = []
     checked: list[str] = []
     checkpoints = CheckpointSet.open(tiny_checkpoint)
     limited = CascadeSpec.of(dataclasses.replace(config, memory_limit_gb=1e-6), checkpoints.manifest, devices)
 
-    def noted(component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
+    def recording_load(component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
         network = checkpoints.load(component, mesh, dtype, part)
-        held.append(sum(leaf.size for leaf in jax.tree.leaves(network.weights)))
+        loaded_sizes.append(sum(leaf.size for leaf in jax.tree.leaves(network.weights)))
         return network
 
     monkeypatch.setattr(checkpoint_set, "check_weights", lambda path, component: checked.append(component))
-    streamed = Cascade(limited, noted, checkpoints.tokenizer).encode_texts("text_t5", batches)
+    streamed = Cascade(limited, recording_load, checkpoints.tokenizer).encode_texts("text_t5", batches)
     for states, expected in zip(streamed, whole, strict=True):
         np.testing.assert_allclose(states, expected, atol=1e-5)
     (one,) = Cascade.load(tiny_checkpoint, config, devices).encode_texts("text_t5", [batches[0][:1]])
     np.testing.assert_allclose(one, whole[0][:1], atol=1e-5)  # one text on two devices
     layers = limited.architecture("text_t5").num_layers
-    assert (len(held), checked) == (1 + layers + 1, ["text_t5"])
-    assert max(held) < sum(held) / 2
+    assert (len(loaded_sizes), checked) == (1 + layers + 1, ["text_t5"])
+    assert max(loaded_sizes) < sum(loaded_sizes) / 2

@@ -1,4 +1,4 @@
-"""Tokenizers against the recorded run (transformers 4.41.2), and beyond what it covers."""
+"""Tokenizers against the recorded run (transformers 4.41.2), and texts and files that it does not cover."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def test_recorded_ids_of_a_long_prompt(
     np.testing.assert_array_equal(clip_tokenizer([prompt]).ids, trace["text/long_clip_ids"])
 
 
-# What transformers 4.41.2's slow tokenizers gave, without the ids around a prompt.
+# Ids of the slow tokenizers of transformers 4.41.2, without the special tokens around a prompt.
 HARD_PROMPTS = [
     ("", [], []),
     ("  ", [], []),
@@ -97,7 +97,7 @@ def test_clip_padding_is_the_tokenizers_own(golden: Path, tmp_path: Path) -> Non
 
 
 def edited(golden: Path, tmp_path: Path, folder: str, **changes: object) -> Path:
-    """A copy of a recorded tokenizer whose settings are changed; `...` takes one away."""
+    """Copy a recorded tokenizer and change its settings; `...` removes one."""
     copy = Path(shutil.copytree(golden / folder / "tokenizer", tmp_path / "tokenizer"))
     path = copy / "tokenizer_config.json"
     settings = json.loads(path.read_text()) | changes
@@ -110,7 +110,7 @@ def test_a_clip_tokenizer_that_cannot_pad_or_end_is_refused_when_it_is_loaded(
     golden: Path, tmp_path: Path, name: str
 ) -> None:
     folder = edited(golden, tmp_path, CLIP_FOLDER, **{name: None})
-    with pytest.raises(UserError, match=rf"tokenizer: {name} is null, and no prompt .*; take the released files"):
+    with pytest.raises(UserError, match=rf"tokenizer: {name} is null, and no prompt .*; use the released files"):
         load_clip_tokenizer(folder)
 
 
@@ -119,8 +119,8 @@ def test_an_absent_padding_token_is_the_class_s_default(golden: Path, tmp_path: 
     assert load_clip_tokenizer(folder).library.pad_token_id == 578
 
 
-def test_files_of_old_releases_have_their_tokens_elsewhere(golden: Path, tmp_path: Path) -> None:
-    """Without `added_tokens_decoder` the file of special tokens counts, null or not in the other one."""
+def test_old_releases_have_their_tokens_in_another_file(golden: Path, tmp_path: Path) -> None:
+    """Without `added_tokens_decoder` the file of special tokens takes precedence, even over null."""
     folder = edited(golden, tmp_path, CLIP_FOLDER, pad_token=None, added_tokens_decoder=...)
     assert load_clip_tokenizer(folder).library.pad_token_id == 578
 
@@ -142,7 +142,7 @@ def test_a_clip_tokenizer_s_length_that_is_no_number_is_refused_when_it_is_loade
 ) -> None:
     folder = edited(golden, tmp_path, CLIP_FOLDER, model_max_length=value)
     with pytest.raises(
-        UserError, match=r"tokenizer_config\.json: model_max_length=.* is no whole number of at least 2"
+        UserError, match=r"tokenizer_config\.json: model_max_length=.* is not a whole number of at least 2"
     ):
         load_clip_tokenizer(folder)
 
@@ -183,7 +183,7 @@ def test_a_clip_tokenizer_as_transformers_5_saves_it_gives_the_same_ids(
     assert tokenizer.largest_id == clip_tokenizer.largest_id == 578
 
 
-def test_vocabulary_and_merges_count_where_a_second_file_has_others(
+def test_vocabulary_and_merges_take_precedence_over_tokenizer_json(
     golden: Path, tmp_path: Path, clip_tokenizer: CLIPTokenizer
 ) -> None:
     """The original's slow tokenizer reads no `tokenizer.json`."""
@@ -229,7 +229,7 @@ def test_added_tokens_have_the_ids_that_their_files_say(
 
 
 @pytest.mark.parametrize("decoder", [[], {"x": {}}, {"3": "a"}, {"1e400": {"content": "a"}}, {"600": {"content": "a"}}])
-def test_added_tokens_that_are_none_are_refused(golden: Path, tmp_path: Path, decoder: object) -> None:
+def test_malformed_added_tokens_are_refused(golden: Path, tmp_path: Path, decoder: object) -> None:
     with pytest.raises(UserError, match=str(tmp_path)):
         load_clip_tokenizer(edited(golden, tmp_path, CLIP_FOLDER, added_tokens_decoder=decoder))
 
@@ -240,7 +240,7 @@ def test_added_tokens_that_are_none_are_refused(golden: Path, tmp_path: Path, de
         ({"pad_token": None}, "pad_token is None, and only '<pad>' is supported"),
         ({"pad_token": "<extra_id_0>"}, "pad_token is '<extra_id_0>'"),
         ({"eos_token": {"content": "</z>", "lstrip": False}}, "eos_token is '</z>', and only '</s>'"),
-        ({"unk_token": 3}, "unk_token=3 is no token"),
+        ({"unk_token": 3}, "unk_token=3 is not a token"),
     ],
 )
 def test_a_t5_tokenizer_with_other_tokens_is_refused_when_it_is_loaded(
@@ -257,12 +257,12 @@ def test_a_sentencepiece_model_of_another_network_is_refused(golden: Path, tmp_p
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["a b c d"]), model_prefix=str(folder / "spiece"), vocab_size=8, minloglevel=2
     )
-    with pytest.raises(UserError, match=r"spiece\.model: no model of T5's, as it has no <pad>; download it again"):
+    with pytest.raises(UserError, match=r"spiece\.model: not a T5 model, because it has no <pad>; download it again"):
         load_t5_tokenizer(folder)
 
 
 @pytest.mark.parametrize("repeats", [1, 4, 5, 12, 15, 16, 40])
-def test_cut_off_names_what_is_left_out(
+def test_cut_off_returns_the_omitted_end(
     t5_tokenizer: T5Tokenizer, clip_tokenizer: CLIPTokenizer, recorded: Mapping[str, str], repeats: int
 ) -> None:
     prompt = " ".join([recorded["prompt"]] * repeats)
@@ -299,7 +299,7 @@ def test_damaged_tokenizers(
     assert "\n" not in str(error.value)
 
 
-def test_tokenizers_need_no_network_no_torch_and_say_nothing(golden: Path) -> None:
+def test_tokenizers_need_no_network_and_no_torch_and_print_nothing(golden: Path) -> None:
     program = f"""
 import socket, sys
 def refuse(*args, **kwargs): raise AssertionError("network")
@@ -339,7 +339,7 @@ def test_byte_level_ids(byte_level: tuple[T5Tokenizer, CLIPTokenizer], prompt: s
     assert (ids[0, 0], ids[0, -1]) == (512, 513)
 
 
-def test_byte_level_tokenizers_know_every_character(byte_level: tuple[T5Tokenizer, CLIPTokenizer]) -> None:
+def test_byte_level_tokenizers_cover_every_character(byte_level: tuple[T5Tokenizer, CLIPTokenizer]) -> None:
     t5, clip = byte_level
     for prompt in ("A red panda, 4k!", "\u65e5\u672c \U0001f43c \u00fc\u0142"):
         assert t5.library.get_vocab()["<unk>"] not in t5([prompt]).ids
