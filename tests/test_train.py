@@ -77,7 +77,7 @@ def test_bad_input(argument: str, said: str, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["--config.train.mesh.data=3"], "mesh data=3 x fsdp=-1 x tensor=1 does not fit 8 devices"),
-        (["--config.train.keyframes.batch_size=4"], "take a multiple of 8 as --config.train.keyframes.batch_size"),
+        (["--config.train.keyframes.batch_size=4"], "use a multiple of 8 as --config.train.keyframes.batch_size"),
         (["--config.train.data.num_synthetic=7"], "7 clips are left to train on"),
         (["--config.train.data.name=videos", "--config.train.data.path=none"], "none"),
         (["--config.keyframes.num_frames=9"], "the synthetic world's lasts 3.5 s"),
@@ -149,16 +149,16 @@ def test_a_dry_run_counts_what_lies_on_each_device(capsys: pytest.CaptureFixture
     assert eight.startswith("8 devices, mesh data=1 x fsdp=8 x tensor=1")
     alone, spread = sizes(one), sizes(eight)
     assert alone["each device"] == pytest.approx(sum(alone.values()) - alone["each device"], abs=2e-3)
-    assert alone.keys() - {"kept for 8 clips"} == spread.keys() - {"kept for 1 clips"}
-    assert alone["kept for 8 clips"] == pytest.approx(8 * spread["kept for 1 clips"], abs=8e-3)
+    assert alone.keys() - {"activations, 8 clips"} == spread.keys() - {"activations, 1 clips"}
+    assert alone["activations, 8 clips"] == pytest.approx(8 * spread["activations, 1 clips"], abs=8e-3)
 
 
 def test_full_size_shapes_say_what_forty_gigabytes_hold() -> None:
     config = load_config(FULL)
     plan = make_plan(config, "keyframes", "accelerator")
-    kept = 0  # tracing the full network takes minutes
-    eight, many = (sizes(describe_training_memory(plan, number, kept)) for number in (8, 32))
-    assert "take a multiple of 64 clips" in describe_training_memory(plan, 64, kept)
+    activation_bytes = 0  # tracing the full network takes minutes
+    eight, many = (sizes(describe_training_memory(plan, number, activation_bytes)) for number in (8, 32))
+    assert "use a multiple of 64 clips" in describe_training_memory(plan, 64, activation_bytes)
     parameters = 1.72684839
     assert eight["weights"] == pytest.approx(4 * parameters / 8, rel=0.01)
     assert eight["optimizer"] == pytest.approx(8 * parameters / 8, rel=0.01)

@@ -1,5 +1,5 @@
-"""Training of every stage: objectives, losses, optimizer, state, the compiled step and its inputs, and plans of a run.
+"""Training of every stage: plan, objectives, losses, optimiser, state, the compiled step and its inputs.
 
-A run with its loop, metrics, samples and signals is in `training.run`, its saved steps in `checkpoints.run_steps`;
-clips come from `data`.
+The run with its loop, metrics, samples and signals is in `training.run`. Saved steps are in `checkpoints.run_steps`,
+clips in `data`.
 """

@@ -1,4 +1,4 @@
-"""What a run would need of each device, from shapes alone: a job for a pod is sized on a laptop."""
+"""Memory that a training run requires of each device, from shapes only: a laptop can size a job for a pod."""
 
 import math
 from collections.abc import Mapping
@@ -20,21 +20,22 @@ from show1_jax.training.state import abstract_state
 from show1_jax.training.step import Batch, Frozen, Keys, Model
 
 GB = 1e9
-_UNEVEN = 1.5
-"""So many times an even share of the weights on each device is worth a word."""
+_UNEVEN_RATIO = 1.5
+"""Ratio of a device's weights to an even share, above which the report adds a hint."""
 
 
-def describe_training_memory(plan: Plan, num_devices: int, kept: int) -> str:
-    """A table of the memory that each of so many devices needs, and what fills it.
+def describe_training_memory(plan: Plan, num_devices: int, activation_bytes: int) -> str:
+    """Return a table of the memory that each device requires, in GB (1e9 bytes), by use.
 
-    Counted: weights, their average, the optimiser's moments and the gradient (float32, spread over the mesh), the
-    frozen networks in the compute dtype, and what the forward pass keeps for the backward pass. Not counted: what is
-    computed again block by block, and the compiler's own buffers; leave room for them.
+    Counted: weights, their average, the optimiser's moments and the gradient (float32, sharded over the mesh), the
+    frozen networks in the compute dtype, and the activations that the forward pass saves for the backward pass. Not
+    counted: activations that `remat` computes again block by block, and the compiler's own buffers. Leave room for
+    them.
 
     Args:
-        plan: of the stage.
-        num_devices: of the job.
-        kept: bytes that the forward pass keeps of a clip; see `kept_bytes`.
+        plan: plan of the stage.
+        num_devices: number of devices of the whole job.
+        activation_bytes: bytes of saved activations per clip; see `saved_activation_bytes`.
 
     Raises:
         UserError: the mesh does not fit the devices.
@@ -53,31 +54,31 @@ def describe_training_memory(plan: Plan, num_devices: int, kept: int) -> str:
         "optimizer": _bytes_per_device(state.optimizer),
         "gradient": gradients * weights,
         "frozen networks": sum(_frozen_bytes(plan, name, mesh) for name in plan.frozen),
-        f"kept for {at_a_time} clips": kept * at_a_time,
+        f"activations, {at_a_time} clips": activation_bytes * at_a_time,
     }
-    return _table(plan, sizes, sum(math.prod(leaf.shape) for leaf in shapes.values()), needs)
+    return _format_report(plan, sizes, sum(math.prod(leaf.shape) for leaf in shapes.values()), needs)
 
 
-def _table(plan: Plan, sizes: Mapping[str, int], num_parameters: int, needs: Mapping[str, float]) -> str:
+def _format_report(plan: Plan, sizes: Mapping[str, int], num_parameters: int, needs: Mapping[str, float]) -> str:
     training, spec = plan.training, plan.spec
     mesh = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
     lines = [
         f"{plan.stage} on {math.prod(sizes.values())} devices, mesh {mesh}",
         f"  {num_parameters / 1e6:,.1f} million parameters; {plan.dtype} activations; remat={training.remat}",
         f"  {training.batch_size} clips of {spec.num_frames} x {spec.height} x {spec.width} a step, in "
-        f"{training.num_microbatches} microbatches{_advice(training, sizes)}",
+        f"{training.num_microbatches} microbatches{_batch_advice(training, sizes)}",
         *(f"  {name:<22}{size / GB:>9.3f} GB" for name, size in needs.items()),
         f"  {'each device':<22}{sum(needs.values()) / GB:>9.3f} GB",
     ]
-    if needs["weights"] > _UNEVEN * 4 * num_parameters / (sizes["fsdp"] * sizes["tensor"]):
+    if needs["weights"] > _UNEVEN_RATIO * 4 * num_parameters / (sizes["fsdp"] * sizes["tensor"]):
         lines.append(f"  fsdp={sizes['fsdp']} divides few of the weights: a smaller fsdp with a larger data needs less")
     return "\n".join(lines)
 
 
-def _advice(training: StageTrainingConfig, sizes: Mapping[str, int]) -> str:
-    """What to do where the batch does not divide: clips are counted as if it did."""
+def _batch_advice(training: StageTrainingConfig, sizes: Mapping[str, int]) -> str:
+    """Return a hint if the batch does not divide over the mesh, else nothing. The table counts as if it did."""
     multiple = sizes["data"] * sizes["fsdp"] * training.num_microbatches
-    return f": take a multiple of {multiple} clips" if training.batch_size % multiple else ""
+    return f": use a multiple of {multiple} clips" if training.batch_size % multiple else ""
 
 
 def _bytes_per_device(tree: Any) -> int:
@@ -95,21 +96,21 @@ def _frozen_bytes(plan: Plan, name: str, mesh: AbstractMesh) -> int:
     )
 
 
-def kept_bytes(plan: Plan) -> int:
-    """Bytes that the forward pass of one clip keeps for the backward pass: what a second clip adds."""
+def saved_activation_bytes(plan: Plan) -> int:
+    """Return the bytes of activations that the forward pass saves per clip: the increase from one clip to two."""
     graph, like = plan.network()
     model = Model(graph, like, plan.objective(), _no_inputs, plan.training)
 
-    def of_batch(batch_size: int) -> int:
+    def saved_bytes(batch_size: int) -> int:
         video, text = abstract_inputs(plan, batch_size)
         keys = jax.eval_shape(lambda: numbered_keys(new_key(0), batch_size))
-        kept = jax.eval_shape(
+        saved = jax.eval_shape(
             lambda weights, *inputs: jax.vjp(lambda weights: model.losses(weights, *inputs).loss.sum(), weights)[1],
             *(plan.shapes(), video, text, keys),
         )
-        return sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(kept))
+        return sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(saved))
 
-    return of_batch(2) - of_batch(1)
+    return saved_bytes(2) - saved_bytes(1)
 
 
 def _no_inputs(frozen: Frozen, batch: Batch, keys: Keys, *, training: bool) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Operations of a training step, and how many a device can do."""
+"""Floating-point operations of a training step, and the peak rate of a device."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from show1_jax.training.inputs import abstract_inputs
 from show1_jax.training.plan import Plan
 from show1_jax.training.step import Model
 
-_PEAK: Final = {
+_PEAK_FLOPS: Final = {
     "h200": 989e12,
     "h100": 989e12,
     "a100": 312e12,
@@ -20,20 +20,20 @@ _PEAK: Final = {
     "tpu v5": 459e12,
     "tpu v4": 275e12,
 }
-"""Dense bfloat16 operations a second, as the makers state them."""
+"""Dense bfloat16 operations per second as published by the vendors, by a part of JAX's device kind."""
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Dense bfloat16 operations a second that the maker states for a device; None where we know none."""
+    """Return the dense bfloat16 operations per second that the vendor states for a device, or None if unknown."""
     kind = device.device_kind.lower()
-    return next((flops for name, flops in _PEAK.items() if name in kind), None)
+    return next((flops for name, flops in _PEAK_FLOPS.items() if name in kind), None)
 
 
 def model_flops(plan: Plan, model: Model) -> float:
-    """Operations of a step that train the network: three times its forward pass over the batch.
+    """Return the operations of a step that train the network: three times its forward pass over the batch.
 
-    What is computed again for want of memory, the frozen networks and the optimiser are not counted, as in the usual
-    definition of model FLOP utilisation (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
+    Rematerialised activations, the frozen networks and the optimiser are not counted, as in the usual definition of
+    model FLOP utilisation (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
     """
     video, text = abstract_inputs(plan, batch_size=1)
     keys = jax.eval_shape(lambda: numbered_keys(new_key(0), 1))
@@ -42,9 +42,13 @@ def model_flops(plan: Plan, model: Model) -> float:
 
 
 def count_flops(jaxpr: Any) -> float:
-    """Operations of the matrix products and convolutions of a traced program, a multiplication and an addition each.
+    """Count the operations of all matrix products and convolutions of a traced program.
 
-    Compilers count them too, but not on every kind of device before the program is compiled.
+    A multiplication with its addition counts as two. XLA counts operations too, but on some devices only after the
+    program is compiled.
+
+    Args:
+        jaxpr: of `jax.make_jaxpr`; the body of a scan counts once per iteration.
     """
     total = 0.0
     for equation in jaxpr.eqns:
@@ -58,14 +62,14 @@ def count_flops(jaxpr: Any) -> float:
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
         else:
             times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-            total += times * sum(count_flops(part) for part in _parts(equation.params.values()))
+            total += times * sum(count_flops(part) for part in _inner_programs(equation.params.values()))
     return total
 
 
-def _parts(values: Any) -> Iterator[Any]:
-    """The programs among an equation's parameters."""
+def _inner_programs(values: Any) -> Iterator[Any]:
+    """Yield the programs among an equation's parameters, e.g. the body of a scan."""
     for value in values:
         if isinstance(value, list | tuple):
-            yield from _parts(value)
+            yield from _inner_programs(value)
         elif hasattr(inner := getattr(value, "jaxpr", value), "eqns"):
             yield inner

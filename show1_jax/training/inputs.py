@@ -1,4 +1,4 @@
-"""From batches of clips and captions to what an objective takes: video or latents, and text states."""
+"""Inputs of an objective, from batches of clips and captions: video or latents, and text states."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,16 +22,16 @@ from show1_jax.training.step import Batch, Frozen, Keys, TextStates, Video
 from show1_jax.training.text import TextSource, drop_captions, empty_caption, load_text_source
 
 _CAPTION_DRAW = 1000
-"""Folded into an example's key where its caption's fate is drawn, apart from all draws of the objective."""
+"""Number folded into an example's key to draw if its caption is dropped; no draw of the objective uses it."""
 
 
 class Inputs:
-    """Makes the inputs of a stage's step: on the host, and in the step by frozen networks.
+    """Preparation of a stage's inputs: on the host, and inside the step by frozen networks.
 
     Attributes:
-        text: the source of text states; None for the autoencoder.
-        encode: the source's `encode`, compiled.
-        autoencoder: of the latent stage.
+        text: source of text states; None for the autoencoder.
+        encode: the source's `encode`, compiled; only if there is a source.
+        autoencoder: the frozen autoencoder of the latent stage; None for other stages.
     """
 
     def __init__(self, plan: Plan, mesh: Mesh):
@@ -56,7 +56,7 @@ class Inputs:
 
     @property
     def frozen(self) -> Frozen:
-        """The weights that the step takes besides the state."""
+        """Weights that the step takes besides the state, by component."""
         weights = {}
         if self.text is not None:
             weights["text"] = self.text.weights
@@ -65,13 +65,29 @@ class Inputs:
         return weights
 
     def put(self, video: np.ndarray, captions: Sequence[str], rows: range) -> Batch:
-        """This process's rows of a batch, spread over the devices."""
+        """Put this process's rows of a batch on the devices, sharded over the mesh.
+
+        Args:
+            video: uint8 clips (rows, time, height, width, 3).
+            captions: one per clip; ignored without a text source.
+            rows: the positions of these clips in the whole batch.
+        """
         text = self.text.prepare(captions) if self.text is not None else ()
         arrays = [put_rows(array, rows, self._batch_size, self._mesh) for array in (video, *text)]
         return Batch(arrays[0], tuple(arrays[1:]))
 
     def prepare(self, frozen: Frozen, batch: Batch, keys: Keys, *, training: bool) -> tuple[Video, TextStates | None]:
-        """In the step: what the objective takes; see `Prepare`."""
+        """Compute the objective's inputs inside the step; see `PrepareInputs`.
+
+        Args:
+            frozen: weights of the frozen networks.
+            batch: uint8 clips and captions.
+            keys: one random key per example.
+            training: drop captions at random; if False, none is dropped.
+
+        Returns:
+            Video in [-1, 1] or scaled latents, and text states; None for the autoencoder.
+        """
         video = batch.video.astype(jnp.float32) / 127.5 - 1
         if self.autoencoder is not None:
             autoencoder = nnx.merge(self.autoencoder.graph, frozen[AUTOENCODER])
@@ -87,7 +103,7 @@ class Inputs:
 
 
 def abstract_inputs(plan: Plan, batch_size: int) -> tuple[Any, Any]:
-    """Return the shapes of the objective's inputs: video or latents, and text states or None."""
+    """Return the shapes of the objective's inputs for a batch size: video or latents, and text states or None."""
     video = jax.ShapeDtypeStruct((batch_size, *plan.clip_shape()), jnp.float32)
     if plan.text is None:
         return video, None

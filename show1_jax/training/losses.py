@@ -1,4 +1,4 @@
-"""What a network's output costs, example by example. Neither networks nor random draws are known here."""
+"""Losses of a network's output, per example. This module calls no network and draws nothing at random."""
 
 import math
 from typing import NamedTuple
@@ -23,17 +23,16 @@ from show1_jax.nn.array_types import Latents, Video
 PerExample = Float32[Array, " b"]
 
 _HALF_BIN = 1 / 255
-"""Half the distance of two of the 256 levels of [-1, 1]."""
+"""Half the distance between neighbours among the 256 pixel levels in [-1, 1]."""
 
 
 class Losses(NamedTuple):
-    """Losses of a batch, one an example.
+    """Losses of a batch, one value per example.
 
     Attributes:
-        loss: what is trained.
-        timestep: at which it was taken; None where there is none (the autoencoder).
-        parts: what the loss is made of, and other statistics, by name. Their means over any number of examples are
-            meaningful.
+        loss: the trained loss.
+        timestep: timestep of the example; None for the autoencoder.
+        parts: terms of the loss and other statistics, by name. Their means over any number of examples are meaningful.
     """
 
     loss: PerExample
@@ -44,10 +43,15 @@ class Losses(NamedTuple):
 def band_sums(
     losses: Losses, num_timesteps: int, num_bands: int
 ) -> tuple[Float32[Array, " {num_bands}"], Float32[Array, " {num_bands}"]]:
-    """Sums and counts of the losses in each of `num_bands` equal bands of timesteps 0 to `num_timesteps` - 1.
+    """Return sums and counts of the losses in equal bands of timesteps.
 
-    Band k holds the timesteps from k num_timesteps / num_bands up to below (k + 1) num_timesteps / num_bands. Sums and
-    counts of several batches may be added before they are divided. Losses without timesteps are in no band.
+    Band k contains the timesteps t with k num_timesteps / num_bands <= t < (k + 1) num_timesteps / num_bands. Sums and
+    counts of several batches may be added before the division. Losses without timesteps are in no band.
+
+    Args:
+        losses: losses of a batch.
+        num_timesteps: timesteps are from 0 to this - 1.
+        num_bands: number of bands.
     """
     if losses.timestep is None:
         return jnp.zeros(num_bands), jnp.zeros(num_bands)
@@ -64,29 +68,31 @@ def diffusion_losses(
     output: Float32[Array, "b t h w o"],
     timestep: Int32[Array, " b"],
 ) -> Losses:
-    """The mean squared error (Show-1, equations 5 and 6) and, where the network predicts a variance, the bound.
+    """Compute the mean squared error and, for a network that predicts a variance, the variational bound.
 
-    The hybrid objective of Nichol and Dhariwal 2021 (arXiv 2102.09672, equation 16) is L_simple + lambda L_vlb, and
-    L_vlb the sum of the T terms L_t of all timesteps: for one random timestep, T L_t. T is the whole schedule's, also
-    where fewer timesteps are trained, so that each one's two parts keep their proportion.
+    The mean squared error is that of Show-1, equations 5 and 6. The hybrid objective of Nichol and Dhariwal 2021 (arXiv
+    2102.09672, equation 16) is L_simple + lambda L_vlb, where L_vlb is the sum of the T terms L_t of all timesteps: for
+    one random timestep, T L_t. T is the length of the whole schedule, also if fewer timesteps are trained, so that the
+    proportion of both terms is the same at each timestep.
 
-    A network says that it predicts a variance by twice the sample's channels, whatever `variance_type` the scheduler
-    has: DPM-Solver and DDIM do without what was learned, and DDPM can be chosen later.
+    Twice the sample's channels mean that the network predicts a variance, whatever the scheduler's `variance_type`:
+    DPM-Solver and DDIM ignore the learned variance, and DDPM can be chosen later.
 
     Args:
         scheduler: schedule and prediction type.
         variational_weight: lambda.
         x0: the clean sample.
-        target: what a perfect network would predict.
-        output: what it predicts; the sample's channels, or twice as many, the second half a `learned_range` variance.
-        timestep: of each example.
+        target: the ideal prediction.
+        output: the network's output, with the sample's channels or twice as many; the second half is a variance as of
+            the variance type `learned_range`.
+        timestep: timestep of each example.
 
     Raises:
-        UserError: `output` has neither as many channels as the sample nor twice as many.
+        UserError: `output` has neither the number of the sample's channels nor twice that number.
     """
     prediction, variance = split_variance(output, x0.shape[-1])
     error = prediction - target
-    simple = _mean(jnp.square(error))
+    simple = _mean_per_example(jnp.square(error))
     if variance is None:
         return Losses(simple, timestep, {"simple": simple})
     variational = variational_bound(scheduler, x0, error, variance, timestep)
@@ -95,19 +101,19 @@ def diffusion_losses(
 
 
 class BoundTables(NamedTuple):
-    """What the variational bound takes of the schedule, for every timestep; made in float64."""
+    """Constants of the variational bound for every timestep of a schedule; computed in float64, stored in float32."""
 
-    slope: np.ndarray  # error of x0 for an error of the network's output
+    slope: np.ndarray  # error of x0 per error of the network's output
     low: np.ndarray  # log of beta tilde, the posterior's variance
     spread: np.ndarray  # log of beta over beta tilde
-    weight: np.ndarray  # squared error of the mean over beta tilde, for a squared error of the output
+    weight: np.ndarray  # squared error of the mean over beta tilde, per squared error of the output
 
 
 def bound_tables(scheduler: SchedulerConfig) -> BoundTables:
-    """The tables of a schedule.
+    """Compute the constants of the bound for a schedule.
 
-    Beta tilde is 0 at timestep 0, where the variance cannot be interpolated from its logarithm; that of timestep 1
-    stands in for it, as in the published training code of improved DDPM. No sampler uses the variance there.
+    Beta tilde is 0 at timestep 0, where the variance cannot be interpolated from its logarithm. It is replaced by beta
+    tilde of timestep 1, as in the published training code of improved DDPM. No sampler uses the variance there.
     """
     now = exact_alphas_cumprod(scheduler)
     step = posterior(now, np.append(1.0, now[:-1]))
@@ -121,29 +127,29 @@ def bound_tables(scheduler: SchedulerConfig) -> BoundTables:
 def variational_bound(
     scheduler: SchedulerConfig, x0: Video, error: Video, variance: Video, timestep: Int32[Array, " b"]
 ) -> PerExample:
-    """The term L_t of the variational bound, in bits per dimension; only the variance is trained by it.
+    """Compute the term L_t of the variational bound, in bits per dimension; it trains only the variance.
 
-    At t > 0 the divergence of the network's step p(x_{t-1} | x_t) from the posterior q(x_{t-1} | x_t, x0), at t = 0
-    the negative log likelihood of x0's 8-bit levels (Ho et al. 2020, arXiv 2006.11239, equations 5 and 13). Latents
-    have no such levels and are treated as if (as in DiT, arXiv 2212.09748).
+    For t > 0, L_t is the KL divergence of the network's step p(x_{t-1} | x_t) from the posterior q(x_{t-1} | x_t, x0);
+    for t = 0, the negative log likelihood of x0's 8-bit levels (Ho et al. 2020, arXiv 2006.11239, equations 5 and 13).
+    Latents have no such levels and are treated as if they had (as in DiT, arXiv 2212.09748).
 
     Args:
         scheduler: schedule and prediction type.
         x0: the clean sample.
-        error: of the network's prediction; no gradient passes.
-        variance: the network's, from -1 (beta tilde) to 1 (beta).
-        timestep: of each example.
+        error: error of the network's prediction; no gradient flows through it.
+        variance: the network's variance, from -1 (beta tilde) to 1 (beta).
+        timestep: timestep of each example.
     """
     error = jax.lax.stop_gradient(error)
     tables = bound_tables(scheduler)
     divergence = _divergence(tables, error, variance, timestep)
     likelihood = _decoder_log_likelihood(tables, x0, error, variance)
-    nats = jnp.where(timestep == 0, -_mean(likelihood), _mean(divergence))
+    nats = jnp.where(timestep == 0, -_mean_per_example(likelihood), _mean_per_example(divergence))
     return nats / math.log(2)
 
 
 def _divergence(tables: BoundTables, error: Video, variance: Video, timestep: Int32[Array, " b"]) -> Video:
-    """KL(q || p) of two Gaussians, of the ratio of their variances and of the squared distance of their means."""
+    """Return KL(q || p) of two Gaussians, from the ratio of their variances and the squared distance of their means."""
     spread, weight = (
         jnp.asarray(table)[timestep][:, None, None, None, None] for table in (tables.spread, tables.weight)
     )
@@ -153,15 +159,16 @@ def _divergence(tables: BoundTables, error: Video, variance: Video, timestep: In
 
 
 def _decoder_log_likelihood(tables: BoundTables, x0: Video, error: Video, variance: Video) -> Video:
-    """log of the mass that the step at timestep 0 gives to the level of `x0`; the outer levels reach to infinity.
+    """Return the log of the probability that the step at timestep 0 gives to the 8-bit level of `x0`.
 
-    The numbers are those of timestep 0 for every example: those of other timesteps go unused and stay finite.
+    The outer levels reach to infinity. Every example uses the constants of timestep 0; for examples of other timesteps
+    the result is finite and unused.
     """
     distance = -tables.slope[0] * error
     log_variance = learned_log_variance(variance, tables.low[0], tables.low[0] + tables.spread[0])
     precision = jnp.exp(-0.5 * log_variance)
     lower, upper = (distance - _HALF_BIN) * precision, (distance + _HALF_BIN) * precision
-    # log(Phi(upper) - Phi(lower)), on the side of the Gaussian where both are small: there no digits cancel.
+    # log(Phi(upper) - Phi(lower)), on the side of the Gaussian where both are small, so that no digits cancel.
     mirrored = distance > 0
     log_low = log_ndtr(jnp.where(mirrored, -upper, lower))
     log_high = log_ndtr(jnp.where(mirrored, -lower, upper))
@@ -178,40 +185,45 @@ def autoencoder_losses(
     logvar: Latents,
     latents: Latents,
 ) -> Losses:
-    """Latent Diffusion's objective (arXiv 2112.10752, appendix G), over the number of a clip's pixel values.
+    """Compute Latent Diffusion's objective (arXiv 2112.10752, appendix G), per pixel value of the clip.
 
-    Its perceptual and adversarial terms are left out: what remains is the error and, weighted, the divergence of the
-    latents' Gaussians from the unit one, summed over all latents.
+    Its perceptual and adversarial terms are omitted. The remaining terms are the error and, with a weight, the KL
+    divergence of the latents' Gaussians from the unit Gaussian, summed over all latents.
 
     Args:
-        error: `absolute`, as there, or `squared`.
+        error: `absolute`, as in Latent Diffusion, or `squared`.
         kl_weight: weight of the divergence.
-        video: in [-1, 1].
-        reconstruction: the decoder's, of `latents`.
-        mean: of the posterior.
-        logvar: its log variance.
-        latents: unscaled, sampled from the posterior.
+        video: clips in [-1, 1].
+        reconstruction: the decoder's output for `latents`.
+        mean: mean of the posterior.
+        logvar: log variance of the posterior.
+        latents: unscaled latents, sampled from the posterior.
 
     Returns:
-        With `latent_mean` and `latent_mean_square`; averaged over examples they give `latent_std`.
+        The losses. The parts `latent_mean` and `latent_mean_square`, averaged over examples, give `latent_std`.
     """
     difference = reconstruction - video
-    distance = _mean(jnp.abs(difference) if error == "absolute" else jnp.square(difference))
+    distance = _mean_per_example(jnp.abs(difference) if error == "absolute" else jnp.square(difference))
     divergence = 0.5 * (jnp.square(mean) + jnp.expm1(logvar) - logvar)
     kl = divergence.sum(axis=(1, 2, 3, 4)) / math.prod(video.shape[1:])
     parts = {
         "reconstruction": distance,
         "kl": kl,
-        "latent_mean": _mean(latents),
-        "latent_mean_square": _mean(jnp.square(latents)),
+        "latent_mean": _mean_per_example(latents),
+        "latent_mean_square": _mean_per_example(jnp.square(latents)),
     }
     return Losses(distance + kl_weight * kl, None, parts)
 
 
 def latent_std(latent_mean: float, latent_mean_square: float) -> float:
-    """Standard deviation of all latents, from means of the autoencoder's parts; `scaling_factor` is 1 over it."""
+    """Return the standard deviation of all latents; an autoencoder's `scaling_factor` is 1 over it.
+
+    Args:
+        latent_mean: mean of the part of that name.
+        latent_mean_square: mean of the part of that name.
+    """
     return math.sqrt(max(latent_mean_square - latent_mean**2, 0.0))
 
 
-def _mean(values: Video) -> PerExample:
+def _mean_per_example(values: Video) -> PerExample:
     return values.mean(axis=(1, 2, 3, 4))

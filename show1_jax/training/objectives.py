@@ -1,7 +1,7 @@
-"""The objective of every stage: a clean clip in, what its network is shown, and what its answer costs.
+"""The objective of every stage: from clean clips to the network's inputs and the loss of its output.
 
 A stage adds its condition and its range of timesteps to one denoising objective. Every draw is a function of the
-example's own key and of what the draw is for, so that a clip gets the same noise however the batch is split.
+example's own key and of the draw's purpose, so that a clip gets the same noise however the batch is split.
 """
 
 from collections.abc import Callable
@@ -45,30 +45,30 @@ from show1_jax.nn.vae import Autoencoder
 from show1_jax.training.losses import Losses, autoencoder_losses, diffusion_losses
 
 DrawPurpose = Literal["timestep", "noise", "noise_level", "augmentation", "posterior"]
-_PURPOSES: Final = get_args(DrawPurpose)
+_DRAW_PURPOSES: Final = get_args(DrawPurpose)
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """The loss of a batch. Pure, in float32, and of each example for itself."""
+    """The loss of a batch, per example. Pure, in float32; no example depends on another."""
 
     def __call__(self, network: Any, video: Video, text: Float[Array, "b n d"] | None, keys: Keys) -> Losses:
-        """Draw what is random, ask the network, and compare.
+        """Draw timesteps and noise, call the network, and compute the loss.
 
         Args:
-            network: called as a `UNet` is, with sample, timestep, text and noise level (None for the stages without);
-                of the autoencoder's objective an `Autoencoder`.
-            video: clips of the stage's training size in [-1, 1]; of stage 4 their scaled latents (`encode_latents`).
+            network: called like a `UNet`, with sample, timestep, text and noise level (None for stages without one);
+                an `Autoencoder` for the autoencoder's objective.
+            video: clips of the stage's training size in [-1, 1]; for stage 4 their scaled latents (`encode_latents`).
             text: states of the text encoder, padding included; None for the autoencoder.
-            keys: one an example.
+            keys: one random key per example.
 
         Raises:
-            UserError: the network's channels or the video's size do not fit the stage (when traced).
+            UserError: the network's channels or the video's size do not fit the stage (raised while tracing).
         """
 
 
 def _draw(keys: Keys, purpose: DrawPurpose, sample: Callable[[Array], Array]) -> Array:
-    number = _PURPOSES.index(purpose)
+    number = _DRAW_PURPOSES.index(purpose)
     return jax.vmap(lambda key: sample(fold_in(key, number)))(keys)
 
 
@@ -81,29 +81,47 @@ def _draw_below(keys: Keys, purpose: DrawPurpose, bound: int) -> Int32[Array, " 
 
 
 def encode_latents(autoencoder: Autoencoder, video: Video, keys: Keys) -> Float32[Array, "b t _ _ z"]:
-    """Scaled latents of `video` in [-1, 1], sampled from the posterior frame after frame: what stage 4 trains on."""
+    """Encode clips into the scaled latents that stage 4 trains on, sampled from the posterior of each frame.
+
+    Args:
+        autoencoder: the frozen autoencoder.
+        video: clips in [-1, 1].
+        keys: one random key per example.
+    """
     noise = _draw_normal(keys, "posterior", latent_shape(autoencoder.config, *video.shape[1:4]))
     return sample_latents(autoencoder, video, noise)
 
 
 class ClipCondition(NamedTuple):
-    """What a network is told of a clip besides text and timestep: see `show1_jax.cascade.denoise.Condition`."""
+    """Conditions of a network besides text and timestep; see `show1_jax.cascade.denoise.Condition`.
+
+    Attributes:
+        channels: concatenated to the noisy sample, along the channels; None for a stage without.
+        noise_level: timestep of the noise in these channels; None if the network is not conditioned on it.
+    """
 
     channels: Float32[Array, "b t h w e"] | None = None
     noise_level: Int32[Array, " b"] | None = None
 
 
 def no_condition(video: Video, keys: Keys) -> ClipCondition:
-    """The condition of the stages that have none."""
+    """Return the empty condition, of stages without one."""
     return ClipCondition()
 
 
 @dataclass(frozen=True)
 class InterpolationCondition:
-    """The two end frames with a filling between them, and which frames are given (section 3.4).
+    """The condition of interpolation: both end frames, a filling between them, and a mask of given frames.
 
-    Both ends are noised to one random timestep from 0 to `max_noise_level` - 1 of the stage's own schedule, which the
-    network is not told; 0 is the schedule's first, least noisy timestep. With a `max_noise_level` of 0 they are clean.
+    See section 3.4 of the Show-1 paper. Both end frames are noised to one random timestep from 0 to `max_noise_level`
+    - 1 of the stage's own schedule. The network is not conditioned on that timestep; 0 is the least noisy one. With a
+    `max_noise_level` of 0 the frames are clean.
+
+    Attributes:
+        scheduler: noise schedule of the stage.
+        num_between: number of frames between the end frames.
+        between: filling of these frames, see `InterpolationConfig`.
+        max_noise_level: number of timesteps that the noise level is drawn from.
     """
 
     scheduler: SchedulerConfig
@@ -122,11 +140,16 @@ class InterpolationCondition:
 
 @dataclass(frozen=True)
 class SuperresCondition:
-    """The clip at low resolution, upsampled and noised to a random level that the network is told (section 3.5).
+    """The condition of super-resolution: the clip at low resolution, upsampled and noised to a random level.
 
-    Low resolution is the average of blocks of `scale` x `scale` pixels, levels are the timesteps of `noising_scheduler`
-    from 0, its least noisy one, to `max_noise_level` - 1. With `first_frame_given` the first frame is told clean and
-    sharp, as windows are sampled.
+    See section 3.5 of the Show-1 paper. The network is conditioned on the level too.
+
+    Attributes:
+        noising_scheduler: noise schedule of the condition.
+        scale: side of the blocks of pixels whose averages are the low resolution.
+        max_noise_level: levels are timesteps of `noising_scheduler` from 0, the least noisy one, to this - 1.
+        first_frame_given: the first frame of the condition is the clean full-resolution frame, as when windows are
+            sampled.
     """
 
     noising_scheduler: SchedulerConfig
@@ -138,8 +161,8 @@ class SuperresCondition:
         height, width = video.shape[2:4]
         if height % self.scale or width % self.scale:
             raise UserError(
-                f"clips of {height}x{width} (height x width) cannot be made smaller by scale={self.scale}: "
-                "take a height and a width that it divides"
+                f"clips of {height}x{width} (height x width) cannot be downsampled by scale={self.scale}: "
+                "use a height and a width that it divides"
             )
         low = reduce(video, "b t (h i) (w j) c -> b t h w c", "mean", i=self.scale, j=self.scale)
         level = _draw_below(keys, "noise_level", self.max_noise_level)
@@ -157,8 +180,8 @@ class DenoisingObjective:
     Attributes:
         scheduler: noise schedule and prediction type.
         num_timesteps: timesteps are drawn from 0 to this - 1.
-        variational_weight: of the bound, for networks that predict a variance.
-        condition: of the stage.
+        variational_weight: weight of the variational bound, for networks that predict a variance.
+        condition: computes the stage's condition from clean clips and keys.
     """
 
     scheduler: SchedulerConfig
@@ -184,9 +207,9 @@ class AutoencoderObjective:
     """The objective of the autoencoder; see `Objective` and `autoencoder_losses`.
 
     Attributes:
-        error: of a pixel.
-        kl_weight: weight of the divergence.
-        decoder_only: whether the encoder gets no gradient.
+        error: error of a pixel, absolute or squared.
+        kl_weight: weight of the KL divergence.
+        decoder_only: if True, the encoder gets no gradient.
     """
 
     error: ReconstructionError
@@ -210,42 +233,42 @@ def make_objective(
     noising_scheduler: SchedulerConfig | None,
     architecture: Architecture,
 ) -> Objective:
-    """The objective of a stage.
+    """Make the objective of a stage.
 
     Args:
-        stage: its name.
-        training: its training settings.
-        cascade: how it is sampled: what it is conditioned on is the same.
-        scheduler: its noise schedule; the autoencoder has none.
-        noising_scheduler: the schedule of the noise on the low-resolution condition, where the stage has one.
-        architecture: its network's.
+        stage: name of the stage.
+        training: training settings of the stage.
+        cascade: settings of sampling; a stage is conditioned on the same inputs in training and in sampling.
+        scheduler: noise schedule of the stage; None for the autoencoder.
+        noising_scheduler: noise schedule of the low-resolution condition, for stages with that condition.
+        architecture: architecture of the stage's network.
 
     Raises:
-        UserError: settings that do not fit the stage, its schedules or its network.
+        UserError: the settings do not fit the stage, its schedules or its network.
     """
     if stage == "autoencoder":
         assert isinstance(training, AutoencoderTrainingConfig)
         assert isinstance(architecture, VAEConfig)
         for name in ("in_channels", "out_channels"):
             value = getattr(architecture, name)
-            _require(value == 3, stage, f"{name}={value} of its network must be 3")
+            _require_for_stage(value == 3, stage, f"{name}={value} of its network must be 3")
         return AutoencoderObjective(training.error, training.kl_weight, training.decoder_only)
     assert isinstance(architecture, UNetConfig)
     if scheduler is None:
         raise UserError(f"stage {stage}: it has no scheduler; give its noise schedule")
     assert isinstance(training, DenoisingTrainingConfig)
-    _check_length(stage, "num_timesteps", training.num_timesteps, scheduler)
+    _check_within_schedule(stage, "num_timesteps", training.num_timesteps, scheduler)
     spec = STAGE_TABLE[stage]
     channels = architecture.in_channels if spec.is_latent else PIXEL_CHANNELS
     for problem in unet_problems(spec, architecture, channels):
         raise UserError(f"stage {stage}: {problem}")
     if architecture.out_channels == 2 * channels:
-        _check_variance(stage, scheduler)
-    condition = _condition(spec, training, cascade, scheduler, noising_scheduler)
+        _check_trainable_variance(stage, scheduler)
+    condition = _make_condition(spec, training, cascade, scheduler, noising_scheduler)
     return DenoisingObjective(scheduler, training.num_timesteps, training.variational_weight, condition)
 
 
-def _condition(
+def _make_condition(
     spec: StageSpec,
     training: StageTrainingConfig,
     cascade: CascadeConfig,
@@ -258,7 +281,7 @@ def _condition(
     if spec.condition == "keyframes":
         assert isinstance(training, InterpolationTrainingConfig)
         config = cascade.interpolation
-        _check_length(stage, "max_noise_level", training.max_noise_level, scheduler)
+        _check_within_schedule(stage, "max_noise_level", training.max_noise_level, scheduler)
         return InterpolationCondition(scheduler, config.num_between, config.between, training.max_noise_level)
     if noising_scheduler is None:
         raise UserError(f"stage {stage}: it has no image_noising_scheduler, which noises its condition; give one")
@@ -266,31 +289,35 @@ def _condition(
     assert isinstance(training, SuperresPixelTrainingConfig)
     assert isinstance(sampling, FirstFrameConfig | SuperresPixelConfig)
     levels, sampled = training.max_noise_level, sampling.noise_level
-    _check_length(stage, "max_noise_level", levels, noising_scheduler)
-    _require(sampled < levels, stage, f"max_noise_level={levels} must be above the noise_level={sampled} of sampling")
+    _check_within_schedule(stage, "max_noise_level", levels, noising_scheduler)
+    _require_for_stage(
+        sampled < levels, stage, f"max_noise_level={levels} must be above the noise_level={sampled} of sampling"
+    )
     first_frame_given = spec.condition == "low_resolution_and_first_frame"
     return SuperresCondition(noising_scheduler, cascade.first_frame.scale, levels, first_frame_given)
 
 
-def _check_length(stage: TrainedStage, name: str, value: int, scheduler: SchedulerConfig) -> None:
+def _check_within_schedule(stage: TrainedStage, name: str, value: int, scheduler: SchedulerConfig) -> None:
     length = scheduler.num_train_timesteps
-    _require(value <= length, stage, f"{name}={value} must be at most the {length} timesteps of its scheduler")
+    _require_for_stage(
+        value <= length, stage, f"{name}={value} must be at most the {length} timesteps of its scheduler"
+    )
 
 
-def _check_variance(stage: TrainedStage, scheduler: SchedulerConfig) -> None:
-    _require(
+def _check_trainable_variance(stage: TrainedStage, scheduler: SchedulerConfig) -> None:
+    _require_for_stage(
         scheduler.variance_type != "learned",
         stage,
         "a variance is trained as variance_type='learned_range', not 'learned'; change its scheduler",
     )
     falling = np.diff(exact_alphas_cumprod(scheduler), prepend=1.0) < 0
-    _require(
+    _require_for_stage(
         len(falling) > 1 and bool(falling.all()),
         stage,
         "no variance can be trained on a schedule of one timestep or with a beta of 0; change its scheduler",
     )
 
 
-def _require(condition: bool, stage: TrainedStage, what: str) -> None:
+def _require_for_stage(condition: bool, stage: TrainedStage, problem: str) -> None:
     if not condition:
-        raise UserError(f"stage {stage}: {what}")
+        raise UserError(f"stage {stage}: {problem}")

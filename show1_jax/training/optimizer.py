@@ -1,4 +1,4 @@
-"""AdamW or Muon with warm-up and decay, and the average of the weights."""
+"""AdamW or Muon with warm-up and decay of the learning rate, and the moving average of the weights."""
 
 import functools
 from collections.abc import Collection
@@ -12,42 +12,46 @@ from jaxtyping import Array, Float32, Int32
 from show1_jax.config.training import OptimizerConfig
 from show1_jax.parallel.weights import Weights
 
-_ENDS = frozenset({"conv_in", "conv_out"})
-"""Layers whose inputs or outputs are pixels or latents, not features."""
+_INPUT_OUTPUT_LAYERS = frozenset({"conv_in", "conv_out"})
+"""Layers whose inputs or outputs are pixels or latents, not features; Muon does not train them."""
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """The learning rate of every step, from 0 to `num_steps`: see `OptimizerConfig`."""
+    """Return the learning rate as a function of the step, from 0 to `num_steps`; see `OptimizerConfig`."""
     peak, warmup = config.learning_rate, min(config.warmup_steps, num_steps)
-    rest = max(num_steps - warmup, 1)
+    decay_steps = max(num_steps - warmup, 1)
     after = {
         "constant": optax.constant_schedule(peak),
-        "cosine": optax.cosine_decay_schedule(peak, rest, alpha=config.final_share),
-        "linear": optax.linear_schedule(peak, peak * config.final_share, rest),
+        "cosine": optax.cosine_decay_schedule(peak, decay_steps, alpha=config.final_share),
+        "linear": optax.linear_schedule(peak, peak * config.final_share, decay_steps),
     }[config.schedule]
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup]) if warmup else after
 
 
-def make_optimizer(config: OptimizerConfig, num_steps: int, kept: Collection[str] = ()) -> optax.GradientTransformation:
-    """Clipping by the norm of all gradients, then AdamW or Muon; biases and norms are not decayed.
+def make_optimizer(
+    config: OptimizerConfig, num_steps: int, frozen: Collection[str] = ()
+) -> optax.GradientTransformation:
+    """Make the optimiser: clipping by the global norm of the gradient, then AdamW or Muon.
+
+    Biases and norms have no weight decay.
 
     Args:
-        config: of the optimiser.
-        num_steps: of the run.
-        kept: modules of the network, by their first name, that stay as they are.
+        config: settings of the optimiser.
+        num_steps: number of steps of the run.
+        frozen: modules of the network, by the first name of their paths, whose weights do not change.
     """
-    trained = _make_optimizer(config, num_steps)
-    if not kept:
+    trained = _make_base_optimizer(config, num_steps)
+    if not frozen:
         return trained
 
     def label(path: tuple[Any, ...], weight: Array) -> str:
-        return "kept" if path[0].key[0] in kept else "trained"
+        return "kept" if path[0].key[0] in frozen else "trained"  # names that saved optimiser states contain
 
     labels = functools.partial(jax.tree.map_with_path, label)
     return optax.partition({"trained": trained, "kept": optax.set_to_zero()}, labels)
 
 
-def _make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+def _make_base_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if config.kind == "muon":
         return optax.chain(clip, _muon(config, num_steps))
@@ -63,14 +67,15 @@ def _make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTr
 
 
 def _muon(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Muon of the hidden matrices, a convolution's being taps and inputs by outputs; Adam of everything else.
+    """Make Muon for the hidden matrices, with Adam for all other weights.
 
-    Updates have the root mean square that AdamW's have (Moonlight, arXiv 2502.16982, equation 4), so that one learning
-    rate fits both.
+    The matrix of a convolution has kernel positions and input channels as rows and output channels as columns. Updates
+    have the root mean square of AdamW's updates (Moonlight, arXiv 2502.16982, equation 4), so that one learning rate
+    fits both.
     """
 
     def matrix(path: tuple[Any, ...], weight: Array) -> optax.contrib.MuonDimensionNumbers | None:
-        if weight.ndim < 2 or not _ENDS.isdisjoint(path[0].key):
+        if weight.ndim < 2 or not _INPUT_OUTPUT_LAYERS.isdisjoint(path[0].key):
             return None
         return optax.contrib.MuonDimensionNumbers(tuple(range(weight.ndim - 1)), weight.ndim - 1)
 
@@ -86,7 +91,16 @@ def _muon(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformati
 
 
 def update_average(average: Weights, weights: Weights, step: Int32[Array, ""], decay: float) -> Weights:
-    """The exponential average after step number `step`, from 0; young averages forget faster (see `ema_decay`)."""
+    """Return the exponential moving average of the weights after a step.
+
+    The decay is min(decay, (1 + step) / (10 + step)): in the first steps the average follows the weights faster.
+
+    Args:
+        average: the average before the step.
+        weights: the weights after the step.
+        step: number of the step, from 0.
+        decay: `OptimizerConfig.ema_decay`, from 0 to 1.
+    """
     age: Float32[Array, ""] = step.astype(jnp.float32)
-    kept = jnp.minimum(decay, (1 + age) / (10 + age))
-    return jax.tree.map(lambda old, new: old + (1 - kept) * (new - old), average, weights)
+    current_decay = jnp.minimum(decay, (1 + age) / (10 + age))
+    return jax.tree.map(lambda old, new: old + (1 - current_decay) * (new - old), average, weights)

@@ -1,4 +1,4 @@
-"""The plan of a stage's training, from the config and from manifests alone: nothing is loaded or computed."""
+"""The plan of a stage's training, from the config and from manifests only: no weight is loaded or computed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +33,15 @@ from show1_jax.training.optimizer import make_optimizer
 
 @dataclass(frozen=True)
 class Plan:
-    """One stage's training.
+    """Everything that is known of one stage's training before a weight is read.
 
     Attributes:
-        stage: its name.
+        stage: name of the trained stage.
         config: all settings.
-        record: its network, as a checkpoint records it.
-        starts_from: the checkpoint with its initial weights; None: they are drawn at random.
-        checkpoints: those of the networks that are not trained; None if they are not there.
-        dtype: of activations.
+        record: the trained network, as a checkpoint records it.
+        starts_from: checkpoint with the initial weights; None: the network is initialised at random.
+        checkpoints: checkpoints of the frozen networks; None if they do not exist.
+        dtype: compute dtype of activations.
     """
 
     stage: TrainedStage
@@ -53,22 +53,22 @@ class Plan:
 
     @property
     def training(self) -> StageTrainingConfig:
-        """The stage's own settings."""
+        """Training settings of the stage."""
         return self.config.train.stage(self.stage)
 
     @property
     def row(self) -> StageSpec | None:
-        """The stage's row of the table; None for the autoencoder, which is no stage of the cascade."""
+        """Row of the stage table; None for the autoencoder, which is not a stage of the cascade."""
         return None if self.stage == "autoencoder" else STAGE_TABLE[self.stage]
 
     @property
     def component(self) -> str:
-        """The component of a checkpoint that is trained."""
+        """Name of the trained component in a checkpoint."""
         return trained_component(self.stage)
 
     @property
     def architecture(self) -> Architecture:
-        """Its network's."""
+        """Architecture of the trained network."""
         return architecture_of(self.record)
 
     def overridden_settings(self) -> list[str]:
@@ -76,7 +76,7 @@ class Plan:
         name = self.component
         if self.starts_from is None or name not in self.config.architecture:
             return []
-        stated, fields = _described(self.config, self.stage), self.architecture.to_dict()
+        stated, fields = _record_from_config(self.config, self.stage), self.architecture.to_dict()
         measured = {"scaling_factor"}
         different = [field for field in fields.keys() - measured if fields[field] != stated.architecture[field]]
         roles = [role for role in stated.schedulers if stated.schedulers[role] != self.record.schedulers.get(role)]
@@ -86,22 +86,22 @@ class Plan:
 
     @property
     def text(self) -> str | None:
-        """The component that encodes its text; None without text."""
+        """Name of the text encoder's component; None for a stage without text."""
         return self.row.text_encoder if self.row else None
 
     @property
     def is_latent(self) -> bool:
-        """Whether its network works on the latents of a frozen autoencoder."""
+        """True if the network works on the latents of a frozen autoencoder."""
         return self.row is not None and self.row.is_latent
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """The components that every step needs and does not train."""
+        """Names of the components that every step runs and does not train."""
         encoder = (self.text,) if self.text and self.config.train.text.source == "encoder" else ()
         return (*encoder, AUTOENCODER) if self.is_latent else encoder
 
     def clip_shape(self) -> tuple[int, int, int, int]:
-        """Return the shape of a clean clip as its network gets it, (time, height, width, channels)."""
+        """Return the shape of one clean clip as the network takes it: (time, height, width, channels)."""
         spec = self.spec
         if self.is_latent:
             autoencoder = architecture_of(self.frozen_record(AUTOENCODER))
@@ -110,7 +110,11 @@ class Plan:
         return spec.num_frames, spec.height, spec.width, PIXEL_CHANNELS
 
     def frozen_record(self, name: str) -> Component:
-        """Return the record of a network that is not trained: its checkpoint's, or the config's."""
+        """Return the record of a frozen network, from its checkpoint or else from the config.
+
+        Raises:
+            UserError: neither the checkpoint nor the config has the network.
+        """
         if self.checkpoints is not None and name in self.checkpoints.manifest.components:
             return self.checkpoints.component(name)
         if name not in self.config.architecture:
@@ -118,7 +122,7 @@ class Plan:
         return new_component(name, self.config.architecture[name], {}, {})
 
     def frozen_folder(self, name: str) -> Path:
-        """Return the checkpoint that holds a network that is not trained.
+        """Return the folder of the checkpoint that contains a frozen network.
 
         Raises:
             UserError: there is no checkpoint, or it lacks the network.
@@ -127,36 +131,40 @@ class Plan:
 
     @property
     def spec(self) -> ClipSpec:
-        """The clips that it is trained on."""
+        """Frames, size and rate of the training clips."""
         return clip_spec(self.config, self.stage)
 
     def scheduler(self, role: str) -> SchedulerConfig | None:
-        """Return a noise schedule of its network, by role; None if it has none."""
+        """Return the network's noise schedule of a role (`scheduler`, `image_noising_scheduler`), or None."""
         released = self.record.schedulers.get(role)
         return SchedulerConfig.from_json(released) if released else None
 
     def objective(self) -> Objective:
-        """Return the loss of its examples."""
+        """Return the objective of the stage.
+
+        Raises:
+            UserError: the settings do not fit the stage, its schedules or its network.
+        """
         schedule, noising = self.scheduler("scheduler"), self.scheduler("image_noising_scheduler")
         return make_objective(self.stage, self.training, self.config, schedule, noising, self.architecture)
 
     @property
     def keeps_latents(self) -> bool:
-        """Whether it is an autoencoder of which only the decoder is trained."""
+        """True if only the decoder of an autoencoder is trained, so that its latents do not change."""
         return isinstance(self.training, AutoencoderTrainingConfig) and self.training.decoder_only
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Return the optimiser: from gradients to updates of weights."""
-        kept = ("encoder", "quant_conv") if self.keeps_latents else ()
-        return make_optimizer(self.training.optimizer, self.training.num_steps, kept)
+        """Return the optimiser, which maps gradients to updates of the weights."""
+        frozen = ("encoder", "quant_conv") if self.keeps_latents else ()
+        return make_optimizer(self.training.optimizer, self.training.num_steps, frozen)
 
     def network(self) -> tuple["nnx.GraphDef[nnx.Module]", nnx.State]:
-        """Return structure and parameter shapes: float32 parameters, activations in `dtype`."""
+        """Return the network's structure and the shapes of its parameters: float32, with activations in `dtype`."""
         kind, remat = self.record.kind, self.training.remat
         return nnx.split(make_network(kind, self.architecture, dtype=self.dtype, remat=remat))
 
     def shapes(self) -> WeightShapes:
-        """Return the shapes of the weights."""
+        """Return the shapes of the trained weights, by path."""
         return to_weights(self.network()[1])
 
 
@@ -165,31 +173,31 @@ def make_plan(config: Config, stage: TrainedStage, platform: str) -> Plan:
 
     Args:
         config: all settings.
-        stage: its name.
-        platform: of the devices, e.g. "cpu"; decides the dtype of the precision `auto`.
+        stage: name of the trained stage.
+        platform: platform of the devices, e.g. "cpu"; selects the dtype of the precision `auto`.
 
     Raises:
-        UserError: no network to train; or settings, schedules and sizes that do not fit together.
+        UserError: there is no network to train; or settings, schedules and sizes do not fit together.
     """
     training, dtype = config.train.stage(stage), compute_dtype(config.train.precision, platform)
     start = CheckpointSet.open(training.init) if training.init else None
-    record = _described(config, stage) if start is None else start.component(trained_component(stage))
+    record = _record_from_config(config, stage) if start is None else start.component(trained_component(stage))
     record = with_settings(record, trained_component(stage), config)
-    plan = Plan(stage, config, record, start, _open_if_there(config.checkpoint), dtype)
+    plan = Plan(stage, config, record, start, _open_if_exists(config.checkpoint), dtype)
     if plan.keeps_latents and start is None:
-        raise UserError(f"stage {stage}: decoder_only=True keeps a checkpoint's encoder; say whose with init=DIR")
+        raise UserError(f"stage {stage}: decoder_only=True keeps a checkpoint's encoder; name it with init=DIR")
     _check_sizes(plan)
     plan.objective()
     return plan
 
 
 def trained_component(stage: TrainedStage) -> str:
-    """Return the component of a checkpoint that a stage trains."""
+    """Return the name of the component that a stage trains."""
     return AUTOENCODER if stage == "autoencoder" else stage
 
 
 def clip_spec(config: Config, stage: TrainedStage) -> ClipSpec:
-    """Return the clips that a stage is trained on: frames, size and rate of its result when sampled."""
+    """Return frames, size and rate of a stage's training clips: those of its result when it is sampled."""
     training, fps = config.train.stage(stage), config.output.keyframes_fps
     if isinstance(training, AutoencoderTrainingConfig) or stage == "autoencoder":
         assert isinstance(training, AutoencoderTrainingConfig)
@@ -200,12 +208,12 @@ def clip_spec(config: Config, stage: TrainedStage) -> ClipSpec:
     return ClipSpec(frames, rate, *row.size(config, (config.keyframes.height, config.keyframes.width)))
 
 
-def _described(config: Config, stage: TrainedStage) -> Component:
+def _record_from_config(config: Config, stage: TrainedStage) -> Component:
     """Return the record of a network that is trained from scratch."""
     name = trained_component(stage)
     if name not in config.architecture:
         raise UserError(
-            f"the config has no architecture.{name} to train from scratch; state one, or start from a checkpoint with "
+            f"the config has no architecture.{name} to train from scratch; add one, or start from a checkpoint with "
             f"--config.train.{stage}.init=DIR"
         )
     schedulers = config.schedulers.get(name, {})
@@ -213,7 +221,7 @@ def _described(config: Config, stage: TrainedStage) -> Component:
 
 
 def _check_sizes(plan: Plan) -> None:
-    """Refuse clips whose sides the network, or the autoencoder in front of it, cannot halve."""
+    """Refuse clips whose height or width the network, or the autoencoder before it, cannot downsample."""
     multiple, spec = getattr(plan.architecture, "size_multiple", 1), plan.spec
     if plan.is_latent:
         vae, network = architecture_of(plan.frozen_record(AUTOENCODER)), plan.architecture
@@ -222,8 +230,8 @@ def _check_sizes(plan: Plan) -> None:
         multiple = vae.size_multiple
         if network.in_channels != vae.latent_channels:
             raise UserError(
-                f"stage {plan.stage}: its network takes {network.in_channels} channels and the autoencoder has "
-                f"{vae.latent_channels} of latents; they must be as many"
+                f"stage {plan.stage}: its network takes {network.in_channels} channels and the autoencoder's latents "
+                f"have {vae.latent_channels}; they must be equal"
             )
     if spec.height % multiple or spec.width % multiple:
         raise UserError(
@@ -232,6 +240,6 @@ def _check_sizes(plan: Plan) -> None:
         )
 
 
-def _open_if_there(checkpoint: str) -> CheckpointSet | None:
-    """Open the checkpoint of frozen networks, if it is there: not every stage and no dry run needs it."""
+def _open_if_exists(checkpoint: str) -> CheckpointSet | None:
+    """Open the checkpoint of the frozen networks if it exists; some stages, and dry runs, do not require it."""
     return CheckpointSet.open(checkpoint) if all(path.exists() for path in split_names(checkpoint)) else None

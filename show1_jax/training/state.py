@@ -1,4 +1,4 @@
-"""What training changes: weights, their average, the optimiser's moments, the step and the random key."""
+"""The training state: weights, their average, the optimiser's state, the step and the random key."""
 
 from typing import Any, NamedTuple
 
@@ -15,14 +15,14 @@ from show1_jax.parallel.weights import Weights, WeightShapes
 
 
 class TrainState(NamedTuple):
-    """All that a resumed run needs, besides its place in the data.
+    """Everything that a resumed run requires, except its position in the data.
 
     Attributes:
-        step: steps done.
-        key: data of the random key that every draw comes from, with the step and the row folded in.
-        weights: float32.
-        average: of the weights; what is evaluated, sampled from and published.
-        optimizer: the optimiser's state.
+        step: number of completed steps.
+        key: data of the run's random key; every draw comes from it, with the step and the row folded in.
+        weights: trained weights, float32.
+        average: moving average of the weights; evaluated, sampled from and published.
+        optimizer: state of the optimiser.
     """
 
     step: Int32[Array, ""]
@@ -35,12 +35,14 @@ class TrainState(NamedTuple):
 def abstract_state(
     shapes: WeightShapes | Weights, optimizer: optax.GradientTransformation, mesh: Mesh | AbstractMesh
 ) -> Any:
-    """Shapes of a whole `TrainState`, each with its sharding: the optimiser and the average lie as the weights do.
+    """Return the shapes of a `TrainState` with their shardings.
+
+    The average and the optimiser's moments are sharded like the weights; the rest is replicated.
 
     Args:
         shapes: float32 shapes of the weights, or the weights.
-        optimizer: whose state is asked for.
-        mesh: of devices, or their number alone (`jax.sharding.AbstractMesh`).
+        optimizer: optimiser of the run.
+        mesh: devices, or only the sizes of their axes (`jax.sharding.AbstractMesh`).
     """
     shardings = shardings_by_path(shapes, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -58,7 +60,7 @@ def abstract_state(
         jax.eval_shape(optimizer.init, weights),
         shardings,
         transform_non_params=lambda leaf: placed(leaf, replicated),
-        is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),  # a weight that another optimiser has
+        is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),  # a weight that another optimiser trains
     )
     key = jax.eval_shape(key_data, 0)
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
@@ -67,13 +69,20 @@ def abstract_state(
 
 
 def new_state(weights: Weights, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
-    """The state before the first step, from weights that lie where they belong."""
+    """Return the state before the first step.
+
+    Args:
+        weights: initial weights, already sharded over the mesh.
+        optimizer: optimiser of the run.
+        seed: seed of all draws of the run.
+        mesh: devices.
+    """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(weights, optimizer, mesh))
     key = np.asarray(key_data(seed))
 
-    def rest(weights: Weights) -> tuple[Any, ...]:
+    def initial_parts(weights: Weights) -> tuple[Any, ...]:
         return jnp.int32(0), jnp.asarray(key), jax.tree.map(jnp.copy, weights), optimizer.init(weights)
 
     placed = (shardings.step, shardings.key, shardings.average, shardings.optimizer)
-    step, key_there, average, moments = jax.jit(rest, out_shardings=placed)(weights)
-    return TrainState(step, key_there, weights, average, moments)
+    step, placed_key, average, moments = jax.jit(initial_parts, out_shardings=placed)(weights)
+    return TrainState(step, placed_key, weights, average, moments)

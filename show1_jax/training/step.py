@@ -1,4 +1,4 @@
-"""One step of training, as one compiled program: the same for every stage."""
+"""One step of training as one compiled program, the same for every stage."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -25,26 +25,40 @@ from show1_jax.training.state import TrainState
 
 
 class Batch(NamedTuple):
-    """Clips, and for each what the text encoding takes: ids and mask, or states, or nothing."""
+    """A batch of clips, with the arrays of a `TextSource`: ids and mask, or states; empty without text."""
 
     video: UInt8[Array, "b t h w 3"]
     text: tuple[Array, ...] = ()
 
 
 Frozen = Mapping[str, Any]
-"""Weights that are not trained, by component: text encoder and autoencoder."""
+"""Weights of the frozen networks, by component: text encoder and autoencoder."""
 
 
 @runtime_checkable
-class Prepare(Protocol):
-    """Makes of a batch, in the step, what the objective takes."""
+class PrepareInputs(Protocol):
+    """A function that computes the objective's inputs from a batch, inside the step."""
 
     def __call__(self, frozen: Frozen, batch: Batch, keys: Keys, *, training: bool) -> tuple[Video, TextStates | None]:
-        """Video or latents, and text states; while training, of a share of the clips those of the empty caption."""
+        """Compute video or latents, and text states.
+
+        Args:
+            frozen: weights of the frozen networks.
+            batch: clips and captions.
+            keys: one random key per example.
+            training: if True, a share of the clips gets the text states of the empty caption.
+        """
 
 
 class Metrics(NamedTuple):
-    """Means over a batch; and the loss in bands of timesteps as sums and counts, for stages that have timesteps."""
+    """Metrics of one step, as means over the batch.
+
+    Attributes:
+        loss: the trained loss.
+        grad_norm: global norm of the gradient, before clipping.
+        parts: see `Losses.parts`.
+        bands: sums and counts of the loss in bands of timesteps; None for a stage without timesteps.
+    """
 
     loss: Float32[Array, ""]
     grad_norm: Float32[Array, ""]
@@ -53,52 +67,55 @@ class Metrics(NamedTuple):
 
 
 def example_keys(key: UInt32[Array, "..."], step: Int32[Array, ""], batch_size: int) -> Keys:
-    """A random key for every example: of the run, the step and the row alone."""
+    """Return one random key per example: a function of the run's key, the step and the row only."""
     return numbered_keys(fold_in(as_key(key), step), batch_size)
 
 
 class Model(NamedTuple):
-    """What is trained, as pure functions take it.
+    """The trained network with its objective, as arguments of pure functions.
 
     Attributes:
-        graph: the network's structure.
-        like: its parameters, as shapes.
-        objective: of its stage.
-        prepare: what the objective takes, of a batch.
-        config: of its stage.
+        graph: structure of the network.
+        like: shapes of its parameters.
+        objective: objective of its stage.
+        prepare: computes the objective's inputs from a batch.
+        config: training settings of its stage.
     """
 
     graph: "nnx.GraphDef[nnx.Module]"
     like: nnx.State
     objective: Objective
-    prepare: Prepare
+    prepare: PrepareInputs
     config: StageTrainingConfig
 
     def losses(self, weights: Weights, video: Video, text: TextStates | None, keys: Keys) -> Losses:
-        """The objective of every example."""
+        """Compute the objective of every example."""
         network = nnx.merge(self.graph, to_state(self.like, weights))
         return self.objective(network, constrain_activation(video), text, keys)
 
-    def in_parts(self, batch: Any) -> Any:
-        """A batch as its microbatches; interleaved, so that every device keeps the rows that it has."""
+    def split_microbatches(self, batch: Any) -> Any:
+        """Split the leading axis of every array into (microbatches, rows).
+
+        Rows are interleaved, so that no row moves to another device.
+        """
         return jax.tree.map(lambda x: rearrange(x, "(b m) ... -> m b ...", m=self.config.num_microbatches), batch)
 
 
 def gradient(
     model: Model, weights: Weights, frozen: Frozen, batch: Batch, keys: Keys, shardings: Any = None
 ) -> tuple[Weights, Metrics]:
-    """The gradient of the mean loss of a batch, whole or in microbatches, and its metrics. Pure.
+    """Compute the gradient of the mean loss of a batch, at once or in microbatches, and its metrics. Pure.
 
     Args:
-        model: what is trained.
-        weights: float32.
-        frozen: the other networks' weights.
-        batch: whole.
-        keys: one an example.
-        shardings: of the gradient, as of the weights; it is never whole on a device then.
+        model: the trained network with its objective.
+        weights: trained weights, float32.
+        frozen: weights of the frozen networks.
+        batch: the whole batch.
+        keys: one random key per example.
+        shardings: shardings of the gradient, those of the weights, so that no device holds a whole gradient; or None.
     """
 
-    def of_part(batch: Batch, keys: Keys) -> tuple[Weights, Metrics]:
+    def microbatch_gradient(batch: Batch, keys: Keys) -> tuple[Weights, Metrics]:
         video, text = model.prepare(frozen, batch, keys, training=True)
 
         def mean_loss(weights: Weights) -> tuple[Array, Losses]:
@@ -112,22 +129,22 @@ def gradient(
 
     num = model.config.num_microbatches
     if num == 1:
-        grads, metrics = of_part(batch, keys)
+        grads, metrics = microbatch_gradient(batch, keys)
         return grads, metrics._replace(grad_norm=optax.tree.norm(grads))
-    parts = model.in_parts((batch, keys))
-    first = jax.eval_shape(lambda parts: of_part(*jax.tree.map(lambda x: x[0], parts)), parts)
+    parts = model.split_microbatches((batch, keys))
+    first = jax.eval_shape(lambda parts: microbatch_gradient(*jax.tree.map(lambda x: x[0], parts)), parts)
     start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
 
     def add(total: Any, part: tuple[Batch, Keys]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, of_part(*part)), None
+        return jax.tree.map(jnp.add, total, microbatch_gradient(*part)), None
 
     (grads, summed), _ = jax.lax.scan(add, start, parts)
-    grads, loss, of_parts = jax.tree.map(lambda x: x / num, (grads, summed.loss, summed.parts))
-    return grads, Metrics(loss, optax.tree.norm(grads), of_parts, summed.bands)
+    grads, loss, loss_parts = jax.tree.map(lambda x: x / num, (grads, summed.loss, summed.parts))
+    return grads, Metrics(loss, optax.tree.norm(grads), loss_parts, summed.bands)
 
 
 def _metrics(loss: Array, losses: Losses, config: StageTrainingConfig) -> Metrics:
-    """All but the gradient's norm, which is known once the parts are added up."""
+    """Return the metrics, with a norm of 0: the gradient's norm is known only after all microbatches are added."""
     bands = None
     if losses.timestep is not None:
         assert isinstance(config, DenoisingTrainingConfig)
@@ -139,12 +156,12 @@ def _metrics(loss: Array, losses: Losses, config: StageTrainingConfig) -> Metric
 def make_train_step(
     model: Model, optimizer: optax.GradientTransformation, shardings: Any
 ) -> Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics]]:
-    """A compiled step: gradient, optimiser, average. It takes the memory of the state that it is given.
+    """Make the compiled step: gradient, optimiser, moving average. The step donates the state's memory.
 
     Args:
-        model: what is trained.
-        optimizer: gradients to updates.
-        shardings: of every part of the state.
+        model: the trained network with its objective.
+        optimizer: maps gradients to updates.
+        shardings: a `TrainState` of shardings.
     """
 
     def train_step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -167,9 +184,14 @@ def make_train_step(
 def make_evaluation_step(
     model: Model, mesh: Mesh
 ) -> Callable[[Weights, Frozen, Batch, UInt32[Array, "..."], Int32[ArrayLike, ""], Array], tuple[Array, Array]]:
-    """A compiled evaluation: the sum of the losses of a batch's valid examples, all with captions, and their number.
+    """Make the compiled evaluation of a batch: the sum of the losses of its valid examples, and their number.
 
-    Its noise is of the run's key and the batch's number alone, so that the loss is always of the same.
+    No caption is dropped. The noise depends only on the run's key and the batch's number, so that losses of several
+    steps are comparable.
+
+    Args:
+        model: the trained network with its objective.
+        mesh: devices.
     """
 
     def evaluate(
@@ -180,13 +202,13 @@ def make_evaluation_step(
         number: Int32[Array, ""],
         valid: Float32[Array, " b"],
     ) -> tuple[Array, Array]:
-        keys = example_keys(key, -1 - number, len(batch.video))  # no step of training has a number below 0
+        keys = example_keys(key, -1 - number, len(batch.video))  # numbers of training steps are not negative
 
-        def of_part(part: tuple[Batch, Keys, Array]) -> Array:
+        def summed_losses(part: tuple[Batch, Keys, Array]) -> Array:
             batch, keys, valid = part
             video, text = model.prepare(frozen, batch, keys, training=False)
             return (model.losses(weights, video, text, keys).loss * valid).sum()
 
-        return jax.lax.map(of_part, model.in_parts((batch, keys, valid))).sum(), valid.sum()
+        return jax.lax.map(summed_losses, model.split_microbatches((batch, keys, valid))).sum(), valid.sum()
 
     return jax.jit(evaluate, compiler_options=compiler_options(platform_of(mesh)))

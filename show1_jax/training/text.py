@@ -1,7 +1,7 @@
-"""What the networks are told of captions while they train: tokens for a frozen encoder, or states from a cache.
+"""Text conditions while training: captions are encoded by a frozen encoder, or their states are read from a cache.
 
-Both are a `TextSource`: the host prepares arrays for a batch of captions, the step makes states of them. Neither knows
-which of the two it is.
+Both are a `TextSource`: the host prepares arrays for a batch of captions, and the step computes states from them. Host
+and step do not know which of the two it is.
 """
 
 import contextlib
@@ -30,24 +30,24 @@ from show1_jax.text.encoding import encode_text
 from show1_jax.text.tokenizers import TextTokenizer, Tokens
 
 HostText = tuple[np.ndarray, ...]
-"""A batch of captions as `prepare` gives it; all arrays have the batch as their leading axis."""
+"""A batch of captions as returned by `TextSource.prepare`; the leading axis of every array is the batch."""
 DeviceText = tuple[Array, ...]
-"""The same on the devices."""
+"""The arrays of a `HostText` on the devices."""
 
 
 @runtime_checkable
 class TextSource(Protocol):
-    """Where the text states of a training step come from."""
+    """The source of the text states of a training step."""
 
     @property
     def weights(self) -> nnx.State:
-        """The frozen encoder's parameters, spread over the mesh; an argument of the step. A cache has none."""
+        """Parameters of the frozen encoder, sharded over the mesh; an argument of the step. Empty for a cache."""
 
     def prepare(self, captions: Sequence[str]) -> HostText:
-        """On the host: what goes to the devices for these captions."""
+        """Return the arrays to put on the devices for these captions. Runs on the host."""
 
     def encode(self, weights: nnx.State, text: DeviceText) -> Float[Array, "b n d"]:
-        """In the step, and pure: the states that the network listens to."""
+        """Return the states that the network is conditioned on. Runs inside the compiled step; pure."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class FrozenEncoder:
 
 @dataclass(frozen=True)
 class StoredStates:
-    """A `TextSource` that reads bfloat16 states from a cache; the network casts them to what it computes in."""
+    """A `TextSource` that reads bfloat16 states from a cache; the network casts them to its compute dtype."""
 
     cache: TextCache
 
@@ -92,19 +92,19 @@ class StoredStates:
 def load_text_source(
     config: TextConfig, checkpoint: str | Path, component: str, *, padding: TextPadding, mesh: Mesh, dtype: DTypeLike
 ) -> TextSource:
-    """The text source that a config names.
+    """Load the text source that a config names.
 
     Args:
-        config: encoder or cache.
-        checkpoint: one or several, see `CheckpointSet`, with the text encoder. With a cache there need be none, but if
-            there is, its encoder must be the cache's.
-        component: the text encoder, of `TEXT_ENCODERS`.
+        config: selects encoder or cache.
+        checkpoint: one or several checkpoints, see `CheckpointSet`, with the text encoder. A cache does not require
+            one; if it exists, the cache must be made with its encoder.
+        component: name of the text encoder's component, a key of `TEXT_ENCODERS`.
         padding: see `CascadeConfig.text_padding`.
-        mesh: the encoder's weights are spread over it.
-        dtype: the encoder computes in it.
+        mesh: devices over which the encoder's weights are sharded.
+        dtype: compute dtype of the encoder.
 
     Raises:
-        UserError: no checkpoint or text encoder there, or no cache of it.
+        UserError: the checkpoint or its text encoder is missing, or the cache is missing or made with another encoder.
     """
     if config.source == "cache":
         encoder = None
@@ -121,22 +121,22 @@ def load_text_source(
 
 
 def empty_caption(source: TextSource) -> HostText:
-    """What stands for a caption that is dropped: the empty one, as `prepare` gives it but without the batch axis."""
+    """Return the empty caption, which replaces dropped ones: the arrays of `prepare` without the batch axis."""
     return tuple(array[0] for array in source.prepare([""]))
 
 
 def drop_captions(text: DeviceText, empty: HostText, keys: Key[Array, " b"], rate: float) -> DeviceText:
-    """Put the empty caption in place of some, for classifier-free guidance (arXiv 2207.12598); pure.
+    """Replace random captions by the empty one, for classifier-free guidance (arXiv 2207.12598). Pure.
 
     Args:
-        text: of a batch.
-        empty: of `empty_caption`.
-        keys: one an example, so that its draw is the same on any mesh.
-        rate: share of captions that are dropped, from 0 to 1.
+        text: arrays of a batch of captions.
+        empty: arrays of the empty caption, see `empty_caption`.
+        keys: one random key per example, so that its draw is the same on any mesh.
+        rate: probability that a caption is dropped, from 0 to 1.
     """
     dropped = jax.vmap(lambda key: bernoulli(key, rate))(keys)
 
-    def choose(array: Array, of_empty: np.ndarray) -> Array:
-        return jnp.where(dropped.reshape(-1, *(1,) * (array.ndim - 1)), jnp.asarray(of_empty), array)
+    def replace_dropped(array: Array, empty_array: np.ndarray) -> Array:
+        return jnp.where(dropped.reshape(-1, *(1,) * (array.ndim - 1)), jnp.asarray(empty_array), array)
 
-    return tuple(choose(*pair) for pair in zip(text, empty, strict=True))
+    return tuple(replace_dropped(*pair) for pair in zip(text, empty, strict=True))

@@ -1,4 +1,4 @@
-"""Recorded text encoders, and released settings of small ones."""
+"""Text encoders of the recorded run, and `config.json` files of small ones in the released format."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ CLIP_FOLDER = "checkpoints/show-1-sr2"
 
 
 def encoder(folder: Path, kind: str, dtype: DTypeLike = jnp.float32) -> nnx.Module:
-    """A recorded encoder, through the production converter's tables."""
+    """Load a recorded encoder through the production converter's tables."""
     config = KINDS[kind].read_config(json.loads((folder / "text_encoder/config.json").read_text()))
     network = NETWORKS[kind](config, Layers(dtype, dtype))
     state = nnx.state(network, nnx.Param)
@@ -44,17 +44,17 @@ def encode(network: nnx.Module, *args: np.ndarray) -> jax.Array:
 
 
 def relative_error(actual: jax.Array, expected: np.ndarray) -> float:
-    """Norm of the difference over the norm."""
+    """Return the norm of the difference over the norm of the expected values."""
     return float(np.linalg.norm(np.asarray(actual, np.float32) - expected) / np.linalg.norm(expected))
 
 
 def t5_settings(**changes: object) -> dict[str, object]:
-    """A T5 config.json as the first released ones were: without the keys that came later."""
+    """Return a T5 `config.json` like the first released ones, without the keys that were added later."""
     sizes = {"vocab_size": 9, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
     return {**sizes, "feed_forward_proj": "gated-gelu", "dropout_rate": 0.1, "output_past": True, **changes}
 
 
 def clip_settings(**changes: object) -> dict[str, object]:
-    """A CLIP config.json with nothing but sizes."""
+    """Return a CLIP `config.json` that contains only sizes."""
     sizes = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     return {**sizes, "num_attention_heads": 2, "projection_dim": 4, "attention_dropout": 0.0, **changes}

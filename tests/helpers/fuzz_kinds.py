@@ -1,4 +1,4 @@
-"""The kinds of files that are fuzzed: how a valid one is made, what reads it, and how it is mutated."""
+"""The kinds of files to fuzz: how a valid file is made, read and mutated."""
 
 import contextlib
 import io
@@ -22,10 +22,10 @@ class Kind:
     """One kind of file.
 
     Attributes:
-        make: writes a valid file, and what it needs beside it, into an empty folder.
-        file: the mutated one, in that folder.
-        read: reads it as the commands do; raises UserError or VideoError where it is refused.
-        mutate: makes another input of it.
+        make: writes a valid file, with the files that it requires, into an empty folder.
+        file: name of the file to mutate, in that folder.
+        read: reads the file like the commands; raises UserError or VideoError if it is refused.
+        mutate: makes another input from its bytes.
     """
 
     make: Callable[[Path], object]
@@ -80,7 +80,7 @@ def _make_stage(folder: Path) -> None:
 
 
 def _read_own_video(name: str) -> Callable[[Path], None]:
-    """As `sample.py --video` reads it."""
+    """Return a function that reads a video like `sample.py --video`."""
 
     def read(folder: Path) -> None:
         from show1_jax.media.read import read_video
@@ -92,7 +92,7 @@ def _read_own_video(name: str) -> Callable[[Path], None]:
 
 
 def _read_training_video(name: str) -> Callable[[Path], None]:
-    """As `data build` checks it and training reads clips of it."""
+    """Return a function that checks a video like `data build`, and reads clips of it like training."""
 
     def read(folder: Path) -> None:
         from show1_jax.data.decode import check_file, crop_and_resize, frames_at
@@ -148,7 +148,7 @@ def _make_released(folder: Path) -> None:
 
 
 def _read_released(stage: str) -> Callable[[Path], None]:
-    """Everything of a released folder but its weights, up to the shapes of its networks."""
+    """Return a function that reads a released folder without its weights, up to the shapes of its networks."""
 
     def read(folder: Path) -> None:
         from convert.released import STAGES, read_architecture

@@ -1,4 +1,4 @@
-"""Videos as other people's programs write them, small and made by code."""
+"""Small generated videos, in the forms that other programs write."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -15,7 +15,7 @@ TICK = Fraction(1, 1000)
 
 
 def corner_marked(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """A frame whose top left quarter is white, with red below it: no two of its eight turns are equal."""
+    """Return a frame with a white top left quarter and red below it: its eight rotations and mirrorings all differ."""
     frame = np.zeros((height, width, 3), np.uint8)
     frame[: height // 2, : width // 2] = 255
     frame[height // 2 :, : width // 2] = (255, 0, 0)
@@ -23,13 +23,13 @@ def corner_marked(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
 
 
 def numbered(count: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """Grey frames, 6 levels apart, that say their own number."""
+    """Return grey frames, 6 levels apart, whose level encodes their number."""
     levels = (10 + 6 * np.arange(count)).astype(np.uint8)
     return np.broadcast_to(levels[:, None, None, None], (count, height, width, 3))
 
 
 def number_of(frame: np.ndarray) -> int:
-    """The number of a frame of `numbered`, from uint8 or from [-1, 1]."""
+    """Return the number of a frame of `numbered`, from uint8 or from [-1, 1]."""
     level = float(frame.mean()) if frame.dtype == np.uint8 else (float(frame.mean()) + 1) * 127.5
     return round((level - 10) / 6)
 
@@ -71,12 +71,12 @@ def encode(
 
 
 def matrix_of(a: float, b: float, c: float, d: float) -> list[int]:
-    """A display matrix in fixed point: x' = a x + c y and y' = b x + d y, up to a shift."""
+    """Return a display matrix in fixed point: x' = a x + c y and y' = b x + d y, up to a shift."""
     return [round(value * 65536) for value in (a, b, 0, c, d, 0, 0, 0)] + [1 << 30]
 
 
 def remux(source: Path, target: Path, seconds: float = 0, options: dict[str, str] | None = None) -> Path:
-    """Copy a video's packets to another container, shown later by so many seconds."""
+    """Copy a video's packets to another container, with presentation times shifted by `seconds`."""
     with av.open(source) as given, av.open(target, "w", options=options or {}) as container:
         stream = given.streams.video[0]
         copy = container.add_stream_from_template(stream)
@@ -90,7 +90,7 @@ def remux(source: Path, target: Path, seconds: float = 0, options: dict[str, str
 
 
 def moving_square(num: int, height: int, width: int) -> np.ndarray:
-    """uint8 frames `(t, h, w, 3)` that encoders find easy: a gradient and a square that moves."""
+    """Return uint8 frames `(t, h, w, 3)` that are easy to encode: a gradient and a moving square."""
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     frames = np.stack([np.stack([60 + 120 * x, 200 - 100 * y, 90 + 0 * x], -1)] * num).astype(np.uint8)
     side = max(1, height // 4)
@@ -101,4 +101,5 @@ def moving_square(num: int, height: int, width: int) -> np.ndarray:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio of two uint8 arrays, in decibels."""
     return float(10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b) ** 2))))

@@ -1,6 +1,6 @@
-"""Mutations of valid files: damage as disks and networks make it, and values as an attacker writes them.
+"""Mutations of valid files: damage by disks and networks, and values from an attacker.
 
-Each is a function of the bytes and a random generator alone, so that an input is known by its seed.
+Each is a function of only the bytes and a random generator, so that a seed reproduces its result.
 """
 
 import copy
@@ -55,7 +55,7 @@ def _flip(data: bytearray, rng: random.Random) -> None:
 
 
 def _overwrite(data: bytearray, rng: random.Random) -> None:
-    """Write a number where one may be, in either order of its bytes."""
+    """Overwrite 1, 2, 4 or 8 bytes by a number, in either byte order."""
     width, order = rng.choice((1, 2, 4, 8)), rng.choice(("big", "little"))
     start = _place(data, rng)
     number = (rng.choice(NUMBERS) % 2 ** (8 * width)).to_bytes(width, order)
@@ -99,7 +99,7 @@ def mutate_json(data: bytes, rng: random.Random) -> bytes:
 
 
 def mutate_signed_json(data: bytes, rng: random.Random) -> bytes:
-    """Change a document that holds a hash of itself, and make that right again."""
+    """Change a document that contains a hash of itself, and correct the hash."""
     changed = mutate_json(data, rng)
     try:
         document = json.loads(changed)

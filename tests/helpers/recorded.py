@@ -1,4 +1,4 @@
-"""The recorded run of the original, in our layout and under our names."""
+"""The recorded run of the original, converted to this package's layout and names."""
 
 import json
 from collections import defaultdict
@@ -31,21 +31,21 @@ _FIRST_DRAWS: dict[Stage, tuple[str, ...]] = {
 
 
 def to_ours(array: np.ndarray) -> np.ndarray:
-    """(batch, channel, time, height, width), or frames as batch items (time, channel, height, width), to ours."""
+    """Convert (batch, channel, time, height, width), or (time, channel, height, width), to this package's layout."""
     if array.ndim == 5:
         return rearrange(array, "b c t h w -> b t h w c")
     return rearrange(array, "t c h w -> 1 t h w c")
 
 
 def relative_error(ours: Any, recorded: np.ndarray) -> float:
-    """Norm of the difference over norm of what was recorded, in float64."""
+    """Return the norm of the difference over the norm of the recorded array, in float64."""
     ours, recorded = np.asarray(ours, np.float64), recorded.astype(np.float64)
     assert ours.shape == recorded.shape
     return float(np.linalg.norm(ours - recorded) / np.linalg.norm(recorded))
 
 
 class RecordedRun:
-    """A recorded run: settings, tensors, and its draws as a noise source."""
+    """A recorded run: its settings, its tensors, and its draws as a noise source."""
 
     def __init__(self, folder: Path, trace: dict[str, np.ndarray]):
         self.settings = json.loads((folder / "trace.json").read_text())
@@ -55,7 +55,7 @@ class RecordedRun:
             self._draws[name].append(trace[f"noise/{number:03d}"])
 
     def config(self, **overrides: Any) -> CascadeConfig:
-        """The run's settings, as ours."""
+        """Return the run's settings as a config."""
         settings = self.settings
         stages: dict[str, Any] = {
             stage: {"num_steps": settings["steps"][name], "guidance_scale": settings["guidance"][name]}
@@ -75,11 +75,11 @@ class RecordedRun:
         return CascadeConfig.from_dict({**stages, "negative_prompt": negative, **overrides})
 
     def stage(self, stage: Stage) -> np.ndarray:
-        """A stage's recorded result."""
+        """Return the recorded result of a stage."""
         return to_ours(self.trace[f"stage/{NAMES[stage]}"])
 
     def window_names(self, stage: Stage) -> list[str]:
-        """The names under which a stage's windows (or its one run) are recorded."""
+        """Return the names under which a stage's windows, or its single sampling, are recorded."""
         name = NAMES[stage]
         if stage == "interpolation":
             return [f"{name}/{window}" for window in range(self.settings["keyframes"] - 1)]
@@ -90,7 +90,7 @@ class RecordedRun:
         return [name]
 
     def noise(self, draw: Draw, shape: tuple[int, ...]) -> Array:
-        """The recorded draw: what a stage's windows share is recorded under its name, the rest under the window's."""
+        """Return the recorded draw. Draws that a stage's windows share have the stage's name, others the window's."""
         stage, window = NAMES[draw.stage], self.window_names(draw.stage)[draw.window]
         draws = self._draws[stage] + (self._draws[window] if window != stage else [])
         first = _FIRST_DRAWS[draw.stage]

@@ -1,6 +1,7 @@
-"""A config of the smallest cascade that has every part: one level, one step a stage. It compiles in seconds.
+"""The config of the smallest cascade with every component. It compiles in seconds.
 
-Like the released networks, and unlike the demo's, its pixel UNets predict noise and its variance.
+UNets have one level, and stages take one or two sampling steps. Like the released pixel UNets, and unlike the demo's,
+its pixel UNets predict noise and a variance.
 """
 
 from typing import Any
@@ -12,10 +13,10 @@ from show1_jax.config.training import TRAINED_STAGES
 
 TEXT_DIM = 32
 UNET: dict[str, Any] = {
-    "out_channels": 6,  # noise and its variance
+    "out_channels": 6,  # noise and a variance
     "block_out_channels": (32,),
     "layers_per_block": (1,),
-    "attention_levels": (False,),  # the middle has attention of every kind
+    "attention_levels": (False,),  # the middle block has every kind of attention
     "down_head_dim": (16,),
     "mid_head_dim": 16,
     "up_head_dim": (16,),
@@ -74,7 +75,7 @@ LATENT_DPM_SOLVER = {
 
 
 def get_config() -> ConfigDict:
-    """The smallest cascade, with random weights."""
+    """Return the config of the smallest cascade, with random weights."""
     settings = Config(checkpoint="checkpoints/tiny-random", random_weights=True, compilation_cache="")
     config = ConfigDict(settings.to_dict())
     config.keyframes.update(num_steps=1, num_frames=3, height=8, width=8)
@@ -110,5 +111,5 @@ def get_config() -> ConfigDict:
 
 
 def settings() -> Config:
-    """The same as dataclasses."""
+    """Return the same config as dataclasses."""
     return Config.from_dict(get_config().to_dict())

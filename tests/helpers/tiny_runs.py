@@ -19,7 +19,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def settings(checkpoint: Path, stage: TrainedStage, **changes: Any) -> Config:
-    """The tiny config with some training settings changed, by dotted name."""
+    """Return the tiny config with some training settings changed.
+
+    Args:
+        checkpoint: checkpoint of the frozen networks.
+        stage: stage to train.
+        changes: settings of the stage by name, with `train` and `optimizer` for nested ones.
+    """
     config = tiny_config.get_config()
     config.checkpoint = str(checkpoint)
     config.keyframes.num_frames = config.train.superres_latent.num_frames = 2
@@ -32,22 +38,24 @@ def settings(checkpoint: Path, stage: TrainedStage, **changes: Any) -> Config:
 
 
 def run_of(config: Config, stage: TrainedStage, workdir: Path, num_devices: int = 1) -> TrainingRun:
+    """Open a training run on the first devices."""
     return TrainingRun.open(make_plan(config, stage, "cpu"), workdir, jax.devices()[:num_devices])
 
 
 def advance(run: TrainingRun, num_steps: int) -> list[float]:
-    """Train so many steps; returns their losses."""
+    """Train a number of steps and return their losses."""
     metrics = [run.train_step(run.next_batch()) for _ in range(num_steps)]
     return [float(step.loss) for step in metrics]
 
 
 def apart(ours: Any, others: Any) -> float:
-    """The norm of the difference of two trees, as a share of the norm."""
+    """Return the norm of the difference of two trees, divided by the norm of the second."""
     ours, others = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (ours, others))
     return float(np.linalg.norm(ours - others) / np.linalg.norm(others))
 
 
 def command(checkpoint: Path, workdir: Path, *arguments: str) -> list[str]:
+    """Return the command that trains with the tiny config."""
     return [
         *(sys.executable, "train.py", "--config", "tests/helpers/tiny_config.py", f"--checkpoint={checkpoint}"),
         *(f"--workdir={workdir}", f"--config.compilation_cache={workdir.parent / 'compiled'}", *arguments),
@@ -55,12 +63,14 @@ def command(checkpoint: Path, workdir: Path, *arguments: str) -> list[str]:
 
 
 def start(arguments: list[str], num_devices: int = 1) -> "subprocess.Popen[str]":
+    """Start a process with a number of CPU devices; stdout and stderr go to one pipe."""
     return subprocess.Popen(
         arguments, cwd=ROOT, env=environment(num_devices), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
 def finish(process: "subprocess.Popen[str]", returncode: int = 0) -> str:
+    """Wait for a process, check its exit code and return its output."""
     output, _ = process.communicate(timeout=600)
     assert process.returncode == returncode, output
     return output

@@ -1,4 +1,4 @@
-"""Text encoders trained on captions alone, and tokenizers whose tokens are words."""
+"""Text encoders trained only on captions, and tokenizers whose tokens are words."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from show1_jax.nn.t5 import T5Config
 from show1_jax.text.encoders import TEXT_ENCODERS
 from show1_jax.text.tokenizers import TextTokenizer, load_clip_tokenizer, load_t5_tokenizer
 from show1_jax.training import caption_encoders
-from show1_jax.training.caption_encoders import Lessons, main, told_words, train_encoder
+from show1_jax.training.caption_encoders import LabelledCaptions, main, target_words, train_encoder
 
 CAPTIONS = [scene_from_index(index, held_out=None).scene.sentence() for index in range(2000)]
 T5 = {"vocab_size": 512, "d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}
@@ -47,7 +47,7 @@ def test_every_word_is_a_token(folder: Path) -> None:
 
 @settings(deadline=None)
 @given(prompt=st.text(max_size=100))
-def test_other_text_is_known_byte_by_byte(folder: Path, prompt: str) -> None:
+def test_other_text_is_encoded_byte_by_byte(folder: Path, prompt: str) -> None:
     t5, clip = load_t5_tokenizer(folder / "text_t5"), load_clip_tokenizer(folder / "text_clip")
     assert t5.library.get_vocab()["<unk>"] not in t5([prompt]).ids
     assert clip([prompt]).ids.max() <= clip.library.eos_token_id
@@ -61,40 +61,39 @@ def test_tokenizers_are_the_same_every_time(folder: Path, tmp_path: Path) -> Non
         assert path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes()
 
 
-def test_what_each_token_tells() -> None:
+def test_target_words_of_each_token() -> None:
     caption = "a red circle grows and a small blue square moves up on a navy background"
     shared = {"a", "navy", "background"}
     first = {"a", "red", "circle", "grows"} | shared
     second = {"and", "a", "small", "blue", "square", "moves", "up"} | shared
     everything = set(caption.split())
-    assert told_words(caption) == [first] * 4 + [second] * 7 + [everything] * 5
-    assert told_words("a red circle grows") == [{"a", "red", "circle", "grows"}] * 5
+    assert target_words(caption) == [first] * 4 + [second] * 7 + [everything] * 5
+    assert target_words("a red circle grows") == [{"a", "red", "circle", "grows"}] * 5
 
 
 @pytest.mark.parametrize("component", ["text_t5", "text_clip"])
-def test_lessons_stand_at_their_tokens(folder: Path, component: str) -> None:
-    lessons = Lessons.of(CAPTIONS[:50], tokenizer(folder, component))
+def test_targets_are_aligned_with_their_tokens(folder: Path, component: str) -> None:
+    labelled = LabelledCaptions.from_captions(CAPTIONS[:50], tokenizer(folder, component))
     words = sorted({word for caption in CAPTIONS[:50] for word in caption.split()})
-    for caption, mask, told in zip(CAPTIONS, lessons.mask, lessons.told, strict=False):
-        taught = told[mask > 0]
-        assert [{words[i] for i in np.flatnonzero(row)} for row in taught] == told_words(caption)
-        assert mask[0] == (component == "text_t5")  # CLIP's start token has read nothing
-    assert lessons.share_told(jnp.asarray(2 * lessons.told - 1)) == 1
-    assert lessons.share_told(jnp.asarray(1 - 2 * lessons.told)) == 0
+    for caption, mask, targets in zip(CAPTIONS, labelled.mask, labelled.targets, strict=False):
+        assert [{words[i] for i in np.flatnonzero(row)} for row in targets[mask > 0]] == target_words(caption)
+        assert mask[0] == (component == "text_t5")  # CLIP's start token precedes every word, and has no targets
+    assert labelled.accuracy(jnp.asarray(2 * labelled.targets - 1)) == 1
+    assert labelled.accuracy(jnp.asarray(1 - 2 * labelled.targets)) == 0
 
 
 def test_a_word_of_several_tokens_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match="not one of each word"):
-        Lessons.of(["a red panda"], tokenizer(folder, "text_t5"))
+    with pytest.raises(UserError, match="not one per word"):
+        LabelledCaptions.from_captions(["a red panda"], tokenizer(folder, "text_t5"))
 
 
-def test_training_teaches_the_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_learns_the_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_encoders, "BATCH_SIZE", 32)
     monkeypatch.setattr(caption_encoders, "LEARNING_RATE", 0.02)
     encoder, architecture = TEXT_ENCODERS["text_t5"], T5Config.from_dict(T5)
-    lessons = Lessons.of(CAPTIONS, tokenizer(folder, "text_t5"))
-    _, before = train_encoder(encoder, architecture, lessons, 1)
-    _, after = train_encoder(encoder, architecture, lessons, 300)
+    labelled = LabelledCaptions.from_captions(CAPTIONS, tokenizer(folder, "text_t5"))
+    _, before = train_encoder(encoder, architecture, labelled, 1)
+    _, after = train_encoder(encoder, architecture, labelled, 300)
     assert before == 0
     assert after > 0.5
 

@@ -1,4 +1,4 @@
-"""Operations are counted in traced programs, inside of loops and of programs that are called."""
+"""Operations of traced programs are counted, also inside loops and called programs."""
 
 from collections.abc import Callable
 from typing import Any

@@ -48,26 +48,26 @@ def normal(seed: int, *shape: int) -> np.ndarray:
 
 
 def levels(seed: int, *shape: int) -> np.ndarray:
-    """8-bit pixels in [-1, 1], a third of them black or white."""
+    """Return random 8-bit pixels in [-1, 1], a third of them black or white."""
     random = np.random.default_rng(seed)
     pixels = np.where(random.random(shape) < 1 / 3, random.choice([0, 255], shape), random.integers(0, 256, shape))
     return (pixels / 127.5 - 1).astype(np.float32)
 
 
 def gaussian(purpose: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The noise that the objective is given for a purpose."""
+    """Return the noise that the objective is given for a purpose."""
     return normal(sum(map(ord, purpose)), BATCH, *shape)
 
 
 def integers(purpose: str, end: int) -> np.ndarray:
-    """The timesteps or levels that it is given: the first, the last and some between, in another order for another."""
+    """Return the timesteps or levels that it is given: first, last and some between, in an order of the purpose."""
     chosen = np.array([0, end - 1, 1, end // 3, end // 2, end - 2], np.int32) % end
     return np.roll(chosen, len(purpose) % BATCH)
 
 
 @pytest.fixture
 def draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The draws are known and drawn without JAX, which would compile each."""
+    """Replace the draws by known numbers that need no compilation."""
     monkeypatch.setattr(objectives, "_draw_normal", lambda keys, *draw: jnp.asarray(gaussian(*draw)))
     monkeypatch.setattr(objectives, "_draw_below", lambda keys, *draw: jnp.asarray(integers(*draw)))
 
@@ -98,7 +98,7 @@ VAE = VAEConfig(3, 3, 4, (32, 32), 1, 0.2)
 
 
 def objective(stage: TrainedStage, variance: bool = False, **changes: Any) -> Any:
-    """The objective of a stage with some of `make_objective`'s arguments, or of the training settings, changed."""
+    """Make a stage's objective with some of `make_objective`'s arguments, or of the training settings, changed."""
     names = {field.name for field in dataclasses.fields(TrainingConfig().stage(stage))}
     training = dataclasses.replace(TrainingConfig().stage(stage), **{k: v for k, v in changes.items() if k in names})
     parts: dict[str, Any] = {
@@ -112,7 +112,7 @@ def objective(stage: TrainedStage, variance: bool = False, **changes: Any) -> An
 
 @dataclass
 class Network:
-    """Answers with random numbers and keeps what it was shown."""
+    """A network that returns random numbers and records its inputs and outputs."""
 
     channels: int
     shown: list[Any] = field(default_factory=list)
@@ -128,7 +128,7 @@ class Network:
 
 
 def betas(schedule: dict[str, Any]) -> np.ndarray:
-    """Float32 numbers, as a checkpoint's schedule has them."""
+    """Return the betas of a schedule in float32, like a checkpoint's."""
     if schedule is LINEAR:
         return np.linspace(1e-4, 0.02, 1000).astype(np.float32)
     angle = (np.arange(1001) / 1000 + 0.008) / 1.008 * math.pi / 2
@@ -136,7 +136,7 @@ def betas(schedule: dict[str, Any]) -> np.ndarray:
 
 
 def forward(schedule: dict[str, Any], timestep: Any) -> tuple[np.ndarray, np.ndarray]:
-    """alpha and sigma, of cumulative products that are rounded to float32, as the original stores them."""
+    """Return alpha and sigma from cumulative products rounded to float32, as the original stores them."""
     squared: np.ndarray = np.cumprod(1 - betas(schedule), dtype=np.float64).astype(np.float32)[np.asarray(timestep)]
     squared = squared.astype(np.float64)[:, None, None, None, None]
     return np.sqrt(squared), np.sqrt(1 - squared)
@@ -160,7 +160,7 @@ def phi(x: np.ndarray) -> np.ndarray:
 
 
 def bound(schedule: dict[str, Any], kind: str, x0: Any, eps: Any, t: int, output: Any, variance: Any) -> np.ndarray:
-    """Bits per dimension of L_t, example by example: the step against the posterior (arXiv 2006.11239, eq. 5)."""
+    """Return L_t in bits per dimension, per example: the step against the posterior (arXiv 2006.11239, eq. 5)."""
     x0, eps, output, variance = (np.asarray(array, np.float64) for array in (x0, eps, output, variance))
     beta = betas(schedule).astype(np.float64)
     product = np.cumprod(1 - beta)
@@ -200,7 +200,7 @@ def blended(first: np.ndarray, last: np.ndarray, frames: int, between: str) -> n
 
 
 def averaged_and_enlarged(video: np.ndarray, scale: int) -> np.ndarray:
-    """Block means, then bilinear with aligned corners."""
+    """Average blocks of pixels, then enlarge them bilinearly with aligned corners."""
     height, width = video.shape[2:4]
     blocks = [video[:, :, i::scale, j::scale] for i in range(scale) for j in range(scale)]
     small: np.ndarray = np.sum(np.stack(blocks).astype(np.float64), axis=0) / scale**2
@@ -237,7 +237,7 @@ def test_the_loss_is_the_squared_error_of_equations_5_and_6(stage: TrainedStage,
 
 @pytest.mark.usefixtures("draws")
 @pytest.mark.parametrize("stage", ["keyframes", "superres_latent"])
-def test_stages_without_a_condition_show_the_noisy_sample_alone(stage: TrainedStage) -> None:
+def test_stages_without_a_condition_take_only_the_noisy_sample(stage: TrainedStage) -> None:
     clip, network, _ = run(stage)
     ((sample, _, _, noise_level),) = network.shown
     assert sample.shape == clip.shape
@@ -247,7 +247,7 @@ def test_stages_without_a_condition_show_the_noisy_sample_alone(stage: TrainedSt
 @pytest.mark.usefixtures("draws")
 @pytest.mark.parametrize("between", ["blend", "zeros"])
 @pytest.mark.parametrize("max_noise_level", [0, 1, 300])
-def test_interpolation_is_shown_noised_ends(between: str, max_noise_level: int) -> None:
+def test_interpolation_is_conditioned_on_noised_end_frames(between: str, max_noise_level: int) -> None:
     cascade = CascadeConfig(interpolation=InterpolationConfig(between=between))  # type: ignore[arg-type]
     clip, network, _ = run("interpolation", cascade=cascade, max_noise_level=max_noise_level)
     ((sample, _, _, noise_level),) = network.shown
@@ -263,7 +263,9 @@ def test_interpolation_is_shown_noised_ends(between: str, max_noise_level: int) 
 @pytest.mark.usefixtures("draws")
 @pytest.mark.parametrize("max_noise_level", [251, 1000])
 @pytest.mark.parametrize("stage", ["first_frame", "superres_pixel"])
-def test_super_resolution_is_shown_a_noised_clip_and_told_its_level(stage: TrainedStage, max_noise_level: int) -> None:
+def test_super_resolution_is_conditioned_on_a_noised_clip_and_its_level(
+    stage: TrainedStage, max_noise_level: int
+) -> None:
     clip, network, _ = run(stage, max_noise_level=max_noise_level)
     ((sample, timestep, _, noise_level),) = network.shown
     np.testing.assert_array_equal(noise_level, integers("noise_level", max_noise_level))
@@ -283,14 +285,14 @@ def test_the_bound_is_the_divergence_from_the_posterior(schedule: dict[str, Any]
     x0, eps, variance = levels(2, 2, 2, 8, 8, 3), normal(3, 2, 2, 8, 8, 3), normal(4, 2, 2, 8, 8, 3)
     product = np.cumprod(1 - betas(schedule).astype(np.float64))[t]
     wanted = target(prediction_type, x0, eps, np.sqrt(product), np.sqrt(1 - product))
-    # At timestep 0 a sample that is off by much leaves probabilities that the reference cannot hold.
+    # At timestep 0 a large error leads to probabilities too small for the reference's float64.
     error = normal(5, *x0.shape) * (0.01 if t == 0 and prediction_type != "epsilon" else 1)
     output = (wanted + error).astype(np.float32)
     config = scheduler(prediction_type, schedule)
     pair = jnp.concatenate([jnp.asarray(output), jnp.asarray(variance)], axis=-1)
     timestep = jnp.full(2, t, jnp.int32)
     losses = diffusion_losses(config, 0.001, jnp.asarray(x0), jnp.asarray(wanted, jnp.float32), pair, timestep)
-    rounded = output - np.asarray(wanted, np.float32).astype(np.float64)  # the error that it was given
+    rounded = output - np.asarray(wanted, np.float32).astype(np.float64)  # the error of the inputs, after rounding
     bits = bound(schedule, prediction_type, x0, eps, t, wanted + rounded, variance)
     np.testing.assert_allclose(losses.parts["variational"], bits, rtol=RELATIVE)
     expected = per_example(rounded**2) + 0.001 * 1000 * bits
@@ -319,7 +321,7 @@ def test_a_network_with_a_variance_is_trained_by_the_hybrid_objective(stage: Tra
 
 @functools.cache
 def gradients(part: str) -> Callable[[Any, int], np.ndarray]:
-    """The gradient of one part of a loss, or of all of it, by the network's output, at a timestep."""
+    """Return the gradient of a loss, or of one of its parts, by the network's output, as a function of the timestep."""
     x0, eps = jnp.asarray(levels(2, 1, 1, 4, 4, 3)), jnp.asarray(normal(3, 1, 1, 4, 4, 3))
 
     def of(output: Any, t: Any) -> Any:
@@ -352,13 +354,13 @@ def test_an_example_has_the_same_loss_in_any_part_of_the_batch() -> None:
     clip = jnp.asarray(levels(1, BATCH, 2, 4, 4, 3))
 
     def network(sample: Any, timestep: Any, text: Any, noise_level: Any) -> Any:
-        told = (timestep + noise_level)[:, None, None, None, None].astype(jnp.float32) / 1000
-        return sample[..., :3] + sample[..., 3:] * told
+        level = (timestep + noise_level)[:, None, None, None, None].astype(jnp.float32) / 1000
+        return sample[..., :3] + sample[..., 3:] * level
 
     losses = jax.jit(lambda rows: objective("superres_pixel")(network, clip[rows], TEXT[rows], KEYS[rows]))
     whole = losses(jnp.arange(BATCH))
     assert len(np.unique(whole.loss)) == BATCH
-    # Halves are run twice over, since another shape would be compiled again.
+    # Each half is repeated, because another shape would be compiled again.
     for rows in (jnp.array([0, 1, 2, 2, 1, 0]), jnp.array([5, 4, 3, 3, 4, 5])):
         half = losses(rows)
         np.testing.assert_array_equal(half.timestep, whole.timestep[rows])
@@ -381,7 +383,7 @@ def test_draws_are_a_function_of_key_and_purpose() -> None:
 
 @pytest.mark.usefixtures("draws")
 @pytest.mark.parametrize(("stage", "last"), [("superres_latent", 899), ("keyframes", 999)])
-def test_the_expert_is_trained_on_its_timesteps_alone(stage: TrainedStage, last: int) -> None:
+def test_the_expert_is_trained_only_on_its_timesteps(stage: TrainedStage, last: int) -> None:
     timestep = np.asarray(run(stage)[2].timestep)
     assert (timestep.min(), timestep.max()) == (0, last)
 
@@ -392,7 +394,7 @@ def test_the_expert_is_trained_on_its_timesteps_alone(stage: TrainedStage, last:
     shares=st.lists(st.floats(0, 1, exclude_max=True), min_size=20, max_size=20),
 )
 @settings(deadline=None, max_examples=30)
-def test_bands_hold_their_timesteps(num_timesteps: int, num_bands: int, shares: Sequence[float]) -> None:
+def test_bands_contain_their_timesteps(num_timesteps: int, num_bands: int, shares: Sequence[float]) -> None:
     timestep = np.array([int(share * num_timesteps) for share in shares], np.int32)
     loss = np.arange(1, len(shares) + 1, dtype=np.float32)
     sums, counts = band_sums(Losses(jnp.asarray(loss), jnp.asarray(timestep), {}), num_timesteps, num_bands)
@@ -408,7 +410,7 @@ def test_losses_without_timesteps_are_in_no_band() -> None:
 
 
 class FakeAutoencoder(Autoencoder):
-    """Halves sides by taking every other pixel, four channels from three; with a variance of its own."""
+    """An autoencoder that takes every other pixel, makes four channels from three, and computes a variance."""
 
     def __init__(self) -> None:
         self.config = VAE
@@ -457,8 +459,8 @@ def test_latents_are_sampled_and_scaled() -> None:
 
 
 @pytest.mark.usefixtures("draws")
-def test_a_network_in_bfloat16_is_judged_in_float32() -> None:
-    def network(sample: Any, *told: Any) -> Any:
+def test_the_loss_of_a_bfloat16_network_is_float32() -> None:
+    def network(sample: Any, *conditions: Any) -> Any:
         return sample.astype(jnp.bfloat16)
 
     assert objective("keyframes")(network, jnp.zeros((BATCH, 1, 2, 2, 3)), TEXT, KEYS).loss.dtype == jnp.float32
@@ -487,7 +489,7 @@ def test_a_network_in_bfloat16_is_judged_in_float32() -> None:
         ("autoencoder", {"architecture": dataclasses.replace(VAE, out_channels=6)}, "out_channels=6 .* 3"),
     ],
 )
-def test_what_does_not_fit_is_refused(stage: TrainedStage, changes: dict[str, Any], message: str) -> None:
+def test_settings_that_do_not_fit_are_refused(stage: TrainedStage, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"stage {stage}: .*{message}"):
         objective(stage, **changes)
 
@@ -506,7 +508,7 @@ def test_a_size_that_the_scale_does_not_divide_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("draws")
-def test_an_answer_of_other_channels_is_refused() -> None:
+def test_an_output_of_other_channels_is_refused() -> None:
     answer = SimpleNamespace(astype=lambda dtype: jnp.zeros((BATCH, 3, 4, 5, 5)))
     with pytest.raises(UserError, match="5 channels"):
-        objective("keyframes")(lambda *told: answer, jnp.zeros((BATCH, 3, 4, 5, 3)), TEXT, KEYS)
+        objective("keyframes")(lambda *conditions: answer, jnp.zeros((BATCH, 3, 4, 5, 3)), TEXT, KEYS)

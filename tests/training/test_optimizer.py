@@ -1,4 +1,4 @@
-"""Muon against the singular vectors of a gradient, Adam for what Muon leaves to it, and where their state lies."""
+"""Muon against the singular vectors of a gradient, Adam for the other weights, and the sharding of their state."""
 
 from typing import Any
 
@@ -39,24 +39,24 @@ def update(optimizer: optax.GradientTransformation, gradient: Weights, weights: 
     return updates
 
 
-def test_muon_goes_along_every_direction_of_a_gradient_alike(first_update: Weights) -> None:
+def test_muon_scales_all_directions_of_a_gradient_alike(first_update: Weights) -> None:
     left, _, right = np.linalg.svd(np.asarray(random_weights(1)[KERNEL]).reshape(72, 16), full_matrices=False)
     undecayed = first_update[KERNEL] + CONFIG.learning_rate * CONFIG.weight_decay * random_weights(0)[KERNEL]
     step = np.asarray(undecayed).reshape(72, 16) / (-0.1 * 0.2 * 72**0.5)
     lengths = left.T @ step @ right.T
     np.testing.assert_allclose(lengths, np.diag(np.diag(lengths)), atol=1e-4)
     assert (np.diag(lengths) > 0.6).all()
-    assert (np.diag(lengths) < 1.3).all()  # five steps of Newton and Schulz come no nearer to 1
+    assert (np.diag(lengths) < 1.3).all()  # five Newton-Schulz steps come no closer to 1
 
 
 @pytest.mark.parametrize("path", [BIAS, *ENDS])
-def test_muon_leaves_biases_and_pixels_to_adam(first_update: Weights, path: tuple[str, ...]) -> None:
+def test_adam_trains_biases_and_input_and_output_layers(first_update: Weights, path: tuple[str, ...]) -> None:
     nadam = optax.nadam(0.1, CONFIG.beta1, CONFIG.beta2)
     expected = update(nadam, random_weights(1), random_weights(0))
     np.testing.assert_allclose(first_update[path], expected[path], rtol=1e-4, atol=1e-6)
 
 
-def test_muons_state_lies_as_the_weights_do() -> None:
+def test_the_state_of_muon_is_sharded_like_the_weights() -> None:
     weights, optimizer = random_weights(0), make_optimizer(CONFIG, 10)
     mesh = make_mesh(MeshConfig(data=1, fsdp=8), jax.devices())
     placed = abstract_state(weights, optimizer, mesh)
@@ -74,6 +74,6 @@ def test_muons_state_lies_as_the_weights_do() -> None:
     assert moments[0].addressable_shards[0].data.nbytes == moments[0].nbytes / 8
 
 
-def test_an_optimizer_that_is_not_there_is_refused() -> None:
+def test_an_unknown_optimizer_is_refused() -> None:
     with pytest.raises(UserError, match="kind='sgd' is none of 'adamw', 'muon'"):
         OptimizerConfig(kind="sgd")  # type: ignore[arg-type]

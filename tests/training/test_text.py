@@ -54,7 +54,7 @@ BFLOAT16_STEP = 2.0**-8
 
 @functools.cache
 def sampled_states(checkpoint: Path, component: str, padding: TextPadding) -> np.ndarray:
-    """The states of the captions that the cascade's networks see, on one device in float32."""
+    """Return the captions' states that the cascade's networks are conditioned on, on one device in float32."""
     cascade = Cascade.load(checkpoint, CascadeConfig(text_padding=padding), jax.devices()[:1])
     return np.asarray(cascade.encode_texts(component, [CAPTIONS])[0])
 
@@ -75,7 +75,7 @@ def text_source(
 
 @pytest.fixture(scope="module")
 def caches(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, TextPadding], Path]:
-    """Caches, by text encoder and padding."""
+    """Write caches; return their folders by text encoder and padding."""
     folder = tmp_path_factory.mktemp("caches")
     paths = {(component, padding): folder / component / padding for component, padding in CACHES}
     for (component, padding), path in paths.items():
@@ -107,11 +107,11 @@ def test_config_refuses_other_paddings() -> None:
         CascadeConfig(text_padding="none")  # type: ignore[arg-type]
 
 
-# Training sees what sampling sees
+# Training and sampling use the same states
 
 
 @pytest.mark.parametrize(("component", "padding"), [("text_t5", "encoded"), ("text_clip", "zeros")])
-def test_sources_give_what_sampling_gives(
+def test_sources_return_the_states_of_sampling(
     tiny_checkpoint: Path, caches: dict[tuple[str, TextPadding], Path], component: str, padding: TextPadding
 ) -> None:
     order = [3, 1, 4, 0, 2, 0]
@@ -143,16 +143,16 @@ def test_dropped_captions_are_the_empty_one(
             np.testing.assert_array_equal(left, array)
 
 
-def test_every_example_draws_for_itself() -> None:
+def test_examples_are_dropped_independently() -> None:
     keys = jax.random.split(jax.random.key(3), 2000)
     text = (np.ones((2000, 3), np.int32), np.ones((2000, 3, 2), ml_dtypes.bfloat16))
     empty = (np.zeros(3, np.int32), np.zeros((3, 2), ml_dtypes.bfloat16))
     drop = jax.jit(lambda text, keys: drop_captions(text, empty, keys, 0.1))
     ids, states = drop(text, keys)
-    kept = np.asarray(ids[:, 0], bool)
-    assert 0.07 < 1 - kept.mean() < 0.13
-    assert (np.asarray(ids, bool) == kept[:, None]).all(), "a caption is dropped whole"
-    assert (np.asarray(states, bool) == kept[:, None, None]).all(), "in all arrays"
+    remains = np.asarray(ids[:, 0], bool)
+    assert 0.07 < 1 - remains.mean() < 0.13
+    assert (np.asarray(ids, bool) == remains[:, None]).all(), "a caption is dropped whole"
+    assert (np.asarray(states, bool) == remains[:, None, None]).all(), "in all arrays"
     np.testing.assert_array_equal(drop(text, keys[::-1])[0], ids[::-1])
 
 
@@ -171,7 +171,7 @@ def test_cache_has_every_caption_once_in_bfloat16(
         np.testing.assert_allclose(states.astype(np.float32), wanted, rtol=BFLOAT16_STEP, atol=1e-5)
 
 
-def test_zeros_store_tokens_alone(
+def test_zeros_store_only_tokens(
     tiny_checkpoint: Path,
     caches: dict[tuple[str, TextPadding], Path],
     capsys: pytest.CaptureFixture[str],
@@ -191,7 +191,7 @@ def test_cache_is_read_in_threads_and_in_other_processes(caches: dict[tuple[str,
     cache = TextCache.open(caches["text_t5", "zeros"], "text_t5", "zeros")
     wanted = {caption: cache.read([caption])[0] for caption in CAPTIONS}
     sent = pickle.loads(pickle.dumps(cache))
-    assert len(pickle.dumps(cache)) < 2000, "no states travel"
+    assert len(pickle.dumps(cache)) < 2000, "states are not pickled"
     with ThreadPoolExecutor(8) as threads:
         read = list(threads.map(lambda caption: sent.read([caption])[0], CAPTIONS * 20))
     for caption, states in zip(CAPTIONS * 20, read, strict=True):
@@ -214,7 +214,7 @@ def test_cache_of_another_kind(
     assert "\n" not in str(error.value)
 
 
-def test_cache_of_another_encoder_is_found_by_the_checkpoint(
+def test_cache_of_another_encoder_is_refused_if_there_is_a_checkpoint(
     caches: dict[tuple[str, TextPadding], Path], tmp_path: Path
 ) -> None:
     architecture = tiny_config.settings().architecture
@@ -238,7 +238,7 @@ def test_missing_caption_is_named(caches: dict[tuple[str, TextPadding], Path], c
     assert repr(caption) in str(error.value)
 
 
-def test_no_cache_there(tmp_path: Path) -> None:
+def test_missing_cache(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no cache of text states; make one with"):
         TextCache.open(tmp_path, "text_t5", "encoded")
 
@@ -266,7 +266,7 @@ def test_damaged_caches_never_give_wrong_states(caches: dict[tuple[str, TextPadd
     assert refused > 20
 
 
-# What the command refuses
+# Refusals of the command
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_damaged_caches_never_give_wrong_states(caches: dict[tuple[str, TextPadd
         ({"batch_size": 0}, "--batch_size=0 must be at least 1"),
     ],
 )
-def test_what_cannot_be_encoded(tiny_checkpoint: Path, tmp_path: Path, changes: dict[str, Any], line: str) -> None:
+def test_bad_arguments_of_encoding(tiny_checkpoint: Path, tmp_path: Path, changes: dict[str, Any], line: str) -> None:
     asked: dict[str, Any] = {
         "out": tmp_path / "cache",
         "captions": ["a"],
@@ -295,7 +295,7 @@ def test_a_cache_is_not_overwritten(tiny_checkpoint: Path, tmp_path: Path) -> No
         write_text_cache(tmp_path, ["a"], tiny_checkpoint, "text_t5")
 
 
-def test_a_small_disk_is_refused_beforehand(
+def test_too_small_a_disk_is_refused_before_anything_is_written(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
@@ -350,10 +350,10 @@ def run(*arguments: object) -> int:
     return main(["encode_text", *map(str, arguments)])
 
 
-def test_command_encodes_what_training_asks_for(
+def test_command_encodes_the_captions_of_training(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The synthetic world's training and validation scenes, and the lines of a file."""
+    """These are those of the synthetic world's training and validation scenes, and the lines of a file."""
     (tmp_path / "prompts.txt").write_text("a prompt\n\na prompt\nl\u00e4st line", encoding="utf-8")
     out = tmp_path / "caches" / "clip"
     arguments = ["--checkpoint", tiny_checkpoint, "--component", "text_clip", "--out", out, "--text_padding", "zeros"]

@@ -1,4 +1,4 @@
-"""The work of `train.py`: a run that is opened or resumed, its loop, metrics, samples, progress, and a stop on request.
+"""The work of `train.py`: a new or resumed run, its loop, metrics, samples, progress bar and stop signals.
 
-The mathematics of a step is not here but in `show1_jax.training`.
+The mathematics of a step is in `show1_jax.training`.
 """

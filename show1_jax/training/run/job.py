@@ -1,4 +1,4 @@
-"""What `train.py` does."""
+"""The work of `train.py`: train a stage, or print the memory that it requires."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from show1_jax.files import locked_folder, write_bytes
 from show1_jax.parallel import all_devices, from_first_process
 from show1_jax.runtime import exact_float32, keep_compiled, memory_errors
 from show1_jax.sampling.job import make_random_checkpoint
-from show1_jax.training.dry_run import describe_training_memory, kept_bytes
+from show1_jax.training.dry_run import describe_training_memory, saved_activation_bytes
 from show1_jax.training.plan import Plan, make_plan
 from show1_jax.training.run.loop import Loop
 from show1_jax.training.run.metrics import MetricsWriter
@@ -31,29 +31,29 @@ def train(
     profile: tuple[int, int] | None = None,
     wandb_project: str = "",
 ) -> None:
-    """Train a stage to its last step, from the beginning or from the last good checkpoint in `workdir`.
+    """Train a stage to its last step, from the first step or from the newest intact checkpoint in `workdir`.
 
     Args:
         config: all settings.
-        stage: what is trained.
-        workdir: of the run.
-        profile: the first step and the number of steps that are profiled.
-        wandb_project: where metrics go as well; empty: nowhere.
+        stage: the stage to train.
+        workdir: working directory of the run.
+        profile: the first step and the number of steps to profile; None: none.
+        wandb_project: W&B project that also gets the metrics; empty: none.
 
     Raises:
-        UserError: bad settings, data or checkpoints, or a disk that is full. Whatever can be known beforehand is
-            refused before anything is written.
-        SystemExit: a signal asked to stop, and the state is saved.
+        UserError: settings, data or checkpoints are bad, or the disk is full. Errors that can be found beforehand are
+            raised before anything is written.
+        SystemExit: a signal stopped the run; the state is saved.
     """
     keep_compiled(config.compilation_cache)
     from_first_process(lambda: make_random_checkpoint(config))
     plan = make_plan(config, stage, all_devices()[0].platform)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(memory_errors("take more num_microbatches, or more devices with train.mesh.fsdp"))
+        stack.enter_context(memory_errors("raise num_microbatches, or use more devices with train.mesh.fsdp"))
         stack.enter_context(exact_float32(plan.dtype))
-        from_first_process(lambda: _lock(workdir, stack))
+        from_first_process(lambda: _lock_workdir(workdir, stack))
         training = TrainingRun.open(plan, workdir)
-        from_first_process(lambda: _warn(plan))
+        from_first_process(lambda: _print_plan_warnings(plan))
         from_first_process(lambda: _write_config(workdir, config))
         first = int(training.state.step)
         writer = MetricsWriter(workdir, resumed_step=first, config=config.to_dict(), wandb_project=wandb_project)
@@ -62,34 +62,39 @@ def train(
 
 
 def print_training_memory(config: Config, stage: TrainedStage, devices: Sequence[int]) -> None:
-    """Print what a stage would need of each device, for each number of devices; those that are here if none is given.
+    """Print the memory that training a stage requires of each device, for each number of devices.
+
+    Args:
+        config: all settings.
+        stage: the stage to train.
+        devices: numbers of devices; empty: the devices of this machine.
 
     Raises:
-        UserError: a mesh that does not fit so many devices.
+        UserError: the mesh does not fit a number of devices.
     """
     plan = make_plan(config, stage, "accelerator" if devices else all_devices()[0].platform)
-    kept = kept_bytes(plan)
+    activation_bytes = saved_activation_bytes(plan)
     for number in devices or (jax.device_count(),):
-        print(describe_training_memory(plan, number, kept), flush=True)
+        print(describe_training_memory(plan, number, activation_bytes), flush=True)
 
 
-def _lock(workdir: Path, stack: contextlib.ExitStack) -> None:
-    """Two runs in one directory would remove each other's unfinished checkpoints."""
+def _lock_workdir(workdir: Path, stack: contextlib.ExitStack) -> None:
+    """Lock the working directory, because two runs there would remove each other's unfinished checkpoints."""
     try:
         stack.enter_context(locked_folder(workdir))
     except OSError as error:
-        raise UserError(f"cannot write in {workdir} ({error.strerror}); take another --workdir") from error
+        raise UserError(f"cannot write in {workdir} ({error.strerror}); use another --workdir") from error
 
 
 def _write_config(workdir: Path, config: Config) -> None:
     write_bytes(workdir / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
 
 
-def _warn(plan: Plan) -> None:
-    """Say what may not be meant: settings that do not count, and random weights of a network that is not trained."""
+def _print_plan_warnings(plan: Plan) -> None:
+    """Warn of settings that the initial checkpoint overrides, and of frozen networks with random weights."""
     if overridden := plan.overridden_settings():
         settings, start = ", ".join(overridden), plan.training.init
-        print(f"warning: the network of {start} keeps its own {settings}; the config states another", file=sys.stderr)
+        print(f"warning: the network of {start} keeps its own {settings}; the config differs", file=sys.stderr)
     for name in plan.frozen:
         if plan.frozen_record(name).provenance.get("source") == RANDOM:
             print(f"warning: the weights of {name} in {plan.config.checkpoint} are random", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The training loop: evaluate, save, then draw the next batch; in this order, so that a saved step resumes exactly."""
+"""The training loop: evaluate, save, then draw the next batch. This order lets a saved step resume exactly."""
 
 import contextlib
 import itertools
@@ -24,19 +24,19 @@ from show1_jax.training.run.stop import StopSignal
 from show1_jax.training.run.training_run import TrainingRun
 from show1_jax.training.step import Metrics
 
-STOPPED = 128
-"""Plus the signal's number: the exit code of a run that was asked to stop, as a shell makes it."""
+SIGNAL_EXIT_CODE = 128
+"""Exit code of a run that a signal stopped, plus the signal's number, as in a shell."""
 
 
 @dataclass
-class Window:
-    """What has happened since metrics were last written.
+class MetricsWindow:
+    """Metrics and times of the steps since metrics were last written.
 
     Attributes:
-        metrics: of every step, still on the devices.
-        waited: seconds for data.
-        started: when the window began, or its first steps were over that say nothing of the speed.
-        untimed: the number of these steps.
+        metrics: metrics of every step, still on the devices.
+        waited: seconds spent waiting for data.
+        started: time at which the timed steps began, in seconds of `time.monotonic`.
+        untimed: number of steps at the start of the window that no speed counts.
     """
 
     metrics: list[Metrics] = field(default_factory=list)
@@ -44,18 +44,18 @@ class Window:
     started: float = field(default_factory=time.monotonic)
     untimed: int = 0
 
-    def start_again(self) -> None:
-        """Leave the steps so far out of all speeds: the first of a run waits for the compiler."""
+    def restart_timing(self) -> None:
+        """Exclude the steps so far from all speeds: the first step of a run includes compilation."""
         jax.block_until_ready(self.metrics)
         self.waited, self.started, self.untimed = 0.0, time.monotonic(), len(self.metrics)
 
     def speeds(self) -> dict[str, float]:
-        """Steps a second and the share of time waiting for data; nothing if no step was timed."""
+        """Return steps per second and the share of time spent waiting for data; empty if no step was timed."""
         steps, seconds = len(self.metrics) - self.untimed, time.monotonic() - self.started
         return {"steps_per_second": steps / seconds, "data_wait_share": self.waited / seconds} if steps else {}
 
     def values(self, config: StageTrainingConfig) -> dict[str, float]:
-        """Mean loss, its parts and bands, and mean norm of the gradient; waits until the steps are computed."""
+        """Return means of the loss, its parts, its bands and the gradient norm. Waits until all steps are computed."""
         steps: list[Metrics] = jax.device_get(self.metrics)
         values = {
             "loss": float(np.mean([step.loss for step in steps])),
@@ -76,13 +76,18 @@ class Window:
 
 
 def diverged(values: Mapping[str, float]) -> bool:
-    """Return whether the loss or its gradient is not finite."""
+    """Return whether the mean loss or the gradient norm is not finite."""
     return not all(math.isfinite(values[name]) for name in ("loss", "grad_norm"))
 
 
 def divergence_error(step: int, saved_step: int | None) -> UserError:
-    """Return the error of a run that diverged before a step; `saved_step` is that of its last checkpoint, if any."""
-    again = "start again" if saved_step is None else f"go on from the checkpoint of step {saved_step}"
+    """Return the error of a run that diverged.
+
+    Args:
+        step: the step before which a value was not finite.
+        saved_step: step of the last checkpoint; None if there is none.
+    """
+    again = "start again" if saved_step is None else f"resume from the checkpoint of step {saved_step}"
     return UserError(
         f"the loss or its gradient is not finite before step {step}; {again} with a lower learning_rate or a "
         "smaller clip_norm"
@@ -93,9 +98,9 @@ class Loop:
     """Runs a `TrainingRun` to its last step.
 
     Args:
-        run: what is trained, new or resumed.
-        writer: of metrics.
-        profile: the first step and the number of steps that are profiled, if any are.
+        run: a new or resumed run.
+        writer: writes metrics and images.
+        profile: the first step and the number of steps to profile; None: none.
     """
 
     def __init__(self, run: TrainingRun, writer: MetricsWriter, profile: tuple[int, int] | None = None):
@@ -108,38 +113,38 @@ class Loop:
         self.frames_per_step = plan.training.batch_size * plan.spec.num_frames
 
     def train(self) -> None:
-        """Train, and leave with everything saved.
+        """Train to the last step, and save everything.
 
         Raises:
             UserError: the loss is not finite, too many clips cannot be read, or the disk is full.
-            SystemExit: a signal asked to stop; the state is saved.
+            SystemExit: a signal stopped the run; the state is saved.
         """
         run, start = self.run, int(self.run.state.step)
         bar = TrainingBar(self.num_steps, start, frames_per_step=self.frames_per_step, shown=is_first_process())
         with StopSignal() as stop, contextlib.closing(bar), self._closing(), self._profiler() as profile:
-            window, last = Window(), None
+            window, last = MetricsWindow(), None
             for step in itertools.count(start):
                 signal = stop.requested(step)
                 if step > start:
-                    window = self._between(step, window, bar, stops=signal is not None)
+                    window = self._after_step(step, window, bar, stops=signal is not None)
                 if signal is not None or step >= self.num_steps:
                     run.checkpoints.wait()
                 if signal is not None:
-                    said = f"saved {step} steps" if run.saved_step == step else "nothing was done yet"
-                    bar.say(f"{signal.name}: {said}; the same command goes on from there")
-                    raise SystemExit(STOPPED + signal)
+                    done = f"saved {step} steps" if run.saved_step == step else "no step was done yet"
+                    bar.say(f"{signal.name}: {done}; the same command resumes from there")
+                    raise SystemExit(SIGNAL_EXIT_CODE + signal)
                 if step >= self.num_steps:
                     bar.say(f"{step} steps done: {run.workdir}")
                     return
                 profile(step)
                 last = self._step(window, last)
                 if step == start:
-                    window.start_again()
+                    window.restart_timing()
                 bar.step_started()
 
     @contextlib.contextmanager
     def _closing(self) -> Iterator[None]:
-        """Close the run. After an error the other processes may be elsewhere: they are not waited for."""
+        """Close the run at the end of the block; after an error, without waiting for the other processes."""
         try:
             yield
         except BaseException:
@@ -147,8 +152,8 @@ class Loop:
             raise
         self.run.close()
 
-    def _step(self, window: Window, last: Metrics | None) -> Metrics:
-        """Draw a batch and start its step; the one before is waited for, so that batches do not pile up."""
+    def _step(self, window: MetricsWindow, last: Metrics | None) -> Metrics:
+        """Draw a batch and start its step. Wait for the step before, so that batches do not accumulate."""
         waiting = time.monotonic()
         batch = self.run.next_batch()
         window.waited += time.monotonic() - waiting
@@ -158,8 +163,8 @@ class Loop:
         window.metrics.append(metrics)
         return metrics
 
-    def _between(self, step: int, window: Window, bar: TrainingBar, *, stops: bool) -> Window:
-        """What is due after so many steps: metrics, evaluation, a checkpoint, samples. A stop has no time for more."""
+    def _after_step(self, step: int, window: MetricsWindow, bar: TrainingBar, *, stops: bool) -> MetricsWindow:
+        """Log, evaluate, save and sample as is due after a step. A run that stops only logs and saves."""
         config = self.run.plan.config.train
 
         def due(every: int) -> bool:
@@ -177,18 +182,18 @@ class Loop:
         if samples:
             self.writer.images(step, {"samples": write_samples(self.run, step)})
         self.run.checkpoints.poll()
-        return Window() if logs else window
+        return MetricsWindow() if logs else window
 
-    def _log(self, step: int, window: Window, bar: TrainingBar) -> None:
+    def _log(self, step: int, window: MetricsWindow, bar: TrainingBar) -> None:
         """Write the metrics of a window.
 
         Raises:
-            UserError: the loss or its gradient is not finite; nothing is saved then.
+            UserError: the loss or its gradient is not finite. The step is not saved then.
         """
         values, speeds = window.values(self.run.plan.training), window.speeds()
         self.run.clips.check()
         if diverged(values):
-            self.run.checkpoints.wait()  # only a step that is there is named
+            self.run.checkpoints.wait()  # the error may name only a step that is completely saved
             raise divergence_error(step, self.run.saved_step)
         self.run.latent_std = values.get("latent_std")
         values["learning_rate"] = float(self.rate(step - 1))
@@ -198,7 +203,7 @@ class Loop:
         bar.update(loss=values["loss"], data_wait_share=values.get("data_wait_share", 0.0))
 
     def _throughput(self, steps_per_second: float | None) -> dict[str, float]:
-        """Frames and model operations a second; of all devices, and as a share of what they can do."""
+        """Return frames and model FLOPs per second of all devices, and their model FLOP utilisation from 0 to 1."""
         if steps_per_second is None:
             return {}
         flops = self.flops * steps_per_second
@@ -207,10 +212,10 @@ class Loop:
 
     @contextlib.contextmanager
     def _profiler(self) -> Iterator[Any]:
-        """Starts and stops JAX's profiler around the steps asked for."""
+        """Yield a function to call before each step, which runs JAX's profiler during the steps of `profile`."""
         running = False
         options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0  # its hooks in every thread can crash one that saves a checkpoint meanwhile
+        options.python_tracer_level = 0  # its hooks can crash a thread that saves a checkpoint
 
         def at(step: int) -> None:
             nonlocal running

@@ -1,6 +1,6 @@
-"""What a training run tells of itself: JSON lines, TensorBoard and, if asked for, Weights & Biases.
+"""Metrics of a training run: JSON lines, TensorBoard and, on request, Weights & Biases.
 
-The first process writes, and where it cannot, all processes stop.
+The first process writes. If it fails, all processes stop.
 """
 
 import contextlib
@@ -27,15 +27,15 @@ _WANDB_ID: Final = "wandb_id"
 
 
 class MetricsWriter:
-    """Writes scalars and images of a run under its `workdir`.
+    """A writer of scalars and images of a run, under its `workdir`.
 
     `metrics.jsonl` has an object for each call of `write`: `step`, `time` (seconds since 1970) and the values by
-    name. NaN and the infinities, which JSON has no numbers for, are the strings "NaN", "Infinity" and "-Infinity".
+    name. JSON has no numbers for NaN and the infinities: they are the strings "NaN", "Infinity" and "-Infinity".
 
-    A resumed run has each step once. From `metrics.jsonl` the lines after the step it resumes from are left out, and
-    what a kill has left of a last line: the kept lines are written to a new file, which then takes the old one's place,
-    so that a kill at any moment leaves one or the other. TensorBoard is told to forget the later events; W&B keeps
-    what it has and skips the steps that come again.
+    A resumed run has each step once. From `metrics.jsonl` it removes the lines after the step that it resumes from, and
+    an incomplete last line of a killed process. The remaining lines are written to a new file, which then replaces the
+    old one, so that one of both is complete whenever the process is killed. In TensorBoard, an event marks later events
+    as outdated. W&B keeps its steps and skips those that are logged again.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class MetricsWriter:
         tensorboard: bool = True,
         wandb_project: str = "",
     ):
-        """Open the files; every process calls it, at the same point.
+        """Open the files. Every process must call this at the same point.
 
         Args:
-            workdir: of the run; made if it is not there.
-            resumed_step: the run goes on after it; 0 for a new run.
-            config: of the run, for W&B.
+            workdir: working directory of the run; created if missing.
+            resumed_step: step that the run resumes from; 0 for a new run.
+            config: settings of the run, for W&B.
             tensorboard: write event files to `workdir`/tensorboard.
-            wandb_project: project of W&B to log to; empty: none.
+            wandb_project: W&B project to log to; empty: none.
 
         Raises:
-            UserError: the folder cannot be written, or wandb is asked for and is not installed or takes no run.
+            UserError: the folder cannot be written, or W&B is requested and is not installed or fails.
         """
         self._workdir = workdir
         self._lines: Any = None
@@ -69,46 +69,46 @@ class MetricsWriter:
                 self._wandb = _start_wandb(workdir, wandb_project, config or {})
             self._lines = _open_lines(workdir / METRICS, resumed_step)
             if tensorboard:
-                with _one_line(workdir / TENSORBOARD, "choose another --workdir"):
+                with _disk_errors(workdir / TENSORBOARD, "choose another --workdir"):
                     self._tensorboard = _EventFile(workdir / TENSORBOARD, resumed_step)
 
         from_first_process(open_files)
 
     def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
-        """Write scalars of a step; names with a slash are grouped by what stands before it.
+        """Write scalars of a step. TensorBoard and W&B group names by the part before a slash.
 
-        Every process calls it, at the same point.
+        Every process must call this at the same point.
 
         Raises:
-            UserError: the disk is full, or W&B takes nothing.
+            UserError: the disk is full, or W&B fails.
         """
         from_first_process(lambda: self._write(step, {name: float(value) for name, value in values.items()}))
 
     def images(self, step: int, images: Mapping[str, Path]) -> None:
-        """Show image files in TensorBoard and W&B, by name.
+        """Add image files to TensorBoard and W&B, by name.
 
-        Every process calls it, at the same point; the first reads the files.
+        Every process must call this at the same point; the first reads the files.
 
         Raises:
-            UserError: the disk is full, or W&B takes nothing.
+            UserError: the disk is full, or W&B fails.
         """
         from_first_process(lambda: self._show(step, images))
 
     def close(self) -> None:
-        """Close the files, in which everything is already. For any process by itself; nothing is raised."""
+        """Close the files, to which everything is already written. Any process may call this alone; it never raises."""
         for file in (self._lines, self._tensorboard):
             if file is not None:
-                with contextlib.suppress(OSError):  # said before, when it was written
+                with contextlib.suppress(OSError):  # reported before, by the write that failed
                     file.close()
         if self._wandb is not None:
             try:
                 self._wandb.finish()
             except Exception as error:
-                print(f"warning: W&B has not taken everything ({_first_line(error)})", file=sys.stderr, flush=True)
+                print(f"warning: W&B has not saved everything ({_first_line(error)})", file=sys.stderr, flush=True)
 
     def _write(self, step: int, numbers: Mapping[str, float]) -> None:
-        line = {"step": step, "time": round(time.time(), 3)} | {name: _json(v) for name, v in numbers.items()}
-        with _one_line(self._workdir):
+        line = {"step": step, "time": round(time.time(), 3)} | {name: _json_number(v) for name, v in numbers.items()}
+        with _disk_errors(self._workdir):
             self._lines.write(json.dumps(line, allow_nan=False) + "\n")
             self._lines.flush()
             if self._tensorboard is not None:
@@ -124,7 +124,7 @@ class MetricsWriter:
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
             if self._tensorboard is not None:
-                with _one_line(self._workdir):
+                with _disk_errors(self._workdir):
                     self._tensorboard.image(step, name, pixels)
             if self._wandb is not None:
                 import wandb
@@ -134,40 +134,40 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, with NaN and the infinities as numbers again."""
+    """Read the lines of a `metrics.jsonl`, with NaN and the infinities as floats."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [{name: float(v) if isinstance(v, str) else v for name, v in line.items()} for line in lines]
 
 
-def _json(value: float) -> float | str:
+def _json_number(value: float) -> float | str:
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
 
 
 def _open_lines(path: Path, resumed_step: int) -> Any:
-    with _one_line(path, "choose another --workdir"):
+    with _disk_errors(path, "choose another --workdir"):
         old = []
         with contextlib.suppress(FileNotFoundError), open_regular(path) as file:
             old = file.read().splitlines(keepends=True)
-        kept = [line for line in old if _is_kept(line, resumed_step)]
+        kept = [line for line in old if _is_kept_line(line, resumed_step)]
         if len(kept) < len(old):
             write_bytes(path, b"".join(kept))
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a", encoding="utf-8")
 
 
-def _is_kept(line: bytes, resumed_step: int) -> bool:
-    """Whether a line is whole, and of a step that the run goes on after."""
+def _is_kept_line(line: bytes, resumed_step: int) -> bool:
+    """Return whether a line is complete and not of a step after the resumed one."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return line.endswith(b"\n") and bool(json.loads(line)["step"] <= resumed_step)
     return False
 
 
 class _EventFile:
-    """TensorBoard's events, written at once.
+    """A TensorBoard event file that is written immediately.
 
-    tensorboardX's own writer leaves them to a thread, and waits for it for ever once a full disk has ended it.
+    The writer of tensorboardX writes in a thread; after a full disk has ended that thread it waits for it forever.
     """
 
     def __init__(self, folder: Path, resumed_step: int):
@@ -204,7 +204,8 @@ class _EventFile:
 
 
 @contextlib.contextmanager
-def _one_line(path: Path, remedy: str = "make room, then go on with the same command") -> Iterator[None]:
+def _disk_errors(path: Path, remedy: str = "make room, then resume with the same command") -> Iterator[None]:
+    """Turn errors of the file system in the block into a `UserError` of one line."""
     try:
         yield
     except OSError as error:
@@ -213,7 +214,7 @@ def _one_line(path: Path, remedy: str = "make room, then go on with the same com
 
 @contextlib.contextmanager
 def _wandb_errors() -> Iterator[None]:
-    """What goes wrong in W&B, of whatever type: no login, no network, no such project."""
+    """Turn any error of W&B in the block into a `UserError`: no login, no network, no such project."""
     try:
         yield
     except Exception as error:
@@ -225,7 +226,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _start_wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
-    """A run of W&B, the same one whenever the training of `workdir` goes on."""
+    """Start a W&B run, or resume the one that `workdir` was logged to before."""
     try:
         import wandb
     except ImportError:

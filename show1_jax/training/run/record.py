@@ -1,4 +1,4 @@
-"""`training/record.json` of a step: what a run must know to resume, besides its arrays."""
+"""The record of a saved step, `training/record.json`: everything that a run requires to resume, except its arrays."""
 
 import dataclasses
 from typing import Any
@@ -9,7 +9,7 @@ from show1_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class FailureState(Settings):
-    """The clips that could not be read; see `show1_jax.data.failures.Counts`."""
+    """Counts and names of the clips that could not be read; see `show1_jax.data.failures.Counts`."""
 
     num_read: int = 0
     num_failed: int = 0
@@ -18,7 +18,7 @@ class FailureState(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ClipState(Settings):
-    """Where a run is in its data; see `show1_jax.data.clips.ClipIterator.get_state`."""
+    """The position of a run in its data; see `show1_jax.data.clips.ClipIterator.get_state`."""
 
     next_batch: int
     failures: FailureState = FailureState()
@@ -26,18 +26,18 @@ class ClipState(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class StepRecord(Settings):
-    """What a step's record says.
+    """The record of a saved step.
 
     Attributes:
-        stage: that is trained.
-        step: its number.
-        data: where the run was in its data.
-        fingerprint: of the data, see `ClipIterator`.
-        network: the fields of its architecture, and its schedulers by role.
-        settings: those that the run depends on, by dotted name.
+        stage: trained stage.
+        step: number of completed steps.
+        data: position of the run in its data.
+        fingerprint: hash of the data, see `ClipIterator`.
+        network: fields of the network's architecture, and its schedulers by role.
+        settings: settings that the run depends on, by dotted name.
         config: all settings.
-        mesh: sizes of its axes.
-        processes: how many there were.
+        mesh: sizes of the mesh's axes.
+        processes: number of processes.
     """
 
     stage: str
@@ -59,8 +59,8 @@ class StepRecord(Settings):
         """Build from the JSON of a record.
 
         Args:
-            values: as a checkpoint holds them; fields of other versions are passed over.
-            where: names the file in errors.
+            values: the JSON of a checkpoint; unknown fields, of other versions, are ignored.
+            where: name of the file in errors.
 
         Raises:
             UserError: a field is missing or of the wrong type; the line names both.
@@ -69,4 +69,4 @@ class StepRecord(Settings):
         try:
             return cls.from_dict({name: value for name, value in values.items() if name in known})
         except UserError as error:
-            raise UserError(f"{where}: {error}; remove that step, or take another --workdir") from None
+            raise UserError(f"{where}: {error}; remove that step, or use another --workdir") from None

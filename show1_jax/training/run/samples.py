@@ -1,4 +1,4 @@
-"""Videos that a network makes while it trains: its stage alone, on validation clips, with the averaged weights."""
+"""Sample videos during training: only the trained stage, on validation clips, with the averaged weights."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,36 +31,36 @@ from show1_jax.training.plan import Plan
 from show1_jax.training.run.training_run import TrainingRun
 
 NUM_SAMPLES: Final = 4
-"""Clips that are sampled, or as many more as the mesh's data axis has places."""
+"""Number of clips to sample, rounded up to a multiple of the size of the mesh's data axis."""
 
 
 def write_samples(run: TrainingRun, step: int, denoise: Denoise = denoise) -> Path:
     """Sample the stage of a run into `WORKDIR/samples/STEP`, with a contact sheet of samples and true clips.
 
-    Every stage but the keyframes starts from the true clip: its end frames, or the clip at low resolution.
+    The inputs of every stage but the keyframes come from the true clip: its end frames, or the clip at low resolution.
 
     Args:
-        run: with the state to sample from.
-        step: names the folder.
-        denoise: runs the sampler.
+        run: run whose averaged weights are sampled.
+        step: number of the step, which is the folder's name.
+        denoise: function that runs the sampler.
 
     Returns:
-        The contact sheet.
+        The path of the contact sheet.
     """
     folder = run.workdir / "samples" / f"{step:08d}"
     videos, captions = _true_clips(run)
     with jax.set_mesh(run.mesh):
-        samples = _sample(run, put_batch(from_uint8(videos), run.mesh), captions, denoise)
+        samples = _sample_stage(run, put_batch(from_uint8(videos), run.mesh), captions, denoise)
     made = to_uint8(gather(samples, run.mesh))
-    from_first_process(lambda: _write(folder, made, videos, captions, run))
+    from_first_process(lambda: _write_videos(folder, made, videos, captions, run))
     return folder / CONTACT_SHEET
 
 
-def _write(folder: Path, made: np.ndarray, true: np.ndarray, captions: Sequence[str], run: TrainingRun) -> None:
+def _write_videos(folder: Path, made: np.ndarray, true: np.ndarray, captions: Sequence[str], run: TrainingRun) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {folder} ({error.strerror}); make room, then go on") from error
+        raise UserError(f"cannot write {folder} ({error.strerror}); make room, then resume") from error
     for number, clip in enumerate(made):
         write_mp4(folder / f"{number}.mp4", clip, run.plan.spec.fps)
     rows: dict[str, UInt8[np.ndarray, "t h w 3"]] = {}
@@ -71,9 +71,9 @@ def _write(folder: Path, made: np.ndarray, true: np.ndarray, captions: Sequence[
 
 
 def _true_clips(run: TrainingRun) -> tuple[UInt8[np.ndarray, "b t h w 3"], list[str]]:
-    """The first validation clips, whole on every process."""
-    places = run.mesh.shape["data"]
-    num = -(-NUM_SAMPLES // places) * places
+    """Return the first validation clips, uint8, and their captions; complete on every process."""
+    size = run.mesh.shape["data"]
+    num = -(-NUM_SAMPLES // size) * size
     batch_size = run.plan.training.batch_size
     first = next(iter(run.validation))
     videos = gather(put_rows(first.video, run.rows, batch_size, run.mesh), run.mesh)
@@ -83,7 +83,7 @@ def _true_clips(run: TrainingRun) -> tuple[UInt8[np.ndarray, "b t h w 3"], list[
     return videos[chosen], [captions[row] for row in chosen]
 
 
-def _sample(run: TrainingRun, clips: Video, captions: Sequence[str], denoise: Denoise) -> StageVideo:
+def _sample_stage(run: TrainingRun, clips: Video, captions: Sequence[str], denoise: Denoise) -> StageVideo:
     plan, config = run.plan, run.plan.config
     graph, like = plan.network()
     network = LoadedNetwork(graph, to_state(like, run.state.average), plan.architecture)
@@ -96,7 +96,7 @@ def _sample(run: TrainingRun, clips: Video, captions: Sequence[str], denoise: De
         network=network,
         scheduler=scheduler,
         noising_scheduler=plan.scheduler("image_noising_scheduler"),
-        text=_text(run, captions),
+        text=_text_states(run, captions),
         noise=SeededNoise(list(range(len(clips))), run.mesh),
         mesh=run.mesh,
         on_step=lambda done, total: None,
@@ -107,26 +107,26 @@ def _sample(run: TrainingRun, clips: Video, captions: Sequence[str], denoise: De
 
 
 def _stage_inputs(plan: Plan, clips: Video) -> dict[Stage, StageVideo]:
-    """Make the inputs of a stage from true clips of its result."""
+    """Compute the inputs of a stage from true clips of its result."""
     config, row = plan.config, plan.row
     assert row is not None
     scale = config.first_frame.scale
     upscaled = (config.keyframes.height * scale, config.keyframes.width * scale)
     made: dict[Stage, Callable[[], StageVideo]] = {
         "keyframes": lambda: clips[:, [0, -1]],
-        "interpolation": lambda: _smaller(clips, scale),
+        "interpolation": lambda: _downsampled(clips, scale),
         "first_frame": lambda: clips[:, :1],
         "superres_pixel": lambda: resize_bilinear(clips, *upscaled),
     }
     return {stage: made[stage]() for stage in row.inputs}
 
 
-def _smaller(clips: Video, scale: int) -> Float32[Array, "b t h//{scale} w//{scale} c"]:
+def _downsampled(clips: Video, scale: int) -> Float32[Array, "b t h//{scale} w//{scale} c"]:
     return reduce(clips, "b t (h i) (w j) c -> b t h w c", "mean", i=scale, j=scale)
 
 
-def _text(run: TrainingRun, captions: Sequence[str]) -> Float[Array, "b g n d"]:
-    """Encode the negative and the true captions, or the captions alone; a cache has no negative but the empty one."""
+def _text_states(run: TrainingRun, captions: Sequence[str]) -> Float[Array, "b g n d"]:
+    """Encode the negative and the true captions, or only the captions; a cache contains only the empty negative."""
     config, row, source = run.plan.config, run.plan.row, run.inputs.text
     assert row is not None
     assert source is not None

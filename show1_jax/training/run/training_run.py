@@ -1,4 +1,4 @@
-"""A training run put together: plan, mesh, data, frozen networks, state and compiled step, new or resumed."""
+"""A new or resumed training run: plan, mesh, data, frozen networks, state and compiled step."""
 
 import dataclasses
 import json
@@ -27,30 +27,35 @@ from show1_jax.training.run.record import ClipState, StepRecord
 from show1_jax.training.state import TrainState, abstract_state, new_state
 from show1_jax.training.step import Batch, Metrics, Model, make_evaluation_step, make_train_step
 
-_FIXED: Final = ("batch_size", "seed")
-"""Settings that a resumed run must not have differently."""
-_OF_OPTIMIZER: Final = {"optimizer.kind", "decoder_only"}
-"""Settings that decide what an optimiser keeps."""
-_MAY_CHANGE: Final = {
+_FIXED_SETTINGS: Final = ("batch_size", "seed")
+"""Settings that a resumed run must not change."""
+_OPTIMIZER_SETTINGS: Final = {"optimizer.kind", "decoder_only"}
+"""Settings that determine the structure of the optimiser's state; a resumed run must not change them either."""
+_CHANGEABLE_SETTINGS: Final = {
     *("log_every", "evaluate_every", "save_every", "sample_every", "keep", "keep_every"),
     *("mesh.data", "mesh.fsdp", "mesh.tensor", "data.num_workers", "data.max_failed_share"),
     *("num_microbatches", "remat", "num_bands", "init", "text.cache"),
 }
-"""Settings that it may have differently without a word."""
+"""Settings that a resumed run may change without a warning; all others may change with one."""
 
 
 class TrainingRun:
-    """Everything that the loop needs.
+    """Everything that the training loop requires.
 
     Attributes:
-        plan: what is trained.
-        mesh: of devices.
-        state: what training changes.
-        saved_step: of the last checkpoint; None before the first.
-        latent_std: of an autoencoder's latents, once it is known.
-        clips: where the next batch comes from.
-        checkpoints: where the state is saved.
-        compiled_step: state, frozen weights and a batch to state and metrics; see `make_train_step`.
+        plan: plan of the stage's training.
+        workdir: working directory of the run.
+        mesh: devices.
+        state: the training state.
+        saved_step: step of the last checkpoint; None before the first.
+        latent_std: standard deviation of an autoencoder's latents; None until it is measured.
+        rows: rows of the whole batch that this process reads.
+        clips: iterator over the training batches.
+        validation: the validation batches.
+        inputs: computes the objective's inputs from batches.
+        model: the trained network with its objective.
+        checkpoints: saved steps.
+        compiled_step: maps state, frozen weights and a batch to state and metrics; see `make_train_step`.
     """
 
     def __init__(self, plan: Plan, workdir: Path, mesh: Mesh):
@@ -79,27 +84,36 @@ class TrainingRun:
 
     @classmethod
     def open(cls, plan: Plan, workdir: Path, devices: Sequence[jax.Device] | None = None) -> "TrainingRun":
-        """A new run in `workdir`, or the one there, from its last good checkpoint, on these devices or on all.
+        """Start a new run in `workdir`, or resume the run there from its newest intact checkpoint.
+
+        Args:
+            plan: plan of the stage's training.
+            workdir: working directory of the run.
+            devices: devices to train on; None: all.
 
         Raises:
-            UserError: a mesh or a batch that does not fit the devices; no data; a checkpoint of another stage or of
-                other data; no frozen network; or no checkpoint that can be used.
+            UserError: the mesh or the batch does not fit the devices; data or a frozen network is missing; the run in
+                `workdir` is of another stage, network or data; or none of its checkpoints is intact.
         """
         return cls(plan, workdir, make_mesh(plan.config.train.mesh, devices, "train.mesh"))
 
     def next_batch(self) -> Batch:
-        """Draw a batch: this process's rows of it, with their text, spread over the devices."""
+        """Draw the next batch: this process's rows of clips and text, sharded over the devices."""
         clips = next(self.clips)
         return self.inputs.put(clips.video, clips.captions, self.rows)
 
     def train_step(self, batch: Batch) -> Metrics:
-        """One step; returns before it is computed."""
+        """Start one step and return its metrics, before they are computed."""
         with jax.set_mesh(self.mesh):
             self.state, metrics = self.compiled_step(self.state, self.inputs.frozen, batch)
         return metrics
 
     def evaluate(self) -> float:
-        """Mean loss of the averaged weights over the validation clips, at noise that is always the same."""
+        """Return the mean loss of the averaged weights over the validation clips, with the same noise every time.
+
+        Raises:
+            UserError: none of the validation clips can be read.
+        """
         total = valid = 0.0
         for number, clips in enumerate(self.validation):
             batch = self.inputs.put(clips.video, clips.captions, self.rows)
@@ -114,10 +128,10 @@ class TrainingRun:
         return total / valid
 
     def save(self, step: int) -> None:
-        """Save the state; the writing goes on in the background.
+        """Save the state. Writing continues in the background after this returns.
 
         Raises:
-            UserError: the disk is full, or this or the earlier save failed.
+            UserError: the disk is full, this or the earlier save failed, or too many clips cannot be read.
         """
         plan = self.plan
         self.clips.check()
@@ -126,8 +140,8 @@ class TrainingRun:
             step=step,
             data=ClipState.from_dict(self.clips.get_state()),
             fingerprint=self.clips.fingerprint,
-            network=tuple(_network(plan)),
-            settings=_settings(plan),
+            network=tuple(_recorded_network(plan)),
+            settings=_recorded_run_settings(plan),
             config=plan.config.to_dict(),
             mesh=dict(self.mesh.shape),
             processes=jax.process_count(),
@@ -137,7 +151,7 @@ class TrainingRun:
         self.saved_step = step
 
     def _published(self, step: int) -> Component:
-        """What a checkpoint says of the network: of an autoencoder, also how its latents are to be scaled."""
+        """Return the network's record for a checkpoint, with the measured `scaling_factor` of an autoencoder."""
         plan, architecture = self.plan, self.plan.record.architecture
         if self.latent_std and not plan.keeps_latents:
             architecture = architecture | {"scaling_factor": 1 / self.latent_std}
@@ -145,10 +159,10 @@ class TrainingRun:
         return dataclasses.replace(plan.record, architecture=architecture, dtype="float32", provenance=provenance)
 
     def close(self, *, failed: bool = False) -> None:
-        """End the data's workers and wait for the last save.
+        """Stop the data workers and wait for the last save.
 
         Args:
-            failed: this process alone may be here, so that it must not wait for the others.
+            failed: this process may be the only one that closes, and does not wait for the others.
 
         Raises:
             UserError: the last save failed.
@@ -157,7 +171,7 @@ class TrainingRun:
         self.checkpoints.close(agree=not failed)
 
     def resume(self) -> bool:
-        """Take state and place in the data from the last good checkpoint; False if there is none."""
+        """Restore state and position in the data from the newest intact checkpoint; return False if there is none."""
         self.checkpoints.wait()
         average: Any = self._abstract.average
         restored = self.checkpoints.restore(self.plan.component, average, self._abstract._replace(average={}))
@@ -181,72 +195,83 @@ class TrainingRun:
         return StepRecord.read(values, f"{self.checkpoints.directory}: the record of a step")
 
     def _check_resumed(self, values: Mapping[str, Any] | None) -> None:
-        """Refuse to go on with a run of something else, and say what is different where that is allowed."""
+        """Refuse to resume a run of another stage, network or data; warn of other settings that differ.
+
+        Args:
+            values: record of the newest intact step; None if there is none.
+        """
         if values is None:
             return
         record = self._read_record(values)
-        plan, where, remedy = self.plan, f"{self.workdir} holds a run", "or take another --workdir"
+        plan, where, remedy = self.plan, f"{self.workdir} holds a run", "or use another --workdir"
         if record.stage != plan.stage:
-            raise UserError(f"{where} of stage {record.stage}, not {plan.stage}; take another --workdir")
-        if not _is_of(plan, *record.network):
-            raise UserError(f"{where} of another network or noise schedule; go on with the config it had, {remedy}")
-        before, now = _of_stage(TrainingConfig(), plan.stage) | record.settings, _settings(plan)
-        for name in _FIXED:
+            raise UserError(f"{where} of stage {record.stage}, not {plan.stage}; use another --workdir")
+        if not _matches_network(plan, *record.network):
+            raise UserError(f"{where} of another network or noise schedule; resume with its config, {remedy}")
+        before, now = _stage_settings(TrainingConfig(), plan.stage) | record.settings, _recorded_run_settings(plan)
+        for name in _FIXED_SETTINGS:
             if before[name] != now[name]:
                 raise UserError(
-                    f"{where} with {name}={before[name]}, which clips and noise depend on; go on with that, {remedy}"
+                    f"{where} with {name}={before[name]}, which clips and noise depend on; resume with that, {remedy}"
                 )
-        for name in _OF_OPTIMIZER & now.keys():
+        for name in _OPTIMIZER_SETTINGS & now.keys():
             if before[name] != now[name]:
                 raise UserError(
-                    f"{where} with {name}={before[name]}, whose state another optimizer cannot take; "
-                    f"go on with that, or take another --workdir and start there with init={self.workdir}"
+                    f"{where} with {name}={before[name]}, whose state another optimizer cannot use; "
+                    f"resume with that, or use another --workdir and start with init={self.workdir}"
                 )
         if record.fingerprint != self.clips.fingerprint:
             raise UserError(
                 f"{where} on other clips (dataset, data.seed, num_validation, or their size, rate or length); "
-                f"go on with those, {remedy}"
+                f"resume with those, {remedy}"
             )
-        changed = [name for name in now if name not in _MAY_CHANGE and before.get(name) != now[name]]
+        changed = [name for name in now if name not in _CHANGEABLE_SETTINGS and before.get(name) != now[name]]
         if changed:
-            warn_user(f"{where} with another {', '.join(changed)}; it goes on with the new settings")
+            warn_user(f"{where} with another {', '.join(changed)}; it resumes with the new settings")
 
 
-def _network(plan: Plan) -> Any:
-    """What a run's network is, as its record holds it."""
+def _recorded_network(plan: Plan) -> Any:
+    """Return architecture and schedulers of a run's network, as its record contains them."""
     return json.loads(json.dumps([plan.architecture.to_dict(), plan.record.schedulers]))
 
 
-def _is_of(plan: Plan, architecture: Mapping[str, Any], schedulers: Mapping[str, Any]) -> bool:
-    """Whether a record's network is the plan's; settings that are newer than the record had their default there."""
-    return type(plan.architecture).from_dict(architecture) == plan.architecture and schedulers == _network(plan)[1]
+def _matches_network(plan: Plan, architecture: Mapping[str, Any], schedulers: Mapping[str, Any]) -> bool:
+    """Return whether a record's network is the plan's; fields that the record lacks have their defaults."""
+    return (
+        type(plan.architecture).from_dict(architecture) == plan.architecture
+        and schedulers == _recorded_network(plan)[1]
+    )
 
 
-def _settings(plan: Plan) -> dict[str, Any]:
-    """The settings that a stage's run depends on, by dotted name, as its record holds them."""
+def _recorded_run_settings(plan: Plan) -> dict[str, Any]:
+    """Return the settings that a stage's run depends on, by dotted name, as its record contains them."""
     others = {"text_padding": plan.config.text_padding, "between": plan.config.interpolation.between}
     frozen = {} if plan.checkpoints is None else {name: plan.checkpoints.manifest.digest(name) for name in plan.frozen}
-    return _of_stage(plan.config.train, plan.stage) | flatten({**others, "frozen": frozen})
+    return _stage_settings(plan.config.train, plan.stage) | flatten({**others, "frozen": frozen})
 
 
-def _of_stage(config: TrainingConfig, stage: TrainedStage) -> dict[str, Any]:
-    """The settings of a stage's training and those that all stages share, by dotted name."""
+def _stage_settings(config: TrainingConfig, stage: TrainedStage) -> dict[str, Any]:
+    """Return the settings of a stage's training and those that all stages share, by dotted name."""
     train = config.to_dict()
     shared = {name: value for name, value in train.items() if name not in TRAINED_STAGES}
     return flatten({**shared, **train[stage]})
 
 
 def check_batch(plan: Plan, mesh: Mapping[str, int]) -> None:
-    """Refuse a batch whose parts do not divide over the mesh.
+    """Refuse a batch whose microbatches do not divide over the mesh.
+
+    Args:
+        plan: plan of the stage's training.
+        mesh: sizes of the mesh's axes.
 
     Raises:
-        UserError: says what would.
+        UserError: names a batch size that divides.
     """
-    training, places = plan.training, mesh["data"] * mesh["fsdp"]
+    training, shards = plan.training, mesh["data"] * mesh["fsdp"]
     part = training.batch_size // training.num_microbatches
-    if part % places:
+    if part % shards:
         raise UserError(
             f"batch_size={training.batch_size} in {training.num_microbatches} microbatches is {part} clips at a time, "
-            f"which do not divide over the {places} places of data x fsdp; take a multiple of "
-            f"{places * training.num_microbatches} as --config.train.{plan.stage}.batch_size"
+            f"which do not divide over the {shards} shards of data x fsdp; use a multiple of "
+            f"{shards * training.num_microbatches} as --config.train.{plan.stage}.batch_size"
         )

@@ -1,4 +1,4 @@
-"""What a training run tells of itself: metrics files and the progress bar."""
+"""Metrics files and the progress bar of a training run."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def write(workdir: Path, steps: range, resumed_step: int = 0, **values: float) -
 
 
 def events(folder: Path) -> list[Event]:
-    """The events of all files, in the order of their names; a record is a length, its checksum, data, its checksum."""
+    """Read the events of all files, in order of names; a record is a length, its checksum, data, its checksum."""
     found = []
     for path in sorted(folder.iterdir()):
         data, start = path.read_bytes(), 0
@@ -50,7 +50,7 @@ def events(folder: Path) -> list[Event]:
 # JSON lines
 
 
-def test_a_line_is_there_at_once(tmp_path: Path) -> None:
+def test_a_line_is_written_immediately(tmp_path: Path) -> None:
     writer = MetricsWriter(tmp_path, tensorboard=False)
     before = time.time()
     values: dict[str, Any] = {"loss": np.float32(0.25), "learning_rate": 1e-5}
@@ -87,7 +87,7 @@ def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     resumed_step=st.integers(0, 30),
     torn=st.binary(max_size=20),
 )
-def test_whatever_a_kill_left(
+def test_lines_that_a_killed_process_left(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int], resumed_step: int, torn: bytes
 ) -> None:
     workdir = tmp_path_factory.mktemp("run")
@@ -114,7 +114,7 @@ def test_a_failure_while_cutting_leaves_the_old_file(tmp_path: Path, monkeypatch
 
 @contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """Files may not grow beyond so many bytes for a while."""
+    """Limit the size of files, in bytes, during the block."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -125,7 +125,7 @@ def full_disk(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("tensorboard", [True, False])
 def test_a_full_disk_is_one_line(tmp_path: Path, tensorboard: bool) -> None:
-    """Every time that it is met, and nothing waits; closing says nothing more."""
+    """Every write raises the error, and none waits; closing raises nothing."""
     writer = MetricsWriter(tmp_path, tensorboard=tensorboard)
     with full_disk(20_000 if tensorboard else 10):
         for _ in range(2):
@@ -136,7 +136,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, tensorboard: bool) -> None:
     assert (tmp_path / METRICS).stat().st_size > 10_000 * tensorboard
 
 
-def test_an_image_that_the_disk_does_not_take(tmp_path: Path) -> None:
+def test_an_image_on_a_full_disk(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "sheet.png")
     writer = MetricsWriter(tmp_path)
@@ -146,7 +146,7 @@ def test_an_image_that_the_disk_does_not_take(tmp_path: Path) -> None:
         writer.close()
 
 
-def test_all_processes_hear_of_what_the_first_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_processes_get_the_write_error_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def in_another_process(compute: Callable[[], None]) -> None:
@@ -197,7 +197,7 @@ def test_tensorboard_shows_scalars_and_images(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
-def test_tensorboard_forgets_the_steps_that_come_again(tmp_path: Path) -> None:
+def test_tensorboard_replaces_the_steps_that_are_repeated(tmp_path: Path) -> None:
     for resumed_step in (0, 4):
         writer = MetricsWriter(tmp_path, resumed_step=resumed_step)
         writer.write(resumed_step + 1, {"loss": 1.0})
@@ -206,7 +206,7 @@ def test_tensorboard_forgets_the_steps_that_come_again(tmp_path: Path) -> None:
     assert starts == [5]
 
 
-def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_resumes_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     run = SimpleNamespace(
         log=lambda values, step: calls.append((step, values)), finish=lambda: calls.append("finished")
@@ -246,7 +246,7 @@ def fail(*_: object, **__: object) -> None:
 def test_wandb_that_fails(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It stops the run at once, but costs a run that is done nothing."""
+    """A failure stops the run, except after its last step."""
     calls: dict[str, Callable[..., object]] = dict.fromkeys(("log", "finish"), lambda *_, **__: None)
     run = SimpleNamespace(**calls | {moment: fail})
     fake = SimpleNamespace(init=fail if moment == "init" else lambda **_: run)
@@ -261,7 +261,7 @@ def test_wandb_that_fails(
 
     if moment == "finish":
         write_one()
-        assert capsys.readouterr().err == "warning: W&B has not taken everything (api_key not configured (no-tty))\n"
+        assert capsys.readouterr().err == "warning: W&B has not saved everything (api_key not configured (no-tty))\n"
     else:
         with pytest.raises(UserError, match=r"^W&B fails \(api_key not configured \(no-tty\)\); `wandb login`, or"):
             write_one()
@@ -289,17 +289,17 @@ def run_bar(num_steps: int, start: int = 0, seconds: float = 0.02) -> None:
     bar.close()
 
 
-def test_bar_says_what_is_going_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bar_shows_progress_and_speed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_LOG_INTERVAL", 0.0)
     run_bar(10, start=90)
-    *lines, said, last = capsys.readouterr().err.splitlines()
+    *lines, line, last = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"training: compiling \[00:00\]", lines[0])
-    assert re.search(r"91/100 .*\? left\]", lines[1]), "no speed is known yet"
+    assert re.search(r"91/100 .*\? left\]", lines[1]), "the speed is unknown yet"
     pattern = r"training: 100%\|#+\| 100/100 \[.*left, ([\d.]+) steps/s, ([\d.]+) frames/s, (.*)\]"
     shown = re.fullmatch(pattern, last)
     assert shown, last
-    assert said == "saved"
-    # Of the steps after the first, and never faster than they were; a busy machine may be slower.
+    assert line == "saved"
+    # Speed of the steps after the first: at most their real speed; less on a busy machine.
     assert 1 < float(shown[1]) < 1 / 0.02
     assert float(shown[2]) == pytest.approx(16 * float(shown[1]), rel=0.02)
     assert shown[3] == "loss 0.1235, 3% waiting for data"
@@ -309,7 +309,7 @@ def test_a_log_has_a_line_every_half_minute(capsys: pytest.CaptureFixture[str]) 
     assert progress.refresh_seconds() == 30
     run_bar(10)
     lines = capsys.readouterr().err.splitlines()
-    # Compiling, the first step, the last, and what is said; nothing between.
+    # Compiling, the first step, the last step, and the line of `say`; nothing between them.
     assert len(lines) <= 4
     assert "\r" not in "".join(lines)
 

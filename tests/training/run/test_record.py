@@ -1,4 +1,4 @@
-"""Records of training steps: what a run says is what it resumes with, and an edited one is refused by field."""
+"""Records of training steps: a run resumes with the values that it saved, and an edited record is refused by field."""
 
 import json
 import os
@@ -31,7 +31,7 @@ JSON: st.SearchStrategy[Any] = (
 )
 
 
-def test_a_record_says_what_was_written() -> None:
+def test_a_record_is_read_as_it_was_written() -> None:
     record = StepRecord.read(RECORD | {"of_a_later_version": 1}, "record.json")
     assert json.loads(json.dumps(record.to_dict())) == RECORD
     assert record.data.failures.named == {"v1": "it is empty"}
@@ -58,7 +58,7 @@ def test_an_edited_record_is_refused_by_field(change: dict[str, Any], said: str)
     line = str(raised.value)
     assert line.startswith("record.json: ")
     assert said in line
-    assert line.endswith("; remove that step, or take another --workdir")
+    assert line.endswith("; remove that step, or use another --workdir")
 
 
 @given(st.dictionaries(st.sampled_from(sorted(RECORD)), JSON), st.booleans())

@@ -1,6 +1,6 @@
-"""Training: every stage learns and resumes exactly, also where it is killed or told to stop.
+"""Training: every stage learns and resumes exactly, also after a kill or a stop signal.
 
-Compiling a step is what takes the time here: each stage is compiled once, for a run that several tests look at.
+Most of the time here is compilation of steps: each stage is compiled once.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from show1_jax.errors import UserError
 from show1_jax.media.read import read_video
 from show1_jax.training.plan import make_plan
 from show1_jax.training.run import job
-from show1_jax.training.run.loop import Window, diverged, divergence_error
+from show1_jax.training.run.loop import MetricsWindow, diverged, divergence_error
 from show1_jax.training.run.metrics import read_metrics
 from show1_jax.training.run.samples import write_samples
 from show1_jax.training.run.stop import StopSignal
@@ -38,7 +38,7 @@ FALLS_BELOW = 0.5
 
 
 def bytes_of(run: TrainingRun) -> dict[str, bytes]:
-    """Every array of a run's state, and its place in the data."""
+    """Return the bytes of every array of a run's state, and its position in the data."""
     arrays = {
         jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
         for path, leaf in jax.tree_util.tree_leaves_with_path(run.state)
@@ -68,7 +68,7 @@ def test_every_stage_learns_and_resumes_exactly(stage: TrainedStage, tiny_checkp
 
 
 def check_samples(run: TrainingRun) -> None:
-    """What a run writes to look at; denoising itself, which is long to compile, is left out."""
+    """Check the samples of a run, without denoising, which takes long to compile."""
     sheet = write_samples(run, 7, denoise=lambda network, sampler, sample, **_: sample)
     assert sheet == run.workdir / "samples" / "00000007" / "contact_sheet.png"
     assert sheet.stat().st_size > 1000
@@ -78,7 +78,7 @@ def check_samples(run: TrainingRun) -> None:
 
 
 def wait_for_step(workdir: Path, step: int, process: "subprocess.Popen[str]") -> None:
-    """Until a checkpoint of that step or a later one is there."""
+    """Wait until a checkpoint of that step or a later one exists."""
     while process.poll() is None:
         steps = [int(path.name) for path in (workdir / "checkpoints").glob("0*")]
         if steps and max(steps) >= step:
@@ -94,7 +94,7 @@ def arrays_of(workdir: Path, config: Config, stage: TrainedStage) -> dict[str, b
     return arrays
 
 
-def test_a_killed_and_a_stopped_run_end_as_one_that_was_not(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_killed_and_a_stopped_run_end_like_an_uninterrupted_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
     stage: TrainedStage = "autoencoder"  # the quickest to compile
     steps = 16
     settled = [f"--stage={stage}", f"--config.train.{stage}.num_steps={steps}", "--config.train.save_every=2"]
@@ -129,7 +129,7 @@ def test_a_killed_and_a_stopped_run_end_as_one_that_was_not(tiny_checkpoint: Pat
     assert arrays_of(broken, config, stage) == arrays_of(straight, config, stage)
 
 
-def test_a_run_goes_on_only_as_what_it_is(
+def test_a_run_of_something_else_is_not_resumed(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage: TrainedStage = "autoencoder"
@@ -156,12 +156,12 @@ def test_a_run_goes_on_only_as_what_it_is(
 
     changed_rate = settings(tiny_checkpoint, stage, optimizer={"learning_rate": 0.5}, train={"log_every": 7})
     run = run_of(changed_rate, stage, tmp_path)
-    assert "with another optimizer.learning_rate; it goes on with the new settings" in capsys.readouterr().err
+    assert "with another optimizer.learning_rate; it resumes with the new settings" in capsys.readouterr().err
     assert run.saved_step == 0
     run.close()
 
 
-def test_a_run_goes_on_when_architectures_have_gained_a_setting(
+def test_a_run_resumes_when_architectures_have_gained_a_setting(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage: TrainedStage = "first_frame"
@@ -183,7 +183,7 @@ def test_a_run_goes_on_when_architectures_have_gained_a_setting(
     run.close()
 
 
-def test_a_run_starts_from_another_ones_average(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_the_average_of_another(tiny_checkpoint: Path, tmp_path: Path) -> None:
     stage: TrainedStage = "autoencoder"
     before = run_of(settings(tiny_checkpoint, stage, train={"seed": 5}), stage, tmp_path / "before")
     before.latent_std = 0.5
@@ -191,11 +191,11 @@ def test_a_run_starts_from_another_ones_average(tiny_checkpoint: Path, tmp_path:
     before.close()
     after = run_of(settings(tiny_checkpoint, stage, init=str(tmp_path / "before")), stage, tmp_path / "after")
     assert apart(after.state.weights, before.state.average) == 0
-    assert after.plan.record.architecture["scaling_factor"] == 2  # what the run before has measured
+    assert after.plan.record.architecture["scaling_factor"] == 2  # measured by the run before
     after.close()
 
 
-def test_a_decoder_alone_is_trained_under_latents_that_stay(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_decoder_is_trained_alone_and_latents_do_not_change(tiny_checkpoint: Path, tmp_path: Path) -> None:
     stage: TrainedStage = "autoencoder"
     before = run_of(settings(tiny_checkpoint, stage), stage, tmp_path / "before")
     before.latent_std = 0.5
@@ -213,13 +213,13 @@ def test_a_decoder_alone_is_trained_under_latents_that_stay(tiny_checkpoint: Pat
     run.save(8)
     run.close()
     assert CheckpointSet.open(str(alone)).component("vae").architecture["scaling_factor"] == 2
-    with pytest.raises(UserError, match="with decoder_only=True, whose state another optimizer cannot take"):
+    with pytest.raises(UserError, match="with decoder_only=True, whose state another optimizer cannot use"):
         run_of(settings(tiny_checkpoint, stage, init=start, optimizer=decayed), stage, alone)
-    with pytest.raises(UserError, match="say whose with init=DIR"):
+    with pytest.raises(UserError, match="name it with init=DIR"):
         run_of(settings(tiny_checkpoint, stage, decoder_only=True), stage, tmp_path / "new")
 
 
-def test_settings_that_the_network_it_starts_from_overrules_are_named(tiny_checkpoint: Path) -> None:
+def test_settings_that_the_initial_checkpoint_overrides_are_named(tiny_checkpoint: Path) -> None:
     config = settings(tiny_checkpoint, "keyframes", init=str(tiny_checkpoint))
     assert make_plan(config, "keyframes", "cpu").overridden_settings() == []
     changed = config.to_dict()
@@ -232,16 +232,16 @@ def test_settings_that_the_network_it_starts_from_overrules_are_named(tiny_check
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
-def test_a_loss_that_is_not_finite_is_seen(name: str, tiny_checkpoint: Path) -> None:
+def test_a_loss_that_is_not_finite_is_detected(name: str, tiny_checkpoint: Path) -> None:
     config = settings(tiny_checkpoint, "autoencoder").train.autoencoder
     values: dict[str, Any] = {"loss": np.float32(1), "grad_norm": np.float32(1)}
-    assert not diverged(Window([Metrics(**values, parts={}, bands=None)]).values(config))
+    assert not diverged(MetricsWindow([Metrics(**values, parts={}, bands=None)]).values(config))
     values[name] = np.float32("nan")
-    assert diverged(Window([Metrics(**values, parts={}, bands=None)]).values(config))
+    assert diverged(MetricsWindow([Metrics(**values, parts={}, bands=None)]).values(config))
 
 
 def test_a_run_that_diverges_names_the_last_good_step() -> None:
-    assert "before step 6; go on from the checkpoint of step 4 with a lower" in str(divergence_error(6, 4))
+    assert "before step 6; resume from the checkpoint of step 4 with a lower" in str(divergence_error(6, 4))
     assert "before step 6; start again with a lower" in str(divergence_error(6, None))
 
 
@@ -257,13 +257,13 @@ def test_a_run_that_diverges_saves_nothing_more(tiny_checkpoint: Path, tmp_path:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Ctrl-C as in a terminal: a shell's background jobs start without it."""
+    """Install Python's handler of Ctrl-C, as in a terminal: a shell's background jobs start without it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_the_first_signal_is_noted_and_the_second_takes_effect(interruptible: None) -> None:
+def test_the_first_signal_is_recorded_and_the_second_has_its_usual_effect(interruptible: None) -> None:
     with StopSignal() as stop:
         assert stop.requested(0) is None
         signal.raise_signal(signal.SIGINT)

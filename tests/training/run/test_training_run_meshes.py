@@ -16,7 +16,7 @@ from tests.helpers.tiny_runs import advance, apart, command, finish, run_of, set
 
 EQUAL = 1e-5
 
-# A huge epsilon makes AdamW a plain gradient step: without it rounding of gradients near zero grows to whole steps.
+# A huge epsilon makes AdamW plain gradient descent. Otherwise rounding of gradients near zero grows to whole steps.
 GRADIENT_DESCENT = {"learning_rate": 1e4, "epsilon": 1e6, "beta1": 0.0, "weight_decay": 0.0, "clip_norm": 0.0}
 MESHES: dict[str, tuple[MeshConfig, dict[str, Any]]] = {
     "data": (MeshConfig(data=8), {"remat": "full"}),
@@ -26,7 +26,7 @@ MESHES: dict[str, tuple[MeshConfig, dict[str, Any]]] = {
 
 
 def descend(config: Config, workdir: Path, num_devices: int) -> tuple[float, dict[str, np.ndarray], TrainingRun]:
-    """The first loss, the first gradient (the optimiser's first moment), and the run after five plain steps."""
+    """Return the first loss, the first gradient (the optimiser's first moment), and the run after five plain steps."""
     run = run_of(config, "keyframes", workdir, num_devices)
     (loss,) = advance(run, 1)
     gradient = {"/".join(path): np.asarray(leaf) for path, leaf in moment(run).items()}
@@ -56,7 +56,7 @@ def test_eight_devices_do_what_one_does(
     assert apart(gradient, alone[1]) <= EQUAL
     assert apart(run.state.weights, alone[2].state.weights) <= EQUAL
     assert apart(run.state.average, alone[2].state.average) <= EQUAL
-    # Whatever is large is spread, and lies as the weights do.
+    # Large arrays are sharded like the weights.
     shards = mesh.fsdp * mesh.tensor
     for tree in (run.state.weights, run.state.average, moment(run)):
         held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
@@ -74,11 +74,11 @@ def test_two_processes_do_what_one_does(
     arguments += [f"--coordinator_address={address}", "--num_processes=2"]
     processes = [start([*arguments, f"--process_id={number}"]) for number in range(2)]
     outputs = [finish(process) for process in processes]
-    spoken = [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")]
-    assert spoken == []  # only the first process speaks, but for what the collectives' library prints
+    printed = [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")]
+    assert printed == []  # only the first process prints, except for lines of the collectives' library
 
     config = settings(tiny_checkpoint, "keyframes", optimizer=GRADIENT_DESCENT)
-    run = run_of(config, "keyframes", tmp_path)  # and one process reads what two have written
+    run = run_of(config, "keyframes", tmp_path)  # one process reads the checkpoint of two
     assert int(run.state.step) == 5
     assert apart(run.state.weights, alone[2].state.weights) <= EQUAL
     first, *_ = read_metrics(tmp_path / "metrics.jsonl")
