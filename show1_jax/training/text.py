@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Float32, Key
 
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.networks import LoadedNetwork
@@ -125,7 +125,9 @@ def empty_caption(source: TextSource) -> HostText:
     return tuple(array[0] for array in source.prepare([""]))
 
 
-def drop_captions(text: DeviceText, empty: HostText, keys: Key[Array, " b"], rate: float) -> DeviceText:
+def drop_captions(
+    text: DeviceText, empty: HostText, keys: Key[Array, " b"], rate: float | Float32[Array, ""]
+) -> DeviceText:
     """Replace random captions by the empty one, for classifier-free guidance (arXiv 2207.12598). Pure.
 
     Args:

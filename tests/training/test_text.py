@@ -28,6 +28,7 @@ from show1_jax.data import text_cache
 from show1_jax.data.__main__ import main
 from show1_jax.data.clips import training_clips, validation_clips
 from show1_jax.data.dataset import features
+from show1_jax.data.records import Records
 from show1_jax.data.spec import ClipSpec
 from show1_jax.data.text_cache import TextCache, write_text_cache
 from show1_jax.data.videos import VideoSource
@@ -332,17 +333,22 @@ def test_record_is_plain_json(tiny_checkpoint: Path, caches: dict[tuple[str, Tex
 
 
 def test_captions_of_a_dataset_but_of_damaged_records() -> None:
-    class Records(list[bytes]):
-        def __getitem__(self, index: Any) -> Any:
+    video = {"name": "", "video": b"", "start": 0.0, "duration": 4.0, "fps": 8.0}
+
+    class SecondIsDamaged(Records):
+        def __init__(self) -> None:
+            pass
+
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> bytes:
             if index == 1:
                 raise RuntimeError("chunk data hash mismatch")
-            return super().__getitem__(index)
+            record: bytes = features().serialize_example(video | {"caption": f"l\u00e4st {index}"})
+            return record
 
-    video = {"name": "", "video": b"", "start": 0.0, "duration": 4.0, "fps": 8.0}
-    records: Any = Records(
-        features().serialize_example(video | {"caption": f"l\u00e4st {number}"}) for number in range(4)
-    )
-    source = VideoSource(records, range(4), sha256="", shortest_seconds=4.0)
+    source = VideoSource(SecondIsDamaged(), range(4), sha256="", shortest_seconds=4.0)
     assert sorted(source.captions()) == ["l\u00e4st 0", "l\u00e4st 2", "l\u00e4st 3"]
 
 
