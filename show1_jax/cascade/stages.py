@@ -158,6 +158,11 @@ STAGE_TABLE: Final[dict[Stage, StageSpec]] = {
 }
 
 
+def find_stage(name: str) -> StageSpec | None:
+    """Return the row of a stage; None if the cascade has no stage of this name, such as the trained `autoencoder`."""
+    return next((spec for spec in STAGE_TABLE.values() if spec.name == name), None)
+
+
 def stages_before(stage: Stage) -> tuple[Stage, ...]:
     """Return the stages that run before one."""
     return STAGES[: STAGES.index(stage)]

@@ -18,7 +18,7 @@ from show1_jax.cascade.conditions import interpolation_condition
 from show1_jax.cascade.fit import unet_problems
 from show1_jax.cascade.latents import latent_shape, sample_latents
 from show1_jax.cascade.resize import resize_bilinear
-from show1_jax.cascade.stages import PIXEL_CHANNELS, STAGE_TABLE, StageSpec
+from show1_jax.cascade.stages import PIXEL_CHANNELS, StageSpec, find_stage
 from show1_jax.config.sampling import Between, CascadeConfig, FirstFrameConfig, SuperresPixelConfig
 from show1_jax.config.training import (
     AutoencoderTrainingConfig,
@@ -246,19 +246,19 @@ def make_objective(
     Raises:
         UserError: the settings do not fit the stage, its schedules or its network.
     """
-    if stage == "autoencoder":
-        assert isinstance(training, AutoencoderTrainingConfig)
+    if isinstance(training, AutoencoderTrainingConfig):
         assert isinstance(architecture, VAEConfig)
         for name in ("in_channels", "out_channels"):
             value = getattr(architecture, name)
             _require_for_stage(value == 3, stage, f"{name}={value} of its network must be 3")
         return AutoencoderObjective(training.error, training.kl_weight, training.decoder_only)
+    spec = find_stage(stage)
+    assert spec is not None
     assert isinstance(architecture, UNetConfig)
     if scheduler is None:
         raise UserError(f"stage {stage}: it has no scheduler; give its noise schedule")
     assert isinstance(training, DenoisingTrainingConfig)
     _check_within_schedule(stage, "num_timesteps", training.num_timesteps, scheduler)
-    spec = STAGE_TABLE[stage]
     channels = architecture.in_channels if spec.is_latent else PIXEL_CHANNELS
     for problem in unet_problems(spec, architecture, channels):
         raise UserError(f"stage {stage}: {problem}")

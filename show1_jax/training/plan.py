@@ -8,7 +8,7 @@ import optax
 from flax import nnx
 
 from show1_jax.cascade.latents import latent_shape
-from show1_jax.cascade.stages import AUTOENCODER, PIXEL_CHANNELS, STAGE_TABLE, StageSpec
+from show1_jax.cascade.stages import AUTOENCODER, PIXEL_CHANNELS, StageSpec, find_stage
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, split_names
 from show1_jax.checkpoints.manifest import Component
 from show1_jax.checkpoints.networks import architecture_of, make_network
@@ -59,7 +59,7 @@ class Plan:
     @property
     def row(self) -> StageSpec | None:
         """Row of the stage table; None for the autoencoder, which is not a stage of the cascade."""
-        return None if self.stage == "autoencoder" else STAGE_TABLE[self.stage]
+        return find_stage(self.stage)
 
     @property
     def component(self) -> str:
@@ -193,16 +193,17 @@ def make_plan(config: Config, stage: TrainedStage, platform: str) -> Plan:
 
 def trained_component(stage: TrainedStage) -> str:
     """Return the name of the component that a stage trains."""
-    return AUTOENCODER if stage == "autoencoder" else stage
+    row = find_stage(stage)
+    return AUTOENCODER if row is None else row.name
 
 
 def clip_spec(config: Config, stage: TrainedStage) -> ClipSpec:
     """Return frames, size and rate of a stage's training clips: those of its result when it is sampled."""
     training, fps = config.train.stage(stage), config.output.keyframes_fps
-    if isinstance(training, AutoencoderTrainingConfig) or stage == "autoencoder":
-        assert isinstance(training, AutoencoderTrainingConfig)
+    if isinstance(training, AutoencoderTrainingConfig):
         return ClipSpec(1, fps * (config.interpolation.num_between + 1), training.height, training.width)
-    row = STAGE_TABLE[stage]
+    row = find_stage(stage)
+    assert row is not None
     frames = training.num_frames if isinstance(training, SuperresLatentTrainingConfig) else row.clip_frames(config)
     rate = fps if row.has_keyframe_rate else fps * (config.interpolation.num_between + 1)
     return ClipSpec(frames, rate, *row.size(config, (config.keyframes.height, config.keyframes.width)))

@@ -87,12 +87,12 @@ def _sample_stage(run: TrainingRun, clips: Video, captions: Sequence[str], denoi
     plan, config = run.plan, run.plan.config
     graph, like = plan.network()
     network = LoadedNetwork(graph, to_state(like, run.state.average), plan.architecture)
-    if plan.stage == "autoencoder":
+    if plan.row is None:
         return network_program(_reconstruct, run.mesh, network.graph)(network.weights, clips)
     scheduler, autoencoder = plan.scheduler("scheduler"), run.inputs.autoencoder
     assert scheduler is not None
     context = StageContext(
-        stage=plan.stage,
+        stage=plan.row.name,
         network=network,
         scheduler=scheduler,
         noising_scheduler=plan.scheduler("image_noising_scheduler"),
@@ -103,7 +103,7 @@ def _sample_stage(run: TrainingRun, clips: Video, captions: Sequence[str], denoi
         denoise=denoise,
         codec=None if autoencoder is None else AutoencoderCodec(autoencoder, run.mesh),
     )
-    return SAMPLING[plan.stage](context, config, _stage_inputs(plan, clips))
+    return SAMPLING[plan.row.name](context, config, _stage_inputs(plan, clips))
 
 
 def _stage_inputs(plan: Plan, clips: Video) -> dict[Stage, StageVideo]:
