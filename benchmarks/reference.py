@@ -34,9 +34,8 @@ from benchmarks import table
 from benchmarks.machine import describe_machine
 from benchmarks.random_cascade import described_spec
 from convert.reader import open_weights
-from convert.released import STAGES as RELEASED
-from convert.released import read_architecture
-from convert.rules import Source, sources
+from convert.released import RELEASED_STAGES, read_architecture
+from convert.rules import ReleasedTensor, released_tensors
 from convert.tables import KINDS
 from show1_jax.cascade.programs import clip_shape
 from show1_jax.checkpoints.networks import kind_of, make_network
@@ -229,11 +228,11 @@ def _our_network(subject: Subject, network: Any, dtype: str) -> tuple[Callable[.
     graph, shapes = nnx.split(make_network(subject.kind, subject.architecture, dtype=dtype, param_dtype=dtype))
     initial = network.state_dict()
 
-    def place(source: Source) -> jax.Array:
+    def place(source: ReleasedTensor) -> jax.Array:
         tensor: Any = source.to_ours(initial[source.key])  # einops takes PyTorch's tensors as it takes arrays
         return jnp.from_dlpack(tensor.contiguous(), copy=True)
 
-    weights = {path: place(source) for path, source in sources(shapes, KINDS[subject.kind].table).items()}
+    weights = {path: place(source) for path, source in released_tensors(shapes, KINDS[subject.kind].table).items()}
 
     def forward(weights: nnx.State, *inputs: Any) -> Any:
         network: Any = nnx.merge(graph, weights)
@@ -251,7 +250,7 @@ def check() -> None:
     trace = load_file(GOLDEN / "trace.safetensors")
     print(table.head(CHECK_HEADER), flush=True)
     failed = []
-    for stage in RELEASED.values():
+    for stage in RELEASED_STAGES.values():
         for part in stage.parts:
             folder = GOLDEN / "checkpoints" / stage.folder
             try:

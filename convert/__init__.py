@@ -1,1 +1,1 @@
-"""Released PyTorch folders -> one Orbax checkpoint: `python -m convert --help`. Needs no torch."""
+"""Conversion of released PyTorch folders to one Orbax checkpoint: `python -m convert --help`. Needs no torch."""

@@ -1,7 +1,7 @@
-"""`python -m convert`: released PyTorch folders in, one checkpoint out. With a word behind it:
+"""Command line `python -m convert`, which converts released PyTorch folders to one checkpoint.
 
-`inflate` makes a checkpoint to train from, `merge` makes one checkpoint of several, `export` writes released folders
-again, `verify` says whether one is whole.
+Further commands: `inflate` makes a checkpoint to train from, `merge` makes one checkpoint of several, `export` writes
+released folders again, and `verify` checks a checkpoint.
 """
 
 import sys
@@ -20,9 +20,9 @@ import jax
 
 from convert.convert import DTYPES, convert
 from convert.export import export
-from convert.inflate import STARTS, inflate
+from convert.inflate import INITIAL_FOLDERS, inflate
 from convert.merge import merge
-from convert.released import STAGES
+from convert.released import RELEASED_STAGES
 from convert.verify import verify
 from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.errors import UserError
@@ -30,7 +30,7 @@ from show1_jax.files import user_path
 
 
 def _path(text: str) -> Path:
-    """A path of the command line."""
+    """Return a path that is given on the command line."""
     try:
         return user_path(text)
     except UserError as error:
@@ -45,19 +45,23 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Further commands: `python -m convert inflate --help`, which makes a checkpoint to train from, "
         "`python -m convert merge --help`, which makes one checkpoint of several, "
         "`python -m convert export --help`, which writes released folders again, and "
-        "`python -m convert verify CHECKPOINT`, which checks a checkpoint and says what is in it.",
+        "`python -m convert verify CHECKPOINT`, which checks a checkpoint and lists its contents.",
     )
     parser.add_argument(
         "--from",
         dest="folder",
         type=_path,
         metavar="FOLDER",
-        help=f"holds the released folders by name: {', '.join(s.folder for s in STAGES.values())}",
+        help=f"contains the released folders: {', '.join(s.folder for s in RELEASED_STAGES.values())}",
     )
-    for stage in STAGES.values():
+    for stage in RELEASED_STAGES.values():
         parser.add_argument(f"--{stage.name}", metavar="SOURCE", help=f"default: {stage.repository}")
     parser.add_argument(
-        "--stages", type=lambda text: text.split(","), default=list(STAGES), metavar="A,B", help="convert these only"
+        "--stages",
+        type=lambda text: text.split(","),
+        default=list(RELEASED_STAGES),
+        metavar="A,B",
+        help="convert only these",
     )
     _add_variant(parser)
     _add_output(parser)
@@ -65,22 +69,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_variant(parser: argparse.ArgumentParser) -> None:
-    """What all commands that read released folders share."""
-    parser.add_argument("--variant", help="weights to prefer where a folder has several, e.g. fp16")
+    """Add the flag of the commands that read released folders."""
+    parser.add_argument("--variant", help="weights to prefer if a folder has several, e.g. fp16")
 
 
 def _add_components(parser: argparse.ArgumentParser) -> None:
-    """What all commands that read components of our checkpoints share."""
+    """Add the arguments of the commands that read components of our checkpoints."""
     parser.add_argument("checkpoint", help="a checkpoint or a training run; several, separated by commas")
     parser.add_argument(
-        "--component", action="append", default=[], metavar="NAME", help="write this one only (can be repeated)"
+        "--component", action="append", default=[], metavar="NAME", help="write only this one (can be repeated)"
     )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    """What all commands that make a checkpoint share."""
+    """Add the flags of the commands that make a checkpoint."""
     parser.add_argument("--out", type=_path, required=True, metavar="DIR", help="the checkpoint to make")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="of the stored weights")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="dtype of the stored weights")
     parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint at DIR")
 
 
@@ -89,12 +93,12 @@ def _inflate_parser() -> argparse.ArgumentParser:
         prog="python -m convert inflate",
         description="Make a checkpoint to train from, as the paper did: image UNets with initial temporal layers, and "
         "an interpolation UNet that starts as the keyframe UNet. Sources are local folders or hub ids with an optional "
-        "@revision; stages without one are left out.",
+        "@revision; stages without one are omitted.",
     )
-    for stage in STARTS.values():
+    for stage in INITIAL_FOLDERS.values():
         more = "; or a checkpoint, or `keyframes`: the UNet made here" if stage.name == "interpolation" else ""
         parser.add_argument(f"--{stage.name}", metavar="SOURCE", help=f"a folder like {stage.repository}{more}")
-    parser.add_argument("--seed", type=int, default=0, help="of the initial temporal layers")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial temporal layers")
     _add_variant(parser)
     _add_output(parser)
     return parser
@@ -103,12 +107,13 @@ def _inflate_parser() -> argparse.ArgumentParser:
 def _merge_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="python -m convert merge",
-        description="Write components of several checkpoints as one checkpoint: of each name the last one's. A "
-        "training run stands for the averaged weights of its newest good step. Without --component: all of them.",
+        description="Write components of several checkpoints as one checkpoint: later checkpoints replace components "
+        "of earlier ones. Of a training run, the averaged weights of its newest good step are used. Without "
+        "--component: all of them.",
     )
     _add_components(parser)
     parser.add_argument(
-        "--config", metavar="FILE", help="record this config's sampling settings in place of the checkpoints' own"
+        "--config", metavar="FILE", help="record this config's sampling settings instead of the checkpoints' own"
     )
     _add_output(parser)
     return parser
@@ -122,8 +127,8 @@ def _export_parser() -> argparse.ArgumentParser:
     )
     _add_components(parser)
     parser.add_argument("--out", type=_path, required=True, metavar="FOLDER", help="the folder to make")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="of the written weights")
-    parser.add_argument("--overwrite", action="store_true", help="replace what was exported to FOLDER")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="dtype of the written weights")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export at FOLDER")
     return parser
 
 
@@ -134,25 +139,31 @@ def _verify_parser() -> argparse.ArgumentParser:
 
 
 def _sources(arguments: argparse.Namespace) -> dict[str, str]:
-    """Where each wanted stage comes from."""
-    unknown = [name for name in arguments.stages if name not in STAGES]
+    """Return the source of each stage to convert, by the stage's name."""
+    unknown = [name for name in arguments.stages if name not in RELEASED_STAGES]
     if unknown:
-        raise UserError(f"--stages: unknown {', '.join(unknown)}; there are {', '.join(STAGES)}")
+        raise UserError(f"--stages: unknown {', '.join(unknown)}; choose from {', '.join(RELEASED_STAGES)}")
     named: dict[str, Any] = vars(arguments)
     sources = {}
-    for name in STAGES:
+    for name in RELEASED_STAGES:
         if name in arguments.stages:
             local = (
-                str(arguments.folder.absolute() / STAGES[name].folder) if arguments.folder else STAGES[name].repository
+                str(arguments.folder.absolute() / RELEASED_STAGES[name].folder)
+                if arguments.folder
+                else RELEASED_STAGES[name].repository
             )
             sources[name] = named[name] or local
         elif named[name]:
-            raise UserError(f"--{name} is given but {name} is not among --stages; add it there or leave it out")
+            raise UserError(f"--{name} is given but {name} is not among --stages; add it there or omit it")
     return sources
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command line. Returns the exit code: 2 after one line on stderr if the input is bad."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 2 after one line on stderr if the input is bad.
+    """
     return run_command("convert", lambda: _run(arguments))
 
 
@@ -171,9 +182,9 @@ def _run_verify(arguments: Sequence[str]) -> None:
 
 def _run_inflate(arguments: Sequence[str]) -> None:
     parsed = _inflate_parser().parse_args(arguments)
-    sources = {name: source for name in STARTS if (source := getattr(parsed, name))}
+    sources = {name: source for name in INITIAL_FOLDERS if (source := getattr(parsed, name))}
     if not sources:
-        raise UserError(f"no sources; give at least one of {', '.join(f'--{name}' for name in STARTS)}")
+        raise UserError(f"no sources; give at least one of {', '.join(f'--{name}' for name in INITIAL_FOLDERS)}")
     if not 0 <= parsed.seed < 2**32:
         raise UserError(f"--seed {parsed.seed}: must be from 0 to 2^32 - 1")
     inflate(

@@ -1,7 +1,8 @@
-"""Released `config.json` files -> our architecture dataclasses.
+"""Conversion of released `config.json` files to our architecture dataclasses.
 
-What a file does not say has the default of its class in diffusers 0.19.3, the version of the original. What we do not
-build is refused by field and value; what has no effect in the class (`show1_jax.config.without_effect`) is passed over.
+A field that is absent has the default of its class in diffusers 0.19.3, the version of the original. A value that is
+not supported is refused by field and value; one without effect in its class (`show1_jax.config.without_effect`) is
+ignored.
 """
 
 import math
@@ -15,13 +16,13 @@ from show1_jax.nn.config import Activation, UNetConfig, VAEConfig
 _IMAGE_BLOCKS: Final = ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D")
 _VIDEO_BLOCKS: Final = ("ResnetDownsampleBlock3D", "SimpleCrossAttnDownBlock3D")
 _LATENT_BLOCKS: Final = ("DownBlock3D", "CrossAttnDownBlock3D")
-_LARGEST_FLOAT: Final = 2**1000  # of the whole numbers that a float holds
-_LISTED: Final = 20
+_LARGEST_FLOAT: Final = 2**1000  # larger whole numbers stay int, as a float cannot hold all of them
+_MAX_LISTED_FIELDS: Final = 20
 _ACTIVATIONS: Final[Mapping[str, Activation]] = {"silu": "silu", "swish": "silu", "gelu": "gelu"}
 
 
 class _Fields:
-    """A config file's fields, taken one by one, so that what nobody took can be refused."""
+    """The fields of a config file, read one by one, so that the unread ones can be refused."""
 
     def __init__(self, kind: str, config: Mapping[str, Any]):
         self.kind = kind
@@ -33,12 +34,12 @@ class _Fields:
         return UserError(f"{self.class_name}: {name}={shown(value)} is not supported, only {supported}")
 
     def take(self, name: str, default: Any = None) -> Any:
-        """The field's value, or the default of its class. Null switches off, as false does."""
+        """Return a field's value, or the default of its class. Null means false where the default is false."""
         value = self.rest.pop(name, default)
         return False if value is None and default is False else value
 
     def only(self, name: str, *supported: Any, default: Any = None) -> Any:
-        """The one of `supported` that the field's value equals: false for 0, as JSON writers differ."""
+        """Return the element of `supported` that equals the field's value: false for 0, as JSON writers differ."""
         value = self.take(name, default)
         for other in supported:
             if value == other:
@@ -46,27 +47,27 @@ class _Fields:
         raise self.refuse(name, value, " or ".join(repr(other) for other in supported))
 
     def number(self, name: str, default: Any, kind: type[int] | type[float], least: float) -> Any:
-        """The field's value as a number of at least `least`; how large it may be is the architecture's to say."""
+        """Return the field's value, a number of at least `least`; the architecture checks the upper limit."""
         value = self.take(name, default)
         allowed = (int,) if kind is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, allowed) or not least <= value < math.inf:
-            what = "a whole number" if kind is int else "a number"
-            raise self.refuse(name, value, f"{what} of at least {least}")
+            expected = "a whole number" if kind is int else "a number"
+            raise self.refuse(name, value, f"{expected} of at least {least}")
         return value if kind is int or value > _LARGEST_FLOAT else float(value)
 
     def width(self, name: str) -> int | None:
-        """The field's value as a number of channels; None where it has none."""
+        """Return the field's value, a number of channels, or None if it is absent or null."""
         return None if self.rest.get(name) is None else self.number(name, None, int, 1)
 
     def names(self, name: str, default: Sequence[str]) -> tuple[str, ...]:
-        """The field's value as a list of names."""
+        """Return the field's value, a list of names."""
         value = self.take(name, default)
         if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
             raise self.refuse(name, value, "a list of names")
         return tuple(value)
 
     def each_level(self, name: str, levels: int, default: Any, kind: type) -> tuple[Any, ...]:
-        """One value a level; a single value serves all."""
+        """Return one value for each level; a single value is used for all."""
         value = self.take(name, default)
         values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
         if len(values) != levels or any(type(v) is not kind for v in values) or (kind is int and min(values) < 1):
@@ -74,18 +75,24 @@ class _Fields:
         return values
 
     def activation(self, name: str, default: str | None = None) -> Activation:
-        """The field's value as the name of an activation that we have."""
+        """Return the field's value, the name of a supported activation."""
         return _ACTIVATIONS[self.only(name, *_ACTIVATIONS, default=default)]
 
     def finish(self) -> None:
-        """Refuse what nobody took, unless its value has no effect."""
+        """Refuse the fields that were not read, unless their values have no effect."""
         if problems := list(refused_fields(self.kind, self.rest, self.config)):
-            listed = "; ".join(problems[:_LISTED]) + ("; ..." if len(problems) > _LISTED else "")
+            listed = "; ".join(problems[:_MAX_LISTED_FIELDS]) + ("; ..." if len(problems) > _MAX_LISTED_FIELDS else "")
             raise UserError(f"{self.class_name}: {listed}")
 
 
 def _attention_levels(fields: _Fields, blocks: tuple[str, str], default: Sequence[str]) -> tuple[bool, ...]:
-    """Which levels have attention, from the block types; the way up must mirror the way down."""
+    """Return for each level whether it has attention, from the block types; the up blocks must mirror the down blocks.
+
+    Args:
+        fields: the fields of the config file.
+        blocks: the down block types without and with attention.
+        default: the down block types of the class.
+    """
     plain, attending = blocks
     down = fields.names("down_block_types", default)
     if set(down) - set(blocks) or not down:
@@ -98,13 +105,13 @@ def _attention_levels(fields: _Fields, blocks: tuple[str, str], default: Sequenc
 
 
 def unet_config(config: Mapping[str, Any]) -> UNetConfig:
-    """The architecture that a released UNet's `config.json` describes.
+    """Return the architecture that a released UNet's `config.json` describes.
 
-    Pixel 3-D UNets (Show-1's class), 2-D image UNets (UNet2DConditionModel) and latent 3-D UNets (diffusers' own
-    UNet3DConditionModel, which shares its name with Show-1's) are told apart by class and block types.
+    Class and block types distinguish pixel 3-D UNets (Show-1's class), 2-D image UNets (UNet2DConditionModel) and
+    latent 3-D UNets (diffusers' own UNet3DConditionModel, which has the same name as Show-1's).
 
     Raises:
-        UserError: the class, a field's value or an unknown field is not supported; names it.
+        UserError: the class, a field's value or an unknown field is not supported; the message names it.
     """
     class_name, down = config.get("_class_name"), config.get("down_block_types", _LATENT_BLOCKS)
     if class_name == "UNet2DConditionModel":
@@ -143,7 +150,7 @@ def _pixel_unet_config(config: Mapping[str, Any], blocks: tuple[str, str]) -> UN
         attention_levels=attention_levels,
         down_head_dim=head_dim,
         mid_head_dim=head_dim[-1],
-        up_head_dim=head_dim,  # the original's way up reads it in the order of the way down
+        up_head_dim=head_dim,  # the original reads it in the order of the down blocks for the up blocks, too
         cross_attention_dim=fields.number("cross_attention_dim", 1280, int, 1),
         temporal=temporal,
         attention="added_kv",
@@ -185,7 +192,7 @@ def _latent_unet_config(config: Mapping[str, Any]) -> UNetConfig:
     levels = len(attention_levels)
     fields.only("num_attention_heads", None)
     fields.only("downsample_padding", 1, default=1)
-    # This class has its middle and its linear projections without a setting; some files of Show-1's class say them.
+    # This class has no setting for its middle block and linear projections; some files of Show-1's class have them.
     fields.only("mid_block_type", "UNetMidBlock3DCrossAttn", default="UNetMidBlock3DCrossAttn")
     head_dim = fields.number("attention_head_dim", 64, int, 1)
     result = UNetConfig(
@@ -214,10 +221,10 @@ def _latent_unet_config(config: Mapping[str, Any]) -> UNetConfig:
 
 
 def vae_config(config: Mapping[str, Any]) -> VAEConfig:
-    """The architecture that a released AutoencoderKL's `config.json` describes.
+    """Return the architecture that a released AutoencoderKL's `config.json` describes.
 
     Raises:
-        UserError: the class, a field's value or an unknown field is not supported; names it.
+        UserError: the class, a field's value or an unknown field is not supported; the message names it.
     """
     if config.get("_class_name") != "AutoencoderKL":
         raise UserError(f"_class_name={shown(config.get('_class_name'))} is no AutoencoderKL")

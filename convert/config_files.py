@@ -1,7 +1,8 @@
-"""Our architecture dataclasses -> `config.json` files: `convert.architectures` backwards, for what was never released.
+"""Conversion of our architecture dataclasses to `config.json` files, for networks that were never released.
 
-Every setting that the reading side takes is written, so that no class's default matters. Released classes cannot say
-all that our dataclasses can: what is written is read again, and refused where it would mean another network.
+This is the reverse of `convert.architectures`. Every setting that it reads is written, so that no class's default
+matters. Released classes cannot express everything that our dataclasses can: a written config is read again, and
+refused if it describes another network.
 """
 
 import dataclasses
@@ -18,24 +19,27 @@ _DIFFUSERS: Final = {"_diffusers_version": "0.19.3"}
 
 
 def unet_json(architecture: UNetConfig) -> dict[str, Any]:
-    """The `config.json` of a UNet, for the class that the original runs it with.
+    """Return the `config.json` of a UNet, for the class that the original uses for it.
 
     Raises:
-        UserError: no class of the original's is this network; names the fields.
+        UserError: no class of the original can represent the network; the message names the fields.
     """
     config = _latent_unet(architecture) if architecture.attention == "transformer" else _pixel_unet(architecture)
     try:
         read = unet_config(config)
     except UserError as error:
         raise UserError(f"cannot be written as a diffusers folder: {error}") from None
-    wanted, written = explicit(architecture).to_dict(), explicit(read).to_dict()
+    wanted, written = (
+        with_explicit_levels(architecture).to_dict(),
+        with_explicit_levels(read).to_dict(),
+    )
     if differing := [f"{name}={value!r}" for name, value in wanted.items() if written[name] != value]:
         raise UserError(f"cannot be written as a diffusers folder, whose UNets have no {', '.join(differing)}")
     return config
 
 
-def explicit(architecture: UNetConfig) -> UNetConfig:
-    """The same network with every level's `only_cross_attention` written out."""
+def with_explicit_levels(architecture: UNetConfig) -> UNetConfig:
+    """Return the same architecture with a value of `only_cross_attention` for every level."""
     nowhere = (False,) * len(architecture.block_out_channels)
     return dataclasses.replace(architecture, only_cross_attention=architecture.only_cross_attention or nowhere)
 
@@ -114,7 +118,7 @@ def _one_or_each(values: Sequence[Any]) -> Any:
 
 
 def vae_json(architecture: VAEConfig) -> dict[str, Any]:
-    """The `config.json` of an autoencoder."""
+    """Return the `config.json` of an autoencoder."""
     levels = len(architecture.block_out_channels)
     config = {
         "_class_name": "AutoencoderKL",
@@ -128,7 +132,7 @@ def vae_json(architecture: VAEConfig) -> dict[str, Any]:
 
 
 def t5_json(architecture: T5Config) -> dict[str, Any]:
-    """The `config.json` of a T5 v1.1 encoder."""
+    """Return the `config.json` of a T5 v1.1 encoder."""
     return {
         "architectures": ["T5EncoderModel"],
         "model_type": "t5",
@@ -144,5 +148,5 @@ def t5_json(architecture: T5Config) -> dict[str, Any]:
 
 
 def clip_json(architecture: CLIPTextConfig) -> dict[str, Any]:
-    """The `config.json` of a CLIP text encoder."""
+    """Return the `config.json` of a CLIP text encoder."""
     return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", **architecture.to_dict()}

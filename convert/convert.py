@@ -1,4 +1,4 @@
-"""From released folders to a checkpoint: everything is checked first, then written tensor by tensor."""
+"""Conversion of released folders to a checkpoint: all parts are checked first, then written tensor by tensor."""
 
 import hashlib
 import os
@@ -13,23 +13,23 @@ from typing import Any, Final
 import ml_dtypes
 import numpy as np
 
-from convert.folders import boundary, read_file
+from convert.folders import allowed_roots, read_file
 from convert.hub import download, is_hub_id
 from convert.reader import Weights, open_weights
 from convert.released import (
     OWNERS_LICENCE,
-    STAGES,
+    RELEASED_STAGES,
     TOKENIZER_FILES,
     Part,
-    Stage,
-    check_fit,
+    ReleasedStage,
     check_folder,
+    check_text_widths,
     read_architecture,
     read_scheduler,
     repository_licence,
     scheduler_file,
 )
-from convert.rules import match
+from convert.rules import match_weights
 from convert.tables import KINDS, parameters
 from show1_jax.checkpoints.arrays import CheckpointWriter, check_new_checkpoint, new_checkpoint
 from show1_jax.checkpoints.manifest import Component, sha256
@@ -52,27 +52,27 @@ DTYPES: Final[Mapping[str, np.dtype | None]] = {
 
 
 @dataclass(frozen=True)
-class Job:
+class PreparedPart:
     """A part that was checked and can be written.
 
     Attributes:
-      stage: that the part belongs to.
-      part: what it is.
-      licence: of its weights.
-      origin: where it comes from, for its provenance.
-      files: SHA-256 of these is recorded, by their place in the folder, and that of `tokenizer`.
-      architecture: of the network.
-      config: its released `config.json`; empty where the network is not a released one.
-      schedulers: settings by role.
-      tokenizer: the content of its files, by name.
-      weights: the mapped files behind `arrays`.
-      arrays: the weights in our layout.
-      dtypes: what each is stored as.
-      draw: called with a folder for scratch files when the part is written, gives weights in place of some `arrays`,
-        by path joined with slashes: what no file holds is made only then.
+        stage: the stage that the part belongs to.
+        part: its component, kind and place in the released folder.
+        licence: the licence of its weights.
+        origin: its source and revision, for its provenance.
+        files: the files whose SHA-256 is recorded, by their path in the folder; that of `tokenizer` is recorded, too.
+        architecture: the architecture of the network.
+        config: its released `config.json`; empty if the network is not a released one.
+        schedulers: scheduler settings by role.
+        tokenizer: the content of the tokenizer's files, by name.
+        weights: the mapped files behind `arrays`.
+        arrays: the weights in our layout, by path.
+        dtypes: the dtype in which each is stored.
+        draw: called with a folder for scratch files when the part is written; returns weights that replace some of
+            `arrays`, by path joined with slashes. Weights that are in no file are made only then.
     """
 
-    stage: Stage
+    stage: ReleasedStage
     part: Part
     licence: str
     origin: dict[str, Any]
@@ -88,10 +88,14 @@ class Job:
 
     @property
     def stored_bytes(self) -> int:
+        """Size of the weights in the checkpoint, in bytes."""
+        """Size of the weights in the checkpoint, in bytes."""
         return sum(array.size * self.dtypes[path].itemsize for path, array in self.arrays.items())
 
     @property
     def dtype_name(self) -> str:
+        """Name of the stored dtype; "mixed" if there are several."""
+        """Name of the stored dtype; "mixed" if there are several."""
         names = {dtype.name for dtype in self.dtypes.values()}
         return names.pop() if len(names) == 1 else "mixed"
 
@@ -104,34 +108,43 @@ def convert(
     dtype: np.dtype | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Converts the released folders of some stages to one checkpoint.
+    """Convert the released folders of some stages to one checkpoint.
 
     Args:
-      out: the checkpoint's directory; it appears when everything is written.
-      sources: for each stage a local folder, or a hub id with an optional @revision.
-      variant: of the weight files, e.g. "fp16", where a folder has it.
-      dtype: of the stored weights; None keeps each tensor's.
-      overwrite: replace a checkpoint that is there.
+        out: the checkpoint's directory; it appears when everything is written.
+        sources: for each stage a local folder, or a hub id with an optional @revision.
+        variant: the variant of the weight files to prefer, e.g. "fp16", if a folder has it.
+        dtype: the dtype of the stored weights; None keeps each tensor's.
+        overwrite: replace an existing checkpoint.
 
     Raises:
-      UserError: anything wrong with sources, weights, `out` or the disk; `out` is then as it was.
+        UserError: a problem with sources, weights, `out` or the disk; `out` is then unchanged.
     """
     check_new_checkpoint(out, overwrite=overwrite)
-    jobs = prepare([(STAGES[name], source) for name, source in sources.items()], variant, dtype)
-    write_checkpoint(out, jobs, overwrite=overwrite)
+    prepared_parts = prepare([(RELEASED_STAGES[name], source) for name, source in sources.items()], variant, dtype)
+    write_checkpoint(out, prepared_parts, overwrite=overwrite)
 
 
-def prepare(sources: Sequence[tuple[Stage, str]], variant: str | None, dtype: np.dtype | None) -> list[Job]:
-    """Every part of every stage, checked; an optional one only where a folder has it and none before it had.
+def prepare(
+    sources: Sequence[tuple[ReleasedStage, str]], variant: str | None, dtype: np.dtype | None
+) -> list[PreparedPart]:
+    """Check every part of every stage, and prepare it for writing.
+
+    An optional part is used only if the folder has it and no earlier folder had it.
+
+    Args:
+        sources: stages, each with a local folder or a hub id.
+        variant: the variant of the weight files to prefer.
+        dtype: the dtype of the stored weights; None keeps each tensor's.
 
     Raises:
-      UserError: what is wrong in all of them.
+        UserError: the problems of all parts, in one message.
     """
-    jobs: list[Job] = []
+    prepared_parts: list[PreparedPart] = []
     problems = []
     for stage, source in sources:
-        taken = {job.part.component for job in jobs}
-        needed = replace(stage, parts=tuple(part for part in stage.parts if part.component not in taken))
+        present = {prepared.part.component for prepared in prepared_parts}
+        needed = replace(stage, parts=tuple(part for part in stage.parts if part.component not in present))
         try:
             folder, revision, licence = _locate(needed, source, variant)
         except UserError as error:
@@ -142,32 +155,32 @@ def prepare(sources: Sequence[tuple[Stage, str]], variant: str | None, dtype: np
             if part.optional and not os.path.isfile(folder / part.config):
                 continue
             try:
-                jobs.append(_check(stage, part, folder, licence, origin, variant, dtype))
+                prepared_parts.append(_prepare_part(stage, part, folder, licence, origin, variant, dtype))
             except UserError as error:
                 problems.append(str(error))
     if problems:
         raise UserError("; ".join(problems))
-    if variant is not None and all(job.weights.variant != variant for job in jobs):
-        raise UserError(f"--variant {variant}: no source has such files; leave it out to take what there is")
-    return jobs
+    if variant is not None and all(prepared.weights.variant != variant for prepared in prepared_parts):
+        raise UserError(f"--variant {variant}: no source has such files; omit it to use the available ones")
+    return prepared_parts
 
 
-def write_checkpoint(out: Path, jobs: Sequence[Job], *, overwrite: bool = False) -> None:
-    """Writes what was prepared, and says what it is.
+def write_checkpoint(out: Path, prepared_parts: Sequence[PreparedPart], *, overwrite: bool = False) -> None:
+    """Write prepared parts as a checkpoint, and print a line for each.
 
     Raises:
-      UserError: parts that do not fit each other, or anything wrong with `out` or the disk; `out` is then as it was.
+        UserError: parts that do not fit each other, or a problem with `out` or the disk; `out` is then unchanged.
     """
-    check_fit({job.part.component: job.architecture for job in jobs})
-    check_space(out, sum(job.stored_bytes for job in jobs))
+    check_text_widths({prepared.part.component: prepared.architecture for prepared in prepared_parts})
+    check_space(out, sum(prepared.stored_bytes for prepared in prepared_parts))
     with new_checkpoint(out, overwrite=overwrite) as writer:
-        for job in jobs:
-            _write(writer, job)
-    _report(out, jobs)
+        for prepared in prepared_parts:
+            _write_part(writer, prepared)
+    _report(out, prepared_parts)
 
 
-def _locate(stage: Stage, source: str, variant: str | None) -> tuple[Path, str | None, str]:
-    """Return the local folder of a source, the revision that was downloaded, if it was, and the licence."""
+def _locate(stage: ReleasedStage, source: str, variant: str | None) -> tuple[Path, str | None, str]:
+    """Return the local folder of a source, its revision (None if it was not downloaded), and its licence."""
     folder, revision, licence = user_path(source), None, OWNERS_LICENCE
     if not os.path.exists(folder) and is_hub_id(source):
         folder, revision = download(source, stage, variant)
@@ -176,41 +189,41 @@ def _locate(stage: Stage, source: str, variant: str | None) -> tuple[Path, str |
     return folder, revision, licence
 
 
-def _check(
-    stage: Stage,
+def _prepare_part(
+    stage: ReleasedStage,
     part: Part,
     folder: Path,
     licence: str,
     origin: dict[str, Any],
     variant: str | None,
     dtype: np.dtype | None,
-) -> Job:
+) -> PreparedPart:
     architecture, config = read_architecture(stage, part, folder)
     schedulers = {role: read_scheduler(role, folder) for role in part.schedulers}
-    tokenizer = _tokenizer(part, folder, architecture)
-    weights = open_weights(folder / part.folder, variant, boundary(folder))
+    tokenizer = _read_tokenizer(part, folder, architecture)
+    weights = open_weights(folder / part.folder, variant, allowed_roots(folder))
     state = parameters(part.kind, architecture)
-    with _progress(f"check {part.component}", weights.nbytes, weights) as advance:
+    with _byte_progress(f"check {part.component}", weights.nbytes, weights) as advance:
         where = f"{folder / part.folder}"
-        arrays = match(weights, state, KINDS[part.kind].table, where=where, dtype=dtype, progress=advance)
+        arrays = match_weights(weights, state, KINDS[part.kind].table, where=where, dtype=dtype, progress=advance)
     dtypes = {path: dtype or array.dtype for path, array in arrays.items()}
     used = [*weights.files, folder / part.config, *(folder / scheduler_file(role) for role in schedulers)]
     files = {path.relative_to(folder).as_posix(): path for path in used}
     origin = {**origin, "variant": weights.variant}
-    return Job(
+    return PreparedPart(
         stage, part, licence, origin, files, architecture, config, schedulers, tokenizer, weights, arrays, dtypes
     )
 
 
-def _tokenizer(part: Part, folder: Path, architecture: Architecture) -> dict[str, bytes]:
-    """The files of a part's tokenizer, once it is known that sampling can use them: these and no other ones."""
+def _read_tokenizer(part: Part, folder: Path, architecture: Architecture) -> dict[str, bytes]:
+    """Return the content of a part's tokenizer files by name, after checking that sampling can use them alone."""
     if not part.tokenizer:
         return {}
-    where, roots = folder / "tokenizer", boundary(folder)
+    where, roots = folder / "tokenizer", allowed_roots(folder)
     files = {name: read_file(where / name, roots) for name in TOKENIZER_FILES if os.path.lexists(where / name)}
     if missing := [name for name in part.tokenizer if name not in files]:
-        raise UserError(f"{where}: has no {', '.join(missing)}; take the released folder's own tokenizer files")
-    with _written(files) as paths:
+        raise UserError(f"{where}: has no {', '.join(missing)}; use the released folder's own tokenizer files")
+    with _scratch_files(files) as paths:
         scratch = next(iter(paths.values())).parent
         try:
             _check_tokenizer(scratch, part.kind, architecture)
@@ -220,7 +233,11 @@ def _tokenizer(part: Part, folder: Path, architecture: Architecture) -> dict[str
 
 
 def _check_tokenizer(folder: Path, kind: str, architecture: Architecture) -> None:
-    """Refuse a tokenizer that gives more, or other, tokens than its text encoder takes. Raises UserError."""
+    """Refuse a tokenizer that does not fit its text encoder.
+
+    Raises:
+        UserError: it gives more tokens than the encoder has positions, or ids outside the encoder's table.
+    """
     assert isinstance(architecture, TextArchitecture)
     tokenizer = encoder_of_kind(kind).load_tokenizer(folder)
     length, positions, largest = tokenizer.length, architecture.max_positions, tokenizer.largest_id
@@ -234,8 +251,8 @@ def _check_tokenizer(folder: Path, kind: str, architecture: Architecture) -> Non
 
 
 @contextmanager
-def _written(files: Mapping[str, bytes]) -> Iterator[dict[str, Path]]:
-    """The files in a folder of their own, by name."""
+def _scratch_files(files: Mapping[str, bytes]) -> Iterator[dict[str, Path]]:
+    """Write files to a temporary folder, and yield their paths by name while the block lasts."""
     with tempfile.TemporaryDirectory() as scratch:
         paths = {name: Path(scratch) / name for name in files}
         for name, path in paths.items():
@@ -243,32 +260,32 @@ def _written(files: Mapping[str, bytes]) -> Iterator[dict[str, Path]]:
         yield paths
 
 
-def _write(writer: CheckpointWriter, job: Job) -> None:
-    drawn = job.draw(writer.directory)
-    arrays = {path: drawn.get("/".join(path), array) for path, array in job.arrays.items()}
+def _write_part(writer: CheckpointWriter, prepared: PreparedPart) -> None:
+    drawn = prepared.draw(writer.directory)
+    arrays = {path: drawn.get("/".join(path), array) for path, array in prepared.arrays.items()}
     component = Component(
-        kind=job.part.kind,
-        architecture=job.architecture.to_dict(),
-        dtype=job.dtype_name,
-        schedulers=job.schedulers,
-        config=job.config,
-        provenance=_provenance(job),
+        kind=prepared.part.kind,
+        architecture=prepared.architecture.to_dict(),
+        dtype=prepared.dtype_name,
+        schedulers=prepared.schedulers,
+        config=prepared.config,
+        provenance=_provenance(prepared),
     )
     total = sum(array.nbytes for array in arrays.values())
-    component = with_settings(component, job.part.component, CascadeConfig())
+    component = with_settings(component, prepared.part.component, CascadeConfig())
     with (
-        _written(job.tokenizer) as tokenizer,
-        _progress(f"write {job.part.component}", total, job.weights, drawn) as advance,
+        _scratch_files(prepared.tokenizer) as tokenizer,
+        _byte_progress(f"write {prepared.part.component}", total, prepared.weights, drawn) as advance,
     ):
-        writer.add(job.part.component, component, arrays, job.dtypes, tokenizer, advance)
+        writer.add(prepared.part.component, component, arrays, prepared.dtypes, tokenizer, advance)
 
 
-def _provenance(job: Job) -> dict[str, Any]:
-    copied = {f"tokenizer/{name}": hashlib.sha256(content).hexdigest() for name, content in job.tokenizer.items()}
+def _provenance(prepared: PreparedPart) -> dict[str, Any]:
+    copied = {f"tokenizer/{name}": hashlib.sha256(content).hexdigest() for name, content in prepared.tokenizer.items()}
     return {
-        **job.origin,
-        "files": {name: sha256(path) for name, path in job.files.items()} | copied,
-        "licence": job.licence,
+        **prepared.origin,
+        "files": {name: sha256(path) for name, path in prepared.files.items()} | copied,
+        "licence": prepared.licence,
         "tool": f"show1-jax {_version()}",
     }
 
@@ -281,8 +298,8 @@ def _version() -> str:
 
 
 @contextmanager
-def _progress(name: str, total: int, *read: Weights) -> Iterator[Callable[[int], None]]:
-    """A function that counts bytes as done on a bar, and gives the memory of finished tensors back."""
+def _byte_progress(name: str, total: int, *read: Weights) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar; yield a function that adds bytes to it and releases the memory of finished tensors."""
     with Bar(name, total, unit="B", leave=False) as bar:
 
         def advance(size: int) -> None:
@@ -293,12 +310,12 @@ def _progress(name: str, total: int, *read: Weights) -> Iterator[Callable[[int],
         yield advance
 
 
-def _report(out: Path, jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        taken = f" (variant {job.weights.variant})" if job.weights.variant else ""
-        files = ", ".join(path.name for path in job.weights.files) or job.origin["source"]
-        print(f"{job.part.component}: {files}{taken} as {job.dtype_name}")
-    for licence in dict.fromkeys(job.licence for job in jobs):
-        stages = dict.fromkeys(job.stage.name for job in jobs if job.licence == licence)
+def _report(out: Path, prepared_parts: Sequence[PreparedPart]) -> None:
+    for prepared in prepared_parts:
+        variant = f" (variant {prepared.weights.variant})" if prepared.weights.variant else ""
+        files = ", ".join(path.name for path in prepared.weights.files) or prepared.origin["source"]
+        print(f"{prepared.part.component}: {files}{variant} as {prepared.dtype_name}")
+    for licence in dict.fromkeys(prepared.licence for prepared in prepared_parts):
+        stages = dict.fromkeys(prepared.stage.name for prepared in prepared_parts if prepared.licence == licence)
         print(f"licence of {', '.join(stages)}: {licence}")
     print(f"{out}: written")

@@ -1,4 +1,4 @@
-"""From a checkpoint to diffusers folders: `convert.convert` backwards, through the same tables."""
+"""Export of a checkpoint as diffusers folders: the reverse of `convert.convert`, through the same tables."""
 
 import json
 import math
@@ -13,8 +13,8 @@ from flax import nnx
 
 from convert.convert import DTYPES
 from convert.model_index import model_index
-from convert.released import MODEL_INDEX, STAGES
-from convert.rules import Source, sources
+from convert.released import MODEL_INDEX, RELEASED_STAGES
+from convert.rules import ReleasedTensor, released_tensors
 from convert.safetensors_file import write_safetensors
 from convert.stored import read_weights, stored_architecture
 from convert.tables import KINDS, Kind, parameters
@@ -27,31 +27,32 @@ from show1_jax.nn.config import Architecture
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.progress import Bar
 
-_STAGE_FOLDERS: Final = {part.component: stage.folder for stage in STAGES.values() for part in stage.parts}
-_ROLES: Final = {role for stage in STAGES.values() for part in stage.parts for role in part.schedulers}
-_NAMES: Final = {
+_STAGE_FOLDERS: Final = {part.component: stage.folder for stage in RELEASED_STAGES.values() for part in stage.parts}
+_ROLES: Final = {role for stage in RELEASED_STAGES.values() for part in stage.parts for role in part.schedulers}
+_EXPORTED_NAMES: Final = {
     MODEL_INDEX,
     "tokenizer",
     *_STAGE_FOLDERS.values(),
     *(kind.folder for kind in KINDS.values()),
     *_ROLES,
 }
-"""What an exported folder can hold; nothing else is overwritten."""
+"""Names in an exported folder; a folder that contains others is not overwritten."""
 
 
 @dataclass(frozen=True)
-class _Network:
+class _ExportedNetwork:
     """A component that can be written.
 
     Attributes:
-      name: in its checkpoint.
-      checkpoint: that holds it.
-      record: its entry in the manifest.
-      kind: of network.
-      folder: that its own folders go to, below the exported one.
-      config: its `config.json`.
-      state: its parameters, as shapes.
-      tensors: our path, and the way there, of every released key; those that repeat another one's tensor are there too.
+        name: its name in the checkpoint.
+        checkpoint: the checkpoint's directory.
+        record: its entry in the manifest.
+        kind: the kind of network.
+        folder: the folder for its own folders, below the exported one.
+        config: its `config.json`.
+        state: its parameters, as shapes.
+        tensors: for every released key our path and the released tensor; keys that repeat the tensor of another key
+            are included.
     """
 
     name: str
@@ -61,10 +62,10 @@ class _Network:
     folder: str
     config: dict[str, Any]
     state: nnx.State
-    tensors: dict[str, tuple[WeightPath, Source]]
+    tensors: dict[str, tuple[WeightPath, ReleasedTensor]]
 
     def written_bytes(self, dtype: np.dtype | None) -> int:
-        """Size of its file; where the stored weights are of several dtypes, at most."""
+        """Return the size of its file in bytes; an upper bound if the stored weights have several dtypes."""
         width = dtype or DTYPES.get(self.record.dtype) or np.dtype("float32")
         return sum(math.prod(source.shape) for _, source in self.tensors.values()) * width.itemsize
 
@@ -77,26 +78,26 @@ def export(
     dtype: np.dtype | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes networks of a checkpoint as diffusers folders.
+    """Write networks of a checkpoint as diffusers folders.
 
     Args:
-      checkpoint: a checkpoint's directory, a training run's, or several, as `CheckpointSet.open` takes them.
-      out: the folder to make; it appears when everything is written.
-      components: to write into `out`, as `unet`, `text_encoder` and so on; by default all of them, into a folder in
-        `out` for each stage, named as the released one.
-      dtype: of the written weights; None keeps each.
-      overwrite: replace what was exported to `out` before.
+        checkpoint: a checkpoint's directory, a training run's, or several, as `CheckpointSet.open` takes them.
+        out: the folder to make; it appears when everything is written.
+        components: the components to write into `out`, as `unet`, `text_encoder` and so on; by default all of them,
+            into a folder in `out` for each stage, named as the released one.
+        dtype: the dtype of the written weights; None keeps each tensor's.
+        overwrite: replace an earlier export at `out`.
 
     Raises:
-      UserError: no such checkpoint or component, damaged weights, two components for one folder, a network that no
-        released class is, or anything wrong with `out` or the disk; `out` is then as it was.
+        UserError: no such checkpoint or component, damaged weights, two components for one folder, a network that no
+            released class can represent, or a problem with `out` or the disk; `out` is then unchanged.
     """
     check_target(out, "exported folder", _is_exported, overwrite=overwrite)
-    networks = _networks(CheckpointSet.open(checkpoint), components)
+    networks = _exported_networks(CheckpointSet.open(checkpoint), components)
     check_space(out, sum(network.written_bytes(dtype) for network in networks))
     with new_folder(out) as folder:
         for network in networks:
-            _write(network, folder / network.folder, dtype)
+            _write_network(network, folder / network.folder, dtype)
         for name in {network.folder for network in networks}:
             _write_index(folder / name, [network for network in networks if network.folder == name])
     for network in networks:
@@ -104,8 +105,8 @@ def export(
         print(f"{network.name}: {out / network.folder / network.kind.folder} as {name}")
 
 
-def _networks(checkpoints: CheckpointSet, components: Sequence[str]) -> list[_Network]:
-    """What will be written, checked as far as it can be without reading weights."""
+def _exported_networks(checkpoints: CheckpointSet, components: Sequence[str]) -> list[_ExportedNetwork]:
+    """Return the networks to write, checked as far as possible without reading weights."""
     networks = []
     owners: dict[str, str] = {}
     for name in dict.fromkeys(components or checkpoints.paths):
@@ -124,17 +125,19 @@ def _networks(checkpoints: CheckpointSet, components: Sequence[str]) -> list[_Ne
             )
         state = parameters(record.kind, architecture)
         config = _config(name, record, kind, architecture)
-        networks.append(_Network(name, checkpoint, record, kind, folder, config, state, _tensors(kind, state)))
+        networks.append(
+            _ExportedNetwork(name, checkpoint, record, kind, folder, config, state, _tensors_by_key(kind, state))
+        )
     return networks
 
 
-def _tensors(kind: Kind, state: nnx.State) -> dict[str, tuple[WeightPath, Source]]:
-    by_key = {source.key: (path, source) for path, source in sources(state, kind.table).items()}
+def _tensors_by_key(kind: Kind, state: nnx.State) -> dict[str, tuple[WeightPath, ReleasedTensor]]:
+    by_key = {source.key: (path, source) for path, source in released_tensors(state, kind.table).items()}
     return by_key | {repeat: by_key[key] for repeat, key in kind.table.tied.items()}
 
 
 def _config(name: str, record: Component, kind: Kind, architecture: Architecture) -> dict[str, Any]:
-    """The released `config.json`, where that is what the network still is, or else one that says the same."""
+    """Return the recorded `config.json` if it describes the architecture, or else one written from the architecture."""
     try:
         if record.config and kind.read_config(record.config) == architecture:
             return record.config
@@ -143,7 +146,7 @@ def _config(name: str, record: Component, kind: Kind, architecture: Architecture
         raise UserError(f"{name}: {error}") from None
 
 
-def _write(network: _Network, folder: Path, dtype: np.dtype | None) -> None:
+def _write_network(network: _ExportedNetwork, folder: Path, dtype: np.dtype | None) -> None:
     kind, tensors = network.kind, network.tensors
     (folder / kind.folder).mkdir(parents=True)
     _write_json(folder / kind.folder / "config.json", network.config)
@@ -165,7 +168,7 @@ def _write(network: _Network, folder: Path, dtype: np.dtype | None) -> None:
         write_safetensors(folder / kind.folder / kind.weights, specs, read)
 
 
-def _write_index(folder: Path, networks: Sequence[_Network]) -> None:
+def _write_index(folder: Path, networks: Sequence[_ExportedNetwork]) -> None:
     records = {network.name: network.record for network in networks}
     if index := model_index(records, {network.name: network.config for network in networks}):
         _write_json(folder / MODEL_INDEX, index)
@@ -176,4 +179,4 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _is_exported(folder: Path) -> bool:
-    return all(path.name in _NAMES for path in folder.iterdir())
+    return all(path.name in _EXPORTED_NAMES for path in folder.iterdir())

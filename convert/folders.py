@@ -1,7 +1,7 @@
-"""Folders that others made: what is read lies in them, links or not.
+"""Reads from folders of unknown origin: a link that leads out of the folder is refused.
 
-A link in a folder may lead to any file of this machine, and what is read is copied into a checkpoint. The hub's cache
-consists of links too: `snapshots/COMMIT/FILE` leads to `blobs/HASH` of the same repository.
+A link may lead to any file of this machine, and files that are read are copied into a checkpoint. The hub's cache
+consists of links, too: `snapshots/COMMIT/FILE` leads to `blobs/HASH` of the same repository.
 """
 
 from pathlib import Path
@@ -11,17 +11,17 @@ from show1_jax.errors import FileError, UserError
 from show1_jax.files import read_bounded, read_json
 
 MAX_CONFIG_BYTES: Final = 1 << 20
-"""Of a `config.json` and the like; released ones have at most 3 KB."""
+"""Size limit of a `config.json` and similar files; released ones have at most 3 KB."""
 MAX_FILE_BYTES: Final = 16 << 20
-"""Of a tokenizer's file, and of an index of weights; released ones have at most 3 MB."""
+"""Size limit of a tokenizer's file and of an index of weights; released ones have at most 3 MB."""
 
-Roots = tuple[Path, ...]
+AllowedRoots = tuple[Path, ...]
 _SHARED_BLOBS: Final = ".huggingface-shared-blobs"
-"""What the hub's library leaves in a store of blobs, to which `blobs/HASH` of a repository may be a link itself."""
+"""Marker file of the hub's library in a shared store of blobs, to which `blobs/HASH` of a repository may be a link."""
 
 
-def boundary(folder: Path) -> Roots:
-    """Return the folders that links in a released folder may not leave.
+def allowed_roots(folder: Path) -> AllowedRoots:
+    """Return the folders that links in a released folder must not leave.
 
     They are the folder itself or, in the hub's cache, its repository and the store that the cache's repositories share.
 
@@ -37,11 +37,11 @@ def boundary(folder: Path) -> Roots:
     return (real,)
 
 
-def inside(path: Path, roots: Roots) -> Path:
-    """Return a path in a released folder, once it is known not to lead out of `roots`.
+def check_inside(path: Path, roots: AllowedRoots) -> Path:
+    """Return `path` after checking that it does not lead out of `roots`.
 
     Raises:
-        UserError: it is a link, or below one, that leads elsewhere or nowhere.
+        UserError: it is a link, or below a link, that leads elsewhere or to no file.
     """
     real = _resolved(path)
     if not any(real.is_relative_to(root) for root in roots):
@@ -49,18 +49,18 @@ def inside(path: Path, roots: Roots) -> Path:
     return path
 
 
-def read_settings(path: Path, roots: Roots) -> dict[str, Any]:
+def read_settings(path: Path, roots: AllowedRoots) -> dict[str, Any]:
     """Return the content of a configuration file (`-Infinity` is allowed, as in released schedulers).
 
     Args:
-        path: of the file.
-        roots: as `boundary` says.
+        path: the path of the file.
+        roots: the folders that links must not leave, see `allowed_roots`.
 
     Raises:
-        UserError: no such file, no JSON object, too large, or a link out of `roots`.
+        UserError: a missing file, no JSON object, too large, or a link out of `roots`.
     """
     try:
-        values = read_json(inside(path, roots), "download it again", max_bytes=MAX_CONFIG_BYTES)
+        values = read_json(check_inside(path, roots), "download it again", max_bytes=MAX_CONFIG_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file; download the whole released folder") from None
     if not isinstance(values, dict):
@@ -68,18 +68,18 @@ def read_settings(path: Path, roots: Roots) -> dict[str, Any]:
     return values
 
 
-def read_file(path: Path, roots: Roots) -> bytes:
+def read_file(path: Path, roots: AllowedRoots) -> bytes:
     """Return the content of a file of a tokenizer.
 
     Args:
-        path: of the file, which exists.
-        roots: as `boundary` says.
+        path: the path of the file, which exists.
+        roots: the folders that links must not leave, see `allowed_roots`.
 
     Raises:
-        UserError: no regular file, too large, or a link out of `roots`.
+        UserError: not a regular file, too large, or a link out of `roots`.
     """
     try:
-        return read_bounded(inside(path, roots), MAX_FILE_BYTES)
+        return read_bounded(check_inside(path, roots), MAX_FILE_BYTES)
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror})", "download it again") from None
 
@@ -91,5 +91,5 @@ def _is_own_folder(path: Path) -> bool:
 def _resolved(path: Path) -> Path:
     try:
         return path.resolve()
-    except (OSError, RuntimeError):  # a link to itself is the latter
+    except (OSError, RuntimeError):  # RuntimeError: a link to itself
         raise UserError(f"{path}: a link that leads nowhere; download the folder again") from None

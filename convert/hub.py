@@ -1,6 +1,6 @@
 """Released folders from the Hugging Face hub: one pinned revision, only the files needed.
 
-Where the hub cannot be reached, or HF_HUB_OFFLINE is set, the hub's cache takes its place.
+If the hub cannot be reached, or HF_HUB_OFFLINE is set, the hub's cache is used.
 """
 
 import re
@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx, validate_repo_id
 
 from convert.reader import choose_file, read_index
-from convert.released import MODEL_INDEX, TOKENIZER_FILES, Stage
+from convert.released import MODEL_INDEX, TOKENIZER_FILES, ReleasedStage
 from show1_jax.errors import UserError
 from show1_jax.files import read_bounded
 
@@ -31,11 +31,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class _UnreachableError(UserError):
-    """There is no hub, or it is not to be asked."""
+    """The hub cannot be reached, or HF_HUB_OFFLINE is set."""
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether `source` looks like `owner/name` or `owner/name@revision`."""
+    """Return whether `source` looks like `owner/name` or `owner/name@revision`."""
     repository, at, revision = source.partition("@")
     try:
         validate_repo_id(repository)
@@ -44,34 +44,36 @@ def is_hub_id(source: str) -> bool:
     return "/" in repository and (not at or _REVISION.fullmatch(revision) is not None)
 
 
-def download(source: str, stage: Stage, variant: str | None = None) -> tuple[Path, str]:
-    """Downloads what `stage` needs of a repository into the hub's cache, or finds it there without the hub.
+def download(source: str, stage: ReleasedStage, variant: str | None = None) -> tuple[Path, str]:
+    """Download the files that `stage` needs into the hub's cache, or find them there if the hub cannot be reached.
 
     Args:
-      source: `owner/name` or `owner/name@revision`.
-      stage: whose parts are needed.
-      variant: of the weights, see `open_weights`.
+        source: `owner/name` or `owner/name@revision`.
+        stage: the stage, with the parts that are needed.
+        variant: the variant of the weights, see `open_weights`.
 
     Returns:
-      The folder, and the commit that `revision` (by default `main`) stands for.
+        The folder, and the commit of `revision` (by default `main`).
 
     Raises:
-      UserError: gated, missing or unreachable repository, missing revision, or files that are not there.
+        UserError: gated, missing or unreachable repository, missing revision, or missing files.
     """
     repository, _, revision = source.partition("@")
     try:
-        with _one_line(repository, revision):
+        with _hub_errors(repository, revision):
             return _from_hub(source, repository, revision, stage, variant)
     except _UnreachableError as error:
-        snapshot = _cached(repository, revision)
+        snapshot = _cached_snapshot(repository, revision)
         if snapshot is None:
             raise UserError(str(error)) from None
-        _check_complete(snapshot, source, stage, variant)
-    print(f"{repository}: taking commit {snapshot.name} from the hub's cache", file=sys.stderr)
+        _check_snapshot(snapshot, source, stage, variant)
+    print(f"{repository}: using commit {snapshot.name} from the hub's cache", file=sys.stderr)
     return snapshot, snapshot.name
 
 
-def _from_hub(source: str, repository: str, revision: str, stage: Stage, variant: str | None) -> tuple[Path, str]:
+def _from_hub(
+    source: str, repository: str, revision: str, stage: ReleasedStage, variant: str | None
+) -> tuple[Path, str]:
     info = HfApi().model_info(repository, revision=revision or None)
     commit = str(info.sha)
 
@@ -79,7 +81,7 @@ def _from_hub(source: str, repository: str, revision: str, stage: Stage, variant
         return Path(hf_hub_download(repository, name, revision=commit))
 
     names = [file.rfilename for file in info.siblings or ()]
-    wanted = list(_wanted(stage, names, variant, source, get))
+    wanted = list(_needed_files(stage, names, variant, source, get))
     missing = sorted(set(wanted) - set(names))
     if missing:
         raise UserError(
@@ -92,11 +94,11 @@ def _from_hub(source: str, repository: str, revision: str, stage: Stage, variant
     return root, commit
 
 
-def _cached(repository: str, revision: str) -> Path | None:
-    """The folder of a revision in the hub's cache; None without it.
+def _cached_snapshot(repository: str, revision: str) -> Path | None:
+    """Return the folder of a revision in the hub's cache, or None if it is not there.
 
-    A download of one commit, as ours, leaves no record of the branch that it was the head of: where a repository's
-    cache holds a single commit, that is the one.
+    A download of one commit, as ours, does not record the branch of the commit: if a repository's cache holds a single
+    commit and no revision is given, that commit is used.
     """
     cache = Path(constants.HF_HUB_CACHE) / "--".join(("models", *repository.split("/")))
     try:
@@ -109,10 +111,14 @@ def _cached(repository: str, revision: str) -> Path | None:
     return commits[0] if not revision and len(commits) == 1 else None
 
 
-def _check_complete(snapshot: Path, source: str, stage: Stage, variant: str | None) -> None:
-    """Refuse a folder of the hub's cache that lacks something. Raises UserError."""
+def _check_snapshot(snapshot: Path, source: str, stage: ReleasedStage, variant: str | None) -> None:
+    """Refuse a folder of the hub's cache that lacks files.
+
+    Raises:
+        UserError: files are missing; the message names them.
+    """
     names = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
-    wanted = _wanted(stage, names, variant, f"{source} in the hub's cache", snapshot.joinpath)
+    wanted = _needed_files(stage, names, variant, f"{source} in the hub's cache", snapshot.joinpath)
     if missing := sorted(set(wanted) - set(names)):
         raise UserError(
             f"{source}: the hub cannot be reached, and its cache of commit {snapshot.name} has no "
@@ -120,8 +126,8 @@ def _check_complete(snapshot: Path, source: str, stage: Stage, variant: str | No
         )
 
 
-def _wanted(
-    stage: Stage, names: list[str], variant: str | None, source: str, get: Callable[[str], Path]
+def _needed_files(
+    stage: ReleasedStage, names: list[str], variant: str | None, source: str, get: Callable[[str], Path]
 ) -> Iterator[str]:
     if MODEL_INDEX in names:
         yield MODEL_INDEX
@@ -143,7 +149,7 @@ def _wanted(
 
 
 @contextmanager
-def _one_line(repository: str, revision: str) -> Iterator[None]:
+def _hub_errors(repository: str, revision: str) -> Iterator[None]:
     page = f"https://huggingface.co/{repository}"
     try:
         yield
@@ -171,5 +177,5 @@ def _one_line(repository: str, revision: str) -> Iterator[None]:
         raise UserError(f"{repository}: the hub answers {error.response.status_code}; try again later") from None
     except OSError as error:
         raise UserError(
-            f"{repository}: cannot be downloaded ({error.strerror or error}); see to it and try again"
+            f"{repository}: cannot be downloaded ({error.strerror or error}); correct this and try again"
         ) from None

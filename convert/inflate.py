@@ -1,8 +1,8 @@
-"""The paper's starting points (Show-1, section 4.1): image UNets become video UNets, a keyframe UNet interpolates.
+"""Initial checkpoints for training, as in the paper (Show-1, section 4.1).
 
-An inflated UNet has the image UNet's weights and initial temporal layers, which are the identity: it makes of every
-frame what the image UNet makes of it. An interpolation UNet has the keyframe UNet's weights, and a first convolution
-that does not see its condition yet.
+Image UNets become video UNets: an inflated UNet has the image UNet's weights and initial temporal layers, which are the
+identity, so that its output for every frame is the image UNet's. A keyframe UNet becomes the interpolation UNet: it
+keeps its weights, and its first convolution has zeros for the condition's channels.
 """
 
 import os
@@ -14,9 +14,9 @@ from typing import Final
 
 import numpy as np
 
-from convert.convert import Job, prepare, write_checkpoint
+from convert.convert import PreparedPart, prepare, write_checkpoint
 from convert.reader import Weights
-from convert.released import OWNERS_LICENCE, STAGES, Stage, check_unet
+from convert.released import OWNERS_LICENCE, RELEASED_STAGES, ReleasedStage, check_unet
 from convert.safetensors_file import read_safetensors, write_safetensors
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
@@ -29,39 +29,39 @@ from show1_jax.nn.config import UNetConfig
 from show1_jax.nn.init import initial_weight
 from show1_jax.parallel.weights import WeightPath, to_weights
 
-MADE_HERE: Final = "keyframes"
-"""As a source of interpolation: the keyframe UNet that the same command makes."""
-_T5: Final = replace(STAGES["keyframes"].parts[1], optional=True)
+INFLATED_KEYFRAMES: Final = "keyframes"
+"""Source of the interpolation stage that selects the keyframe UNet made by the same command."""
+_T5: Final = replace(RELEASED_STAGES["keyframes"].parts[1], optional=True)
 
-STARTS: Final[Mapping[str, Stage]] = {
+INITIAL_FOLDERS: Final[Mapping[str, ReleasedStage]] = {
     "keyframes": replace(
-        STAGES["keyframes"],
+        RELEASED_STAGES["keyframes"],
         repository="DeepFloyd/IF-I-L-v1.0",
-        parts=(STAGES["keyframes"].parts[0], _T5),
+        parts=(RELEASED_STAGES["keyframes"].parts[0], _T5),
         description="a 2-D pixel UNet with 3 input channels to start from",
-        unet={**STAGES["keyframes"].unet, "temporal": False},
+        unet={**RELEASED_STAGES["keyframes"].unet, "temporal": False},
     ),
     "interpolation": replace(
-        STAGES["keyframes"],
+        RELEASED_STAGES["keyframes"],
         name="interpolation",
-        parts=(*STAGES["interpolation"].parts, _T5),
+        parts=(*RELEASED_STAGES["interpolation"].parts, _T5),
         description="a 3-D pixel UNet with 3 input channels to start from",
     ),
-    "first_frame": replace(STAGES["first_frame"], parts=(*STAGES["first_frame"].parts, _T5)),
+    "first_frame": replace(RELEASED_STAGES["first_frame"], parts=(*RELEASED_STAGES["first_frame"].parts, _T5)),
     "superres_pixel": replace(
-        STAGES["superres_pixel"],
+        RELEASED_STAGES["superres_pixel"],
         repository="DeepFloyd/IF-II-L-v1.0",
-        parts=(*STAGES["superres_pixel"].parts, _T5),
+        parts=(*RELEASED_STAGES["superres_pixel"].parts, _T5),
         description="a 2-D pixel UNet with 6 input channels and a noise level to start from",
-        unet={**STAGES["superres_pixel"].unet, "temporal": False},
+        unet={**RELEASED_STAGES["superres_pixel"].unet, "temporal": False},
     ),
     "superres_latent": replace(
-        STAGES["superres_latent"],
+        RELEASED_STAGES["superres_latent"],
         repository="damo-vilab/text-to-video-ms-1.7b",
-        parts=tuple(replace(part, optional=part.kind != "unet") for part in STAGES["superres_latent"].parts),
+        parts=tuple(replace(part, optional=part.kind != "unet") for part in RELEASED_STAGES["superres_latent"].parts),
     ),
 }
-"""What each stage starts from. The pixel stages' text encoder comes from the first folder that has one."""
+"""Folder that each stage starts from. The pixel stages' text encoder comes from the first folder that has one."""
 
 
 def inflate(
@@ -73,65 +73,70 @@ def inflate(
     dtype: np.dtype | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Makes a checkpoint for training to start from.
+    """Make a checkpoint for training to start from.
 
     Args:
-      out: the checkpoint's directory; it appears when everything is written.
-      sources: for each stage a local folder, or a hub id with an optional @revision (see `STARTS`); for interpolation
-        also a checkpoint of ours or a training run, or "keyframes" for the keyframe UNet that is made here.
-      seed: of the initial temporal layers, 0 to 2^32 - 1.
-      variant: of the weight files, e.g. "fp16", where a folder has it.
-      dtype: of the stored weights; None keeps each tensor's, and gives initial ones that of their network.
-      overwrite: replace a checkpoint that is there.
+        out: the checkpoint's directory; it appears when everything is written.
+        sources: for each stage a local folder, or a hub id with an optional @revision (see `INITIAL_FOLDERS`); for
+            interpolation also one of our checkpoints or a training run, or "keyframes" for the keyframe UNet that is
+            made here.
+        seed: the seed of the initial temporal layers, 0 to 2^32 - 1.
+        variant: the variant of the weight files to prefer, e.g. "fp16", if a folder has it.
+        dtype: the dtype of the stored weights; None keeps each tensor's, and stores initial tensors in that of their
+            network.
+        overwrite: replace an existing checkpoint.
 
     Raises:
-      UserError: anything wrong with sources, weights, `out` or the disk; `out` is then as it was.
+        UserError: a problem with sources, weights, `out` or the disk; `out` is then unchanged.
     """
     check_new_checkpoint(out, overwrite=overwrite)
     keyframes = sources.get("interpolation", "")
-    if keyframes == MADE_HERE and "keyframes" not in sources:
-        raise UserError(f"--interpolation {MADE_HERE} starts from what --keyframes makes; give a folder there")
+    if keyframes == INFLATED_KEYFRAMES and "keyframes" not in sources:
+        raise UserError(f"--interpolation {INFLATED_KEYFRAMES} starts from the result of --keyframes; give it a folder")
     released = [
         (stage, sources[name])
-        for name, stage in STARTS.items()
-        if name in sources and not (name == "interpolation" and (keyframes == MADE_HERE or _is_checkpoint(keyframes)))
+        for name, stage in INITIAL_FOLDERS.items()
+        if name in sources
+        and not (name == "interpolation" and (keyframes == INFLATED_KEYFRAMES or _is_checkpoint(keyframes)))
     ]
-    jobs = {job.part.component: job for job in prepare(released, variant, dtype)}
+    prepared_parts = {prepared.part.component: prepared for prepared in prepare(released, variant, dtype)}
     for name in ("keyframes", "superres_pixel"):
-        if name in jobs:
-            jobs[name] = _with_temporal_layers(jobs[name], seed, dtype)
-    if keyframes == MADE_HERE:
-        jobs["interpolation"] = jobs["keyframes"]
+        if name in prepared_parts:
+            prepared_parts[name] = _with_temporal_layers(prepared_parts[name], seed, dtype)
+    if keyframes == INFLATED_KEYFRAMES:
+        prepared_parts["interpolation"] = prepared_parts["keyframes"]
     elif _is_checkpoint(keyframes):
-        jobs["interpolation"] = _keyframes_of_checkpoint(keyframes, dtype)
-    if "interpolation" in jobs:
-        jobs["interpolation"] = _with_condition(jobs["interpolation"])
-    write_checkpoint(out, list(jobs.values()), overwrite=overwrite)
+        prepared_parts["interpolation"] = _keyframes_of_checkpoint(keyframes, dtype)
+    if "interpolation" in prepared_parts:
+        prepared_parts["interpolation"] = _with_condition(prepared_parts["interpolation"])
+    write_checkpoint(out, list(prepared_parts.values()), overwrite=overwrite)
 
 
-def _with_temporal_layers(job: Job, seed: int, dtype: np.dtype | None) -> Job:
-    """The image UNet's job as the video UNet's."""
-    assert isinstance(job.architecture, UNetConfig)
+def _with_temporal_layers(prepared: PreparedPart, seed: int, dtype: np.dtype | None) -> PreparedPart:
+    """Return a prepared image UNet as a video UNet, with initial temporal layers."""
+    assert isinstance(prepared.architecture, UNetConfig)
     try:
-        architecture = replace(job.architecture, temporal=True)
+        architecture = replace(prepared.architecture, temporal=True)
     except UserError as error:
-        raise UserError(f"{job.origin['source']}: cannot be inflated: {error}") from None
+        raise UserError(f"{prepared.origin['source']}: cannot be inflated: {error}") from None
     network = to_weights(parameters("unet", architecture))
-    initial = {path: leaf.shape for path, leaf in network.items() if path not in job.arrays}
-    stored = dtype or job.arrays["conv_in", "kernel"].dtype
+    initial = {path: leaf.shape for path, leaf in network.items() if path not in prepared.arrays}
+    stored = dtype or prepared.arrays["conv_in", "kernel"].dtype
     return replace(
-        job,
-        origin={**job.origin, "start": [f"newborn temporal layers, seed {seed}"]},
+        prepared,
+        origin={**prepared.origin, "start": [f"newborn temporal layers, seed {seed}"]},
         architecture=architecture,
         config={},
-        arrays=job.arrays | {path: np.broadcast_to(np.zeros((), stored), shape) for path, shape in initial.items()},
-        dtypes=job.dtypes | dict.fromkeys(initial, stored),
-        draw=partial(_draw, initial, stored, seed),
+        arrays=prepared.arrays | {path: np.broadcast_to(np.zeros((), stored), shape) for path, shape in initial.items()},
+        dtypes=prepared.dtypes | dict.fromkeys(initial, stored),
+        draw=partial(_initial_weights, initial, stored, seed),
     )
 
 
-def _draw(shapes: Mapping[WeightPath, tuple[int, ...]], dtype: np.dtype, seed: int, scratch: Path) -> Weights:
-    """Return initial weights, in a mapped file without a name: at full size they are as large as the image UNet's."""
+def _initial_weights(
+    shapes: Mapping[WeightPath, tuple[int, ...]], dtype: np.dtype, seed: int, scratch: Path
+) -> Weights:
+    """Return initial weights in a mapped file that is deleted: at full size they are as large as the image UNet's."""
     tensors = {"/".join(path): (shape, dtype) for path, shape in shapes.items()}
     path = scratch / "initial.safetensors"
     write_safetensors(path, tensors, lambda name: initial_weight(tuple(name.split("/")), tensors[name][0], seed))
@@ -141,23 +146,23 @@ def _draw(shapes: Mapping[WeightPath, tuple[int, ...]], dtype: np.dtype, seed: i
 
 
 def _is_checkpoint(source: str) -> bool:
-    """Whether it is a checkpoint of ours, or a training run."""
-    if not source or source == MADE_HERE:
+    """Return whether a source is one of our checkpoints, or a training run."""
+    if not source or source == INFLATED_KEYFRAMES:
         return False
     folder = user_path(source)
     return os.path.isdir(folder) and (os.path.isfile(folder / MANIFEST) or is_run(folder))
 
 
-def _keyframes_of_checkpoint(source: str, dtype: np.dtype | None) -> Job:
-    """The keyframe UNet of a checkpoint of ours, read into memory."""
-    stage = STARTS["interpolation"]
+def _keyframes_of_checkpoint(source: str, dtype: np.dtype | None) -> PreparedPart:
+    """Return the keyframe UNet of one of our checkpoints, read into memory."""
+    stage = INITIAL_FOLDERS["interpolation"]
     checkpoints = CheckpointSet.open(source)
     record, checkpoint = checkpoints.component("keyframes"), checkpoints.path("keyframes")
     architecture = stored_architecture(checkpoint, "keyframes", record)
     assert isinstance(architecture, UNetConfig)
     check_unet(stage, architecture, f"{checkpoint}: keyframes")
     arrays = read_weights(checkpoint, "keyframes", parameters("unet", architecture), dtype)
-    return Job(
+    return PreparedPart(
         stage=stage,
         part=stage.parts[0],
         licence=record.provenance.get("licence", OWNERS_LICENCE),
@@ -173,20 +178,22 @@ def _keyframes_of_checkpoint(source: str, dtype: np.dtype | None) -> Job:
     )
 
 
-def _with_condition(job: Job) -> Job:
-    """The keyframe UNet's job as the interpolation UNet's: the condition's channels come last and count for nothing."""
-    assert isinstance(job.architecture, UNetConfig)
-    stage = STAGES["interpolation"]
-    architecture = replace(job.architecture, in_channels=stage.unet["in_channels"])
-    kernel = job.arrays["conv_in", "kernel"]
-    height, width, given, out_channels = kernel.shape
-    unseen = np.zeros((height, width, architecture.in_channels - given, out_channels), kernel.dtype)
+def _with_condition(prepared: PreparedPart) -> PreparedPart:
+    """Return a prepared keyframe UNet as an interpolation UNet: the condition's channels come last, with zero kernels."""
+    assert isinstance(prepared.architecture, UNetConfig)
+    stage = RELEASED_STAGES["interpolation"]
+    architecture = replace(prepared.architecture, in_channels=stage.unet["in_channels"])
+    starts = prepared.origin.get("start", [])
+    starts = prepared.origin.get("start", [])
+    kernel = prepared.arrays["conv_in", "kernel"]
+    height, width, in_channels, out_channels = kernel.shape
+    zeros = np.zeros((height, width, architecture.in_channels - in_channels, out_channels), kernel.dtype)
     return replace(
-        job,
+        prepared,
         stage=stage,
         part=stage.parts[0],
-        origin={**job.origin, "start": [*job.origin.get("start", []), "the keyframe UNet, which sees no condition"]},
+        origin={**prepared.origin, "start": [*starts, "the keyframe UNet, which sees no condition"]},
         architecture=architecture,
         config={},
-        arrays=job.arrays | {("conv_in", "kernel"): np.concatenate([kernel, unseen], axis=2)},
+        arrays=prepared.arrays | {("conv_in", "kernel"): np.concatenate([kernel, zeros], axis=2)},
     )

@@ -1,4 +1,4 @@
-"""Tensors that lie in a memory-mapped file: where they are, and a view that reads nothing until it is used."""
+"""Tensors in memory-mapped files: their positions, and views that read nothing until they are used."""
 
 import math
 import mmap
@@ -16,17 +16,17 @@ _CHUNK = 1 << 24
 
 
 class Checksum:
-    """The CRC-32 that a file states of some of its bytes, compared once, when these are first wanted."""
+    """The CRC-32 that a file states for some of its bytes. It is compared once, when these are first needed."""
 
     def __init__(self, buffer: mmap.mmap, offset: int, size: int, crc: int, where: str) -> None:
         self._buffer, self._offset, self._size, self._crc, self._where = buffer, offset, size, crc, where
         self._compared = False
 
     def compare(self) -> None:
-        """Compare, unless that is done.
+        """Compare the bytes with the checksum, unless this was done before.
 
         Raises:
-            UserError: the bytes are others.
+            UserError: they differ.
         """
         if self._compared:
             return
@@ -42,10 +42,12 @@ class Checksum:
 
 @dataclass(frozen=True)
 class MappedTensor:
-    """Where one tensor lies: `strides` and `offset` in bytes from the start of the mapped file.
+    """The position of a tensor in a mapped file.
 
     Attributes:
-        checksum: of the bytes around it, where the format has one.
+        strides: in bytes.
+        offset: in bytes from the start of the file.
+        checksum: the checksum of the bytes around it, if the format has one.
     """
 
     buffer: mmap.mmap
@@ -56,10 +58,10 @@ class MappedTensor:
     checksum: Checksum | None = None
 
     def view(self) -> np.ndarray:
-        """A read-only array that shares the mapping: reading it costs page cache only.
+        """Return a read-only array that shares the mapping: reading it costs only page cache.
 
         Raises:
-            UserError: the file is damaged there, as far as it can tell.
+            UserError: its bytes do not match the checksum.
         """
         if self.checksum:
             self.checksum.compare()
@@ -67,7 +69,7 @@ class MappedTensor:
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """Size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -75,10 +77,10 @@ TensorTable = Mapping[str, MappedTensor]
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """Maps a whole file for reading.
+    """Map a whole file for reading.
 
     Raises:
-      UserError: the file is missing, empty, unreadable, no regular file, or a Git LFS pointer instead of weights.
+        UserError: the file is missing, empty, unreadable, not a regular file, or a Git LFS pointer instead of weights.
     """
     try:
         with open_regular(path) as file:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from convert.released import check_fit
+from convert.released import check_text_widths
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
 from show1_jax.checkpoints.arrays import (
@@ -29,15 +29,15 @@ from show1_jax.progress import Bar
 
 
 @dataclass(frozen=True)
-class _Part:
+class _MergedComponent:
     """A component that will be written.
 
     Attributes:
-      name: of the component, in both checkpoints.
-      checkpoint: that holds it.
-      record: its entry in the new manifest.
-      architecture: of its network.
-      dtype: of the written weights; None keeps each.
+        name: of the component, in both checkpoints.
+        checkpoint: that holds it.
+        record: its entry in the new manifest.
+        architecture: of its network.
+        dtype: of the written weights; None keeps each.
     """
 
     name: str
@@ -68,32 +68,34 @@ def merge(
     """Writes components of one or several checkpoints as one, each with its tokenizer, its settings and its origin.
 
     Args:
-      checkpoints: a checkpoint's directory, a training run's, or several, as `CheckpointSet.open` takes them: what the
-        later ones hold takes the place of what the earlier ones do.
-      out: the checkpoint's directory; it appears when everything is written.
-      components: to write; by default all of them.
-      dtype: of the stored weights; None keeps each tensor's.
-      config: sampling settings to record; None keeps those of each component.
-      overwrite: replace a checkpoint that is there; it may be one of `checkpoints`.
+        checkpoints: a checkpoint's directory, a training run's, or several, as `CheckpointSet.open` takes them: what the
+            later ones hold takes the place of what the earlier ones do.
+        out: the checkpoint's directory; it appears when everything is written.
+        components: to write; by default all of them.
+        dtype: of the stored weights; None keeps each tensor's.
+        config: sampling settings to record; None keeps those of each component.
+        overwrite: replace a checkpoint that is there; it may be one of `checkpoints`.
 
     Raises:
-      UserError: no such checkpoint or component, damaged files, networks that do not fit each other, weights that are
-        NaN, infinite or too large for `dtype`, or anything wrong with `out` or the disk; `out` is then as it was.
+        UserError: no such checkpoint or component, damaged files, networks that do not fit each other, weights that are
+            NaN, infinite or too large for `dtype`, or anything wrong with `out` or the disk; `out` is then as it was.
     """
     check_new_checkpoint(out, overwrite=overwrite)
     opened = CheckpointSet.open(checkpoints)
-    parts = [_part(opened, name, dtype, config) for name in dict.fromkeys(components or opened.paths)]
-    check_fit({part.name: part.architecture for part in parts})
+    parts = [_merged_component(opened, name, dtype, config) for name in dict.fromkeys(components or opened.paths)]
+    check_text_widths({part.name: part.architecture for part in parts})
     check_space(out, sum(part.written_bytes() for part in parts))
     with new_checkpoint(out, overwrite=overwrite) as writer:
         for part in parts:
-            _write(writer, part)
+            _write_component(writer, part)
     for part in parts:
         print(f"{part.name}: {part.checkpoint} as {shown_name(part.record.dtype)}")
     print(f"{out}: written")
 
 
-def _part(checkpoints: CheckpointSet, name: str, dtype: np.dtype | None, config: CascadeConfig | None) -> _Part:
+def _merged_component(
+    checkpoints: CheckpointSet, name: str, dtype: np.dtype | None, config: CascadeConfig | None
+) -> _MergedComponent:
     """A component, checked as far as it can be without reading weights."""
     record, checkpoint = checkpoints.component(name), checkpoints.path(name)
     if not name.isidentifier():
@@ -101,10 +103,10 @@ def _part(checkpoints: CheckpointSet, name: str, dtype: np.dtype | None, config:
     architecture = stored_architecture(checkpoint, name, record)
     record = replace(record, dtype=dtype.name if dtype else record.dtype)
     record = record if config is None else with_settings(record, name, config)
-    return _Part(name, checkpoint, record, architecture, dtype)
+    return _MergedComponent(name, checkpoint, record, architecture, dtype)
 
 
-def _write(writer: CheckpointWriter, part: _Part) -> None:
+def _write_component(writer: CheckpointWriter, part: _MergedComponent) -> None:
     weights = read_weights(part.checkpoint, part.name, part.state(), part.dtype)
     dtypes = {path: part.dtype or array.dtype for path, array in weights.items()}
     tokenizer = tokenizer_files(part.checkpoint, part.name)

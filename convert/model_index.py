@@ -29,8 +29,8 @@ def model_index(records: Mapping[str, Component], configs: Mapping[str, Mapping[
     A pipeline whose text encoder is elsewhere has none in its index: the original shares one among its pixel stages.
 
     Args:
-      records: their entries in the manifest.
-      configs: their `config.json` files.
+        records: their entries in the manifest.
+        configs: their `config.json` files.
     """
     stage = next((name for name in records if name in _PIPELINES), None)
     if stage is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.folders import MAX_FILE_BYTES, Roots, boundary, inside
+from convert.folders import MAX_FILE_BYTES, AllowedRoots, allowed_roots, check_inside
 from convert.mapped import MappedTensor, TensorTable
 from convert.safetensors_file import read_safetensors
 from convert.torch_file import read_torch_zip
@@ -44,8 +44,8 @@ class Weights(Mapping[str, np.ndarray]):
     Where a file has checksums, an array that is asked for is compared with its own, and a UserError says if it differs.
 
     Attributes:
-      variant: the variant that was taken, e.g. "fp16"; None for plain file names.
-      files: every file the tensors come from, the index first if there is one.
+        variant: the variant that was taken, e.g. "fp16"; None for plain file names.
+        files: every file the tensors come from, the index first if there is one.
     """
 
     def __init__(
@@ -75,40 +75,40 @@ class Weights(Mapping[str, np.ndarray]):
             buffer.madvise(mmap.MADV_DONTNEED)
 
 
-def open_weights(folder: Path, variant: str | None = None, roots: Roots = ()) -> Weights:
+def open_weights(folder: Path, variant: str | None = None, roots: AllowedRoots = ()) -> Weights:
     """Opens the weights of a component folder of a released pipeline.
 
     Args:
-      folder: e.g. `show-1-base/unet`.
-      variant: the variant to prefer, e.g. "fp16"; a folder without it gives its plain files. By default the plain
-        files, or else the only variant there is. `.safetensors` is preferred to `.bin`, a whole file to shards.
-      roots: what links may not lead out of; by default as `boundary` says of `folder`.
+        folder: e.g. `show-1-base/unet`.
+        variant: the variant to prefer, e.g. "fp16"; a folder without it gives its plain files. By default the plain
+            files, or else the only variant there is. `.safetensors` is preferred to `.bin`, a whole file to shards.
+        roots: what links may not lead out of; by default as `allowed_roots` says of `folder`.
 
     Raises:
-      UserError: no weights or no such variant; missing, truncated, damaged or hostile files; an index that does not
-        agree with its shards.
+        UserError: no weights or no such variant; missing, truncated, damaged or hostile files; an index that does not
+            agree with its shards.
     """
-    roots = roots or boundary(folder)
+    roots = roots or allowed_roots(folder)
     try:
-        names = [path.name for path in inside(folder, roots).iterdir()]
+        names = [path.name for path in check_inside(folder, roots).iterdir()]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder}: no such folder; give a folder in the released layout") from None
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from None
     chosen = choose_file(names, variant, where=str(folder))
-    path = inside(folder / chosen.name, roots)
+    path = check_inside(folder / chosen.name, roots)
     if not chosen.is_index:
-        return Weights(_read(path), (path,), chosen.variant)
+        return Weights(_read_weight_file(path), (path,), chosen.variant)
     weight_map = read_index(path)
-    shards = tuple(inside(folder / name, roots) for name in sorted(set(weight_map.values())))
-    return Weights(_join(path, weight_map, shards), (path, *shards), chosen.variant)
+    shards = tuple(check_inside(folder / name, roots) for name in sorted(set(weight_map.values())))
+    return Weights(_join_shards(path, weight_map, shards), (path, *shards), chosen.variant)
 
 
 def choose_file(names: Iterable[str], variant: str | None = None, *, where: str) -> WeightFile:
     """The file among `names` that `open_weights` would open in the folder `where`.
 
     Raises:
-      UserError: there is none, or none can be preferred.
+        UserError: there is none, or none can be preferred.
     """
     names = list(names)
     found = list(_weight_files(names))
@@ -140,7 +140,7 @@ def _weight_files(names: Iterable[str]) -> Iterator[WeightFile]:
                 break
 
 
-def _read(path: Path) -> TensorTable:
+def _read_weight_file(path: Path) -> TensorTable:
     return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
 
 
@@ -162,12 +162,12 @@ def read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def _join(index: Path, weight_map: dict[str, str], shards: tuple[Path, ...]) -> TensorTable:
+def _join_shards(index: Path, weight_map: dict[str, str], shards: tuple[Path, ...]) -> TensorTable:
     missing = [shown_name(shard.name) for shard in shards if not os.path.exists(shard)]
     if missing:
         named = ", ".join(missing[:20]) + (", ..." if len(missing) > 20 else "")
         raise UserError(f"{index}: names shards that are not there: {named}; download them as well")
-    tables = {shard.name: _read(shard) for shard in shards}
+    tables = {shard.name: _read_weight_file(shard) for shard in shards}
     listed = set(weight_map.items())
     present = {(name, shard) for shard, table in tables.items() for name in table}
     if listed != present:

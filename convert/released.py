@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from convert.folders import boundary, read_settings
+from convert.folders import allowed_roots, read_settings
 from convert.tables import KINDS
 from show1_jax.cascade.stages import STAGE_TABLE
 from show1_jax.diffusion.schedule import SchedulerConfig, alphas_cumprod
@@ -40,12 +40,12 @@ class Part:
     """One component of a released folder.
 
     Attributes:
-      component: its name in the checkpoint.
-      kind: of its network, see `KINDS`.
-      folder: of its config and weights.
-      schedulers: folders of the scheduler configurations that belong to it.
-      tokenizer: names of the tokenizer files that it must have.
-      optional: the released folder may lack it.
+        component: its name in the checkpoint.
+        kind: of its network, see `KINDS`.
+        folder: of its config and weights.
+        schedulers: folders of the scheduler configurations that belong to it.
+        tokenizer: names of the tokenizer files that it must have.
+        optional: the released folder may lack it.
     """
 
     component: str
@@ -62,15 +62,15 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Stage:
+class ReleasedStage:
     """A stage's released folder, and what its UNet must look like.
 
     Attributes:
-      name: of the stage.
-      repository: the hub id of the released weights.
-      parts: the components to convert, the UNet first.
-      description: of the UNet, for a person.
-      unet: fields that tell its architecture from the other stages'.
+        name: of the stage.
+        repository: the hub id of the released weights.
+        parts: the components to convert, the UNet first.
+        description: of the UNet, for a person.
+        unet: fields that tell its architecture from the other stages'.
     """
 
     name: str
@@ -88,10 +88,10 @@ class Stage:
 _NOISED: Final = ("scheduler", "image_noising_scheduler")
 _CLIP_TOKENIZER: Final = ("tokenizer_config.json",)  # its vocabulary is in other files, according to who saved it
 
-STAGES: Final[Mapping[str, Stage]] = {
+RELEASED_STAGES: Final[Mapping[str, ReleasedStage]] = {
     stage.name: stage
     for stage in (
-        Stage(
+        ReleasedStage(
             "keyframes",
             "showlab/show-1-base",
             (
@@ -101,28 +101,28 @@ STAGES: Final[Mapping[str, Stage]] = {
             "a 3-D pixel UNet with 3 input channels",
             {"temporal": True, "attention": "added_kv", "in_channels": 3, "noise_level_embedding": False},
         ),
-        Stage(
+        ReleasedStage(
             "interpolation",
             "showlab/show-1-interpolation",
             (Part("interpolation", "unet", "unet", ("scheduler",)),),
             "a 3-D pixel UNet with 7 input channels",
             {"temporal": True, "attention": "added_kv", "in_channels": 7, "noise_level_embedding": False},
         ),
-        Stage(
+        ReleasedStage(
             "first_frame",
             "DeepFloyd/IF-II-L-v1.0",
             (Part("first_frame", "unet", "unet", _NOISED),),
             "a 2-D pixel UNet with 6 input channels and a noise level",
             {"temporal": False, "attention": "added_kv", "in_channels": 6, "noise_level_embedding": True},
         ),
-        Stage(
+        ReleasedStage(
             "superres_pixel",
             "showlab/show-1-sr1",
             (Part("superres_pixel", "unet", "unet", _NOISED),),
             "a 3-D pixel UNet with 6 input channels and a noise level",
             {"temporal": True, "attention": "added_kv", "in_channels": 6, "noise_level_embedding": True},
         ),
-        Stage(
+        ReleasedStage(
             "superres_latent",
             "showlab/show-1-sr2",
             (
@@ -143,20 +143,20 @@ def repository_licence(repository: str) -> str:
     return next(known, f"as https://huggingface.co/{repository} says")
 
 
-def check_folder(stage: Stage, folder: Path) -> None:
+def check_folder(stage: ReleasedStage, folder: Path) -> None:
     """Refuses what is no folder. Another stage's folder is known by its UNet, not by the pipeline that it names."""
     if not os.path.isdir(folder):
         raise UserError(f"{shown_name(str(folder))}: no such folder; give the one of {stage.name} ({stage.repository})")
 
 
-def read_architecture(stage: Stage, part: Part, folder: Path) -> tuple[Architecture, dict[str, Any]]:
+def read_architecture(stage: ReleasedStage, part: Part, folder: Path) -> tuple[Architecture, dict[str, Any]]:
     """A part's architecture and its `config.json`, verbatim.
 
     Raises:
-      UserError: missing or damaged file, unsupported settings, or a UNet of another stage.
+        UserError: missing or damaged file, unsupported settings, or a UNet of another stage.
     """
     path = folder / part.config
-    config = read_settings(path, boundary(folder))
+    config = read_settings(path, allowed_roots(folder))
     try:
         architecture = KINDS[part.kind].read_config(config)
     except UserError as error:
@@ -175,10 +175,10 @@ def read_scheduler(role: str, folder: Path) -> dict[str, Any]:
     """A scheduler's settings, verbatim, once it is known that sampling will take them.
 
     Raises:
-      UserError: missing or damaged file, or unsupported settings.
+        UserError: missing or damaged file, or unsupported settings.
     """
     path = folder / scheduler_file(role)
-    settings = read_settings(path, boundary(folder))
+    settings = read_settings(path, allowed_roots(folder))
     try:
         alphas_cumprod(SchedulerConfig.from_json(settings))
     except UserError as error:
@@ -186,14 +186,14 @@ def read_scheduler(role: str, folder: Path) -> dict[str, Any]:
     return settings
 
 
-def check_unet(stage: Stage, architecture: UNetConfig, where: str) -> None:
+def check_unet(stage: ReleasedStage, architecture: UNetConfig, where: str) -> None:
     """Refuses the UNet of another stage. Raises UserError."""
 
-    def fits(other: Stage) -> bool:
+    def fits(other: ReleasedStage) -> bool:
         return all(getattr(architecture, name) == value for name, value in other.unet.items())
 
     if not fits(stage):
-        owners = [other.name for other in STAGES.values() if fits(other)]
+        owners = [other.name for other in RELEASED_STAGES.values() if fits(other)]
         actual = (
             f"the UNet of {owners[0]}"
             if owners
@@ -204,7 +204,7 @@ def check_unet(stage: Stage, architecture: UNetConfig, where: str) -> None:
         )
 
 
-def check_fit(architectures: Mapping[str, Architecture]) -> None:
+def check_text_widths(architectures: Mapping[str, Architecture]) -> None:
     """Checks that the text encoders that were converted give what the UNets take. Raises UserError."""
     for encoder in TEXT_ENCODERS:
         if encoder not in architectures:

@@ -1,6 +1,6 @@
 """The engine of conversion: a bijection between the keys of a released file and the parameters of an NNX state.
 
-Names mirror the released ones, so that a component's `Table` holds only what differs. Every parameter has exactly one
+Names mirror the released ones, so that a component's `KeyTable` holds only what differs. Every parameter has exactly one
 key and one layout, and both can be read in either direction. Every problem is found before one of them is raised.
 """
 
@@ -18,7 +18,7 @@ from flax import nnx
 from show1_jax.errors import UserError, shown_name
 from show1_jax.parallel.weights import WeightPath, weight_path
 
-_LISTED = 20
+_MAX_LISTED_PROBLEMS = 20
 _CHUNK_ELEMENTS = 2**24
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 _KERNEL_LAYOUTS = {2: ("o i", "i o"), 4: ("o i h w", "h w i o")}
@@ -28,16 +28,16 @@ Substitutions = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Table:
+class KeyTable:
     """What is particular to one kind of component.
 
     Attributes:
-      renames: regular expressions and replacements that turn our dotted path into the released key, leaf excepted.
-      temporal: a regular expression for our paths of convolutions over time: 3-D in the file, 2-D over (time, pixels)
-        here.
-      aliases: the same for keys of older files into keys of newer ones.
-      tied: keys that repeat another one's tensor, by the key they repeat; either or both may be there.
-      ignored: a regular expression for keys that hold no parameter.
+        renames: regular expressions and replacements that turn our dotted path into the released key, leaf excepted.
+        temporal: a regular expression for our paths of convolutions over time: 3-D in the file, 2-D over (time, pixels)
+            here.
+        aliases: the same for keys of older files into keys of newer ones.
+        tied: keys that repeat another one's tensor, by the key they repeat; either or both may be there.
+        ignored: a regular expression for keys that hold no parameter.
     """
 
     renames: Substitutions = ()
@@ -48,7 +48,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Source:
+class ReleasedTensor:
     """Where a parameter comes from: its released key, both layouts as einops axes, its shape in the file."""
 
     key: str
@@ -78,21 +78,23 @@ class Problems:
         """Raises one UserError with all of them, the first 20 of each kind by name; nothing if there are none."""
         if self._by_kind:
             kinds = "; ".join(
-                f"{len(found)} {kind}: {', '.join(map(shown_name, found[:_LISTED]))}"
-                f"{', ...' if len(found) > _LISTED else ''}"
+                f"{len(found)} {kind}: {', '.join(map(shown_name, found[:_MAX_LISTED_PROBLEMS]))}"
+                f"{', ...' if len(found) > _MAX_LISTED_PROBLEMS else ''}"
                 for kind, found in self._by_kind.items()
             )
             raise UserError(f"{where}: {kinds}; {advice}")
 
 
-def sources(abstract_state: nnx.State, table: Table, problems: Problems | None = None) -> dict[WeightPath, Source]:
+def released_tensors(
+    abstract_state: nnx.State, table: KeyTable, problems: Problems | None = None
+) -> dict[WeightPath, ReleasedTensor]:
     """The bijection: for every parameter of the (abstract) state its released key, layout and shape.
 
     Raises:
-      UserError: two parameters with one key, or a parameter without a rule; unless `problems` collects them.
+        UserError: two parameters with one key, or a parameter without a rule; unless `problems` collects them.
     """
     found = problems or Problems()
-    result: dict[WeightPath, Source] = {}
+    result: dict[WeightPath, ReleasedTensor] = {}
     owners: dict[str, str] = {}
     for path, variable in nnx.to_flat_state(abstract_state):
         dotted = ".".join(weight_path(path))
@@ -105,16 +107,16 @@ def sources(abstract_state: nnx.State, table: Table, problems: Problems | None =
             found.add("parameters that share a key", f"{owners[key]} and {dotted} ({key})")
         owners[key] = dotted
         shape = rearrange(np.broadcast_to(False, variable.shape), " -> ".join(reversed(layouts))).shape
-        result[weight_path(path)] = Source(key, layouts, shape)
+        result[weight_path(path)] = ReleasedTensor(key, layouts, shape)
     if problems is None:
         found.raise_any("conversion table", "name every parameter once")
     return result
 
 
-def match(
+def match_weights(
     weights: Mapping[str, np.ndarray],
     abstract_state: nnx.State,
-    table: Table,
+    table: KeyTable,
     *,
     where: str,
     dtype: np.dtype | None = None,
@@ -123,21 +125,21 @@ def match(
     """The released arrays in our places and layouts, as views, after every check.
 
     Args:
-      weights: the component's released arrays by key.
-      abstract_state: the network's parameters, as `nnx.eval_shape` gives them.
-      table: the component's table.
-      where: names the component in messages.
-      dtype: what the weights will be stored as; None keeps each.
-      progress: is told the bytes of each array that was checked.
+        weights: the component's released arrays by key.
+        abstract_state: the network's parameters, as `nnx.eval_shape` gives them.
+        table: the component's table.
+        where: names the component in messages.
+        dtype: what the weights will be stored as; None keeps each.
+        progress: is told the bytes of each array that was checked.
 
     Raises:
-      UserError: lists every unmapped, unexpected, duplicate, missing, mis-shaped, non-numeric, NaN, infinite or (in
-        `dtype`) overflowing weight at once.
+        UserError: lists every unmapped, unexpected, duplicate, missing, mis-shaped, non-numeric, NaN, infinite or (in
+            `dtype`) overflowing weight at once.
     """
     problems = Problems()
-    given = _canonical(weights, table, problems)  # names only: each array is asked for when it is read
+    given = _names_by_key(weights, table, problems)  # names only: each array is asked for when it is read
     result: dict[WeightPath, np.ndarray] = {}
-    wanted = sources(abstract_state, table, problems)
+    wanted = released_tensors(abstract_state, table, problems)
     for path, source in wanted.items():
         if source.key not in given:
             problems.add("missing keys", source.key)
@@ -167,7 +169,7 @@ def check_values(key: str, array: np.ndarray, dtype: np.dtype, problems: Problem
                 problems.add(f"weights too large for {dtype}", key)
 
 
-def _layouts(dotted: str, rank: int, table: Table) -> tuple[str, str] | None:
+def _layouts(dotted: str, rank: int, table: KeyTable) -> tuple[str, str] | None:
     if not dotted.endswith("kernel"):
         axes = " ".join(f"axis{axis}" for axis in range(rank))
         return axes, axes
@@ -176,7 +178,7 @@ def _layouts(dotted: str, rank: int, table: Table) -> tuple[str, str] | None:
     return _KERNEL_LAYOUTS.get(rank)
 
 
-def _released_key(dotted: str, table: Table) -> str:
+def _released_key(dotted: str, table: KeyTable) -> str:
     stem, _, leaf = dotted.rpartition(".")
     stem = _substitute(stem, table.renames)
     return f"{stem}.{_LEAVES.get(leaf, leaf)}" if stem else leaf
@@ -188,7 +190,7 @@ def _substitute(name: str, substitutions: Substitutions) -> str:
     return name
 
 
-def _canonical(weights: Mapping[str, np.ndarray], table: Table, problems: Problems) -> dict[str, str]:
+def _names_by_key(weights: Mapping[str, np.ndarray], table: KeyTable, problems: Problems) -> dict[str, str]:
     """The arrays' names by the keys of a new file: aliases resolved, repeats dropped, non-parameters left out."""
     given: dict[str, str] = {}
     tied: dict[str, str] = {}

@@ -18,7 +18,7 @@ from convert.mapped import MappedTensor, TensorTable, map_file
 from show1_jax.errors import UserError, shown, shown_name
 from show1_jax.files import check_json, without_repeats
 
-DTYPES = {
+ELEMENT_TYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -40,15 +40,15 @@ def read_safetensors(path: Path) -> TensorTable:
     """Names and places of the tensors of one `.safetensors` file.
 
     Raises:
-      UserError: missing, empty, truncated or damaged file, tensors that overlap or leave bytes between them or behind
-        them (as the library), or an element type no network here uses.
+        UserError: missing, empty, truncated or damaged file, tensors that overlap or leave bytes between them or behind
+            them (as the library), or an element type no network here uses.
     """
     buffer = map_file(path)
     header, data_start = _header(path, buffer)
     metadata = header.pop("__metadata__", None)
     if metadata is not None and not _is_text_table(metadata):
         raise UserError(f"{path}: its __metadata__ is not a table of texts, the file is damaged; download it again")
-    table = {name: _tensor(path, buffer, name, entry, data_start) for name, entry in header.items()}
+    table = {name: _mapped_tensor(path, buffer, name, entry, data_start) for name, entry in header.items()}
     _check_cover(path, table, data_start, len(buffer))
     return table
 
@@ -61,11 +61,11 @@ def write_safetensors(
     """Writes one `.safetensors` file, tensor by tensor.
 
     Args:
-      path: must not exist.
-      tensors: shape and dtype of each by name.
-      read: gives the tensor of a name, when it is written; wider dtypes come first, so that all are aligned.
+        path: must not exist.
+        tensors: shape and dtype of each by name.
+        read: gives the tensor of a name, when it is written; wider dtypes come first, so that all are aligned.
     """
-    names = {dtype: name for name, dtype in DTYPES.items()}
+    names = {dtype: name for name, dtype in ELEMENT_TYPES.items()}
     order = sorted(tensors, key=lambda name: -tensors[name][1].itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers reads no file without it
     end = 0
@@ -124,7 +124,7 @@ def _check_cover(path: Path, table: TensorTable, data_start: int, size: int) -> 
         raise UserError(f"{path}: {size - end} bytes behind its last tensor; do not trust this file, download it again")
 
 
-def _tensor(path: Path, buffer: mmap.mmap, name: str, entry: Any, data_start: int) -> MappedTensor:
+def _mapped_tensor(path: Path, buffer: mmap.mmap, name: str, entry: Any, data_start: int) -> MappedTensor:
     try:
         type_name, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         sane = isinstance(type_name, str) and isinstance(shape, list) and len(shape) <= 8
@@ -133,9 +133,9 @@ def _tensor(path: Path, buffer: mmap.mmap, name: str, entry: Any, data_start: in
         sane = False
     if not sane:
         raise UserError(f"{path}: {shown(name)} has a damaged header entry; download the file again")
-    if type_name not in DTYPES:
+    if type_name not in ELEMENT_TYPES:
         raise UserError(f"{path}: {shown(name)} has element type {shown(type_name)}; re-save it as F32, F16 or BF16")
-    dtype = DTYPES[type_name]
+    dtype = ELEMENT_TYPES[type_name]
     if end - begin != math.prod(shape) * dtype.itemsize:
         raise UserError(
             f"{path}: {shown(name)} has {end - begin} bytes, which do not fit its shape {shape}; "

@@ -29,14 +29,14 @@ def read_weights(
     """The weights of a component as they are stored, each in its dtype, in the host's memory.
 
     Args:
-      checkpoint: the checkpoint's directory.
-      name: of the component.
-      state: the parameters of its network, as `parameters` gives them.
-      dtype: what they will be stored as; None keeps each.
+        checkpoint: the checkpoint's directory.
+        name: of the component.
+        state: the parameters of its network, as `parameters` gives them.
+        dtype: what they will be stored as; None keeps each.
 
     Raises:
-      UserError: no such component; weights that are damaged, do not fit the network, or are NaN, infinite or too large
-        for `dtype`.
+        UserError: no such component; weights that are damaged, do not fit the network, or are NaN, infinite or too large
+            for `dtype`.
     """
     stored = weight_shapes(checkpoint, name)
     as_stored = {

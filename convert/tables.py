@@ -8,13 +8,13 @@ from flax import nnx
 
 from convert.architectures import unet_config, vae_config
 from convert.config_files import clip_json, t5_json, unet_json, vae_json
-from convert.rules import Table
+from convert.rules import KeyTable
 from show1_jax.checkpoints.networks import make_network
 from show1_jax.nn.clip import CLIPTextConfig
 from show1_jax.nn.config import Architecture
 from show1_jax.nn.t5 import T5Config
 
-UNET: Final = Table(
+UNET: Final = KeyTable(
     renames=(
         (r"\.to_out$", ".to_out.0"),
         (r"\.ff\.proj_in$", ".ff.net.0.proj"),
@@ -27,7 +27,7 @@ UNET: Final = Table(
     temporal=r"temp_convs\.\d+\.conv\d\.conv\.kernel$",
 )
 
-VAE: Final = Table(
+VAE: Final = KeyTable(
     renames=((r"\.to_out$", ".to_out.0"),),
     aliases=(
         (r"(attentions\.\d+)\.query\.", r"\1.to_q."),
@@ -37,12 +37,12 @@ VAE: Final = Table(
     ),
 )
 
-T5: Final = Table(
+T5: Final = KeyTable(
     renames=((r"^(block|final_layer_norm)\b", r"encoder.\1"),),
     tied={"encoder.embed_tokens.weight": "shared.weight"},
 )
 
-CLIP: Final = Table(
+CLIP: Final = KeyTable(
     renames=(
         (r"^(token_embedding|position_embedding)\b", r"text_model.embeddings.\1"),
         (r"^layers\b", "text_model.encoder.layers"),
@@ -58,17 +58,17 @@ class Kind:
     """A kind of component: how its released config is read and written, the table of its keys, and its files' names.
 
     Attributes:
-      read_config: gives the architecture of a `config.json`.
-      write_config: gives a `config.json` of an architecture.
-      table: of its keys.
-      folder: of its config and weights, in a released folder.
-      weights: the name of its weights' file.
-      classes: of a text encoder: of the network and of its tokenizer, in `transformers`.
+        read_config: gives the architecture of a `config.json`.
+        write_config: gives a `config.json` of an architecture.
+        table: of its keys.
+        folder: of its config and weights, in a released folder.
+        weights: the name of its weights' file.
+        classes: of a text encoder: of the network and of its tokenizer, in `transformers`.
     """
 
     read_config: Callable[[Mapping[str, Any]], Architecture]
     write_config: Callable[[Any], dict[str, Any]]
-    table: Table
+    table: KeyTable
     folder: str
     weights: str
     classes: tuple[str, str] | None = None

@@ -77,13 +77,13 @@ def read_torch_zip(path: Path) -> TensorTable:
     Tensors may be strided, offset, or share a storage. Every place is checked against the storage's size.
 
     Raises:
-      UserError: missing, empty, truncated or damaged file; the old non-zip format; a big-endian file; a pickle
-        that asks for anything but tensors and dicts (its name is given); contents other than name -> tensor.
+        UserError: missing, empty, truncated or damaged file; the old non-zip format; a big-endian file; a pickle
+            that asks for anything but tensors and dicts (its name is given); contents other than name -> tensor.
     """
     buffer = map_file(path)
     if buffer[:2] != b"PK":
-        raise UserError(_not_a_zip(path, buffer))
-    directory: Any = _Directory(buffer)
+        raise UserError(_not_zip_message(path, buffer))
+    directory: Any = _BoundedReader(buffer)
     try:
         with zipfile.ZipFile(directory) as archive:
             return _state_dict(_Archive(path, archive.infolist(), buffer))
@@ -98,7 +98,7 @@ def read_torch_zip(path: Path) -> TensorTable:
         raise UserError(f"{path}: truncated or damaged ({reason}); download it again") from None
 
 
-def _not_a_zip(path: Path, buffer: mmap.mmap) -> str:
+def _not_zip_message(path: Path, buffer: mmap.mmap) -> str:
     if buffer[:1] == b"\x80":
         return (
             f"{path}: torch's old format from before 1.6, which only torch reads; re-save it with a recent torch: "
@@ -108,7 +108,7 @@ def _not_a_zip(path: Path, buffer: mmap.mmap) -> str:
     return f"{path}: not a file that torch.save wrote, or damaged at its start; download it again"
 
 
-class _Directory:
+class _BoundedReader:
     """The file as `zipfile` sees it, which takes the list of entries at once, however long that says it is."""
 
     def __init__(self, buffer: mmap.mmap) -> None:
@@ -201,7 +201,7 @@ class _Archive:
 
 
 def _state_dict(archive: _Archive) -> TensorTable:
-    contents = _Machine(archive).run(archive.pickle())
+    contents = _PickleInterpreter(archive).run(archive.pickle())
     if not isinstance(contents, dict):
         raise _MalformedError("holds no state dict (name -> tensor); save `model.state_dict()`")
     for name, value in contents.items():
@@ -211,7 +211,7 @@ def _state_dict(archive: _Archive) -> TensorTable:
     return contents
 
 
-class _Machine:
+class _PickleInterpreter:
     """Interprets the pickle instructions of a state dict (the protocol is documented in `pickletools`)."""
 
     def __init__(self, archive: _Archive) -> None:
@@ -325,12 +325,12 @@ def _call(function: Any, arguments: Any) -> Any:
         case _Global(name=name), (_Storage() as storage, int() as offset, tuple() as size, tuple() as stride, *_) if (
             name == _REBUILD_TENSOR
         ):
-            return _tensor(storage, offset, size, stride)
+            return _rebuilt_tensor(storage, offset, size, stride)
         case _:
             raise _MalformedError("its pickle makes a call that no state dict has; do not trust this file")
 
 
-def _tensor(storage: _Storage, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]) -> MappedTensor:
+def _rebuilt_tensor(storage: _Storage, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]) -> MappedTensor:
     """The view (offset, size, stride), counted in elements, of a storage: every element must lie inside it."""
     counts = (offset, *size, *stride)
     if len(size) != len(stride) or len(size) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in counts):

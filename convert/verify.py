@@ -19,7 +19,7 @@ def verify(checkpoint: Path) -> None:
     """Recomputes every hash, compares every shape with the stored architecture's, and prints a table of contents.
 
     Raises:
-      UserError: no checkpoint, or a damaged one; names everything that is wrong.
+        UserError: no checkpoint, or a damaged one; names everything that is wrong.
     """
     manifest = read_manifest(checkpoint)
     total = sum(file["size"] for file in manifest.files.values())

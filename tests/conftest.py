@@ -56,10 +56,10 @@ def trace() -> dict[str, np.ndarray]:
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recorded run's released folders, converted by the production converter: a checkpoint of all five stages."""
     from convert.convert import convert
-    from convert.released import STAGES
+    from convert.released import RELEASED_STAGES
 
     out = tmp_path_factory.mktemp("checkpoints") / "golden"
-    convert(out, {name: str(GOLDEN / "checkpoints" / stage.folder) for name, stage in STAGES.items()})
+    convert(out, {name: str(GOLDEN / "checkpoints" / stage.folder) for name, stage in RELEASED_STAGES.items()})
     return out
 
 

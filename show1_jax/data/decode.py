@@ -54,7 +54,7 @@ def check_file(path: Path) -> VideoFacts:
             if num_bytes > MAX_VIDEO_BYTES:
                 raise VideoError(f"the file has more than {MAX_VIDEO_BYTES:,} bytes")
             with open_video(file) as video:
-                timeline = Timeline.of(video.frames())
+                timeline = Timeline.from_frames(video.frames())
     except OSError as error:
         raise VideoError(error.strerror or str(error)) from error
     return VideoFacts(timeline.start, timeline.duration, timeline.fps, num_bytes, sha256)

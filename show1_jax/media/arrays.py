@@ -15,7 +15,7 @@ from show1_jax.media.errors import VideoError
 from show1_jax.media.images import MAX_IMAGE_PIXELS
 
 _MAX_HEADER_BYTES: Final = 1 << 16
-_READERS: Final = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_HEADER_READERS: Final = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def mapped_array(path: Path) -> Iterator[np.ndarray]:
         VideoError: it is damaged, holds less than it declares, or is no video. Nothing is unpickled.
     """
     with open_regular(path) as file:
-        shape, fortran_order, dtype, offset = _header(file)
+        shape, fortran_order, dtype, offset = _npy_header(file)
         if len(shape) != 4 or not (dtype == np.uint8 or np.issubdtype(dtype, np.floating)):
             raise VideoError(f"it must be uint8 or float (t, h, w, 3), not {dtype} {shape}")
         if min(shape) < 0 or offset + math.prod(shape) * dtype.itemsize > file.seek(0, io.SEEK_END):
@@ -41,12 +41,12 @@ def mapped_array(path: Path) -> Iterator[np.ndarray]:
         yield np.memmap(file, dtype, "r", offset, shape, "F" if fortran_order else "C")
 
 
-def _header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, "np.dtype[Any]", int]:
+def _npy_header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, "np.dtype[Any]", int]:
     """Return the shape, the order, the type and where the values begin."""
     start = io.BytesIO(file.read(_MAX_HEADER_BYTES))
     try:
         with warnings.catch_warnings(action="ignore"):  # about numbers and strings that Python would not write so
-            shape, fortran_order, dtype = _READERS[np.lib.format.read_magic(start)](start)
+            shape, fortran_order, dtype = _HEADER_READERS[np.lib.format.read_magic(start)](start)
     except KeyError:
         raise VideoError("it is of another version of the format") from None
     except Exception as error:  # NumPy raises many types for a damaged header

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 from jaxtyping import UInt8
 
+from show1_jax.media.display import MAX_FRAME_PIXELS, FrameDisplay
 from show1_jax.media.errors import VideoError
-from show1_jax.media.shown import MAX_FRAME_PIXELS, Look
-from show1_jax.media.structure import check_whole
+from show1_jax.media.structure import check_complete
 
 if TYPE_CHECKING:
     import av
@@ -26,9 +26,9 @@ MAX_FRAMES: Final = 1_000_000
 MAX_DECODED_PIXELS: Final = 1 << 38
 """Of all frames: an hour of 1920 x 1080 at 30 frames a second has 2.2e11."""
 # Only containers: a playlist named like a video could make FFmpeg open other files.
-_FORMATS: Final = "mov,mp4,matroska,webm,avi,gif"
+_CONTAINER_FORMATS: Final = "mov,mp4,matroska,webm,avi,gif"
 _CONTAINER_OPTIONS: Final = {
-    "format_whitelist": _FORMATS,
+    "format_whitelist": _CONTAINER_FORMATS,
     "fflags": "-genpts",  # for AVI with B-frames it makes up times that are wrong
 }
 _LIMITS: Final = {"max_pixels": str(MAX_FRAME_PIXELS)}
@@ -57,7 +57,7 @@ class TimedFrame:
     time: float
     duration: float
     _decoded: _Decoded
-    _look: Look
+    _look: FrameDisplay
     _pixel_aspect: Fraction
 
     def to_rgb(self) -> UInt8[np.ndarray, "h w 3"]:
@@ -70,7 +70,7 @@ class TimedFrame:
             return self._look.to_rgb(self._decoded.frame, self._pixel_aspect, self._decoded.alpha)
 
 
-class Video:
+class OpenVideo:
     """The video of an open container.
 
     Attributes:
@@ -83,7 +83,7 @@ class Video:
         self._decoder = _Decoder(self._stream)
         # In AVI the fourth byte of raw pixels is unused.
         is_raw_avi = container.format.name == "avi" and self._stream.codec_context.name == "rawvideo"
-        self._look = Look(is_opaque=is_raw_avi)
+        self._look = FrameDisplay(is_opaque=is_raw_avi)
         rate = self._stream.average_rate
         self.rate = Fraction(rate.numerator, rate.denominator) if rate else None
 
@@ -153,7 +153,7 @@ class Video:
 
 
 @contextmanager
-def open_video(file: io.BufferedIOBase) -> Iterator[Video]:
+def open_video(file: io.BufferedIOBase) -> Iterator[OpenVideo]:
     """Open an encoded video, a seekable file.
 
     Raises:
@@ -161,16 +161,16 @@ def open_video(file: io.BufferedIOBase) -> Iterator[Video]:
     """
     import av
 
-    check_whole(file)
+    check_complete(file)
     # What is no UTF-8 is no damage; from PyAV 19 on that is so by itself.
     lenient: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     with ffmpeg_errors():
         try:
             container = av.open(file, "r", options=_LIMITS, container_options=_CONTAINER_OPTIONS, **lenient)
         except av.ArgumentError:  # what FFmpeg says of formats that are not in the list
-            raise VideoError(f"its content is none of {_FORMATS}, whatever its name") from None
+            raise VideoError(f"its content is none of {_CONTAINER_FORMATS}, whatever its name") from None
     with container:
-        yield Video(container)
+        yield OpenVideo(container)
 
 
 @contextmanager

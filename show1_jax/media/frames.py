@@ -56,16 +56,16 @@ def fit_frame(frame: Shaped[np.ndarray, "h w c"], height: int, width: int) -> Fl
     from PIL import Image, ImageOps
 
     if frame.shape[:2] == (height, width):
-        return _values(frame)
+        return _float_values(frame)
     fitted = np.empty((height, width, frame.shape[-1]), np.float32)
     for channel in range(frame.shape[-1]):
-        plane = Image.fromarray(np.ascontiguousarray(_values(frame[..., channel])))
+        plane = Image.fromarray(np.ascontiguousarray(_float_values(frame[..., channel])))
         fitted[..., channel] = np.asarray(ImageOps.fit(plane, (width, height), Image.Resampling.BICUBIC))
     low, high = frame.min(keepdims=True), frame.max(keepdims=True)
-    return np.clip(fitted, _values(low), _values(high), out=fitted)
+    return np.clip(fitted, _float_values(low), _float_values(high), out=fitted)
 
 
-def _values(array: np.ndarray) -> np.ndarray:
+def _float_values(array: np.ndarray) -> np.ndarray:
     """Return `from_uint8` of uint8, with no intermediate arrays, and anything else in float32."""
     if array.dtype != np.uint8:
         return np.asarray(array, np.float32)

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from show1_jax.files import open_regular
+from show1_jax.media.display import blend, grey_to_rgb
 from show1_jax.media.errors import VideoError
-from show1_jax.media.shown import blend, grey_to_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +22,7 @@ _OTHER_SUFFIXES: Final = (".avif", ".dng", ".dpx", ".exr", ".gif", ".hdr", ".hei
 MAX_IMAGE_PIXELS: Final = 64_000_000
 """Of an image: cameras have up to 61 million."""
 # Others can run programs (EPS), or are no pictures.
-_FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+_IMAGE_FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -56,14 +56,14 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
         with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata that are not used
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=_FORMATS) as image:
+            with Image.open(file, formats=_IMAGE_FORMATS) as image:
                 return _to_rgb(image)
     except VideoError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise VideoError(f"it has more than {MAX_IMAGE_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
-        raise VideoError(f"it is none of {', '.join(_FORMATS)}") from None
+        raise VideoError(f"it is none of {', '.join(_IMAGE_FORMATS)}") from None
     except Exception as error:  # Pillow raises many types for a damaged file
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise VideoError(" ".join(text.split())) from error

@@ -102,9 +102,9 @@ def _read_container(path: Path, size: FrameSize, choose: Choose) -> tuple[np.nda
     try:
         with open_regular(path) as file:
             with open_video(file) as video:
-                timeline = Timeline.of(_with_progress(video.frames(), path, None))
+                timeline = Timeline.from_frames(_with_progress(video.frames(), path, None))
                 rate = timeline.rate(video.rate)
-            even = timeline.even()
+            even = timeline.evenly_spaced()
             chosen = [even[index] for index in choose(len(even))]
             with open_video(file) as video:
                 frames = _with_progress(video.frames(), path, len(even))

@@ -31,12 +31,12 @@ def save_stage(path: str | Path, video: Float32[np.ndarray, "t h w c"], stage: s
         "stage": stage,
         "layout": STAGE_LAYOUT,
         "shape": " ".join(map(str, video.shape)),
-        "sha256": digest(video),
+        "sha256": video_sha256(video),
     }
     write_bytes(path, _with_sorted_header(save({"video": video}, metadata)))
 
 
-def digest(video: Float32[np.ndarray, "t h w c"]) -> str:
+def video_sha256(video: Float32[np.ndarray, "t h w c"]) -> str:
     """The hexadecimal SHA-256 of a stage's values, as its file records it."""
     return hashlib.sha256(video.data).hexdigest()
 
@@ -59,7 +59,7 @@ def load_stage(path: str | Path, stage: str | None = None) -> Float32[np.ndarray
             video: np.ndarray = file.get_tensor("video")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read stage file {path} ({_reason(error)}): sample that stage again") from error
-    if metadata.get("sha256") != digest(video):
+    if metadata.get("sha256") != video_sha256(video):
         raise UserError(f"stage file {path} is damaged (its hash does not match): sample that stage again")
     if stage is not None and metadata.get("stage") != stage:
         raise UserError(f"{path} holds the stage {metadata.get('stage')}, not {stage}: give the file of {stage}")

@@ -37,7 +37,7 @@ _ELEMENTS: Final = {
 """The elements of EBML, of a Segment and of a Cluster (RFC 9559)."""
 
 
-def check_whole(file: io.BufferedIOBase) -> None:
+def check_complete(file: io.BufferedIOBase) -> None:
     """Raise `VideoError` if a file is cut short or its parts do not join; leave the file at its start.
 
     A file of no known container, or one that states no sizes (a live recording), is left to the decoder.
@@ -156,7 +156,7 @@ def _check_elements(file: io.BufferedIOBase, size: int) -> None:
         identity = int.from_bytes(head[:id_length], "big")
         if identity not in _ELEMENTS:
             raise VideoError("its parts do not join")
-        length, width = _size(head[id_length:])
+        length, width = _element_size(head[id_length:])
         position += id_length + width
         if length is not None and position + length > end:
             raise VideoError(_CUT_SHORT)
@@ -168,7 +168,7 @@ def _check_elements(file: io.BufferedIOBase, size: int) -> None:
             position += length
 
 
-def _size(data: bytes) -> tuple[int | None, int]:
+def _element_size(data: bytes) -> tuple[int | None, int]:
     """Return an EBML size, None where it is unknown, and the number of its bytes."""
     if not data or not data[0]:
         raise VideoError("its parts do not join")

@@ -11,7 +11,7 @@ import numpy as np
 from show1_jax.media.containers import TimedFrame
 from show1_jax.media.errors import VideoError
 
-_MARGIN: Final = 0.2
+_EDGE_MARGIN: Final = 0.2
 """The share of a step by which the first and the last moment lie inside the video: times are rounded."""
 
 
@@ -54,13 +54,13 @@ class Timeline:
         """Frames a second, on average; 0 where the only one has no duration."""
         return len(self.times) / self.duration if self.duration else 0.0
 
-    def even(self) -> list[int]:
+    def evenly_spaced(self) -> list[int]:
         """Return the indices of the frames that are on at evenly spaced moments, as many as there are frames.
 
         Where frames last equally long these are all frames, whatever the rounding of their times.
         """
         count = len(self.times)
-        moments = self.start + np.linspace(_MARGIN, count - _MARGIN, count) * (self.duration / count)
+        moments = self.start + np.linspace(_EDGE_MARGIN, count - _EDGE_MARGIN, count) * (self.duration / count)
         return [max(0, bisect_right(self.times, moment) - 1) for moment in moments.tolist()]
 
     def rate(self, stated: Fraction | None) -> Fraction | None:

@@ -30,7 +30,7 @@ from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
 from show1_jax.media.contact_sheet import CONTACT_SHEET
 from show1_jax.media.read import read_video
-from show1_jax.media.stage_files import digest
+from show1_jax.media.stage_files import video_sha256
 from show1_jax.parallel import from_first_process, is_first_process
 from show1_jax.runtime import keep_compiled, memory_errors
 from show1_jax.sampling.dry_run import describe_memory
@@ -134,7 +134,7 @@ def _inputs(job: Job, request: Request, own_video: Clip | None) -> dict[Stage, C
 
 
 def _digests(videos: Mapping[Stage, Clip]) -> dict[Stage, str]:
-    return {stage: digest(video) for stage, video in videos.items()}
+    return {stage: video_sha256(video) for stage, video in videos.items()}
 
 
 def _plan(cascade: Cascade, jobs: Sequence[Job], request: Request, own_video: Clip | None) -> list[int]:
@@ -245,7 +245,7 @@ def _sample(
         def write(stage: Stage, videos: HostVideo) -> None:
             for job, video, digests in zip(batch, videos, results, strict=True):
                 job.directory.write_stage(stage, video, STAGE_TABLE[stage].fps(config.output))
-                digests[stage] = digest(video)
+                digests[stage] = video_sha256(video)
 
         def on_stage(stage: Stage, videos: HostVideo) -> None:
             from_first_process(lambda: write(stage, videos))

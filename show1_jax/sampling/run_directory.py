@@ -26,7 +26,7 @@ from show1_jax.errors import UserError
 from show1_jax.files import locked_folder, user_path, write_bytes
 from show1_jax.media.contact_sheet import CONTACT_SHEET, contact_sheet
 from show1_jax.media.frames import to_uint8
-from show1_jax.media.stage_files import digest, load_stage, save_stage
+from show1_jax.media.stage_files import load_stage, save_stage, video_sha256
 from show1_jax.media.write import write_gif, write_mp4
 from show1_jax.sampling.run_record import RECORD, Record
 
@@ -105,7 +105,7 @@ class RunDirectory:
             UserError: a stage is no longer what the record's `results` say, or the disk is full.
         """
         videos = {stage: self.load(stage) for stage in STAGES if self.has(stage)}
-        results = {stage: digest(video) for stage, video in videos.items()}
+        results = {stage: video_sha256(video) for stage, video in videos.items()}
         for stage, expected in record.results.items():
             if results.get(stage) != expected:
                 raise UserError(f"{self.stage_file(stage)} was changed meanwhile; sample the video again")
@@ -141,7 +141,7 @@ class RunDirectory:
         Raises:
             UserError: it is missing or damaged, or not the one that the record has.
         """
-        if digest(self.load(stage)) != record.results.get(stage):
+        if video_sha256(self.load(stage)) != record.results.get(stage):
             raise UserError(f"{self.stage_file(stage)} is not the one that {RECORD} records; {_AGAIN}")
 
     def _check_file(self, record: Record, path: Path) -> None:

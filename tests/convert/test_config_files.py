@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from configs import demo
 from convert.architectures import unet_config, vae_config
-from convert.config_files import clip_json, explicit, t5_json, unet_json, vae_json
+from convert.config_files import clip_json, t5_json, unet_json, vae_json, with_explicit_levels
 from convert.tables import KINDS
 from show1_jax.checkpoints.networks import kind_of, network_kind
 from show1_jax.errors import UserError
@@ -38,12 +38,12 @@ def test_the_networks_of_our_configs(config: str, component: str) -> None:
     kind = kind_of(component)
     architecture = network_kind(kind).architecture.from_dict(CONFIGS[config][component])
     if isinstance(architecture, UNetConfig):
-        architecture = explicit(architecture)
+        architecture = with_explicit_levels(architecture)
         if architecture.attention == "transformer":  # the released class has one head size for all of a network
             architecture = dataclasses.replace(architecture, transformer_in_head_dim=architecture.mid_head_dim)
     written = through_json(KINDS[kind].write_config(architecture))
     read = KINDS[kind].read_config(written)
-    assert (explicit(read) if isinstance(read, UNetConfig) else read) == architecture
+    assert (with_explicit_levels(read) if isinstance(read, UNetConfig) else read) == architecture
 
 
 def test_what_no_released_class_has_is_refused_by_name() -> None:
@@ -141,7 +141,9 @@ def unets(draw: st.DrawFn) -> UNetConfig:
 @settings(deadline=None)
 @given(unets())
 def test_unets(architecture: UNetConfig) -> None:
-    assert explicit(unet_config(through_json(unet_json(architecture)))) == explicit(architecture)
+    assert with_explicit_levels(unet_config(through_json(unet_json(architecture)))) == with_explicit_levels(
+        architecture
+    )
 
 
 @settings(deadline=None)

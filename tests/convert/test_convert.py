@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 from convert import convert as conversion
 from convert.__main__ import main
 from convert.reader import open_weights
-from convert.released import STAGES
-from convert.rules import sources
+from convert.released import RELEASED_STAGES
+from convert.rules import released_tensors
 from convert.tables import KINDS, parameters
 from show1_jax.checkpoints.arrays import load_weights
 from show1_jax.checkpoints.manifest import Manifest, read_manifest, sha256, verify_files
@@ -94,7 +94,7 @@ def test_every_weight_arrives(converted: Path, golden: Path, component: str) -> 
     state = parameters(kind, architecture)
     released = open_weights(golden / "checkpoints" / folder)
     loaded = load_weights(converted, component, state)
-    places = sources(state, KINDS[kind].table)
+    places = released_tensors(state, KINDS[kind].table)
     assert len(places) == len(released) - (kind == "t5")
     for path, variable in nnx.to_flat_state(loaded):
         source = places[weight_path(path)]
@@ -194,13 +194,13 @@ def test_nothing_a_model_index_names_is_imported(
     assert run("--stages", "interpolation")[0] == 0
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", RELEASED_STAGES)
 def test_the_folder_of_another_stage_is_refused(refused: Callable[..., str], released: Path, stage: str) -> None:
-    for other in STAGES.values():
+    for other in RELEASED_STAGES.values():
         if other.name != stage:
             folder = released / other.folder
             line = refused("--stages", stage, f"--{stage}", str(folder))
-            assert f"is the UNet of {other.name}, but {stage} needs {STAGES[stage].description}" in line
+            assert f"is the UNet of {other.name}, but {stage} needs {RELEASED_STAGES[stage].description}" in line
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -526,7 +526,7 @@ def test_a_full_disk(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--stages", "keyframes,upscaling"], "unknown upscaling; there are keyframes, interpolation"),
+        (["--stages", "keyframes,upscaling"], "unknown upscaling; choose from keyframes, interpolation"),
         (["--stages", ""], "--stages: unknown"),
         (["--stages", "interpolation", "--keyframes", "x"], "--keyframes is given but keyframes is not among --stages"),
         (["--stages", "interpolation", "--interpolation", "nowhere"], "nowhere: no such folder"),

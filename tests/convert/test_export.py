@@ -15,11 +15,11 @@ from safetensors.numpy import load_file
 
 from convert import export as exporting
 from convert.__main__ import main
-from convert.config_files import explicit
+from convert.config_files import with_explicit_levels
 from convert.convert import convert
 from convert.export import export
 from convert.reader import open_weights
-from convert.released import STAGES
+from convert.released import RELEASED_STAGES
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
 from show1_jax.checkpoints.manifest import read_manifest
@@ -28,7 +28,7 @@ from show1_jax.nn.config import UNetConfig
 from show1_jax.parallel.weights import WeightPath
 from tests.helpers import tiny_config
 
-PARTS = {part.component: (stage, part) for stage in STAGES.values() for part in stage.parts}
+PARTS = {part.component: (stage, part) for stage in RELEASED_STAGES.values() for part in stage.parts}
 
 
 def weights_of(checkpoint: Path, name: str) -> dict[WeightPath, np.ndarray]:
@@ -48,12 +48,12 @@ def assert_same_record(one: Path, other: Path, name: str) -> None:
         assert getattr(records[0], attribute) == getattr(records[1], attribute)
     mine, theirs = (stored_architecture(one, name, record) for record in records)
     if isinstance(mine, UNetConfig) and isinstance(theirs, UNetConfig):
-        mine, theirs = explicit(mine), explicit(theirs)
+        mine, theirs = with_explicit_levels(mine), with_explicit_levels(theirs)
     assert mine == theirs
 
 
 def from_folder(folder: Path, out: Path) -> Path:
-    convert(out, {name: str(folder / stage.folder) for name, stage in STAGES.items()})
+    convert(out, {name: str(folder / stage.folder) for name, stage in RELEASED_STAGES.items()})
     return out
 
 
@@ -89,9 +89,9 @@ def test_the_released_file_again(exported: Path, golden: Path, component: str) -
     assert load_file(path).keys() == released.keys()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", RELEASED_STAGES)
 def test_the_released_settings_again(exported: Path, golden: Path, stage: str) -> None:
-    original, copy = golden / "checkpoints" / STAGES[stage].folder, exported / STAGES[stage].folder
+    original, copy = golden / "checkpoints" / RELEASED_STAGES[stage].folder, exported / RELEASED_STAGES[stage].folder
     names = [path.relative_to(original) for path in original.rglob("*.json")]
     for name in names:
         before, after = (json.loads((folder / name).read_text()) for folder in (original, copy))

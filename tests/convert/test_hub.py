@@ -15,8 +15,8 @@ from huggingface_hub import constants
 
 from convert.__main__ import main
 from convert.hub import download, is_hub_id
-from convert.inflate import STARTS
-from convert.released import STAGES, repository_licence
+from convert.inflate import INITIAL_FOLDERS
+from convert.released import RELEASED_STAGES, repository_licence
 from show1_jax.checkpoints.manifest import read_manifest
 from show1_jax.errors import UserError
 
@@ -101,7 +101,7 @@ def test_hub_ids() -> None:
 
 
 def test_a_repository_is_downloaded_at_its_commit(hub: type[Hub], golden: Path) -> None:
-    folder, commit = download("showlab/show-1-sr2", STAGES["superres_latent"])
+    folder, commit = download("showlab/show-1-sr2", RELEASED_STAGES["superres_latent"])
     assert commit == COMMIT
     assert folder.name == COMMIT
     taken = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -127,7 +127,7 @@ def test_only_what_is_needed_is_downloaded(
     index = "diffusion_pytorch_model.safetensors.index.fp16.json"
     (copy / "unet" / index).write_text(json.dumps({"weight_map": {"conv_in.weight": shard}}))
     monkeypatch.setattr(hub, "root", copy.parent)
-    folder, _ = download("showlab/show-1-interpolation", STAGES["interpolation"], "fp16")
+    folder, _ = download("showlab/show-1-interpolation", RELEASED_STAGES["interpolation"], "fp16")
     taken = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     assert taken == sorted(
         ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json", f"unet/{index}", f"unet/{shard}"]
@@ -141,7 +141,7 @@ def test_only_what_is_needed_is_downloaded(
 def test_optional_parts_are_downloaded_where_there_are_any(
     hub: type[Hub], stage: str, source: str, has_text: bool
 ) -> None:
-    folder, _ = download(source, STARTS[stage])
+    folder, _ = download(source, INITIAL_FOLDERS[stage])
     assert (folder / "unet/config.json").is_file()
     assert (folder / "text_encoder/config.json").is_file() == has_text
 
@@ -157,7 +157,7 @@ def test_optional_parts_are_downloaded_where_there_are_any(
 )
 def test_refusals_in_one_line(hub: type[Hub], source: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        download(source, STAGES["first_frame"])
+        download(source, RELEASED_STAGES["first_frame"])
     assert "\n" not in str(caught.value)
 
 
@@ -166,14 +166,14 @@ def test_no_network_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         unused.bind(("127.0.0.1", 0))
         use_endpoint(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}", tmp_path)
         with pytest.raises(UserError, match="the hub cannot be reached; go online, or download the folder elsewhere"):
-            download("showlab/show-1-base", STAGES["keyframes"])
+            download("showlab/show-1-base", RELEASED_STAGES["keyframes"])
 
 
 @pytest.fixture
 def cache(hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The hub's cache after a conversion of two stages, HF_HUB_OFFLINE set since."""
     for stage in ("interpolation", "superres_latent"):
-        download(STAGES[stage].repository, STAGES[stage])
+        download(RELEASED_STAGES[stage].repository, RELEASED_STAGES[stage])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.requests.clear()
     return tmp_path / "cache"
@@ -188,7 +188,7 @@ def test_without_the_hub_a_complete_cache_is_converted(
     provenance = manifest.component("text_clip").provenance
     assert (provenance["source"], provenance["revision"]) == ("showlab/show-1-sr2", COMMIT)
     assert not hub.requests
-    assert f"showlab/show-1-sr2: taking commit {COMMIT} from the hub's cache" in capsys.readouterr().err
+    assert f"showlab/show-1-sr2: using commit {COMMIT} from the hub's cache" in capsys.readouterr().err
 
 
 def test_the_cache_is_taken_where_the_hub_cannot_be_reached(
@@ -198,7 +198,7 @@ def test_the_cache_is_taken_where_the_hub_cannot_be_reached(
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         use_endpoint(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}", cache)
-        folder, commit = download("showlab/show-1-interpolation", STAGES["interpolation"])
+        folder, commit = download("showlab/show-1-interpolation", RELEASED_STAGES["interpolation"])
     assert (folder.name, commit) == (COMMIT, COMMIT)
 
 
@@ -207,7 +207,7 @@ def test_a_branch_in_the_cache_is_what_it_was(cache: Path) -> None:
     repository = cache / "models--showlab--show-1-interpolation"
     other = "f" * 40
     (repository / "snapshots" / other).mkdir()
-    stage = STAGES["interpolation"]
+    stage = RELEASED_STAGES["interpolation"]
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set, and the hub's cache has no copy; unset it"):
         download(stage.repository, stage)  # which of the two commits would it be?
     (repository / "refs").mkdir(exist_ok=True)
@@ -228,7 +228,7 @@ def test_a_cache_that_lacks_something_is_refused_by_its_name(cache: Path, name: 
     (path,) = cache.glob(f"models--showlab--show-1-sr2/snapshots/*/{name}")
     path.resolve().unlink()
     with pytest.raises(UserError, match=rf"its cache of commit {COMMIT} has no {re.escape(name)}; go online"):
-        download("showlab/show-1-sr2", STAGES["superres_latent"])
+        download("showlab/show-1-sr2", RELEASED_STAGES["superres_latent"])
 
 
 @pytest.mark.parametrize("content", ["../../../elsewhere", "\xff", "", "x" * 10**6])
@@ -237,7 +237,10 @@ def test_a_damaged_record_of_a_branch_leads_nowhere_else(cache: Path, content: s
     (cache / "elsewhere").mkdir()
     (repository / "refs").mkdir(exist_ok=True)
     (repository / "refs/main").write_bytes(content.encode("latin-1"))
-    assert download("showlab/show-1-interpolation", STAGES["interpolation"])[0] == repository / "snapshots" / COMMIT
+    assert (
+        download("showlab/show-1-interpolation", RELEASED_STAGES["interpolation"])[0]
+        == repository / "snapshots" / COMMIT
+    )
 
 
 def test_the_command_line_converts_from_the_hub_by_default(

@@ -20,7 +20,7 @@ from convert import inflate as inflating
 from convert.__main__ import main
 from convert.architectures import unet_config
 from convert.export import export
-from convert.inflate import STARTS, inflate
+from convert.inflate import INITIAL_FOLDERS, inflate
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
 from show1_jax.checkpoints.arrays import load_weights
@@ -150,7 +150,7 @@ def test_interpolation_from_a_released_folder(converted: Path, golden: Path, tmp
 def test_what_a_starting_point_holds(start: Path, image_folder: Path, golden: Path) -> None:
     verify_files(start)
     manifest = read_manifest(start)
-    assert set(manifest.components) == {*STARTS, "text_t5", "text_clip", "vae"}
+    assert set(manifest.components) == {*INITIAL_FOLDERS, "text_t5", "text_clip", "vae"}
     for name, folder in (("keyframes", image_folder), ("superres_pixel", golden / "checkpoints/IF-II-L-v1.0")):
         component = manifest.component(name)
         assert not component.config
@@ -235,7 +235,7 @@ def test_the_wrong_folder(
     ("arguments", "message"),
     [
         ([], "no sources; give at least one of --keyframes, --interpolation"),
-        (["--interpolation", "keyframes"], "--interpolation keyframes starts from what --keyframes makes"),
+        (["--interpolation", "keyframes"], "--interpolation keyframes starts from the result of --keyframes"),
         (["--keyframes", "x", "--seed", "-1"], "--seed -1: must be from 0 to 2^32 - 1"),
         (["--keyframes", "x", "--seed", "a"], "--seed: invalid int value"),
         (["--stages", "keyframes"], "unrecognized arguments: --stages keyframes"),

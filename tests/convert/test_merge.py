@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from convert.__main__ import main
-from convert.released import check_fit
+from convert.released import check_text_widths
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
 from convert.verify import verify
@@ -254,4 +254,4 @@ def test_too_little_room(merge: Merge, first: Path, tmp_path: Path, monkeypatch:
 def test_a_text_encoder_of_another_kind_is_refused() -> None:
     vae = network_kind("vae").architecture.from_dict(tiny_config.VAE)
     with pytest.raises(UserError, match="text_t5 is no text encoder"):
-        check_fit({"text_t5": vae})
+        check_text_widths({"text_t5": vae})

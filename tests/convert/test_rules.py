@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from convert.reader import open_weights
-from convert.rules import Source, Table, match, sources
+from convert.rules import KeyTable, ReleasedTensor, match_weights, released_tensors
 from convert.tables import CLIP, KINDS, T5, UNET, VAE, parameters
 from show1_jax.errors import UserError
 
@@ -37,7 +37,7 @@ class Toy(nnx.Module):
         self.vector = nnx.Param(np.zeros((1, 2), np.float32))
 
 
-TOY = Table(
+TOY = KeyTable(
     renames=((r"^time$", "time.3"),),
     temporal=r"^time\.kernel$",
     aliases=((r"^normalise\.", "norm."),),
@@ -70,7 +70,7 @@ def released() -> dict[str, np.ndarray]:
 
 
 def test_every_layer_has_its_key_and_layout(toy: nnx.State, released: dict[str, np.ndarray]) -> None:
-    ours = match(released, toy, TOY, where="toy")
+    ours = match_weights(released, toy, TOY, where="toy")
     np.testing.assert_array_equal(ours["blocks", "0", "kernel"], released["blocks.0.weight"].T)
     np.testing.assert_array_equal(ours["blocks", "1", "kernel"], released["blocks.1.weight"].transpose(2, 3, 1, 0))
     np.testing.assert_array_equal(ours["time", "kernel"][:, 0], released["time.3.weight"][..., 0, 0].transpose(2, 1, 0))
@@ -80,12 +80,14 @@ def test_every_layer_has_its_key_and_layout(toy: nnx.State, released: dict[str, 
     assert {path: array.shape for path, array in ours.items()} == {
         tuple(map(str, path)): tuple(variable.shape) for path, variable in nnx.to_flat_state(toy)
     }
-    assert all(np.shares_memory(ours[path], released[source.key]) for path, source in sources(toy, TOY).items())
+    assert all(
+        np.shares_memory(ours[path], released[source.key]) for path, source in released_tensors(toy, TOY).items()
+    )
 
 
 def test_both_directions(toy: nnx.State, released: dict[str, np.ndarray]) -> None:
-    ours = match(released, toy, TOY, where="toy")
-    back = {source.key: source.to_released(ours[path]) for path, source in sources(toy, TOY).items()}
+    ours = match_weights(released, toy, TOY, where="toy")
+    back = {source.key: source.to_released(ours[path]) for path, source in released_tensors(toy, TOY).items()}
     assert back.keys() == released.keys()
     for key, array in back.items():
         np.testing.assert_array_equal(array, released[key])
@@ -95,12 +97,12 @@ def test_older_names_repeats_and_buffers(toy: nnx.State, released: dict[str, np.
     older = {re.sub("^norm", "normalise", key): array for key, array in released.items()}
     older["position_ids"] = np.arange(77)
     older["copy.weight"] = older.pop("table.weight")
-    assert match(older, toy, TOY, where="toy").keys() == match(released, toy, TOY, where="toy").keys()
+    assert match_weights(older, toy, TOY, where="toy").keys() == match_weights(released, toy, TOY, where="toy").keys()
     older["table.weight"] = older["copy.weight"].copy()
-    match(older, toy, TOY, where="toy")
+    match_weights(older, toy, TOY, where="toy")
     older["table.weight"][6, 1] += 1
     with pytest.raises(UserError, match=r"1 duplicate keys with different values: table\.weight and copy\.weight"):
-        match(older, toy, TOY, where="toy")
+        match_weights(older, toy, TOY, where="toy")
 
 
 def test_all_problems_at_once(toy: nnx.State, released: dict[str, np.ndarray]) -> None:
@@ -113,7 +115,7 @@ def test_all_problems_at_once(toy: nnx.State, released: dict[str, np.ndarray]) -
     released["norm.weight"][:] = 1e6
     released |= {f"decoder.{index}": np.zeros(1) for index in range(25)}
     with pytest.raises(UserError) as caught:
-        match(released, toy, TOY, where="toy/unet", dtype=np.dtype("float16"))
+        match_weights(released, toy, TOY, where="toy/unet", dtype=np.dtype("float16"))
     line = str(caught.value)
     for part in (
         "toy/unet: ",
@@ -135,18 +137,20 @@ def test_all_problems_at_once(toy: nnx.State, released: dict[str, np.ndarray]) -
 def test_finite_weights_of_any_size_pass(shape: tuple[int, ...], dtype: Any) -> None:
     state = nnx.State({"a": nnx.Param(np.broadcast_to(np.float32(0), shape))})
     weights = {"a": np.broadcast_to(np.asarray(1, dtype), shape)}
-    assert match(weights, state, Table(), where="toy", dtype=np.dtype("float16"))["a",].shape == shape
+    assert match_weights(weights, state, KeyTable(), where="toy", dtype=np.dtype("float16"))["a",].shape == shape
 
 
 def test_a_table_that_is_no_bijection_is_refused(toy: nnx.State) -> None:
     with pytest.raises(UserError, match=r"2 parameters that share a key: blocks\.1\.bias and time\.bias"):
-        sources(toy, Table(renames=((r"^time$", "blocks.1"),), temporal=r"^time\.kernel$"))
+        released_tensors(toy, KeyTable(renames=((r"^time$", "blocks.1"),), temporal=r"^time\.kernel$"))
     with pytest.raises(UserError, match=r"2 unmapped parameters: a\.kernel, b\.kernel"):
-        sources(nnx.State({name: {"kernel": nnx.Param(np.zeros((2, 2, 2)))} for name in "ab"}), Table(temporal=r"^b\."))
+        released_tensors(
+            nnx.State({name: {"kernel": nnx.Param(np.zeros((2, 2, 2)))} for name in "ab"}), KeyTable(temporal=r"^b\.")
+        )
 
 
 def test_a_source_turns_layouts_both_ways() -> None:
-    source = Source("a.weight", ("o i t 1 1", "t 1 i o"), (5, 4, 3, 1, 1))
+    source = ReleasedTensor("a.weight", ("o i t 1 1", "t 1 i o"), (5, 4, 3, 1, 1))
     array = np.arange(60).reshape(source.shape)
     assert source.to_ours(array).shape == (3, 1, 4, 5)
     np.testing.assert_array_equal(source.to_released(source.to_ours(array)), array)
@@ -164,7 +168,7 @@ def test_names_and_shapes_at_full_size(full_size: dict[str, Any], name: str, kin
     architecture = KINDS[kind].read_config({"_class_name": class_name, **spec["config"]})
     state = parameters(kind, architecture)
     expected = {key: tuple(shape) for key, shape in spec["keys"].items() if key not in table.tied}
-    assert {source.key: source.shape for source in sources(state, table).values()} == expected
+    assert {source.key: source.shape for source in released_tensors(state, table).values()} == expected
 
 
 def test_every_full_size_list_is_checked(full_size: dict[str, Any]) -> None:
@@ -184,7 +188,7 @@ def test_old_vae_attention_names(golden: Path) -> None:
 
     renamed = {older(key): array for key, array in weights.items()}
     assert sum(key not in weights for key in renamed) == 16
-    newer, older_match = (match(given, state, VAE, where="vae") for given in (weights, renamed))
+    newer, older_match = (match_weights(given, state, VAE, where="vae") for given in (weights, renamed))
     assert newer.keys() == older_match.keys()
     assert all(np.array_equal(newer[path], older_match[path]) for path in newer)
 
@@ -196,7 +200,7 @@ def test_t5_files_may_hold_the_embedding_once_or_twice(golden: Path, dropped: st
     state = parameters("t5", KINDS["t5"].read_config(json.loads((folder / "config.json").read_text())))
     embedding = weights["shared.weight"]
     del weights[dropped]
-    matched = match(weights, state, T5, where="t5")
+    matched = match_weights(weights, state, T5, where="t5")
     np.testing.assert_array_equal(matched["shared", "embedding"], embedding)
 
 
@@ -204,13 +208,13 @@ def test_clip_position_ids_are_passed_over(golden: Path) -> None:
     folder = golden / "checkpoints/show-1-sr2/text_encoder"
     weights = dict(open_weights(folder)) | {"text_model.embeddings.position_ids": np.arange(77)[None]}
     state = parameters("clip", KINDS["clip"].read_config(json.loads((folder / "config.json").read_text())))
-    assert len(match(weights, state, CLIP, where="clip")) == 52
+    assert len(match_weights(weights, state, CLIP, where="clip")) == 52
 
 
 def test_temporal_convolutions_are_the_only_five_axis_weights(golden: Path) -> None:
     folder = golden / "checkpoints/show-1-base/unet"
     weights = open_weights(folder)
     state = parameters("unet", KINDS["unet"].read_config(json.loads((folder / "config.json").read_text())))
-    found = {source.key for source in sources(state, UNET).values() if len(source.shape) == 5}
+    found = {source.key for source in released_tensors(state, UNET).values() if len(source.shape) == 5}
     assert found == {key for key, array in weights.items() if array.ndim == 5}
     assert found

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from convert.reader import open_weights
-from convert.rules import match
+from convert.rules import match_weights
 from convert.tables import KINDS
 from show1_jax.nn.clip import CLIPTextEncoder
 from show1_jax.nn.layers import Layers
@@ -30,7 +30,7 @@ def encoder(folder: Path, kind: str, dtype: DTypeLike = jnp.float32) -> nnx.Modu
     config = KINDS[kind].read_config(json.loads((folder / "text_encoder/config.json").read_text()))
     network = NETWORKS[kind](config, Layers(dtype, dtype))
     state = nnx.state(network, nnx.Param)
-    weights = match(open_weights(folder / "text_encoder"), state, KINDS[kind].table, where=kind)
+    weights = match_weights(open_weights(folder / "text_encoder"), state, KINDS[kind].table, where=kind)
     for path, variable in nnx.to_flat_state(state):
         variable.set_value(jnp.asarray(weights[tuple(map(str, path))], dtype))
     nnx.update(network, state)

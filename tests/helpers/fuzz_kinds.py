@@ -151,10 +151,10 @@ def _read_released(stage: str) -> Callable[[Path], None]:
     """Return a function that reads a released folder without its weights, up to the shapes of its networks."""
 
     def read(folder: Path) -> None:
-        from convert.released import STAGES, read_architecture
+        from convert.released import RELEASED_STAGES, read_architecture
         from convert.tables import parameters
 
-        released = STAGES[stage]
+        released = RELEASED_STAGES[stage]
         for part in released.parts:
             architecture, _ = read_architecture(released, part, folder / released.folder)
             parameters(part.kind, architecture)
@@ -214,14 +214,14 @@ def _run_request() -> dict[str, Any]:
 
 
 def _make_run(folder: Path) -> None:
-    from show1_jax.media.stage_files import digest
+    from show1_jax.media.stage_files import video_sha256
     from show1_jax.sampling.run_directory import RunDirectory
     from show1_jax.sampling.run_record import Record
 
     video = _frames().astype(np.float32) / 255
     directory = RunDirectory(folder / "run")
     directory.write_stage("keyframes", video, FPS)
-    directory.finish("a red circle", Record(_run_request(), ("keyframes",), {"keyframes": digest(video)}))
+    directory.finish("a red circle", Record(_run_request(), ("keyframes",), {"keyframes": video_sha256(video)}))
 
 
 def _read_run(folder: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_matroska_file_whose_parts_do_not_join_is_refused(files: dict[str, Pat
     block = data.index(b"\xa3", data.index(b"\x1f\x43\xb6\x75"))
     data[block + 1] ^= 0x10
     with pytest.raises(VideoError, match=r"do not join|cut short"):
-        structure.check_whole(io.BytesIO(data))
+        structure.check_complete(io.BytesIO(data))
 
 
 def test_notes_that_a_camera_appends_do_not_matter(files: dict[str, Path], tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_the_delays_of_a_gif_count(tmp_path: Path) -> None:
 def test_an_even_clock_goes_through_the_frames_in_order(durations: list[float], start: float) -> None:
     times = (start + np.cumsum([0, *durations])[:-1]).tolist()
     timeline = Timeline(times, sum(durations))
-    even = timeline.even()
+    even = timeline.evenly_spaced()
     assert len(even) == len(times)
     assert even == sorted(even)
     assert even[0] >= 0
@@ -249,7 +249,7 @@ def test_an_even_clock_goes_through_the_frames_in_order(durations: list[float], 
 @settings(deadline=None)
 def test_rounded_times_of_an_even_video_leave_every_frame(count: int, fps: float, tick: float) -> None:
     times = [round(index / fps / tick) * tick for index in range(count)]
-    assert Timeline(times, times[-1] + round(1 / fps / tick) * tick).even() == list(range(count))
+    assert Timeline(times, times[-1] + round(1 / fps / tick) * tick).evenly_spaced() == list(range(count))
 
 
 def test_the_stated_rate_counts_where_it_fits(files: dict[str, Path]) -> None:
@@ -290,10 +290,10 @@ def test_frames_of_too_many_pixels_are_refused_before_they_are_decoded(tmp_path:
 
 
 def test_pixels_are_not_stretched_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from show1_jax.media import shown
+    from show1_jax.media import display
 
     path = encode(tmp_path / "a.mp4", numbered(3), pixel_aspect=Fraction(4))
-    monkeypatch.setattr(shown, "MAX_FRAME_PIXELS", HEIGHT * WIDTH * 3)
+    monkeypatch.setattr(display, "MAX_FRAME_PIXELS", HEIGHT * WIDTH * 3)
     with pytest.raises(UserError, match="more than"):
         read_video(path)
 
@@ -323,7 +323,7 @@ def test_a_table_that_declares_a_billion_samples_is_refused_before_it_is_made(fi
 
 def test_boxes_within_boxes_without_end_are_passed_over() -> None:
     data = b"".join(struct.pack(">I", 8 * (5000 - index)) + b"moov" for index in range(5000))
-    structure.check_whole(io.BytesIO(data))
+    structure.check_complete(io.BytesIO(data))
 
 
 @given(
@@ -333,4 +333,4 @@ def test_boxes_within_boxes_without_end_are_passed_over() -> None:
 @settings(deadline=None, max_examples=300)
 def test_any_bytes_are_whole_or_a_video_error(data: bytes, head: bytes) -> None:
     with suppress(VideoError):
-        structure.check_whole(io.BytesIO(head + data))
+        structure.check_complete(io.BytesIO(head + data))

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from convert.export import export
 from convert.merge import merge
 from convert.reader import open_weights
-from convert.rules import Table, match
+from convert.rules import KeyTable, match_weights
 from convert.tables import KINDS, Kind, parameters
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.prompts import Prompt
@@ -119,7 +119,9 @@ def read_config(settings: Mapping[str, Any]) -> Architecture:
     return ToyConfig.from_dict({name: settings[name] for name in FIELDS})
 
 
-CONVERTED = Kind(read_config, write_config, Table(renames=((r"^mix\b", "mixer"),)), "text_encoder", "model.safetensors")
+CONVERTED = Kind(
+    read_config, write_config, KeyTable(renames=((r"^mix\b", "mixer"),)), "text_encoder", "model.safetensors"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +199,7 @@ def test_it_is_merged_and_exported(checkpoint: Path, tiny_checkpoint: Path, tmp_
     released = open_weights(tmp_path / "released/text_encoder")
     assert sorted(released) == ["mixer.bias", "mixer.weight", "table.weight"]
     state = parameters("toy", ToyConfig.from_dict(FIELDS))
-    assert match(released, state, CONVERTED.table, where="toy").keys() == to_weights(state).keys()
+    assert match_weights(released, state, CONVERTED.table, where="toy").keys() == to_weights(state).keys()
     assert (tmp_path / "released/tokenizer/length.txt").read_text() == str(LENGTH)
 
 

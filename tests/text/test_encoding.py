@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from jax.typing import DTypeLike
 
-from convert.rules import sources
+from convert.rules import released_tensors
 from convert.tables import KINDS
 from show1_jax.nn.layers import Layers
 from show1_jax.nn.t5 import T5Encoder
@@ -76,6 +76,6 @@ def test_full_size_parameters(golden: Path, component: str, kind: str) -> None:
     full_size = json.loads(gzip.decompress((golden / "full_size_keys.json.gz").read_bytes()))[component]
     network = NETWORKS[kind](KINDS[kind].read_config(full_size["config"]), Layers())
     state = nnx.state(network, nnx.Param)
-    shapes = {source.key: list(source.shape) for source in sources(state, KINDS[kind].table).values()}
+    shapes = {source.key: list(source.shape) for source in released_tensors(state, KINDS[kind].table).values()}
     repeated = {"encoder.embed_tokens.weight"} if kind == "t5" else set()
     assert shapes == {key: shape for key, shape in full_size["keys"].items() if key not in repeated}

@@ -221,7 +221,7 @@ def test_an_image_that_could_run_programs_is_none(tmp_path: Path) -> None:
 
 
 def test_side_data_of_an_unknown_kind_hides_no_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from show1_jax.media import shown
+    from show1_jax.media import display
 
     class Unknown:
         rotation = -90
@@ -230,5 +230,5 @@ def test_side_data_of_an_unknown_kind_hides_no_turn(tmp_path: Path, monkeypatch:
         def side_data(self) -> None:
             raise ValueError("99 is not a valid Type")
 
-    np.testing.assert_array_equal(shown._display_matrix(Unknown(), -90), [[0, -1], [1, 0]])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(display._display_matrix(Unknown(), -90), [[0, -1], [1, 0]])  # type: ignore[arg-type]
     assert av.VideoFrame(16, 16).rotation == 0

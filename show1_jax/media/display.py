@@ -25,7 +25,7 @@ _MAX_SKEW: Final = 0.1
 """Of a display matrix, compared with the nearest quarter turn: 6 degrees."""
 
 
-class Look:
+class FrameDisplay:
     """How the frames of a stream are shown."""
 
     def __init__(self, *, is_opaque: bool = False):
