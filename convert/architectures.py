@@ -16,7 +16,7 @@ from show1_jax.nn.config import Activation, UNetConfig, VAEConfig
 _IMAGE_BLOCKS: Final = ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D")
 _VIDEO_BLOCKS: Final = ("ResnetDownsampleBlock3D", "SimpleCrossAttnDownBlock3D")
 _LATENT_BLOCKS: Final = ("DownBlock3D", "CrossAttnDownBlock3D")
-_LARGEST_FLOAT: Final = 2**1000  # larger whole numbers stay int, as a float cannot hold all of them
+_LARGEST_FLOAT: Final = 2**1000  # larger whole numbers stay int: float() overflows at 2**1024
 _MAX_LISTED_FIELDS: Final = 20
 _ACTIVATIONS: Final[Mapping[str, Activation]] = {"silu": "silu", "swish": "silu", "gelu": "gelu"}
 

@@ -122,12 +122,13 @@ def _with_temporal_layers(prepared: PreparedPart, seed: int, dtype: np.dtype | N
     network = to_weights(parameters("unet", architecture))
     initial = {path: leaf.shape for path, leaf in network.items() if path not in prepared.arrays}
     stored = dtype or prepared.arrays["conv_in", "kernel"].dtype
+    zero = np.zeros((), stored)
     return replace(
         prepared,
         origin={**prepared.origin, "start": [f"newborn temporal layers, seed {seed}"]},
         architecture=architecture,
         config={},
-        arrays=prepared.arrays | {path: np.broadcast_to(np.zeros((), stored), shape) for path, shape in initial.items()},
+        arrays=prepared.arrays | {path: np.broadcast_to(zero, shape) for path, shape in initial.items()},
         dtypes=prepared.dtypes | dict.fromkeys(initial, stored),
         draw=partial(_initial_weights, initial, stored, seed),
     )
@@ -136,7 +137,7 @@ def _with_temporal_layers(prepared: PreparedPart, seed: int, dtype: np.dtype | N
 def _initial_weights(
     shapes: Mapping[WeightPath, tuple[int, ...]], dtype: np.dtype, seed: int, scratch: Path
 ) -> Weights:
-    """Return initial weights in a mapped file that is deleted: at full size they are as large as the image UNet's."""
+    """Return initial weights, in an unlinked mapped file: at full size they are as large as the image UNet's."""
     tensors = {"/".join(path): (shape, dtype) for path, shape in shapes.items()}
     path = scratch / "initial.safetensors"
     write_safetensors(path, tensors, lambda name: initial_weight(tuple(name.split("/")), tensors[name][0], seed))
@@ -179,7 +180,7 @@ def _keyframes_of_checkpoint(source: str, dtype: np.dtype | None) -> PreparedPar
 
 
 def _with_condition(prepared: PreparedPart) -> PreparedPart:
-    """Return a prepared keyframe UNet as an interpolation UNet: the condition's channels come last, with zero kernels."""
+    """Return a prepared keyframe UNet as an interpolation UNet: the kernels of the condition's channels are zero."""
     assert isinstance(prepared.architecture, UNetConfig)
     stage = RELEASED_STAGES["interpolation"]
     architecture = replace(prepared.architecture, in_channels=stage.unet["in_channels"])

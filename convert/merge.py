@@ -1,4 +1,4 @@
-"""Components of several checkpoints and training runs as one checkpoint: what a trained cascade is shipped as."""
+"""Components of several checkpoints and training runs as one checkpoint: the form in which a cascade is published."""
 
 import math
 from collections.abc import Sequence
@@ -33,11 +33,11 @@ class _MergedComponent:
     """A component that will be written.
 
     Attributes:
-        name: of the component, in both checkpoints.
-        checkpoint: that holds it.
+        name: the name of the component, in both checkpoints.
+        checkpoint: the directory of the checkpoint that it is read from.
         record: its entry in the new manifest.
-        architecture: of its network.
-        dtype: of the written weights; None keeps each.
+        architecture: the architecture of its network.
+        dtype: the dtype of the written weights; None keeps each tensor's.
     """
 
     name: str
@@ -47,12 +47,12 @@ class _MergedComponent:
     dtype: np.dtype | None
 
     def written_bytes(self) -> int:
-        """Size of its weights."""
+        """Return the size of its written weights, in bytes."""
         stored = weight_shapes(self.checkpoint, self.name).values()
         return sum(math.prod(leaf.shape) * (self.dtype or leaf.dtype).itemsize for leaf in stored)
 
     def state(self) -> nnx.State:
-        """Its parameters, as shapes."""
+        """Return its parameters, as shapes."""
         return parameters(self.record.kind, self.architecture)
 
 
@@ -65,20 +65,20 @@ def merge(
     config: CascadeConfig | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes components of one or several checkpoints as one, each with its tokenizer, its settings and its origin.
+    """Write components of one or several checkpoints as one, each with its tokenizer, its settings and its origin.
 
     Args:
-        checkpoints: a checkpoint's directory, a training run's, or several, as `CheckpointSet.open` takes them: what the
-            later ones hold takes the place of what the earlier ones do.
+        checkpoints: a checkpoint's directory, a training run's, or several, as `CheckpointSet.open` takes them:
+            components of later ones replace those of earlier ones.
         out: the checkpoint's directory; it appears when everything is written.
-        components: to write; by default all of them.
-        dtype: of the stored weights; None keeps each tensor's.
+        components: the components to write; by default all of them.
+        dtype: the dtype of the stored weights; None keeps each tensor's.
         config: sampling settings to record; None keeps those of each component.
-        overwrite: replace a checkpoint that is there; it may be one of `checkpoints`.
+        overwrite: replace an existing checkpoint; it may be one of `checkpoints`.
 
     Raises:
         UserError: no such checkpoint or component, damaged files, networks that do not fit each other, weights that are
-            NaN, infinite or too large for `dtype`, or anything wrong with `out` or the disk; `out` is then as it was.
+            NaN, infinite or too large for `dtype`, or a problem with `out` or the disk; `out` is then unchanged.
     """
     check_new_checkpoint(out, overwrite=overwrite)
     opened = CheckpointSet.open(checkpoints)
@@ -96,7 +96,7 @@ def merge(
 def _merged_component(
     checkpoints: CheckpointSet, name: str, dtype: np.dtype | None, config: CascadeConfig | None
 ) -> _MergedComponent:
-    """A component, checked as far as it can be without reading weights."""
+    """Return a component to write, checked as far as possible without reading weights."""
     record, checkpoint = checkpoints.component(name), checkpoints.path(name)
     if not name.isidentifier():
         raise UserError(f"{checkpoint}: {name!r} is no component's name; convert again")

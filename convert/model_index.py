@@ -1,4 +1,4 @@
-"""`model_index.json`: which class of which library reads each folder of an exported pipeline."""
+"""The `model_index.json` of an exported pipeline: the library and class that read each of its folders."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -20,17 +20,17 @@ _ABSENT: Final[Mapping[str, tuple[str, ...]]] = {
     "superres_pixel": ("feature_extractor",),
     "superres_latent": (),
 }
-"""Parts that the pipeline's class knows and no folder has."""
+"""Parts that the pipeline's class has, and for which there is no folder."""
 
 
 def model_index(records: Mapping[str, Component], configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The index of a folder that holds these components, by name; None without a UNet of the cascade.
+    """Return the index of a folder that contains the given components, or None without a UNet of the cascade.
 
-    A pipeline whose text encoder is elsewhere has none in its index: the original shares one among its pixel stages.
+    A pipeline whose text encoder is in another folder has none in its index: the original's pixel stages share one.
 
     Args:
-        records: their entries in the manifest.
-        configs: their `config.json` files.
+        records: the components' entries in the manifest, by name.
+        configs: the contents of their `config.json` files, by name.
     """
     stage = next((name for name in records if name in _PIPELINES), None)
     if stage is None:

@@ -1,4 +1,4 @@
-"""The weights of a component folder, opened lazily: `.safetensors` or `.bin`, whole or sharded, of any variant."""
+"""Lazy reader of the weights of a component folder: `.safetensors` or `.bin`, whole or sharded, of any variant."""
 
 import mmap
 import os
@@ -20,8 +20,8 @@ _STEM = r"(?P<stem>diffusion_pytorch_model|model|pytorch_model)"
 _KIND = r"\.(?P<kind>safetensors|bin)"
 _VARIANT = r"(?:\.(?P<variant>[\w-]+?))?"
 _NUMBER = r"-\d+-of-\d+"
-# Of a sharded variant, diffusers 0.30 wrote `STEM-NUMBER.VARIANT.KIND` and `STEM.KIND.VARIANT.index.json`; diffusers of
-# all other releases, and transformers, write `STEM.VARIANT-NUMBER.KIND` and `STEM.KIND.index.VARIANT.json`.
+# For a sharded variant, diffusers 0.30 wrote `STEM-NUMBER.VARIANT.KIND` and `STEM.KIND.VARIANT.index.json`; all other
+# releases of diffusers, and transformers, write `STEM.VARIANT-NUMBER.KIND` and `STEM.KIND.index.VARIANT.json`.
 _SHARD = re.compile(_STEM + rf"(?:{_VARIANT}{_NUMBER}|{_NUMBER}(?:\.[\w-]+)?){_KIND}")
 _WHOLE = re.compile(_STEM + _VARIANT + _KIND)
 _INDEX = re.compile(_STEM + _KIND + _VARIANT + r"\.index\.json")
@@ -30,7 +30,7 @@ _INDEX_BEHIND = re.compile(_STEM + _KIND + r"\.index" + _VARIANT + r"\.json")
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One way to get a folder's weights: a whole file, or the index of a sharded one."""
+    """A file through which a folder's weights can be read: a whole file, or the index of shards."""
 
     name: str
     variant: str | None
@@ -39,13 +39,13 @@ class WeightFile:
 
 
 class Weights(Mapping[str, np.ndarray]):
-    """Name -> array of one component. Arrays are read-only views of the mapped files: nothing is read until used.
+    """Arrays of one component by name: read-only views of the mapped files, which are read when they are used.
 
-    Where a file has checksums, an array that is asked for is compared with its own, and a UserError says if it differs.
+    If a file has checksums, each array is compared with its own when it is first used; a difference is a UserError.
 
     Attributes:
-        variant: the variant that was taken, e.g. "fp16"; None for plain file names.
-        files: every file the tensors come from, the index first if there is one.
+        variant: the variant that was used, e.g. "fp16"; None for plain file names.
+        files: every file that contains the tensors, the index first if there is one.
     """
 
     def __init__(
@@ -66,23 +66,24 @@ class Weights(Mapping[str, np.ndarray]):
 
     @property
     def nbytes(self) -> int:
-        """Size of all arrays."""
+        """Size of all arrays in bytes."""
         return sum(tensor.nbytes for tensor in self._tensors.values())
 
     def release(self) -> None:
-        """Gives back the memory of what was read so far; it can be read again."""
+        """Release the memory of the arrays that were read so far; they can be read again."""
         for buffer in {id(tensor.buffer): tensor.buffer for tensor in self._tensors.values()}.values():
             buffer.madvise(mmap.MADV_DONTNEED)
 
 
 def open_weights(folder: Path, variant: str | None = None, roots: AllowedRoots = ()) -> Weights:
-    """Opens the weights of a component folder of a released pipeline.
+    """Open the weights of a component folder of a released pipeline.
 
     Args:
         folder: e.g. `show-1-base/unet`.
-        variant: the variant to prefer, e.g. "fp16"; a folder without it gives its plain files. By default the plain
-            files, or else the only variant there is. `.safetensors` is preferred to `.bin`, a whole file to shards.
-        roots: what links may not lead out of; by default as `allowed_roots` says of `folder`.
+        variant: the variant to prefer, e.g. "fp16"; if the folder does not have it, its plain files are used. By
+            default the plain files, or else the only variant. `.safetensors` is preferred to `.bin`, a whole file to
+            shards.
+        roots: the folders that links must not leave; by default `allowed_roots(folder)`.
 
     Raises:
         UserError: no weights or no such variant; missing, truncated, damaged or hostile files; an index that does not
@@ -105,10 +106,15 @@ def open_weights(folder: Path, variant: str | None = None, roots: AllowedRoots =
 
 
 def choose_file(names: Iterable[str], variant: str | None = None, *, where: str) -> WeightFile:
-    """The file among `names` that `open_weights` would open in the folder `where`.
+    """Return the file among `names` that `open_weights` opens.
+
+    Args:
+        names: the names of the files in a folder.
+        variant: the variant to prefer, see `open_weights`.
+        where: the folder's name, for messages.
 
     Raises:
-        UserError: there is none, or none can be preferred.
+        UserError: there is none, or several variants and no choice.
     """
     names = list(names)
     found = list(_weight_files(names))
@@ -118,12 +124,12 @@ def choose_file(names: Iterable[str], variant: str | None = None, *, where: str)
         raise UserError(f"{where}: no weights (*.safetensors or *.bin); download them into it")
     variants = {file.variant for file in found}
     if variant not in variants:
-        variant = _fallback(where, variant, variants)
+        variant = _fallback_variant(where, variant, variants)
     candidates = [file for file in found if file.variant == variant]
     return min(candidates, key=lambda file: (not file.is_safetensors, file.is_index, file.name))
 
 
-def _fallback(where: str, variant: str | None, variants: set[str | None]) -> str | None:
+def _fallback_variant(where: str, variant: str | None, variants: set[str | None]) -> str | None:
     names = ", ".join(sorted(name for name in variants if name))
     if variant is not None and None not in variants:
         raise UserError(f"{where}: no variant {variant!r}; there is {names}, choose it with --variant")
@@ -145,7 +151,11 @@ def _read_weight_file(path: Path) -> TensorTable:
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Name -> shard's file name, of a `*.index.json`. Shards lie beside it: a name that leads elsewhere is refused."""
+    """Return the shard's file name for each tensor name in a `*.index.json`.
+
+    Raises:
+        UserError: missing or damaged index, or a shard that is not a file of weights in the same folder.
+    """
     try:
         index = read_json(path, "download it again", max_bytes=MAX_FILE_BYTES)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""The five released folders: what each stage needs of its own, and how a wrong folder is told from the right one."""
+"""The five released folders: the files that each stage needs, and the checks that a folder belongs to its stage."""
 
 import os
 from collections.abc import Mapping
@@ -41,8 +41,8 @@ class Part:
 
     Attributes:
         component: its name in the checkpoint.
-        kind: of its network, see `KINDS`.
-        folder: of its config and weights.
+        kind: the kind of its network, see `KINDS`.
+        folder: the folder of its config and weights.
         schedulers: folders of the scheduler configurations that belong to it.
         tokenizer: names of the tokenizer files that it must have.
         optional: the released folder may lack it.
@@ -57,20 +57,20 @@ class Part:
 
     @property
     def config(self) -> str:
-        """Where its `config.json` is."""
+        """Path of its `config.json` in the released folder."""
         return f"{self.folder}/config.json"
 
 
 @dataclass(frozen=True)
 class ReleasedStage:
-    """A stage's released folder, and what its UNet must look like.
+    """A stage's released folder, and the required architecture of its UNet.
 
     Attributes:
-        name: of the stage.
+        name: the name of the stage.
         repository: the hub id of the released weights.
         parts: the components to convert, the UNet first.
-        description: of the UNet, for a person.
-        unet: fields that tell its architecture from the other stages'.
+        description: a description of the UNet, for messages to the user.
+        unet: fields that distinguish its architecture from the other stages'.
     """
 
     name: str
@@ -81,12 +81,12 @@ class ReleasedStage:
 
     @property
     def folder(self) -> str:
-        """The repository's own name, which `--from` expects."""
+        """Name of the repository without its owner; `--from` expects a folder of this name."""
         return self.repository.partition("/")[2]
 
 
 _NOISED: Final = ("scheduler", "image_noising_scheduler")
-_CLIP_TOKENIZER: Final = ("tokenizer_config.json",)  # its vocabulary is in other files, according to who saved it
+_CLIP_TOKENIZER: Final = ("tokenizer_config.json",)  # the files of its vocabulary depend on the library that saved it
 
 RELEASED_STAGES: Final[Mapping[str, ReleasedStage]] = {
     stage.name: stage
@@ -144,13 +144,16 @@ def repository_licence(repository: str) -> str:
 
 
 def check_folder(stage: ReleasedStage, folder: Path) -> None:
-    """Refuses what is no folder. Another stage's folder is known by its UNet, not by the pipeline that it names."""
+    """Refuse a path that is not a folder.
+
+    The folder of another stage is refused later, by its UNet and not by the pipeline that it names.
+    """
     if not os.path.isdir(folder):
         raise UserError(f"{shown_name(str(folder))}: no such folder; give the one of {stage.name} ({stage.repository})")
 
 
 def read_architecture(stage: ReleasedStage, part: Part, folder: Path) -> tuple[Architecture, dict[str, Any]]:
-    """A part's architecture and its `config.json`, verbatim.
+    """Return a part's architecture, and the unchanged content of its `config.json`.
 
     Raises:
         UserError: missing or damaged file, unsupported settings, or a UNet of another stage.
@@ -167,12 +170,12 @@ def read_architecture(stage: ReleasedStage, part: Part, folder: Path) -> tuple[A
 
 
 def scheduler_file(role: str) -> str:
-    """Where a scheduler's settings are in a released folder."""
+    """Return the path of a scheduler's settings in a released folder."""
     return f"{role}/scheduler_config.json"
 
 
 def read_scheduler(role: str, folder: Path) -> dict[str, Any]:
-    """A scheduler's settings, verbatim, once it is known that sampling will take them.
+    """Return a scheduler's settings, unchanged, after checking that sampling supports them.
 
     Raises:
         UserError: missing or damaged file, or unsupported settings.
@@ -187,7 +190,11 @@ def read_scheduler(role: str, folder: Path) -> dict[str, Any]:
 
 
 def check_unet(stage: ReleasedStage, architecture: UNetConfig, where: str) -> None:
-    """Refuses the UNet of another stage. Raises UserError."""
+    """Refuse the UNet of another stage.
+
+    Raises:
+        UserError: a field differs from `stage.unet`; the message names the stage that has such a UNet.
+    """
 
     def fits(other: ReleasedStage) -> bool:
         return all(getattr(architecture, name) == value for name, value in other.unet.items())
@@ -205,7 +212,11 @@ def check_unet(stage: ReleasedStage, architecture: UNetConfig, where: str) -> No
 
 
 def check_text_widths(architectures: Mapping[str, Architecture]) -> None:
-    """Checks that the text encoders that were converted give what the UNets take. Raises UserError."""
+    """Check that the widths of the converted text encoders are those that the UNets require.
+
+    Raises:
+        UserError: a width differs, or a component with the name of a text encoder is none.
+    """
     for encoder in TEXT_ENCODERS:
         if encoder not in architectures:
             continue

@@ -1,7 +1,7 @@
 """The engine of conversion: a bijection between the keys of a released file and the parameters of an NNX state.
 
-Names mirror the released ones, so that a component's `KeyTable` holds only what differs. Every parameter has exactly one
-key and one layout, and both can be read in either direction. Every problem is found before one of them is raised.
+Our names follow the released ones, so that a component's `KeyTable` contains only the differences. Every parameter has
+exactly one key and one layout, and both work in either direction. All problems are collected before they are raised.
 """
 
 import math
@@ -29,15 +29,16 @@ Substitutions = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class KeyTable:
-    """What is particular to one kind of component.
+    """The differences between released keys and our paths, for one kind of component.
 
     Attributes:
-        renames: regular expressions and replacements that turn our dotted path into the released key, leaf excepted.
+        renames: regular expressions and replacements that turn our dotted path, without its leaf, into the released
+            key.
         temporal: a regular expression for our paths of convolutions over time: 3-D in the file, 2-D over (time, pixels)
             here.
-        aliases: the same for keys of older files into keys of newer ones.
-        tied: keys that repeat another one's tensor, by the key they repeat; either or both may be there.
-        ignored: a regular expression for keys that hold no parameter.
+        aliases: regular expressions and replacements that turn keys of older files into those of newer ones.
+        tied: for each key that repeats another key's tensor, that other key; a file may contain either or both.
+        ignored: a regular expression for keys without a parameter.
     """
 
     renames: Substitutions = ()
@@ -49,33 +50,33 @@ class KeyTable:
 
 @dataclass(frozen=True)
 class ReleasedTensor:
-    """Where a parameter comes from: its released key, both layouts as einops axes, its shape in the file."""
+    """A parameter's released tensor: its key, the released and our layout as einops axes, and its shape in the file."""
 
     key: str
     layouts: tuple[str, str]
     shape: tuple[int, ...]
 
     def to_ours(self, array: np.ndarray) -> np.ndarray:
-        """A view of a released array in our layout."""
+        """Return a view of a released array in our layout."""
         return rearrange(array, " -> ".join(self.layouts))
 
     def to_released(self, array: np.ndarray) -> np.ndarray:
-        """A view of our array in the released layout."""
+        """Return a view of our array in the released layout."""
         return rearrange(array, " -> ".join(reversed(self.layouts)))
 
 
 class Problems:
-    """Everything wrong with one component, by kind."""
+    """The problems of one component, by kind."""
 
     def __init__(self) -> None:
         self._by_kind: dict[str, list[str]] = defaultdict(list)
 
-    def add(self, kind: str, what: str) -> None:
-        """Notes one problem."""
-        self._by_kind[kind].append(what)
+    def add(self, kind: str, problem: str) -> None:
+        """Add one problem."""
+        self._by_kind[kind].append(problem)
 
     def raise_any(self, where: str, advice: str) -> None:
-        """Raises one UserError with all of them, the first 20 of each kind by name; nothing if there are none."""
+        """Raise one UserError if there are problems; it names the first 20 of each kind."""
         if self._by_kind:
             kinds = "; ".join(
                 f"{len(found)} {kind}: {', '.join(map(shown_name, found[:_MAX_LISTED_PROBLEMS]))}"
@@ -88,10 +89,10 @@ class Problems:
 def released_tensors(
     abstract_state: nnx.State, table: KeyTable, problems: Problems | None = None
 ) -> dict[WeightPath, ReleasedTensor]:
-    """The bijection: for every parameter of the (abstract) state its released key, layout and shape.
+    """Return the released key, layouts and shape of every parameter of an (abstract) state: a bijection.
 
     Raises:
-        UserError: two parameters with one key, or a parameter without a rule; unless `problems` collects them.
+        UserError: two parameters with one key, or a parameter without a rule; not raised if `problems` collects them.
     """
     found = problems or Problems()
     result: dict[WeightPath, ReleasedTensor] = {}
@@ -122,22 +123,22 @@ def match_weights(
     dtype: np.dtype | None = None,
     progress: Callable[[int], object] = lambda size: None,
 ) -> dict[WeightPath, np.ndarray]:
-    """The released arrays in our places and layouts, as views, after every check.
+    """Return the released arrays by our paths and in our layouts, as views, after all checks.
 
     Args:
         weights: the component's released arrays by key.
         abstract_state: the network's parameters, as `nnx.eval_shape` gives them.
         table: the component's table.
-        where: names the component in messages.
-        dtype: what the weights will be stored as; None keeps each.
-        progress: is told the bytes of each array that was checked.
+        where: the component's name in messages.
+        dtype: the dtype in which the weights will be stored; None keeps each tensor's.
+        progress: called with the size in bytes of each array that was checked.
 
     Raises:
         UserError: lists every unmapped, unexpected, duplicate, missing, mis-shaped, non-numeric, NaN, infinite or (in
             `dtype`) overflowing weight at once.
     """
     problems = Problems()
-    given = _names_by_key(weights, table, problems)  # names only: each array is asked for when it is read
+    given = _names_by_key(weights, table, problems)  # names only: each array is read when it is checked
     result: dict[WeightPath, np.ndarray] = {}
     wanted = released_tensors(abstract_state, table, problems)
     for path, source in wanted.items():
@@ -158,7 +159,7 @@ def match_weights(
 
 
 def check_values(key: str, array: np.ndarray, dtype: np.dtype, problems: Problems) -> None:
-    """Notes an array that holds no floats, or NaN or infinity, or is too large for `dtype`."""
+    """Add a problem if an array is not of floats, or has NaN, infinity or values that are too large for `dtype`."""
     if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
         problems.add("weights that are no floats", f"{key} is {array.dtype}")
     elif not all(np.isfinite(chunk).all() for chunk in _chunks(array)):
@@ -191,7 +192,7 @@ def _substitute(name: str, substitutions: Substitutions) -> str:
 
 
 def _names_by_key(weights: Mapping[str, np.ndarray], table: KeyTable, problems: Problems) -> dict[str, str]:
-    """The arrays' names by the keys of a new file: aliases resolved, repeats dropped, non-parameters left out."""
+    """Return the arrays' names by current key: aliases are resolved, repeats and keys without a parameter omitted."""
     given: dict[str, str] = {}
     tied: dict[str, str] = {}
     for name in weights:
@@ -216,7 +217,7 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _chunks(array: np.ndarray) -> Iterator[Any]:
-    """Pieces along the first axis, so that what is computed from a mapped array stays small."""
+    """Yield pieces along the first axis, so that results computed from a mapped array stay small."""
     if array.ndim == 0:
         yield array
         return

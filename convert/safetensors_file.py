@@ -1,7 +1,7 @@
 """`.safetensors`: an 8-byte length, a JSON header, then the tensors (https://github.com/huggingface/safetensors).
 
-The library's NumPy reader copies what it reads and knows no bfloat16; here every tensor is a view of the mapped file.
-Its writer wants all tensors at once; here they are asked for one by one.
+The library's NumPy reader copies the tensors and does not support bfloat16; here every tensor is a view of the mapped
+file. Its writer requires all tensors at once; here they are requested one by one.
 """
 
 import json
@@ -31,17 +31,17 @@ ELEMENT_TYPES = {
     "BOOL": np.dtype("?"),
 }
 
-_LARGEST = 2**48  # of a side or an offset; NumPy refuses far larger ones even where another side is 0
+_LARGEST = 2**48  # limit of a side or an offset; NumPy refuses far larger ones even if another side is 0
 _MAX_HEADER: Final = 16 << 20
-"""Bytes: 100,000 tensors. The library reads 100 MB; parsed, that takes gigabytes."""
+"""Size limit in bytes, enough for 100,000 tensors. The library allows 100 MB, which need gigabytes when parsed."""
 
 
 def read_safetensors(path: Path) -> TensorTable:
-    """Names and places of the tensors of one `.safetensors` file.
+    """Return the tensors of one `.safetensors` file by name, as positions in the mapped file.
 
     Raises:
-        UserError: missing, empty, truncated or damaged file, tensors that overlap or leave bytes between them or behind
-            them (as the library), or an element type no network here uses.
+        UserError: missing, empty, truncated or damaged file, tensors that overlap or leave bytes between or behind them
+            (the library refuses these, too), or an element type that no network here uses.
     """
     buffer = map_file(path)
     header, data_start = _header(path, buffer)
@@ -58,12 +58,12 @@ def write_safetensors(
     tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]],
     read: Callable[[str], np.ndarray],
 ) -> None:
-    """Writes one `.safetensors` file, tensor by tensor.
+    """Write one `.safetensors` file, tensor by tensor; wider dtypes come first, so that all tensors are aligned.
 
     Args:
-        path: must not exist.
-        tensors: shape and dtype of each by name.
-        read: gives the tensor of a name, when it is written; wider dtypes come first, so that all are aligned.
+        path: the file's path, which must not exist.
+        tensors: the shape and dtype of each tensor by name.
+        read: returns the tensor of a name; called when the tensor is written.
     """
     names = {dtype: name for name, dtype in ELEMENT_TYPES.items()}
     order = sorted(tensors, key=lambda name: -tensors[name][1].itemsize)
@@ -113,12 +113,12 @@ def _is_text_table(value: Any) -> bool:
 
 
 def _check_cover(path: Path, table: TensorTable, data_start: int, size: int) -> None:
-    """Refuse tensors that do not cover the file byte for byte: other readers would take other bytes."""
+    """Refuse tensors that do not cover the file byte for byte: other readers could read other bytes."""
     end, before = data_start, "the header"
     for begin, nbytes, name in sorted((tensor.offset, tensor.nbytes, name) for name, tensor in table.items()):
         if begin != end:
-            what = "overlaps" if begin < end else f"leaves {begin - end} bytes behind"
-            raise UserError(f"{path}: {shown(name)} {what} {before}; do not trust this file, download it again")
+            problem = "overlaps" if begin < end else f"leaves {begin - end} bytes behind"
+            raise UserError(f"{path}: {shown(name)} {problem} {before}; do not trust this file, download it again")
         end, before = begin + nbytes, shown(name)
     if end != size:
         raise UserError(f"{path}: {size - end} bytes behind its last tensor; do not trust this file, download it again")
@@ -127,11 +127,11 @@ def _check_cover(path: Path, table: TensorTable, data_start: int, size: int) -> 
 def _mapped_tensor(path: Path, buffer: mmap.mmap, name: str, entry: Any, data_start: int) -> MappedTensor:
     try:
         type_name, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        sane = isinstance(type_name, str) and isinstance(shape, list) and len(shape) <= 8
-        sane = sane and all(type(n) is int and 0 <= n < _LARGEST for n in (*shape, begin, end))
+        is_valid = isinstance(type_name, str) and isinstance(shape, list) and len(shape) <= 8
+        is_valid = is_valid and all(type(n) is int and 0 <= n < _LARGEST for n in (*shape, begin, end))
     except (TypeError, KeyError, ValueError):
-        sane = False
-    if not sane:
+        is_valid = False
+    if not is_valid:
         raise UserError(f"{path}: {shown(name)} has a damaged header entry; download the file again")
     if type_name not in ELEMENT_TYPES:
         raise UserError(f"{path}: {shown(name)} has element type {shown(type_name)}; re-save it as F32, F16 or BF16")

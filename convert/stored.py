@@ -1,4 +1,4 @@
-"""Networks in our own checkpoints, for the commands that read one."""
+"""Reads of networks in our own checkpoints, for the commands that start from one."""
 
 from pathlib import Path
 
@@ -16,7 +16,11 @@ from show1_jax.parallel.weights import WeightPath, to_state, to_weights
 
 
 def stored_architecture(checkpoint: Path, name: str, component: Component) -> Architecture:
-    """The architecture of a component. Raises UserError for a kind that is not known, or damaged settings."""
+    """Return the architecture of a component.
+
+    Raises:
+        UserError: an unknown kind of component, or damaged settings.
+    """
     try:
         return architecture_of(component)
     except UserError as error:
@@ -26,17 +30,17 @@ def stored_architecture(checkpoint: Path, name: str, component: Component) -> Ar
 def read_weights(
     checkpoint: Path, name: str, state: nnx.State, dtype: np.dtype | None = None
 ) -> dict[WeightPath, np.ndarray]:
-    """The weights of a component as they are stored, each in its dtype, in the host's memory.
+    """Return the weights of a component, each in its stored dtype, in the host's memory.
 
     Args:
         checkpoint: the checkpoint's directory.
-        name: of the component.
-        state: the parameters of its network, as `parameters` gives them.
-        dtype: what they will be stored as; None keeps each.
+        name: the name of the component.
+        state: the parameters of its network, as `parameters` returns them.
+        dtype: the dtype in which they will be written, only checked here; None keeps each tensor's.
 
     Raises:
-        UserError: no such component; weights that are damaged, do not fit the network, or are NaN, infinite or too large
-            for `dtype`.
+        UserError: no such component; weights that are damaged, do not fit the network, or are NaN, infinite or too
+            large for `dtype`.
     """
     stored = weight_shapes(checkpoint, name)
     as_stored = {
@@ -48,5 +52,5 @@ def read_weights(
     problems = Problems()
     for path, array in weights.items():
         check_values("/".join(path), array, dtype or array.dtype, problems)
-    problems.raise_any(f"{checkpoint}: {name}", "take another checkpoint, or a wider --dtype")
+    problems.raise_any(f"{checkpoint}: {name}", "use another checkpoint, or a wider --dtype")
     return weights

@@ -1,4 +1,4 @@
-"""What differs between released keys and our paths, a table for each kind of component."""
+"""Differences between released keys and our paths: a table for each kind of component."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ UNET: Final = KeyTable(
         (r"\.to_out$", ".to_out.0"),
         (r"\.ff\.proj_in$", ".ff.net.0.proj"),
         (r"\.ff\.proj_out$", ".ff.net.2"),
-        # Released steps are sequences: norm, SiLU, convolution; from the second on with dropout before the convolution.
+        # Each released step is a sequence: norm, SiLU, convolution; all but the first have dropout before the latter.
         (r"(temp_convs\.\d+\.conv\d)\.norm$", r"\1.0"),
         (r"(temp_convs\.\d+\.conv1)\.conv$", r"\1.2"),
         (r"(temp_convs\.\d+\.conv[2-4])\.conv$", r"\1.3"),
@@ -55,15 +55,15 @@ CLIP: Final = KeyTable(
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of component: how its released config is read and written, the table of its keys, and its files' names.
+    """A kind of component: functions that read and write its config, the table of its keys, and its files' names.
 
     Attributes:
-        read_config: gives the architecture of a `config.json`.
-        write_config: gives a `config.json` of an architecture.
-        table: of its keys.
-        folder: of its config and weights, in a released folder.
-        weights: the name of its weights' file.
-        classes: of a text encoder: of the network and of its tokenizer, in `transformers`.
+        read_config: returns the architecture of a `config.json`.
+        write_config: returns the `config.json` of an architecture.
+        table: the table of its keys.
+        folder: the folder of its config and weights, in a released folder.
+        weights: the name of its file of weights.
+        classes: for a text encoder, the classes of the network and of its tokenizer in `transformers`.
     """
 
     read_config: Callable[[Mapping[str, Any]], Architecture]
@@ -90,5 +90,5 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 
 def parameters(kind: str, architecture: Architecture) -> nnx.State:
-    """Shapes of a network's parameters; allocates nothing."""
+    """Return a network's parameters as shapes; allocates nothing."""
     return nnx.state(make_network(kind, architecture), nnx.Param)

@@ -1,9 +1,9 @@
 """`.bin`: torch's zip of a pickle and its storages, read without torch and without trusting it.
 
-The archive holds `NAME/data.pkl`, a pickled state dict whose tensors point at storages `NAME/data/KEY`, stored
-uncompressed, so that they can be used where they lie. A pickle is a program; this is an interpreter of the few
-instructions that a state dict needs, and the only things it can build are dicts and tensors. A name outside
-`_GLOBALS` is refused before anything is done with it. Storages are compared with their CRC-32 when they are used.
+The archive contains `NAME/data.pkl`, a pickled state dict whose tensors refer to storages `NAME/data/KEY`. These are
+not compressed, so that they can be mapped. A pickle is a program; this module interprets only the few instructions
+that a state dict needs, and can build only dicts and tensors. A name outside `_GLOBALS` is refused before it is used.
+Storages are compared with their CRC-32 when they are used.
 """
 
 import math
@@ -45,15 +45,15 @@ _MAX_DIMENSIONS = 8
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _IS_UTF8: Final = 0x800  # flag of an entry: its name is UTF-8
 _MAX_DIRECTORY: Final = 8 << 20
-"""Bytes of the zip's list of entries: 100,000 storages; the largest released network has 1,100."""
+"""Size limit in bytes of the zip's list of entries: 100,000 storages; the largest released network has 1,100."""
 _MAX_PICKLE: Final = 16 << 20
 _MAX_INSTRUCTIONS: Final = 1_000_000
-"""Of a pickle: 20,000 tensors."""
+"""Limit of instructions in a pickle: 20,000 tensors."""
 
 
 @dataclass(frozen=True)
 class _Global:
-    """A name the pickle asked for and may have. It is a token: nothing is imported or looked up."""
+    """A permitted name that the pickle requested. It is a token: nothing is imported or looked up."""
 
     name: str
 
@@ -68,17 +68,18 @@ class _Storage:
 
 
 class _MalformedError(Exception):
-    """What is wrong with the archive; becomes a UserError with the file's name."""
+    """A problem of the archive; it becomes a UserError with the file's name."""
 
 
 def read_torch_zip(path: Path) -> TensorTable:
-    """Names and places of the tensors of a state dict saved by `torch.save` (the zip format, torch 1.6 and later).
+    """Return the tensors of a state dict saved by `torch.save`, by name, as positions in the mapped file.
 
-    Tensors may be strided, offset, or share a storage. Every place is checked against the storage's size.
+    The format is the zip of torch 1.6 and later. Tensors may be strided, offset, or share a storage. Every position is
+    checked against the storage's size.
 
     Raises:
         UserError: missing, empty, truncated or damaged file; the old non-zip format; a big-endian file; a pickle
-            that asks for anything but tensors and dicts (its name is given); contents other than name -> tensor.
+            that requests anything but tensors and dicts (the message names it); contents other than name -> tensor.
     """
     buffer = map_file(path)
     if buffer[:2] != b"PK":
@@ -91,8 +92,8 @@ def read_torch_zip(path: Path) -> TensorTable:
         raise
     except _MalformedError as error:
         raise UserError(f"{path}: {error}") from None
-    # Any other exception here means bytes that no writer of this format produces: pickletools and zipfile raise a
-    # dozen kinds on damaged input.
+    # Any other exception means that no writer of this format produced the bytes: pickletools and zipfile raise a dozen
+    # kinds on damaged input.
     except Exception as error:
         reason = shown_name(" ".join(str(error).split()) or type(error).__name__)
         raise UserError(f"{path}: truncated or damaged ({reason}); download it again") from None
@@ -109,7 +110,7 @@ def _not_zip_message(path: Path, buffer: mmap.mmap) -> str:
 
 
 class _BoundedReader:
-    """The file as `zipfile` sees it, which takes the list of entries at once, however long that says it is."""
+    """The file as `zipfile` reads it, with a size limit: `zipfile` reads the list of entries at once, at any size."""
 
     def __init__(self, buffer: mmap.mmap) -> None:
         self.seek: Callable[..., object] = buffer.seek
@@ -124,13 +125,13 @@ class _BoundedReader:
 
 
 class _Archive:
-    """The zip: its pickle, and its storages where they lie in the mapped file."""
+    """The zip: its pickle, and its storages as positions in the mapped file."""
 
     def __init__(self, path: Path, entries: list[zipfile.ZipInfo], buffer: mmap.mmap) -> None:
         self._path = path
         self._buffer = buffer
         self._entries = {entry.filename: entry for entry in entries}
-        # torch can be told to compute none; it then writes 0 everywhere.
+        # torch has an option to compute none; it then writes 0 everywhere.
         self._has_checksums = any(entry.CRC for entry in entries)
         self._starts = {entry.filename: self._start(entry) for entry in entries}
         self._checksums: dict[str, Checksum] = {}
@@ -160,7 +161,7 @@ class _Archive:
         return self._buffer[offset : offset + size]
 
     def _find(self, name: str) -> tuple[int, int]:
-        """Offset and size in bytes of an entry's data in the file."""
+        """Return the offset and size in bytes of an entry's data in the file."""
         entry = self._entries.get(self._root + name)
         if entry is None:
             where = shown_name(self._root + name)
@@ -171,7 +172,7 @@ class _Archive:
         return self._starts[entry.filename], entry.file_size
 
     def _checksum(self, name: str) -> Checksum | None:
-        """The same one for all tensors of a storage, so that it is compared once."""
+        """Return one object for all tensors of a storage, so that it is compared once; None without checksums."""
         if self._has_checksums and name not in self._checksums:
             offset, size = self._find(name)
             crc = self._entries[self._root + name].CRC
@@ -180,7 +181,7 @@ class _Archive:
         return self._checksums.get(name)
 
     def _start(self, entry: zipfile.ZipInfo) -> int:
-        """Offset of an entry's data, which lies in the file as a whole behind a header with the same name."""
+        """Return the offset of an entry's data, after checking that the file has all of it and a header of its name."""
         start = entry.header_offset
         signature, name_length, extra_length = _LOCAL_HEADER.unpack(self._buffer[start : start + _LOCAL_HEADER.size])
         start += _LOCAL_HEADER.size
@@ -192,7 +193,7 @@ class _Archive:
         return start
 
     def _check_apart(self, entries: list[zipfile.ZipInfo]) -> None:
-        """Refuse entries that share a name or bytes: readers would take different ones."""
+        """Refuse entries that share a name or bytes: readers could choose different ones."""
         if len(self._entries) < len(entries):
             raise _MalformedError("two of its entries have one name; do not trust this file")
         spans = sorted((entry.header_offset, self._starts[entry.filename] + entry.compress_size) for entry in entries)
@@ -212,7 +213,7 @@ def _state_dict(archive: _Archive) -> TensorTable:
 
 
 class _PickleInterpreter:
-    """Interprets the pickle instructions of a state dict (the protocol is documented in `pickletools`)."""
+    """An interpreter of the pickle instructions of a state dict (the protocol is documented in `pickletools`)."""
 
     def __init__(self, archive: _Archive) -> None:
         self._archive = archive
@@ -307,7 +308,7 @@ def _permitted(name: str) -> _Global:
 
 
 def _set_items(target: Any, items: list[Any]) -> None:
-    """Fills a dict from key, value, key, value. Names are strings, so hashing one runs nothing deep."""
+    """Fill a dict from key, value, key, value. Keys must be strings: hashing one cannot recurse."""
     if not isinstance(target, dict) or len(items) % 2 or not all(isinstance(key, str) for key in items[::2]):
         raise _MalformedError("a table whose keys are not names; save `model.state_dict()`")
     for key, value in zip(items[::2], items[1::2], strict=True):
@@ -331,7 +332,7 @@ def _call(function: Any, arguments: Any) -> Any:
 
 
 def _rebuilt_tensor(storage: _Storage, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]) -> MappedTensor:
-    """The view (offset, size, stride), counted in elements, of a storage: every element must lie inside it."""
+    """Return the view (offset, size, stride) of a storage, in elements; every element must lie inside the storage."""
     counts = (offset, *size, *stride)
     if len(size) != len(stride) or len(size) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in counts):
         raise _MalformedError(f"a tensor with offset, size and stride {shown(counts)}; download it again")

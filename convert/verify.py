@@ -1,4 +1,4 @@
-"""`python -m convert verify`: is a checkpoint what it was when it was written, and what is in it?"""
+"""`python -m convert verify`: check that a checkpoint is unchanged since it was written, and list its contents."""
 
 import math
 from pathlib import Path
@@ -16,10 +16,10 @@ from show1_jax.progress import Bar
 
 
 def verify(checkpoint: Path) -> None:
-    """Recomputes every hash, compares every shape with the stored architecture's, and prints a table of contents.
+    """Recompute every hash, compare every shape with the stored architecture's, and print a table of contents.
 
     Raises:
-        UserError: no checkpoint, or a damaged one; names everything that is wrong.
+        UserError: no checkpoint, or a damaged one; the message names all problems.
     """
     manifest = read_manifest(checkpoint)
     total = sum(file["size"] for file in manifest.files.values())
@@ -30,15 +30,15 @@ def verify(checkpoint: Path) -> None:
         count = _check_shapes(checkpoint, name, component)
         provenance = component.provenance
         source = "@".join(str(provenance[key]) for key in ("source", "revision") if provenance.get(key))
-        said = (name, component.kind, component.dtype, f"{count:,}", source, str(provenance.get("licence", "")))
-        rows.append(tuple(map(shown_name, said)))
+        row = (name, component.kind, component.dtype, f"{count:,}", source, str(provenance.get("licence", "")))
+        rows.append(tuple(map(shown_name, row)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    for texts in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip())
 
 
 def _check_shapes(checkpoint: Path, name: str, component: Component) -> int:
-    """Number of parameters, all of which have the shapes that the architecture says."""
+    """Return the number of parameters, after checking that all have the architecture's shapes."""
     state = parameters(component.kind, stored_architecture(checkpoint, name, component))
     wanted = {weight_path(path): tuple(variable.shape) for path, variable in nnx.to_flat_state(state)}
     stored = {path: tuple(leaf.shape) for path, leaf in weight_shapes(checkpoint, name).items()}
