@@ -30,7 +30,7 @@ class _Fields:
         self.rest = dict(config)
         self.class_name = shown_name(str(config.get("_class_name")))
 
-    def refuse(self, name: str, value: Any, supported: str) -> UserError:
+    def unsupported(self, name: str, value: Any, supported: str) -> UserError:
         return UserError(f"{self.class_name}: {name}={shown(value)} is not supported, only {supported}")
 
     def take(self, name: str, default: Any = None) -> Any:
@@ -44,7 +44,7 @@ class _Fields:
         for other in supported:
             if value == other:
                 return other
-        raise self.refuse(name, value, " or ".join(repr(other) for other in supported))
+        raise self.unsupported(name, value, " or ".join(repr(other) for other in supported))
 
     def number(self, name: str, default: Any, kind: type[int] | type[float], least: float) -> Any:
         """Return the field's value, a number of at least `least`; the architecture checks the upper limit."""
@@ -52,7 +52,7 @@ class _Fields:
         allowed = (int,) if kind is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, allowed) or not least <= value < math.inf:
             expected = "a whole number" if kind is int else "a number"
-            raise self.refuse(name, value, f"{expected} of at least {least}")
+            raise self.unsupported(name, value, f"{expected} of at least {least}")
         return value if kind is int or value > _LARGEST_FLOAT else float(value)
 
     def width(self, name: str) -> int | None:
@@ -63,7 +63,7 @@ class _Fields:
         """Return the field's value, a list of names."""
         value = self.take(name, default)
         if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-            raise self.refuse(name, value, "a list of names")
+            raise self.unsupported(name, value, "a list of names")
         return tuple(value)
 
     def each_level(self, name: str, levels: int, default: Any, kind: type) -> tuple[Any, ...]:
@@ -71,7 +71,7 @@ class _Fields:
         value = self.take(name, default)
         values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
         if len(values) != levels or any(type(v) is not kind for v in values) or (kind is int and min(values) < 1):
-            raise self.refuse(name, value, f"{kind.__name__} or a list of {levels}")
+            raise self.unsupported(name, value, f"{kind.__name__} or a list of {levels}")
         return values
 
     def activation(self, name: str, default: str | None = None) -> Activation:
@@ -96,11 +96,11 @@ def _attention_levels(fields: _Fields, blocks: tuple[str, str], default: Sequenc
     plain, attending = blocks
     down = fields.names("down_block_types", default)
     if set(down) - set(blocks) or not down:
-        raise fields.refuse("down_block_types", list(down), f"{plain} and {attending}")
+        raise fields.unsupported("down_block_types", list(down), f"{plain} and {attending}")
     mirrored = [name.replace("Down", "Up", 1) for name in reversed(down)]
     up = list(fields.names("up_block_types", mirrored))
     if up != mirrored:
-        raise fields.refuse("up_block_types", up, f"the mirror of down_block_types, {shown(mirrored)}")
+        raise fields.unsupported("up_block_types", up, f"the mirror of down_block_types, {shown(mirrored)}")
     return tuple(name == attending for name in down)
 
 
@@ -232,9 +232,9 @@ def vae_config(config: Mapping[str, Any]) -> VAEConfig:
     down = fields.names("down_block_types", ("DownEncoderBlock2D",))
     up = fields.names("up_block_types", ("UpDecoderBlock2D",))
     if set(down) != {"DownEncoderBlock2D"}:
-        raise fields.refuse("down_block_types", list(down), "DownEncoderBlock2D")
+        raise fields.unsupported("down_block_types", list(down), "DownEncoderBlock2D")
     if set(up) != {"UpDecoderBlock2D"} or len(up) != len(down):
-        raise fields.refuse("up_block_types", list(up), f"{len(down)} times UpDecoderBlock2D")
+        raise fields.unsupported("up_block_types", list(up), f"{len(down)} times UpDecoderBlock2D")
     result = VAEConfig(
         in_channels=fields.number("in_channels", 3, int, 1),
         out_channels=fields.number("out_channels", 3, int, 1),

@@ -1,4 +1,4 @@
-"""`.npy` files as frames, mapped into memory: of what they hold, the frames that are used are read."""
+"""`.npy` files as frames, mapped into memory: only the frames that are used are read."""
 
 import io
 import math
@@ -24,14 +24,14 @@ def mapped_array(path: Path) -> Iterator[np.ndarray]:
 
     Raises:
         OSError: the file cannot be read.
-        VideoError: it is damaged, holds less than it declares, or is no video. Nothing is unpickled.
+        VideoError: it is damaged, contains less than it declares, or is not a video. Nothing is unpickled.
     """
     with open_regular(path) as file:
         shape, fortran_order, dtype, offset = _npy_header(file)
         if len(shape) != 4 or not (dtype == np.uint8 or np.issubdtype(dtype, np.floating)):
             raise VideoError(f"it must be uint8 or float (t, h, w, 3), not {dtype} {shape}")
         if min(shape) < 0 or offset + math.prod(shape) * dtype.itemsize > file.seek(0, io.SEEK_END):
-            raise VideoError(f"it declares {dtype} {shape}, which it does not hold")
+            raise VideoError(f"it declares {dtype} {shape}, which it does not contain")
         if not min(shape):
             raise VideoError("it has no frames")
         if shape[3] != 3:
@@ -42,10 +42,10 @@ def mapped_array(path: Path) -> Iterator[np.ndarray]:
 
 
 def _npy_header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, "np.dtype[Any]", int]:
-    """Return the shape, the order, the type and where the values begin."""
+    """Return the shape, whether the order is Fortran's, the dtype, and the offset of the values in bytes."""
     start = io.BytesIO(file.read(_MAX_HEADER_BYTES))
     try:
-        with warnings.catch_warnings(action="ignore"):  # about numbers and strings that Python would not write so
+        with warnings.catch_warnings(action="ignore"):  # of literals in an old Python notation
             shape, fortran_order, dtype = _HEADER_READERS[np.lib.format.read_magic(start)](start)
     except KeyError:
         raise VideoError("it is of another version of the format") from None
@@ -55,10 +55,10 @@ def _npy_header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, "np.dty
 
 
 def frame_values(array: np.ndarray, index: int) -> np.ndarray:
-    """Return a frame of an array; floats are in [-1, 1].
+    """Return a frame of an array, uint8 or floats in [-1, 1].
 
     Raises:
-        VideoError: they are not.
+        VideoError: a float is outside [-1, 1] or NaN.
     """
     frame = np.asarray(array[index])
     if frame.dtype != np.uint8 and not (np.abs(frame) <= 1).all():

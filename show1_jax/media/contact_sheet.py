@@ -1,4 +1,4 @@
-"""Contact sheets: one picture with a prompt and a row of frames for each of some videos."""
+"""Contact sheets: one picture with a prompt and a row of frames for each video."""
 
 import io
 import re
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
 CONTACT_SHEET: Final = "contact_sheet.png"
-"""The name of a sheet's file."""
+"""The file name of a contact sheet."""
 SHEET_COLUMNS = 8
-
-
 # In pixels.
 SHEET_FRAME, SHEET_GAP, SHEET_MARGIN, SHEET_LABEL, SHEET_LINE, SHEET_MIN_WIDTH = 232, 6, 36, 32, 40, 940
-
-
 MAX_TITLE = 500
-"""Characters of a contact sheet's title: about eight lines."""
-
-
+"""Limit of characters in the title: about eight lines."""
 SHEET_PAPER, SHEET_INK, SHEET_FAINT = "#fafafa", "#1a1a1a", "#8a8a8a"
 
 
 def contact_sheet(path: str | Path, rows: Mapping[str, UInt8[np.ndarray, "t h w 3"]], title: str) -> None:
     """Write one PNG: the title (a prompt), then for each named video a row of evenly spaced frames.
 
-    Frames share a width, so that columns line up from stage to stage. Pixels of a small video stay visible as squares;
-    characters that the built-in font lacks lose their accents or become `?`. A title of more than
-    `MAX_TITLE` characters is cut.
-    Raises `UserError` if there is nothing to show, or as `write_mp4` does.
+    All frames have the same width, so that columns are aligned from stage to stage. Pixels of a small video stay
+    visible as squares; characters that the built-in font lacks lose their accents or become `?`.
+
+    Args:
+        path: the file to write.
+        rows: the videos by name.
+        title: the title; it is cut to `MAX_TITLE` characters.
+
+    Raises:
+        UserError: there are no videos, or as `write_mp4` does for frames and the disk.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -70,7 +70,7 @@ def contact_sheet(path: str | Path, rows: Mapping[str, UInt8[np.ndarray, "t h w 
 
 
 def _strip(frames: np.ndarray) -> "Image.Image":
-    """A row of the contact sheet: at most `SHEET_COLUMNS` frames side by side, each `SHEET_FRAME` wide."""
+    """Return a row of the contact sheet: at most `SHEET_COLUMNS` frames in line, each `SHEET_FRAME` pixels wide."""
     from PIL import Image
 
     check_frames(frames)
@@ -91,19 +91,19 @@ def _shorten(title: str) -> str:
 
 
 def _drawable(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont") -> str:
-    """The text on one line; a character that the font lacks loses its accents or becomes `?`."""
+    """Return the text on one line; a character that the font lacks loses its accents or becomes `?`."""
     missing = bytes(font.getmask("\uffff"))
 
-    def shown(character: str) -> str:
+    def drawable(character: str) -> str:
         if character == " " or bytes(font.getmask(character)) != missing:
             return character
         return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"
 
-    return "".join(map(shown, " ".join(unicodedata.normalize("NFC", text).split())))
+    return "".join(map(drawable, " ".join(unicodedata.normalize("NFC", text).split())))
 
 
 def _wrap(text: str, font: "ImageFont.FreeTypeFont | ImageFont.ImageFont", width: int) -> list[str]:
-    """Lines no wider than `width`, broken at spaces, or within a word that is wider than a line."""
+    """Return lines no wider than `width`, broken at spaces, or within a word that is wider than a line."""
     lines = [""]
     for word in re.findall(r"\S+\s*", text):
         if lines[-1] and font.getlength(lines[-1] + word.rstrip()) > width:

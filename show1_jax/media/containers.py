@@ -1,6 +1,6 @@
-"""Encoded videos: the formats that are read, the stream of a file that is its video, and its frames with their times.
+"""Encoded videos: the supported formats, the choice of a file's video stream, and its frames with their times.
 
-FFmpeg reads them, within limits: a listed container, a number of pixels a frame and over all frames.
+FFmpeg reads them within limits: only listed containers, and a maximum of pixels per frame and in all frames.
 """
 
 import io
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 VIDEO_SUFFIXES: Final = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
 MAX_FRAMES: Final = 1_000_000
 MAX_DECODED_PIXELS: Final = 1 << 38
-"""Of all frames: an hour of 1920 x 1080 at 30 frames a second has 2.2e11."""
+"""Limit for all frames together: an hour of 1920 x 1080 at 30 frames per second has 2.2e11."""
 # Only containers: a playlist named like a video could make FFmpeg open other files.
 _CONTAINER_FORMATS: Final = "mov,mp4,matroska,webm,avi,gif"
 _CONTAINER_OPTIONS: Final = {
     "format_whitelist": _CONTAINER_FORMATS,
-    "fflags": "-genpts",  # for AVI with B-frames it makes up times that are wrong
+    "fflags": "-genpts",  # for AVI with B-frames it generates wrong times
 }
 _LIMITS: Final = {"max_pixels": str(MAX_FRAME_PIXELS)}
 _CODEC_OPTIONS: Final = {**_LIMITS, "err_detect": "explode"}
 _ALPHA_BLOCK: Final = (1).to_bytes(8, "big")
-"""What Matroska's BlockAddID says of an alpha channel."""
+"""Value of Matroska's BlockAddID for an alpha channel."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Decoded:
-    """A frame, and the frame whose luma is its alpha channel, where that is encoded on its own."""
+    """A frame, and the frame whose luma is its alpha channel if that is encoded separately."""
 
     frame: "av.VideoFrame"
     alpha: "av.VideoFrame | None" = None
@@ -50,31 +50,31 @@ class TimedFrame:
     """A decoded frame.
 
     Attributes:
-        time: when it is shown, in seconds on the file's clock.
-        duration: in seconds; 0 where the file does not say.
+        time: its presentation time, in seconds on the file's clock.
+        duration: in seconds; 0 if the file does not state it.
     """
 
     time: float
     duration: float
     _decoded: _Decoded
-    _look: FrameDisplay
+    _display: FrameDisplay
     _pixel_aspect: Fraction
 
     def to_rgb(self) -> UInt8[np.ndarray, "h w 3"]:
         """Return the frame as a player shows it.
 
         Raises:
-            VideoError: it is too large then, or cannot be converted.
+            VideoError: the result is too large, or the frame cannot be converted.
         """
         with ffmpeg_errors():
-            return self._look.to_rgb(self._decoded.frame, self._pixel_aspect, self._decoded.alpha)
+            return self._display.to_rgb(self._decoded.frame, self._pixel_aspect, self._decoded.alpha)
 
 
 class OpenVideo:
     """The video of an open container.
 
     Attributes:
-        rate: frames a second, as the container states them, if it does.
+        rate: frames per second as the container states them, or None.
     """
 
     def __init__(self, container: "av.container.InputContainer"):
@@ -83,7 +83,7 @@ class OpenVideo:
         self._decoder = _Decoder(self._stream)
         # In AVI the fourth byte of raw pixels is unused.
         is_raw_avi = container.format.name == "avi" and self._stream.codec_context.name == "rawvideo"
-        self._look = FrameDisplay(is_opaque=is_raw_avi)
+        self._display = FrameDisplay(is_opaque=is_raw_avi)
         rate = self._stream.average_rate
         self.rate = Fraction(rate.numerator, rate.denominator) if rate else None
 
@@ -91,7 +91,7 @@ class OpenVideo:
         """Continue at a keyframe that should be shown no later than `time`, in seconds on the file's clock.
 
         Returns:
-            Whether the file can. Its index may point too far ahead, though.
+            True if the file supports this. Even then its index may point too far ahead.
         """
         import av
 
@@ -106,9 +106,9 @@ class OpenVideo:
         return True
 
     def frames(self) -> Iterator[TimedFrame]:
-        """Decode from here to the end, in the order in which frames are shown.
+        """Decode from the current position to the end, in presentation order.
 
-        Frames before the first that has a time are passed over: Matroska cannot say that they are shown before 0.
+        Frames before the first one with a time are skipped: Matroska cannot state times before 0.
 
         Raises:
             VideoError: the video is damaged, its times do not rise, or it exceeds the limits above.
@@ -132,7 +132,7 @@ class OpenVideo:
     def _timed(self, decoded: _Decoded, last: TimedFrame | None) -> TimedFrame | None:
         frame = decoded.frame
         base = frame.time_base or self._stream.time_base
-        stamp = frame.dts if frame.pts is None else frame.pts  # AVI counts frames in the order of decoding only
+        stamp = frame.dts if frame.pts is None else frame.pts  # AVI has times only in decoding order
         if not base or (stamp is None and last is None):
             return None
         duration = max(0, frame.duration) * base.numerator / base.denominator
@@ -145,7 +145,7 @@ class OpenVideo:
             raise VideoError(f"the times of its frames do not rise at {time:g} s")
         if frame.is_corrupt:
             raise VideoError(f"the frame at {time:g} s is damaged")
-        return TimedFrame(time, duration, decoded, self._look, self._pixel_aspect())
+        return TimedFrame(time, duration, decoded, self._display, self._pixel_aspect())
 
     def _pixel_aspect(self) -> Fraction:
         aspect = self._stream.sample_aspect_ratio or self._stream.codec_context.sample_aspect_ratio
@@ -154,20 +154,20 @@ class OpenVideo:
 
 @contextmanager
 def open_video(file: io.BufferedIOBase) -> Iterator[OpenVideo]:
-    """Open an encoded video, a seekable file.
+    """Open an encoded video in a seekable file.
 
     Raises:
-        VideoError: it is cut short, of no listed format, without a video, or too large.
+        VideoError: it is truncated, in a format that is not listed, without a video, or too large.
     """
     import av
 
     check_complete(file)
-    # What is no UTF-8 is no damage; from PyAV 19 on that is so by itself.
+    # Metadata that are not UTF-8 are no damage; PyAV 19 and later replace them by default.
     lenient: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     with ffmpeg_errors():
         try:
             container = av.open(file, "r", options=_LIMITS, container_options=_CONTAINER_OPTIONS, **lenient)
-        except av.ArgumentError:  # what FFmpeg says of formats that are not in the list
+        except av.ArgumentError:  # raised for formats that are not in the list
             raise VideoError(f"its content is none of {_CONTAINER_FORMATS}, whatever its name") from None
     with container:
         yield OpenVideo(container)
@@ -175,7 +175,7 @@ def open_video(file: io.BufferedIOBase) -> Iterator[OpenVideo]:
 
 @contextmanager
 def ffmpeg_errors() -> Iterator[None]:
-    """Raise what PyAV raises for a damaged video as a `VideoError`."""
+    """Raise PyAV's errors for a damaged video as a `VideoError`."""
     import av
 
     try:
@@ -186,7 +186,7 @@ def ffmpeg_errors() -> Iterator[None]:
 
 
 def _choose_stream(container: "av.container.InputContainer") -> "av.VideoStream":
-    """Return the stream that players show: the default one, or the first, of those that are no pictures."""
+    """Return the stream that players show: the default stream, or else the first one, without cover pictures."""
     from av.stream import Disposition
 
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -196,7 +196,7 @@ def _choose_stream(container: "av.container.InputContainer") -> "av.VideoStream"
     decodable = [stream for stream in videos if stream.codec_context is not None]
     if not decodable:
         raise VideoError("its codec is unknown")
-    # A picture that is not marked as one is a video of one frame.
+    # A cover picture that is not marked as one is a video of one frame.
     stream = min(decodable, key=lambda stream: (stream.frames == 1, not stream.disposition & Disposition.default))
     width, height = stream.codec_context.width, stream.codec_context.height
     if not 0 < width * height <= MAX_FRAME_PIXELS:
@@ -206,7 +206,7 @@ def _choose_stream(container: "av.container.InputContainer") -> "av.VideoStream"
 
 
 class _Decoder:
-    """Decodes a stream's packets, with the alpha channel that WebM keeps beside them."""
+    """A decoder of a stream's packets, and of the alpha channel that WebM stores with them."""
 
     def __init__(self, stream: "av.VideoStream"):
         import av
@@ -218,7 +218,7 @@ class _Decoder:
         if has_alpha and name in ("vp8", "vp9"):
             self._alpha = cast("av.VideoCodecContext", av.CodecContext.create(name, "r"))
         for context in filter(None, (stream.codec_context, self._alpha)):
-            context.thread_count = 1  # videos are decoded side by side; and PyAV loses errors of threads
+            context.thread_count = 1  # videos are decoded in parallel, and PyAV loses errors of threads
             context.options = dict(_CODEC_OPTIONS)
 
     def decode(self, packet: "av.Packet[av.VideoStream]") -> list[_Decoded]:
@@ -241,6 +241,6 @@ class _Decoder:
         return self._alpha.decode(av.Packet(block[8:]))
 
     def flush(self) -> None:
-        """Forget the frames before; `InputContainer.seek` does that for the stream itself."""
+        """Drop buffered alpha frames; `InputContainer.seek` drops those of the stream itself."""
         if self._alpha is not None:
             self._alpha.flush_buffers()

@@ -1,4 +1,4 @@
-"""A picture as it is shown: RGB, opaque, its pixels square, turned and mirrored as the file says."""
+"""Conversion of decoded pictures for display: RGB, opaque, square pixels, rotated and mirrored as the file states."""
 
 import math
 from fractions import Fraction
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_FRAME_PIXELS: Final = 1 << 24
-"""Of a frame, such as 5312 x 2988; decoders keep up to 17 frames."""
+"""Limit for one frame, such as 5312 x 2988; decoders keep up to 17 frames in memory."""
 BACKGROUND: Final = (0, 0, 0)
-"""What transparent pixels show: black, as video players do."""
+"""Colour behind transparent pixels: black, as in video players."""
 MAX_PIXEL_ASPECT: Final = 10
-"""Of a pixel's width and height, either by the other; films have at most 2.2."""
-_SQUARE: Final = 0.01
-"""Pixels that differ from squares by less are squares: it comes from rounding."""
+"""Limit of the ratio of a pixel's longer side to its shorter side; films have at most 2.2."""
+_SQUARE_TOLERANCE: Final = 0.01
+"""Difference from 1 up to which a pixel aspect is taken as 1: it comes from rounding."""
 _MAX_SKEW: Final = 0.1
-"""Of a display matrix, compared with the nearest quarter turn: 6 degrees."""
+"""Limit of a display matrix's deviation from the nearest quarter turn: 6 degrees."""
 
 
 class FrameDisplay:
-    """How the frames of a stream are shown."""
+    """A converter of the frames of a stream for display."""
 
     def __init__(self, *, is_opaque: bool = False):
-        """Make one.
+        """Make a converter.
 
         Args:
-            is_opaque: what looks like an alpha channel is none.
+            is_opaque: an apparent alpha channel is ignored.
         """
         self._is_opaque = is_opaque
         self._matrices: dict[float, np.ndarray] = {}
@@ -43,21 +43,21 @@ class FrameDisplay:
         """Return a decoded frame as a player shows it.
 
         Args:
-            frame: of any pixel format; its display matrix is applied.
-            pixel_aspect: width of a stored pixel by its height. The shorter side is enlarged.
+            frame: a frame in any pixel format; its display matrix is applied.
+            pixel_aspect: the width of a stored pixel divided by its height. The shorter side is enlarged.
             alpha: a frame whose luma is the alpha channel.
 
         Raises:
-            VideoError: it is shown at an angle that is no quarter turn, or too large, or its pixels are too oblong.
+            VideoError: its display angle is not a quarter turn, it is too large, or its pixel aspect is out of range.
         """
         opaque = np.asarray(frame.to_ndarray(format="rgb24")) if self._is_opaque else _over_background(frame, alpha)
         return _turn(_make_square(opaque, pixel_aspect), self._matrix(frame))
 
     def _matrix(self, frame: "av.VideoFrame") -> np.ndarray:
-        """Return the frame's display matrix, read once for each angle: reading it keeps the frame in memory."""
+        """Return the frame's display matrix, read only once per angle, since a read keeps the frame in memory."""
         try:
             angle = float(frame.rotation)
-        except ValueError:  # of a matrix of zeros
+        except ValueError:  # raised for a matrix of zeros
             angle = math.nan
         if angle not in self._matrices:
             self._matrices[angle] = _display_matrix(frame, angle)
@@ -65,7 +65,7 @@ class FrameDisplay:
 
 
 def blend(image: "Image.Image", alpha: "Image.Image") -> "Image.Image":
-    """Return an RGB image over the plain background."""
+    """Return an RGB image blended with the plain background by its alpha channel."""
     from PIL import Image
 
     background = Image.new("RGB", image.size, BACKGROUND)
@@ -76,7 +76,7 @@ def blend(image: "Image.Image", alpha: "Image.Image") -> "Image.Image":
 def _over_background(frame: "av.VideoFrame", alpha: "av.VideoFrame | None") -> np.ndarray:
     from PIL import Image
 
-    if frame.format.name.startswith("grayf32"):  # swscale takes it for limited range
+    if frame.format.name.startswith("grayf32"):  # swscale treats it as limited range
         return grey_to_rgb(np.asarray(frame.to_ndarray()))
     if alpha is not None:
         if (alpha.width, alpha.height) != (frame.width, frame.height):
@@ -93,16 +93,16 @@ def _over_background(frame: "av.VideoFrame", alpha: "av.VideoFrame | None") -> n
 
 
 def _luma(frame: "av.VideoFrame") -> np.ndarray:
-    """Return the first plane as it is stored: a conversion to grey would stretch its range."""
+    """Return the first plane unchanged: a conversion to grey would stretch its range."""
     plane = frame.planes[0]
     return np.frombuffer(bytes(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
 
 
 def grey_to_rgb(grey: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Return an image of values in [0, 1].
+    """Return an image with grey values in [0, 1] as RGB.
 
     Raises:
-        VideoError: it has others.
+        VideoError: a value is outside [0, 1].
     """
     if not ((grey >= 0) & (grey <= 1)).all():
         raise VideoError("it has values outside [0, 1]")
@@ -110,10 +110,10 @@ def grey_to_rgb(grey: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _make_square(rgb: np.ndarray, pixel_aspect: Fraction) -> np.ndarray:
-    """Stretch the shorter side of the pixels, so that none is lost."""
+    """Make the pixels square by enlarging their shorter side, so that none is lost."""
     from PIL import Image
 
-    if abs(pixel_aspect - 1) < _SQUARE:
+    if abs(pixel_aspect - 1) < _SQUARE_TOLERANCE:
         return rgb
     if not Fraction(1, MAX_PIXEL_ASPECT) <= pixel_aspect <= MAX_PIXEL_ASPECT:
         raise VideoError(f"its pixels are {float(pixel_aspect):g} times as wide as high")
@@ -125,11 +125,11 @@ def _make_square(rgb: np.ndarray, pixel_aspect: Fraction) -> np.ndarray:
 
 
 def _display_matrix(frame: "av.VideoFrame", angle: float) -> np.ndarray:
-    """Return the 2 x 2 matrix that takes a stored position (x, y) to where it is shown, up to a shift."""
+    """Return the 2 x 2 matrix that maps a stored position (x, y) to its displayed position, up to a shift."""
     side_data: Any = None
     try:
         side_data = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV knows no name for another kind of side data; the angle alone is known
+    except ValueError:  # PyAV has no name for another kind of side data; only the angle is known
         return np.linalg.matrix_power(np.array([[0, 1], [-1, 0]]), round(angle / 90) % 4)
     if side_data is None:
         return np.eye(2)
@@ -138,7 +138,7 @@ def _display_matrix(frame: "av.VideoFrame", angle: float) -> np.ndarray:
 
 
 def _turn(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Apply the nearest of the eight ways to turn and mirror a rectangle; a matrix that flattens it is passed over."""
+    """Apply the nearest of the eight rotations and reflections of a rectangle; a singular matrix is ignored."""
     (a, c), (b, d) = matrix
     if a * d == b * c:
         return rgb

@@ -1,4 +1,4 @@
-"""Why a video cannot be read."""
+"""The error for a video that cannot be read."""
 
 
 class VideoError(Exception):

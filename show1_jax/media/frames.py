@@ -1,4 +1,4 @@
-"""Frames as numbers in [-1, 1] and as uint8; fitting them to a size; choosing some of them."""
+"""Conversion of frames between [-1, 1] and uint8, fitting to a size, and choice of evenly spaced frames."""
 
 import numpy as np
 from jaxtyping import Float, Float32, Shaped, UInt8
@@ -7,9 +7,12 @@ from show1_jax.errors import UserError
 
 
 def to_uint8(video: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Frames to look at from values in [-1, 1]: `clip(x / 2 + 0.5, 0, 1) * 255`, truncated, in float32.
+    """Return values in [-1, 1] as uint8 frames: `clip(x / 2 + 0.5, 0, 1) * 255`, truncated, in float32.
 
-    These are the original's operations. Raises `UserError` if a value is NaN, which no frame can show.
+    These are the original's operations.
+
+    Raises:
+        UserError: a value is NaN.
     """
     unit: np.ndarray = np.clip(np.asarray(video, np.float32) * 0.5 + 0.5, 0, 1)
     if np.isnan(unit).any():
@@ -18,20 +21,24 @@ def to_uint8(video: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
 
 
 def from_uint8(frames: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
-    """Values in [-1, 1] from frames: `u / 127.5 - 1`, as the original's stage 4 reads them."""
+    """Return frames as values in [-1, 1]: `u / 127.5 - 1`, as the original's stage 4 reads them."""
     return frames.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def check_frames(frames: np.ndarray) -> None:
-    """Raise `UserError` unless an array is frames to look at."""
+    """Refuse an array that is not uint8 frames `(t, h, w, 3)`.
+
+    Raises:
+        UserError: the dtype or the shape is another, or a size is 0.
+    """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
         raise UserError(f"frames must be uint8 (t, h, w, 3), none of them 0, not {frames.dtype} {frames.shape}")
 
 
 def resize_uint8(frames: UInt8[np.ndarray, "t h w 3"], height: int, width: int) -> UInt8[np.ndarray, "t h2 w2 3"]:
-    """Frames resized one by one by Pillow's bicubic, as the original does before stage 4.
+    """Resize frames one by one with Pillow's bicubic filter, as the original does before stage 4.
 
-    Its a is -0.5, and it rounds and clips to uint8 between the horizontal and the vertical pass.
+    The filter's parameter a is -0.5; it rounds and clips to uint8 between the horizontal and the vertical pass.
     """
     from PIL import Image
 
@@ -41,10 +48,10 @@ def resize_uint8(frames: UInt8[np.ndarray, "t h w 3"], height: int, width: int) 
 
 
 def fit(video: Float32[np.ndarray, "t h w c"], height: int, width: int) -> Float32[np.ndarray, "t h2 w2 c"]:
-    """Fill `height x width`: scale by one factor, centre, crop what sticks out.
+    """Scale a video by one factor until it covers `height x width`, and crop its centre.
 
-    Bicubic in float32, anti-aliased when shrinking; its overshoot is clipped to each frame's own range.
-    A video of that size already is returned as it is.
+    The filter is bicubic in float32, anti-aliased when it reduces the size; its overshoot is clipped to the range of
+    each frame. A video that already has the size is returned unchanged.
     """
     if video.shape[1:3] == (height, width):
         return video
@@ -52,7 +59,7 @@ def fit(video: Float32[np.ndarray, "t h w c"], height: int, width: int) -> Float
 
 
 def fit_frame(frame: Shaped[np.ndarray, "h w c"], height: int, width: int) -> Float32[np.ndarray, "h2 w2 c"]:
-    """Do for one frame what `fit` does for a video, with the memory of one channel; uint8 is brought to [-1, 1]."""
+    """Fit one frame as `fit` does, with extra memory for one channel; uint8 is converted to [-1, 1]."""
     from PIL import Image, ImageOps
 
     if frame.shape[:2] == (height, width):
@@ -66,7 +73,7 @@ def fit_frame(frame: Shaped[np.ndarray, "h w c"], height: int, width: int) -> Fl
 
 
 def _float_values(array: np.ndarray) -> np.ndarray:
-    """Return `from_uint8` of uint8, with no intermediate arrays, and anything else in float32."""
+    """Return `from_uint8` of uint8 without intermediate arrays, and any other dtype as float32."""
     if array.dtype != np.uint8:
         return np.asarray(array, np.float32)
     values: np.ndarray = from_uint8(np.arange(256, dtype=np.uint8))[array]
@@ -74,10 +81,10 @@ def _float_values(array: np.ndarray) -> np.ndarray:
 
 
 def even_indices(count: int, num: int) -> list[int]:
-    """The indices of `num` of `count` frames, evenly spaced from the first to the last.
+    """Return the indices of `num` of `count` frames, evenly spaced from the first to the last.
 
     Raises:
-        UserError: there are fewer.
+        UserError: `num` is not from 1 to `count`.
     """
     if not 1 <= num <= count:
         raise UserError(f"{num} frames are needed and the video has {count}: give a longer video")
@@ -86,5 +93,9 @@ def even_indices(count: int, num: int) -> list[int]:
 
 
 def sample_frames(video: Shaped[np.ndarray, "t ..."], num: int) -> Shaped[np.ndarray, "num ..."]:
-    """`num` frames, evenly spaced from the first to the last. Raises `UserError` if the video has fewer."""
+    """Return `num` frames, evenly spaced from the first to the last.
+
+    Raises:
+        UserError: the video has fewer.
+    """
     return np.take(video, even_indices(len(video), num), axis=0)

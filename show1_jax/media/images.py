@@ -1,4 +1,4 @@
-"""Images and folders of them as RGB frames."""
+"""Reads of images, and of folders of images, as RGB frames."""
 
 import re
 import warnings
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _OTHER_SUFFIXES: Final = (".avif", ".dng", ".dpx", ".exr", ".gif", ".hdr", ".heic", ".jp2", ".jxl", ".ppm", ".tga")
-"""Of images that are not read: frames that are passed over would make another video."""
+"""Suffixes of images that cannot be read. They are refused, since skipped frames would make another video."""
 MAX_IMAGE_PIXELS: Final = 64_000_000
-"""Of an image: cameras have up to 61 million."""
-# Others can run programs (EPS), or are no pictures.
+"""Limit for one image: cameras have up to 61 million."""
+# Other formats of Pillow can run programs (EPS), or are no pictures.
 _IMAGE_FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the images of a folder, frame2 before frame10.
+    """Return the images of a folder in natural order: frame2 before frame10.
 
-    Hidden files are none: some systems keep notes on `name.png` in `._name.png`.
+    Hidden files are ignored: some systems store metadata of `name.png` in `._name.png`.
 
     Raises:
-        VideoError: it has images of other kinds.
+        VideoError: the folder has images in other formats.
     """
     files = [path for path in folder.iterdir() if not path.name.startswith(".")]
     if others := sorted(path.name for path in files if path.suffix.lower() in _OTHER_SUFFIXES):
@@ -45,16 +45,16 @@ def _natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """Return an image as it is shown: upright, opaque, in 8 bits.
+    """Return an image as a viewer shows it: upright, opaque, in 8 bits.
 
     Raises:
-        VideoError: it cannot be read, is none of the listed formats, too large, or of several frames.
+        VideoError: it cannot be read, is in a format that is not listed, is too large, or has several frames.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with open_regular(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of metadata that are not used
+            warnings.simplefilter("ignore")  # they concern metadata that are not used
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_IMAGE_FORMATS) as image:
                 return _to_rgb(image)
@@ -74,7 +74,7 @@ def _to_rgb(image: "Image.Image") -> np.ndarray:
 
     if image.width * image.height > MAX_IMAGE_PIXELS:
         raise VideoError(f"it has more than {MAX_IMAGE_PIXELS:,} pixels")
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # the others of an MPO are its previews
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # the other frames of an MPO are previews
         raise VideoError("it has several frames; save each as a file of its own")
     upright = ImageOps.exif_transpose(image)
     if (convert := _GREY.get(upright.mode)) is not None:
@@ -86,7 +86,7 @@ def _to_rgb(image: "Image.Image") -> np.ndarray:
 
 
 def _from_16_bits(grey: np.ndarray) -> np.ndarray:
-    """Return grey of 16 bits, which may lie in 32, in 8."""
+    """Return an image of 16-bit grey, which may be stored in 32 bits, as 8-bit RGB."""
     if grey.min() < 0 or grey.max() > 65535:
         raise VideoError("it has values outside 0..65535; save it with 16 bits")
     table = np.round(np.arange(65536) / 257).astype(np.uint8)

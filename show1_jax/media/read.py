@@ -1,4 +1,4 @@
-"""The user's own video, from any kind of file or folder: its frames, evenly spaced in time, in [-1, 1]."""
+"""Reads of the user's own video from any kind of file or folder: its frames, evenly spaced in time, in [-1, 1]."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,15 +22,12 @@ from show1_jax.media.timeline import Timeline
 from show1_jax.progress import each
 
 MAX_READ_BYTES: Final = 1 << 30
-"""Of all frames that are kept."""
-
-
+"""Limit for all frames that are kept in memory."""
 _PROGRESS_DELAY: Final = 2
-"""Seconds; what takes less shows no progress."""
+"""Seconds before a progress bar appears."""
 
-
-Choose = Callable[[int], Sequence[int]]
-"""From a number of frames to the indices of those that are used, rising; one may come several times."""
+ChooseFrames = Callable[[int], Sequence[int]]
+"""Function from a number of frames to the increasing indices of those that are used; indices may repeat."""
 
 
 FrameSize = tuple[int, int] | None
@@ -39,14 +36,14 @@ FrameSize = tuple[int, int] | None
 def read_frames(
     path: Path, size: FrameSize = None, num_frames: int | None = None
 ) -> tuple[Float32[np.ndarray, "t h w 3"], Fraction | None]:
-    """Return a video in [-1, 1], and its frame rate where the source states one.
+    """Return a video in [-1, 1], and its frame rate if the source states one.
 
     Args:
         path: a video file (see `VIDEO_SUFFIXES`), a folder of images in natural order, or a `.npy` of uint8 or of
-            floats in [-1, 1] shaped `(t, h, w, 3)`. A video whose frames last differently long is put on an even clock
-            of as many frames.
-        size: (height, width) to which each frame is fitted as it is read, see `fit_frame`; None: as it is.
-        num_frames: so many, evenly spaced from the first to the last, are read and kept; None: all.
+            floats in [-1, 1] shaped `(t, h, w, 3)`. A video with frames of different durations is resampled at even
+            times to the same number of frames.
+        size: (height, width) to which each frame is fitted as it is read, see `fit_frame`; None keeps the size.
+        num_frames: the number of frames to read, evenly spaced from the first to the last; None reads all.
 
     Raises:
         UserError: it is missing, cannot be decoded, is empty, too short, too large, or of another shape or range.
@@ -64,13 +61,11 @@ def read_frames(
         if suffix in VIDEO_SUFFIXES:
             return _read_container(path, size, choose)
     except OSError as error:
-        raise UserError(
-            f"cannot read {path} ({error.strerror or error}): give a file or folder that is there"
-        ) from error
+        raise UserError(f"cannot read {path} ({error.strerror or error}): give an existing file or folder") from error
     raise UserError(f"cannot read {path}: give one of {' '.join(VIDEO_SUFFIXES)} .npy .safetensors, or a folder")
 
 
-def _read_folder(folder: Path, size: FrameSize, choose: Choose) -> np.ndarray:
+def _read_folder(folder: Path, size: FrameSize, choose: ChooseFrames) -> np.ndarray:
     try:
         images = list_images(folder)
     except VideoError as error:
@@ -88,7 +83,7 @@ def _read_frame(path: Path) -> np.ndarray:
         raise UserError(f"cannot read the image {path} ({error}): replace or remove it") from error
 
 
-def _read_array(path: Path, size: FrameSize, choose: Choose) -> np.ndarray:
+def _read_array(path: Path, size: FrameSize, choose: ChooseFrames) -> np.ndarray:
     try:
         with mapped_array(path) as array:
             chosen = choose(len(array))
@@ -97,8 +92,8 @@ def _read_array(path: Path, size: FrameSize, choose: Choose) -> np.ndarray:
         raise UserError(f"cannot read {path} ({error}): save it again with numpy.save") from error
 
 
-def _read_container(path: Path, size: FrameSize, choose: Choose) -> tuple[np.ndarray, Fraction | None]:
-    """Decode the video twice: to know when its frames are shown, then to convert those that are used."""
+def _read_container(path: Path, size: FrameSize, choose: ChooseFrames) -> tuple[np.ndarray, Fraction | None]:
+    """Decode the video twice: first for the times of its frames, then to convert the frames that are used."""
     try:
         with open_regular(path) as file:
             with open_video(file) as video:
@@ -118,7 +113,7 @@ def _with_progress(frames: Iterable[TimedFrame], path: Path, total: int | None) 
 
 
 def _converted(frames: Iterable[TimedFrame], chosen: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield the chosen frames as RGB, each as often as it is chosen."""
+    """Yield the chosen frames as RGB; a frame whose index repeats is repeated."""
     position = 0
     for number, frame in enumerate(frames):
         times = sum(1 for _ in takewhile(number.__eq__, islice(chosen, position, None)))
@@ -133,16 +128,16 @@ def _converted(frames: Iterable[TimedFrame], chosen: Sequence[int]) -> Iterator[
 def gather_frames(
     frames: Iterable[np.ndarray], count: int, size: FrameSize, path: Path
 ) -> Float32[np.ndarray, "t h w 3"]:
-    """Return frames that come one at a time, as uint8 or floats, as one array in [-1, 1].
+    """Return frames that arrive one at a time as one array in [-1, 1].
 
     Args:
-        frames: of the same size, unless they are fitted.
-        count: how many there are.
-        size: (height, width) to fit them to; None: as they are.
-        path: where they come from.
+        frames: uint8, or floats in [-1, 1]; all of one size unless they are fitted.
+        count: the number of frames.
+        size: (height, width) to which they are fitted; None keeps their size.
+        path: their source, for messages.
 
     Raises:
-        UserError: they are no RGB frames, of different sizes, or too many to keep.
+        UserError: they are not RGB frames, have different sizes, or need more than `MAX_READ_BYTES`.
     """
     gathered: np.ndarray | None = None
     for index, frame in enumerate(frames):
@@ -164,15 +159,16 @@ def gather_frames(
 def read_video(
     path: str | Path, size: tuple[int, int] | None = None, num_frames: int | None = None
 ) -> tuple[Float32[np.ndarray, "t h w 3"], Fraction | None]:
-    """Return the user's own video in [-1, 1], and its frame rate where the source states one.
+    """Return the user's own video in [-1, 1], and its frame rate if the source states one.
 
     Args:
-        path: as `show1_jax.media.read.read_frames` takes, or a stage file, whose values are returned as they are.
-        size: (height, width) to which each frame is fitted (see `fit`) as it is read; None: as it is.
-        num_frames: so many, evenly spaced in time, are read and kept; None: all, on an even clock.
+        path: a source that `show1_jax.media.read.read_frames` supports, or a stage file, whose values are returned
+            unchanged.
+        size: (height, width) to which each frame is fitted (see `fit`) as it is read; None keeps the size.
+        num_frames: the number of frames to read, evenly spaced in time; None reads all, at even times.
 
     Raises:
-        UserError: it is missing, undecodable, empty, too short, too large, or of another shape or range.
+        UserError: it is missing, cannot be decoded, is empty, too short, too large, or of another shape or range.
     """
     path = Path(path)
     if not os.path.exists(path):  # Path.exists raises for names that no file can have

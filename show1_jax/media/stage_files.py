@@ -1,4 +1,4 @@
-"""Stage files: the result of a stage, float32 and bit for bit, with its stage, layout and hash."""
+"""Stage files: the exact float32 result of a stage, with its stage, layout and hash."""
 
 import hashlib
 import json
@@ -11,15 +11,14 @@ from show1_jax.errors import UserError
 from show1_jax.files import open_regular, write_bytes
 
 STAGE_FORMAT = "show1_jax.stage.v1"
-
-
 STAGE_LAYOUT = "time height width channel"
 
 
 def save_stage(path: str | Path, video: Float32[np.ndarray, "t h w c"], stage: str) -> None:
-    """Write a stage's result, float32 and bit for bit, as a `.safetensors` file that knows its stage, layout and hash.
+    """Write a stage's exact result as a `.safetensors` file whose metadata state its stage, layout and hash.
 
-    Raises `UserError` if the array is not float32 `(t, h, w, c)`, or the disk is full.
+    Raises:
+        UserError: the array is not float32 `(t, h, w, c)`, or the disk is full.
     """
     from safetensors.numpy import save
 
@@ -37,14 +36,19 @@ def save_stage(path: str | Path, video: Float32[np.ndarray, "t h w c"], stage: s
 
 
 def video_sha256(video: Float32[np.ndarray, "t h w c"]) -> str:
-    """The hexadecimal SHA-256 of a stage's values, as its file records it."""
+    """Return the hexadecimal SHA-256 of a stage's values, as its file records it."""
     return hashlib.sha256(video.data).hexdigest()
 
 
 def load_stage(path: str | Path, stage: str | None = None) -> Float32[np.ndarray, "t h w c"]:
-    """Read what `save_stage` wrote.
+    """Read a file that `save_stage` wrote.
 
-    Raises `UserError` if it is missing, damaged, foreign, or, where `stage` is given, of another stage.
+    Args:
+        path: the file.
+        stage: the stage that the file must be of; None accepts any.
+
+    Raises:
+        UserError: the file is missing, damaged, in another format, or of another stage.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -67,7 +71,7 @@ def load_stage(path: str | Path, stage: str | None = None) -> Float32[np.ndarray
 
 
 def _with_sorted_header(data: bytes) -> bytes:
-    """A safetensors file with its header's keys in order: the library's order changes from one call to the next."""
+    """Return a safetensors file with the keys of its header sorted: the library's order changes from call to call."""
     size = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     assert len(header) <= size
@@ -75,6 +79,6 @@ def _with_sorted_header(data: bytes) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, on one line and without the path that the message around it names."""
+    """Return an error's reason on one line, without the path, which the message around it names."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__

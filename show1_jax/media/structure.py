@@ -1,6 +1,6 @@
-"""Whether an encoded video is all there, by the sizes that its container states.
+"""Check that an encoded video is complete, by the sizes that its container states.
 
-Decoders do not tell: FFmpeg takes the end of a Matroska, WebM, AVI or GIF file that is cut short for its end.
+Decoders do not report this: FFmpeg reads a truncated Matroska, WebM, AVI or GIF file as a shorter video.
 """
 
 import io
@@ -12,21 +12,23 @@ import numpy as np
 from show1_jax.media.errors import VideoError
 
 MAX_PARTS: Final = 500_000
-"""Parts of a file that are walked over."""
+"""Limit of the parts of a file that are visited."""
 MAX_SAMPLES: Final = 5_000_000
-"""Of all tracks: 24 hours of video and sound. FFmpeg takes 60 bytes for each."""
+"""Limit for all tracks together: 24 hours of video and sound. FFmpeg allocates 60 bytes for each."""
 _MAX_DEPTH: Final = 10  # FFmpeg's
 _MAX_TABLE_BYTES: Final = 1 << 24
 _CUT_SHORT: Final = "it is cut short"
 _BOXES: Final = {b"ftyp", b"styp", b"sidx", b"moov", b"moof", b"mdat", b"mfra"}
 _OTHER_BOXES: Final = {b"free", b"skip", b"wide", b"pnot", b"uuid", b"meta", b"udta"}
-"""From where a box of a third kind would begin there may be anything: cameras append notes of their own."""
+"""Types of boxes that may lie between those of `_BOXES`. After an unknown type, any data may follow, since cameras
+append their own.
+"""
 _PARENTS: Final = {
     *(b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"),
-    *(b"dinf", b"edts", b"mvex", b"tref", b"udta", b"wave"),  # FFmpeg takes tables here, too
+    *(b"dinf", b"edts", b"mvex", b"tref", b"udta", b"wave"),  # FFmpeg reads tables here, too
 }
 _RIFF_SLACK: Final = 8
-"""Some writers count the header in the size."""
+"""Tolerance in bytes: some writers include the header in the size."""
 _SEGMENT: Final = 0x18538067
 _UNKNOWN_SIZE_PARENTS: Final = {_SEGMENT, 0x1F43B675}
 _ELEMENTS: Final = {
@@ -38,9 +40,12 @@ _ELEMENTS: Final = {
 
 
 def check_complete(file: io.BufferedIOBase) -> None:
-    """Raise `VideoError` if a file is cut short or its parts do not join; leave the file at its start.
+    """Check that a file is complete and its parts join, and seek to its start.
 
-    A file of no known container, or one that states no sizes (a live recording), is left to the decoder.
+    A file in an unknown container, or one that states no sizes (a live recording), is not checked.
+
+    Raises:
+        VideoError: the file is empty or truncated, its parts do not join, or it has too many parts or samples.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -62,7 +67,7 @@ def check_complete(file: io.BufferedIOBase) -> None:
 
 
 def _check_boxes(file: io.BufferedIOBase, size: int) -> None:
-    """ISO base media (mp4, mov, m4v), ISO/IEC 14496-12."""
+    """Check ISO base media (mp4, mov, m4v), ISO/IEC 14496-12."""
     num_samples = 0
     joins = True
     parts = iter(range(MAX_PARTS))
@@ -77,7 +82,10 @@ def _check_boxes(file: io.BufferedIOBase, size: int) -> None:
 
 
 def _boxes(file: io.BufferedIOBase, position: int, end: int, parts: Iterator[int]) -> Iterator[tuple[bytes, int, int]]:
-    """Yield type, start and end of the contents of the boxes from `position` on: a size, a type, a 64-bit size if 1."""
+    """Yield the type, and the start and end of the contents, of the boxes from `position` to `end`.
+
+    A box begins with a 32-bit size and a type; if the size is 1, a 64-bit size follows.
+    """
     while position + 8 <= end:
         if next(parts, None) is None:
             raise VideoError(f"it has more than {MAX_PARTS:,} parts")
@@ -97,9 +105,9 @@ def _boxes(file: io.BufferedIOBase, position: int, end: int, parts: Iterator[int
 def _num_samples(
     file: io.BufferedIOBase, start: int, end: int, parts: Iterator[int], is_sound: bool = False, depth: int = 0
 ) -> int:
-    """Return about how many entries FFmpeg makes of a movie or a fragment before it reads any sample.
+    """Return the approximate number of entries that FFmpeg makes for a movie or a fragment before it reads a sample.
 
-    One for every sample that is declared; of sound whose samples last one unit each, one for every 1024 of a chunk.
+    It makes one entry for every declared sample; for sound whose samples last one unit each, one per 1024 of a chunk.
     """
     in_boxes = in_table = num_chunks = per_chunk = 0
     is_by_chunk = False
@@ -109,7 +117,7 @@ def _num_samples(
         numbers = [int.from_bytes(head[at : at + 4], "big") for at in (4, 8, 12)]
         if kind in _PARENTS and depth < _MAX_DEPTH:
             in_boxes += _num_samples(file, first, last, parts, is_sound, depth + 1)
-        elif kind == b"hdlr" and head[8:12] not in (b"url ", b"alis"):  # QuickTime's handlers of data come after
+        elif kind == b"hdlr" and head[8:12] not in (b"url ", b"alis"):  # QuickTime's data handlers follow
             is_sound = head[8:12] == b"soun"
         elif kind == b"stts":
             is_by_chunk = is_sound and numbers[0] == numbers[2] == 1
@@ -129,7 +137,7 @@ def _num_samples(
 
 
 def _check_chunks(file: io.BufferedIOBase, size: int) -> None:
-    """AVI, with the further RIFF chunks of OpenDML."""
+    """Check AVI, with the additional RIFF chunks of OpenDML."""
     position = 0
     for _ in range(MAX_PARTS):
         file.seek(position)
@@ -137,7 +145,7 @@ def _check_chunks(file: io.BufferedIOBase, size: int) -> None:
         if len(head) < 8 or head[:4] != b"RIFF":
             return
         length = int.from_bytes(head[4:], "little")
-        if length in (0, 0xFFFFFFFF):  # a recording that was not finished, or is streamed
+        if length in (0, 0xFFFFFFFF):  # an unfinished or streamed recording
             return
         position += 8 + length + length % 2
         if position > size + _RIFF_SLACK:
@@ -145,7 +153,7 @@ def _check_chunks(file: io.BufferedIOBase, size: int) -> None:
 
 
 def _check_elements(file: io.BufferedIOBase, size: int) -> None:
-    """Matroska and WebM: walk the elements of Segments and Clusters, down to the blocks."""
+    """Check Matroska and WebM: visit the elements of Segments and Clusters, down to the blocks."""
     position, end = 0, size
     for _ in range(MAX_PARTS):
         if position >= end:
@@ -169,7 +177,7 @@ def _check_elements(file: io.BufferedIOBase, size: int) -> None:
 
 
 def _element_size(data: bytes) -> tuple[int | None, int]:
-    """Return an EBML size, None where it is unknown, and the number of its bytes."""
+    """Return an EBML size, None if it is unknown, and the number of bytes that encode it."""
     if not data or not data[0]:
         raise VideoError("its parts do not join")
     width = 9 - data[0].bit_length()
@@ -180,9 +188,9 @@ def _element_size(data: bytes) -> tuple[int | None, int]:
 
 
 def _check_blocks(file: io.BufferedIOBase, _: int) -> None:
-    """GIF89a: blocks of sub-blocks. A trailer that is missing loses nothing."""
+    """Check GIF89a: blocks of sub-blocks. A missing trailer is accepted, since it has no data."""
     file.seek(10)
-    file.seek(13 + _colours(file.read(1)))
+    file.seek(13 + _colour_table_bytes(file.read(1)))
     parts = iter(range(MAX_PARTS))
     for _ in parts:
         kind = file.read(1)
@@ -190,8 +198,8 @@ def _check_blocks(file: io.BufferedIOBase, _: int) -> None:
             file.seek(1, io.SEEK_CUR)  # a label
         elif kind == b",":
             file.seek(8, io.SEEK_CUR)
-            file.seek(_colours(file.read(1)) + 1, io.SEEK_CUR)
-        else:  # the trailer, the end, or what players pass over
+            file.seek(_colour_table_bytes(file.read(1)) + 1, io.SEEK_CUR)
+        else:  # the trailer, the end, or data that players ignore
             return
         for _ in parts:
             length = file.read(1)
@@ -202,6 +210,6 @@ def _check_blocks(file: io.BufferedIOBase, _: int) -> None:
             file.seek(length[0], io.SEEK_CUR)
 
 
-def _colours(flags: bytes) -> int:
-    """Return the bytes of a GIF's colour table."""
+def _colour_table_bytes(flags: bytes) -> int:
+    """Return the size of a GIF's colour table in bytes."""
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0

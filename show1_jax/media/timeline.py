@@ -1,4 +1,4 @@
-"""When the frames of a video are shown, and which of them an even clock shows."""
+"""The times of a video's frames, and the frames to use for evenly spaced times."""
 
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -12,16 +12,16 @@ from show1_jax.media.containers import TimedFrame
 from show1_jax.media.errors import VideoError
 
 _EDGE_MARGIN: Final = 0.2
-"""The share of a step by which the first and the last moment lie inside the video: times are rounded."""
+"""Fraction of a step by which the first and the last moment lie inside the video, since times are rounded."""
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The frames of a whole video.
+    """The times of all frames of a video.
 
     Attributes:
-        times: when each is shown, rising, in seconds on the file's clock.
-        duration: seconds from then until the last one ends.
+        times: the increasing presentation times of the frames, in seconds on the file's clock.
+        duration: seconds from the first time to the end of the last frame.
     """
 
     times: list[float]
@@ -29,10 +29,12 @@ class Timeline:
 
     @classmethod
     def of(cls, frames: Iterable[TimedFrame]) -> "Timeline":
-        """Go through all frames of a video, keeping none. One without a stated end lasts as long as the mean.
+        """Collect the times of a video's frames, without keeping the frames.
+
+        If the last frame has no duration, the mean of the others is used.
 
         Raises:
-            VideoError: there are none, or they cannot be decoded.
+            VideoError: there are no frames, or they cannot be decoded.
         """
         times: list[float] = []
         last = 0.0
@@ -46,25 +48,25 @@ class Timeline:
 
     @property
     def start(self) -> float:
-        """When the first frame is shown."""
+        """Presentation time of the first frame in seconds."""
         return self.times[0]
 
     @property
     def fps(self) -> float:
-        """Frames a second, on average; 0 where the only one has no duration."""
+        """Mean number of frames per second; 0 if the only frame has no duration."""
         return len(self.times) / self.duration if self.duration else 0.0
 
     def evenly_spaced(self) -> list[int]:
-        """Return the indices of the frames that are on at evenly spaced moments, as many as there are frames.
+        """Return the indices of the frames that are shown at evenly spaced moments, as many as there are frames.
 
-        Where frames last equally long these are all frames, whatever the rounding of their times.
+        If all frames have the same duration, these are all frames, whatever the rounding of their times.
         """
         count = len(self.times)
         moments = self.start + np.linspace(_EDGE_MARGIN, count - _EDGE_MARGIN, count) * (self.duration / count)
         return [max(0, bisect_right(self.times, moment) - 1) for moment in moments.tolist()]
 
     def rate(self, stated: Fraction | None) -> Fraction | None:
-        """Return the rate of the even clock: the stated one, unless it comes to another number of frames."""
+        """Return the frame rate of evenly spaced frames: the stated one, unless it gives another number of frames."""
         if stated is not None and abs(stated * Fraction(self.duration) - len(self.times)) < 0.5:
             return stated
         return Fraction(self.fps).limit_denominator(1001) or None

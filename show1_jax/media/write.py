@@ -1,7 +1,7 @@
-"""Videos to look at: mp4 and GIF, with exactly the frames and the rate that are given.
+"""Writers of mp4 and GIF videos with exactly the given frames and rate.
 
-Every file is encoded in memory and written whole. PyAV and Pillow are imported where they are used, so that importing
-the package stays fast.
+Every file is encoded in memory and written at once. PyAV and Pillow are imported in the functions that use them, so
+that an import of the package stays fast.
 """
 
 import io
@@ -17,15 +17,22 @@ from show1_jax.errors import UserError
 from show1_jax.files import write_bytes
 from show1_jax.media.frames import check_frames
 
-# Frames a second. GIF viewers ignore shorter delays than a fiftieth.
+# Frames per second. GIF viewers ignore delays below 1/50 s.
 MIN_FPS, MAX_FPS, MAX_GIF_FPS = 0.1, 240, 50
 
 
 def write_mp4(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: int | float | Fraction) -> None:
     """Write an mp4 of exactly these frames at exactly this rate: H.264 (MPEG-4 part 2 if PyAV lacks libx264), BT.709.
 
-    4:2:0 colour needs even sides: an odd one is padded by repeating its last row or column.
-    Raises `UserError` for frames or a rate that cannot be written, and for a disk that is full.
+    4:2:0 colour requires even sides: an odd one is padded by repeating its last row or column.
+
+    Args:
+        path: the file to write.
+        frames: the video, RGB.
+        fps: frames per second, `MIN_FPS` to `MAX_FPS`.
+
+    Raises:
+        UserError: frames or a rate that cannot be written, or a full disk.
     """
     import av
 
@@ -53,10 +60,17 @@ def write_mp4(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: int |
 
 
 def write_gif(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: int | float | Fraction) -> None:
-    """Write a GIF that loops for ever: every frame, each with its own 256 colours, dithered.
+    """Write a GIF that loops forever, with all frames, each dithered to its own 256 colours.
 
-    A GIF counts hundredths of a second: delays differ by one where needed for the whole to last `t / fps`.
-    Raises `UserError` as `write_mp4` does, and above 50 fps, where viewers ignore the delay.
+    A GIF stores delays in hundredths of a second: they differ by one where needed, so that the whole lasts `t / fps`.
+
+    Args:
+        path: the file to write.
+        frames: the video, RGB.
+        fps: frames per second, `MIN_FPS` to `MAX_GIF_FPS`; viewers ignore shorter delays.
+
+    Raises:
+        UserError: as `write_mp4`.
     """
     import av
 
@@ -84,7 +98,7 @@ def _frame_rate(fps: int | float | Fraction, limit: int) -> Fraction:
 
 
 def _quantize(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices `(h, w)` into an ARGB palette `(256, 4)` made for this frame, with Floyd-Steinberg dither."""
+    """Return indices `(h, w)` into an ARGB palette `(256, 4)` made for this frame, with Floyd-Steinberg dither."""
     from PIL import Image
 
     image = Image.fromarray(frame)
