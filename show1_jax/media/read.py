@@ -28,9 +28,8 @@ _PROGRESS_DELAY: Final = 2
 
 ChooseFrames = Callable[[int], Sequence[int]]
 """Function from a number of frames to the increasing indices of those that are used; indices may repeat."""
-
-
 FrameSize = tuple[int, int] | None
+"""(height, width), or None to keep the size."""
 
 
 def read_frames(

@@ -1,4 +1,4 @@
-"""Writers of weight files by hand: torch's zip, opcode by opcode, and safetensors from raw bytes."""
+"""Hand-made writers of weight files: torch's zip, opcode by opcode, and safetensors from raw bytes."""
 
 import json
 import zipfile
@@ -69,7 +69,7 @@ def torch_zip(
     byteorder: bytes = b"little",
     compression: int = zipfile.ZIP_STORED,
 ) -> None:
-    """A zip as torch.save writes it, around the pickle `body`."""
+    """Write a zip as torch.save does, around the pickle `body`."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02" + body + b".")
         archive.writestr("archive/byteorder", byteorder)
@@ -78,7 +78,7 @@ def torch_zip(
 
 
 def state_dict(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """A `.bin` with whole, contiguous tensors."""
+    """Write a `.bin` with whole, contiguous tensors."""
     storages = {str(index): array for index, array in enumerate(arrays.values())}
     pickle = Pickle(storages)
     tensors = {
@@ -89,7 +89,7 @@ def state_dict(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """A `.safetensors`, also of bfloat16."""
+    """Write a `.safetensors`; bfloat16 is supported."""
     header, at = {}, 0
     for name, array in arrays.items():
         header[name] = {
@@ -114,5 +114,5 @@ Writer = Callable[[Path, Mapping[str, np.ndarray]], None]
 
 @pytest.fixture(params=["safetensors", "bin"])
 def kind(request: pytest.FixtureRequest) -> tuple[str, Writer]:
-    """File name extension, and how to write such a file."""
+    """Return a file name extension, and a writer of such files."""
     return request.param, {"safetensors": safetensors, "bin": state_dict}[request.param]

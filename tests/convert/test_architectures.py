@@ -1,4 +1,4 @@
-"""What released `config.json` files mean: every setting's place, the defaults of absent keys, and what is refused."""
+"""Reads of released `config.json` files: every setting's place, the defaults of absent keys, and refused values."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from show1_jax.nn.config import UNetConfig, VAEConfig
 
 
 def blocks(*names: str) -> dict[str, list[str]]:
-    """Block types of the way down, and their mirror."""
+    """Return the down block types, and their mirror as up block types."""
     return {
         "down_block_types": list(names),
         "up_block_types": [name.replace("Down", "Up", 1) for name in reversed(names)],
@@ -127,7 +127,7 @@ def test_every_setting_of_a_pixel_unet_has_its_place() -> None:
         attention_levels=(False, True, True),
         down_head_dim=(8, 16, 32),
         mid_head_dim=32,
-        up_head_dim=(8, 16, 32),  # in the order of the way down, although it is the way up
+        up_head_dim=(8, 16, 32),  # in the order of the down blocks, as in the original
         cross_attention_dim=64,
         transformer_in_head_dim=64,
         only_cross_attention=(False, True, False),
@@ -222,7 +222,7 @@ def test_the_latent_unet_has_its_own_fixed_settings() -> None:
         (VAE, "latent_channels", True),
     ],
 )
-def test_what_is_not_built_is_refused_by_field_and_value(base: dict[str, Any], field: str, value: Any) -> None:
+def test_unsupported_values_are_refused_by_field_and_value(base: dict[str, Any], field: str, value: Any) -> None:
     read = vae_config if base is VAE else unet_config
     with pytest.raises(UserError) as refusal:
         read(base | {field: value})
@@ -249,7 +249,7 @@ EMA |= {"update_after_step": 0, "use_ema_warmup": True}
         (VAE, {"shift_factor": 0.0}),
     ],
 )
-def test_what_later_releases_write_changes_nothing(base: dict[str, Any], later: dict[str, Any]) -> None:
+def test_fields_of_later_releases_without_effect_are_ignored(base: dict[str, Any], later: dict[str, Any]) -> None:
     read: Any = vae_config if base is VAE else unet_config
     assert read(base | later | EMA | {"_diffusers_version": "0.36.0"}) == read(base)
 
@@ -270,7 +270,7 @@ def test_what_later_releases_write_changes_nothing(base: dict[str, Any], later: 
         (VAE, "latents_mean", [0.1], "of this field only null and false are"),
     ],
 )
-def test_what_later_releases_write_is_refused_where_it_changes_something(
+def test_fields_of_later_releases_with_an_effect_are_refused(
     base: dict[str, Any], field: str, value: Any, reason: str
 ) -> None:
     read: Any = vae_config if base is VAE else unet_config
@@ -357,8 +357,8 @@ def test_any_config_is_read_or_refused_in_one_line(data: st.DataObject) -> None:
     assert len(lines) == 1
 
 
-def test_settings_without_effect_are_passed_over() -> None:
-    """A latent UNet saved by Show-1's class, nulls for false, and what later releases of diffusers add."""
+def test_settings_without_effect_are_ignored() -> None:
+    """A latent UNet saved by Show-1's class, nulls for false, and fields of later releases of diffusers."""
     latent = {"_class_name": "UNet3DConditionModel", "block_out_channels": [32, 32, 32, 32], "attention_head_dim": 8}
     superset = {
         "flip_sin_to_cos": True,

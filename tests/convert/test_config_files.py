@@ -1,4 +1,4 @@
-"""Our architectures as `config.json` files: read again, they mean the same network, or are refused by field."""
+"""Our architectures as `config.json` files: they are read as the same network, or refused by field."""
 
 import dataclasses
 import gzip
@@ -39,14 +39,14 @@ def test_the_networks_of_our_configs(config: str, component: str) -> None:
     architecture = network_kind(kind).architecture.from_dict(CONFIGS[config][component])
     if isinstance(architecture, UNetConfig):
         architecture = with_explicit_levels(architecture)
-        if architecture.attention == "transformer":  # the released class has one head size for all of a network
+        if architecture.attention == "transformer":  # the released class has one head size for the whole network
             architecture = dataclasses.replace(architecture, transformer_in_head_dim=architecture.mid_head_dim)
     written = through_json(KINDS[kind].write_config(architecture))
     read = KINDS[kind].read_config(written)
     assert (with_explicit_levels(read) if isinstance(read, UNetConfig) else read) == architecture
 
 
-def test_what_no_released_class_has_is_refused_by_name() -> None:
+def test_fields_that_no_released_class_has_are_refused_by_name() -> None:
     architecture = UNetConfig.from_dict(CONFIGS["demo"]["keyframes"])
     with pytest.raises(UserError, match=r"whose UNets have no .*position_channels=True"):
         unet_json(architecture)
@@ -65,8 +65,8 @@ def test_released_networks_at_full_size(golden: Path) -> None:
         assert KINDS[kind].read_config(through_json(KINDS[kind].write_config(architecture))) == architecture
 
 
-def test_a_released_file_is_met_setting_by_setting(golden: Path) -> None:
-    """What is written says of a recorded network what its own file says, as far as it matters to it."""
+def test_written_settings_are_those_of_a_released_file(golden: Path) -> None:
+    """The written file of a recorded network has the settings of its own file, as far as they have an effect."""
     for path in sorted((golden / "checkpoints").glob("*/unet/config.json")):
         released = json.loads(path.read_text())
         written = unet_json(unet_config(released))
@@ -76,7 +76,7 @@ def test_a_released_file_is_met_setting_by_setting(golden: Path) -> None:
 
 @st.composite
 def unets(draw: st.DrawFn) -> UNetConfig:
-    """Networks that the released classes can be."""
+    """Draw networks that the released classes can represent."""
     latent = draw(st.booleans())
     levels = draw(st.integers(1, 3))
 
@@ -230,7 +230,7 @@ LATENT = dataclasses.replace(
         (LATENT, {"only_cross_attention": (True, False)}),
     ],
 )
-def test_a_network_that_no_released_class_is(base: UNetConfig, changes: dict[str, Any]) -> None:
+def test_a_network_that_no_released_class_can_represent(base: UNetConfig, changes: dict[str, Any]) -> None:
     unet_json(base)
     with pytest.raises(UserError) as refusal:
         unet_json(dataclasses.replace(base, **changes))

@@ -52,13 +52,13 @@ COMPONENTS = {
 
 @pytest.fixture
 def released(golden: Path, tmp_path: Path) -> Path:
-    """A copy of the recorded folders that a test may spoil."""
+    """Return a copy of the recorded folders that a test may damage."""
     return Path(shutil.copytree(golden / "checkpoints", tmp_path / "released"))
 
 
 @pytest.fixture
 def run(tmp_path: Path, released: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command on `released`. Returns exit code, stdout and the last line on stderr (bars are erased)."""
+    """Run the command on `released`; return exit code, stdout and the last line on stderr (bars are erased)."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main(["--from", str(released), "--out", str(tmp_path / "out"), *arguments])
@@ -72,7 +72,7 @@ def run(tmp_path: Path, released: Path, capsys: pytest.CaptureFixture[str]) -> C
 
 @pytest.fixture
 def refused(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> Callable[..., str]:
-    """Runs the command, which must fail with one line and leave nothing. Returns the line."""
+    """Run the command, which must fail with one line and leave no files; return the line."""
 
     def refused(*arguments: str) -> str:
         before = sorted(path.name for path in tmp_path.iterdir())
@@ -130,7 +130,7 @@ def test_tokenizers_are_copied(converted: Path, golden: Path) -> None:
         assert copied == {path.name: path.read_bytes() for path in original.iterdir()}
 
 
-def test_verify_says_what_is_there(converted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_lists_the_contents(converted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(converted)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(COMPONENTS)
@@ -256,7 +256,7 @@ def linked(path: Path, target: str | Path) -> None:
 
 
 def moved_out(path: Path) -> None:
-    """Leave a link in place of what others made, to what is of the same kind outside."""
+    """Move a file or folder out of the released folder, and leave a link to it."""
     path.symlink_to(path.rename(path.parents[2] / f"elsewhere-{path.name}"))
 
 
@@ -393,7 +393,7 @@ def test_a_t5_tokenizer_beyond_the_table(refused: Callable[..., str], released: 
     assert re.search("show-1-base/tokenizer: gives ids up to 6., but the text encoder has a table of 60; give a", line)
 
 
-def test_what_is_copied_of_a_tokenizer_is_what_was_checked_and_hashed(
+def test_the_copied_files_of_a_tokenizer_are_those_that_were_checked_and_hashed(
     run: Callable[..., tuple[int, str, str]], released: Path, tmp_path: Path
 ) -> None:
     folder = released / "show-1-sr2/tokenizer"
@@ -475,7 +475,7 @@ def test_links_within_a_folder_are_followed(
     (folder / WEIGHTS).rename(folder / "weights")
     (folder / WEIGHTS).symlink_to("../weights")
     folder.rename(tmp_path / "data")
-    folder.symlink_to(tmp_path / "data")  # the folder itself is the user's word
+    folder.symlink_to(tmp_path / "data")  # the user may give a link as the folder itself
     assert run("--stages", "interpolation")[0] == 0
 
 
@@ -505,7 +505,7 @@ def test_a_snapshot_in_the_hub_s_cache_given_as_a_folder(
     assert "leads out of" in error
 
 
-def test_a_tokenizer_that_is_not_there(refused: Callable[..., str], released: Path) -> None:
+def test_a_missing_tokenizer(refused: Callable[..., str], released: Path) -> None:
     (released / "show-1-base/tokenizer/spiece.model").unlink()
     assert "tokenizer: has no spiece.model" in refused("--stages", "keyframes")
 
@@ -581,7 +581,7 @@ def test_conversion_needs_no_accelerator_and_no_torch(converted: Path) -> None:
     assert "torch" not in sys.modules
 
 
-def test_a_scheduler_that_sampling_cannot_take_is_refused(refused: Callable[..., str], released: Path) -> None:
+def test_a_scheduler_that_sampling_does_not_support_is_refused(refused: Callable[..., str], released: Path) -> None:
     edit(released / "show-1-base/scheduler/scheduler_config.json", _class_name="PNDMScheduler")
     line = refused("--stages", "keyframes")
     assert "show-1-base/scheduler/scheduler_config.json: " in line
@@ -594,7 +594,7 @@ def test_a_damaged_tokenizer_is_refused(refused: Callable[..., str], released: P
 
 
 @pytest.mark.parametrize("path", ["../show-1-base", "./missing", "a--b/c", "no/such/folder"])
-def test_a_mistyped_folder_is_not_looked_for_on_the_hub(refused: Callable[..., str], path: str) -> None:
+def test_a_mistyped_folder_is_not_requested_from_the_hub(refused: Callable[..., str], path: str) -> None:
     assert "no such folder" in refused("--stages", "keyframes", "--keyframes", path)
 
 

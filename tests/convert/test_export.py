@@ -1,4 +1,4 @@
-"""Networks written back as diffusers folders: the released files again, bit by bit, and back once more."""
+"""Export of networks as diffusers folders: the released files, bit by bit, and their conversion again."""
 
 import errno
 import json
@@ -59,7 +59,7 @@ def from_folder(folder: Path, out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recorded folders, converted and exported."""
+    """Return the recorded folders, converted and exported."""
     out = tmp_path_factory.mktemp("exported") / "released"
     export(converted, out)
     return out
@@ -67,7 +67,7 @@ def exported(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Networks that were never released."""
+    """Return a checkpoint of networks that were never released."""
     config = tiny_config.settings()
     latent = {**config.architecture["superres_latent"], "transformer_in_head_dim": 16}
     out = tmp_path_factory.mktemp("untrained") / "checkpoint"
@@ -128,7 +128,7 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def run(converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Exports from `converted` to `out`. Returns the exit code and the last line on stderr (bars are erased)."""
+    """Export from `converted` to `out`; return the exit code and the last line on stderr (bars are erased)."""
 
     def run(*arguments: str, checkpoint: Path | str = converted) -> tuple[int, str]:
         code = main(["export", str(checkpoint), "--out", str(tmp_path / "out"), *arguments])
@@ -176,7 +176,7 @@ def test_overwriting(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_training_run_and_several_checkpoints(run: Run, converted: Path, tmp_path: Path) -> None:
-    """A run's steps have a checkpoint's layout; its working directory stands for the newest."""
+    """A run's steps have a checkpoint's layout; its working directory is read as the newest step."""
     from show1_jax.checkpoints.run_steps import CHECKPOINTS
 
     workdir = tmp_path / "run"
@@ -212,7 +212,7 @@ def test_a_scheduler_s_name_leads_nowhere_else(run: Run, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["evil"]
 
 
-def test_what_no_released_class_is(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_network_that_no_released_class_can_represent(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
     code, error = run(checkpoint=tiny_checkpoint)
     record = read_manifest(tiny_checkpoint).component("superres_latent").architecture
     if record["transformer_in_head_dim"] == record["mid_head_dim"]:
@@ -223,7 +223,7 @@ def test_what_no_released_class_is(run: Run, tiny_checkpoint: Path, tmp_path: Pa
 
 
 def spoiled(tmp_path: Path, change: Callable[[np.ndarray], Any]) -> Path:
-    """A checkpoint of one text encoder with a changed weight."""
+    """Return a checkpoint of one text encoder with a changed weight."""
     from show1_jax.checkpoints import random
 
     config = tiny_config.settings()
@@ -255,7 +255,7 @@ def test_a_full_disk(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_what_was_there(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_an_earlier_export(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("--component", "vae")[0] == 0
     before = (tmp_path / "out/vae/config.json").read_bytes()
     monkeypatch.setattr(exporting, "write_safetensors", full)
@@ -298,7 +298,7 @@ def test_a_tokenizer_with_a_changed_bit_is_not_written(
 
 
 @pytest.mark.parametrize("command", ["export", "merge"])
-def test_a_file_that_nobody_recorded_is_not_written(
+def test_a_file_outside_the_manifest_is_not_written(
     converted: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(converted, tmp_path / "copy"))

@@ -1,4 +1,4 @@
-"""Downloads from a hub on this machine that mimics the few endpoints needed."""
+"""Downloads from a local hub that imitates the few endpoints needed."""
 
 import hashlib
 import json
@@ -71,7 +71,7 @@ class Hub(BaseHTTPRequestHandler):
 
 
 def use_endpoint(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> None:
-    """What HF_ENDPOINT and HF_HOME would have done before the import."""
+    """Apply HF_ENDPOINT and HF_HOME, which the library reads only at import."""
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
@@ -138,9 +138,7 @@ def test_only_what_is_needed_is_downloaded(
     ("stage", "source", "has_text"),
     [("superres_pixel", "DeepFloyd/IF-II-L-v1.0", False), ("interpolation", "showlab/show-1-base", True)],
 )
-def test_optional_parts_are_downloaded_where_there_are_any(
-    hub: type[Hub], stage: str, source: str, has_text: bool
-) -> None:
+def test_optional_parts_are_downloaded_if_present(hub: type[Hub], stage: str, source: str, has_text: bool) -> None:
     folder, _ = download(source, INITIAL_FOLDERS[stage])
     assert (folder / "unet/config.json").is_file()
     assert (folder / "text_encoder/config.json").is_file() == has_text
@@ -171,7 +169,7 @@ def test_no_network_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def cache(hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The hub's cache after a conversion of two stages, HF_HUB_OFFLINE set since."""
+    """Return the hub's cache after a conversion of two stages, with HF_HUB_OFFLINE set since."""
     for stage in ("interpolation", "superres_latent"):
         download(RELEASED_STAGES[stage].repository, RELEASED_STAGES[stage])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -191,7 +189,7 @@ def test_without_the_hub_a_complete_cache_is_converted(
     assert f"showlab/show-1-sr2: using commit {COMMIT} from the hub's cache" in capsys.readouterr().err
 
 
-def test_the_cache_is_taken_where_the_hub_cannot_be_reached(
+def test_the_cache_is_used_if_the_hub_cannot_be_reached(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -202,14 +200,14 @@ def test_the_cache_is_taken_where_the_hub_cannot_be_reached(
     assert (folder.name, commit) == (COMMIT, COMMIT)
 
 
-def test_a_branch_in_the_cache_is_what_it_was(cache: Path) -> None:
-    """As `hf download` leaves it: the commit of every branch that was asked for, and older commits beside it."""
+def test_a_branch_in_the_cache_keeps_its_commit(cache: Path) -> None:
+    """A cache of `hf download`: the commit of every requested branch, and older commits beside it."""
     repository = cache / "models--showlab--show-1-interpolation"
     other = "f" * 40
     (repository / "snapshots" / other).mkdir()
     stage = RELEASED_STAGES["interpolation"]
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set, and the hub's cache has no copy; unset it"):
-        download(stage.repository, stage)  # which of the two commits would it be?
+        download(stage.repository, stage)  # two commits, and no record of the branch
     (repository / "refs").mkdir(exist_ok=True)
     (repository / "refs/main").write_text(COMMIT)
     (repository / "refs/old").write_text(other)
@@ -224,7 +222,7 @@ def test_a_branch_in_the_cache_is_what_it_was(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"])
-def test_a_cache_that_lacks_something_is_refused_by_its_name(cache: Path, name: str) -> None:
+def test_a_cache_that_lacks_a_file_is_refused_by_its_name(cache: Path, name: str) -> None:
     (path,) = cache.glob(f"models--showlab--show-1-sr2/snapshots/*/{name}")
     path.resolve().unlink()
     with pytest.raises(UserError, match=rf"its cache of commit {COMMIT} has no {re.escape(name)}; go online"):

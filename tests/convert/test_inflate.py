@@ -1,4 +1,4 @@
-"""Starting points: what an inflated network computes, where its weights come from, and what is refused."""
+"""Initial checkpoints: the outputs of inflated networks, the sources of their weights, and refused input."""
 
 import errno
 import gzip
@@ -37,7 +37,7 @@ FRAMES = 3
 
 @pytest.fixture(scope="module")
 def image_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights for a 2-D keyframe network and its text encoder."""
+    """Return random weights for a 2-D keyframe network and its text encoder."""
     config = tiny_config.settings()
     networks = {
         "keyframes": {**config.architecture["keyframes"], "temporal": False},
@@ -50,7 +50,7 @@ def image_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def image_folder(image_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same as DeepFloyd IF-I comes: a diffusers folder with text encoder and tokenizer."""
+    """Return the same in the form of DeepFloyd IF-I: a diffusers folder with text encoder and tokenizer."""
     out = tmp_path_factory.mktemp("image") / "IF-I"
     export(image_checkpoint, out, ["keyframes", "text_t5"])
     return out
@@ -58,7 +58,7 @@ def image_folder(image_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def start(image_folder: Path, golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A starting point for all stages."""
+    """Return an initial checkpoint for all stages."""
     folders = golden / "checkpoints"
     sources = {
         "keyframes": image_folder,
@@ -78,7 +78,7 @@ def weights_of(checkpoint: Path, name: str) -> dict[WeightPath, np.ndarray]:
 
 
 def call(checkpoint: Path, name: str, *inputs: Any) -> np.ndarray:
-    """What a network makes of its inputs, in float32."""
+    """Return a network's outputs in float32."""
     record = read_manifest(checkpoint).component(name)
     graph, shapes = nnx.split(make_network(record.kind, stored_architecture(checkpoint, name, record)))
     weights = load_weights(checkpoint, name, shapes)
@@ -86,7 +86,7 @@ def call(checkpoint: Path, name: str, *inputs: Any) -> np.ndarray:
 
 
 def inputs(channels: int, *, noise_level: bool = False) -> list[Any]:
-    """Two videos, their timesteps, text states and, if the network is told one, noise levels."""
+    """Return two videos, their timesteps, text states and, if the network is conditioned on them, noise levels."""
     rng = np.random.default_rng(0)
     video = rng.standard_normal((2, FRAMES, 4, 6, channels), np.float32)
     text = rng.standard_normal((2, 5, tiny_config.TEXT_DIM), np.float32)
@@ -94,14 +94,14 @@ def inputs(channels: int, *, noise_level: bool = False) -> list[Any]:
 
 
 def as_images(video: np.ndarray, *others: Any) -> list[Any]:
-    """Every frame alone, with what its video comes with."""
+    """Return every frame as a video of its own, with the other inputs of its video."""
     return [
         rearrange(video, "b t h w c -> (b t) 1 h w c"),
         *(repeat(x, "b ... -> (b t) ...", t=FRAMES) for x in others),
     ]
 
 
-def test_an_inflated_keyframe_network_makes_of_each_frame_what_the_image_network_does(
+def test_an_inflated_keyframe_network_has_the_image_network_s_output_for_each_frame(
     start: Path, image_checkpoint: Path
 ) -> None:
     video = inputs(3)
@@ -110,15 +110,15 @@ def test_an_inflated_keyframe_network_makes_of_each_frame_what_the_image_network
     assert relative_error(call(start, "keyframes", *video), expected) <= TOLERANCE
 
 
-def test_so_does_one_inflated_from_a_recorded_network(start: Path) -> None:
+def test_a_network_inflated_from_a_recorded_one_has_its_outputs(start: Path) -> None:
     video = inputs(6, noise_level=True)
     images = call(start, "first_frame", *as_images(*video))
     expected = rearrange(images, "(b t) 1 h w c -> b t h w c", t=FRAMES)
     assert relative_error(call(start, "superres_pixel", *video), expected) <= TOLERANCE
 
 
-def test_an_interpolation_network_starts_blind_to_its_condition(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """From a keyframe network whose temporal layers do something."""
+def test_an_interpolation_network_ignores_its_condition_at_first(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The keyframe network's temporal layers are not the identity."""
     inflate(tmp_path / "out", {"interpolation": str(tiny_checkpoint)})
     video, *others = inputs(3)
     expected = call(tiny_checkpoint, "keyframes", video, *others)
@@ -137,7 +137,7 @@ def assert_widened(interpolation: dict[WeightPath, np.ndarray], keyframes: dict[
     assert all(np.array_equal(interpolation[path], keyframes[path]) for path in keyframes)
 
 
-def test_interpolation_from_what_is_made_here(start: Path) -> None:
+def test_interpolation_from_the_inflated_keyframes(start: Path) -> None:
     assert_widened(weights_of(start, "interpolation"), weights_of(start, "keyframes"))
 
 
@@ -147,7 +147,7 @@ def test_interpolation_from_a_released_folder(converted: Path, golden: Path, tmp
     assert list(read_manifest(tmp_path / "out").components) == ["interpolation", "text_t5"]
 
 
-def test_what_a_starting_point_holds(start: Path, image_folder: Path, golden: Path) -> None:
+def test_the_contents_of_an_initial_checkpoint(start: Path, image_folder: Path, golden: Path) -> None:
     verify_files(start)
     manifest = read_manifest(start)
     assert set(manifest.components) == {*INITIAL_FOLDERS, "text_t5", "text_clip", "vae"}
@@ -194,7 +194,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs the command, which must fail with one line and leave nothing. Returns the line."""
+    """Run the command, which must fail with one line and leave no files; return the line."""
 
     def refused(*arguments: str) -> str:
         capsys.readouterr()

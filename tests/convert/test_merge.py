@@ -1,4 +1,4 @@
-"""Components of several checkpoints and training runs as one checkpoint: nothing is lost, and nothing bad goes in."""
+"""Components of several checkpoints and training runs as one checkpoint: none is lost, and damage is refused."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from tests.helpers import tiny_config
 Arrays = dict[WeightPath, np.ndarray]
 NAMES = ("first_frame", "text_clip", "text_t5")
 KERNEL = ("token_embedding", "embedding")
-"""A weight of the CLIP text encoder."""
+"""The path of a weight of the CLIP text encoder."""
 
 
 def random_checkpoint(out: Path, *names: str, seed: int = 0) -> Path:
@@ -43,7 +43,7 @@ def weights_of(checkpoint: Path, name: str) -> Arrays:
 
 
 def assert_equal(ours: Mapping[WeightPath, np.ndarray], theirs: Mapping[WeightPath, np.ndarray]) -> None:
-    """Bit for bit."""
+    """Compare components bit for bit."""
     assert ours.keys() == theirs.keys()
     for path, array in ours.items():
         assert (array.dtype, array.shape) == (theirs[path].dtype, theirs[path].shape)
@@ -62,7 +62,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, first: Path) -> Path:
-    """A training run whose averaged weights are all the number of the step."""
+    """Return a training run whose averaged weights all equal the number of the step."""
     workdir = tmp_path_factory.mktemp("runs") / "first_frame"
     record, shapes = read_manifest(first).component("first_frame"), weight_shapes(first, "first_frame")
     checkpoints = TrainingCheckpoints(workdir / "checkpoints", keep=2, keep_every=0)
@@ -79,7 +79,7 @@ Merge = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def merge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Merge:
-    """Merges to `out`. Returns the exit code and the last line on stderr (bars are erased)."""
+    """Merge to `out`; return the exit code and the last line on stderr (bars are erased)."""
 
     def merge(checkpoints: Path | str, *arguments: str) -> tuple[int, str]:
         code = main(["merge", str(checkpoints), "--out", str(tmp_path / "out"), *arguments])
@@ -103,7 +103,7 @@ def test_the_same_again(merge: Merge, first: Path, out: Path) -> None:
     verify(out)
 
 
-def test_tokenizers_come_along(merge: Merge, first: Path, out: Path) -> None:
+def test_tokenizers_are_copied(merge: Merge, first: Path, out: Path) -> None:
     assert merge(first, "--component", "text_t5", "--component", "text_clip") == (0, "")
     assert list(read_manifest(out).components) == ["text_t5", "text_clip"]
     assert load_clip_tokenizer(tokenizer_folder(out, "text_clip"))
@@ -134,7 +134,7 @@ def test_a_training_run(merge: Merge, first: Path, run: Path, out: Path, step: i
 
 
 def with_values(out: Path, source: Path, values: np.ndarray) -> Path:
-    """A checkpoint of the CLIP text encoder of `source` with these values at the beginning of one weight."""
+    """Write a checkpoint of the CLIP text encoder of `source` with these values at the start of one weight."""
     weights = {path: array.copy() for path, array in weights_of(source, "text_clip").items()}
     weights[KERNEL].reshape(-1)[: values.size] = values
     with new_checkpoint(out) as writer:
@@ -145,7 +145,7 @@ def with_values(out: Path, source: Path, values: np.ndarray) -> Path:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_dtypes(merge: Merge, second: Path, tmp_path: Path, out: Path, dtype: str) -> None:
-    """As NumPy rounds, also where float16 has few bits left, and just below where it overflows."""
+    """Rounding is NumPy's, also for subnormal float16 and just below its overflow."""
     rng = np.random.default_rng(0)
     values = np.ldexp(rng.uniform(-1, 1, 10_000), rng.integers(-30, 15, 10_000)).astype(np.float32)
     values[:4] = (65519.996, -65504, 2**-25, 1 + 2**-11)
@@ -187,7 +187,7 @@ def test_bad_arguments(merge: Merge, first: Path, tmp_path: Path, arguments: lis
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_checkpoint(merge: Merge, first: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_checkpoint(merge: Merge, first: Path, tmp_path: Path) -> None:
     code, error = merge(f"{first},{tmp_path / 'none'}")
     assert (code, "none: no checkpoint; make one with" in error) == (2, True)
     assert not list(tmp_path.iterdir())
@@ -205,7 +205,7 @@ def test_overwriting(merge: Merge, first: Path, second: Path, tmp_path: Path, ou
 
 
 @pytest.mark.parametrize("folder", ["weights", "tokenizer"])
-def test_damage_is_not_passed_on(merge: Merge, second: Path, tmp_path: Path, folder: str) -> None:
+def test_damaged_files_are_refused(merge: Merge, second: Path, tmp_path: Path, folder: str) -> None:
     copy = Path(shutil.copytree(second, tmp_path / "copy"))
     files = [path for path in (copy / "text_clip" / folder).rglob("*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
@@ -217,7 +217,7 @@ def test_damage_is_not_passed_on(merge: Merge, second: Path, tmp_path: Path, fol
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
-def test_files_that_no_manifest_vouches_for_stay_behind(merge: Merge, second: Path, tmp_path: Path, out: Path) -> None:
+def test_files_outside_the_manifest_are_not_copied(merge: Merge, second: Path, tmp_path: Path, out: Path) -> None:
     copy = Path(shutil.copytree(second, tmp_path / "copy"))
     (copy / "text_clip/tokenizer/added_tokens.json").write_text("{}")
     assert merge(copy) == (0, "")

@@ -1,4 +1,4 @@
-"""Finding and reading the weights of a component folder: variants, shards, and every kind of damage."""
+"""Reads of the weights of a component folder: variants, shards, and every kind of damage."""
 
 import json
 import math
@@ -25,7 +25,7 @@ Kind = tuple[str, Callable[[Path, Mapping[str, np.ndarray]], None]]
 
 
 def sharded(folder: Path, kind: Kind, variant: str = "") -> Path:
-    """Two shards with their index, named as the libraries name them."""
+    """Write two shards with their index, with the names that the libraries use."""
     extension, write = kind
     names = [f"model{variant}-0000{number}-of-00002.{extension}" for number in (1, 2)]
     write(folder / names[0], ONE)
@@ -159,7 +159,7 @@ def test_an_index_that_does_not_agree_with_its_shards(tmp_path: Path, kind: Kind
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.bin", "model.safetensors.index.json"])
 @pytest.mark.parametrize("what", ["fifo", "folder", "device"])
-def test_what_is_no_regular_file_is_not_read(tmp_path: Path, name: str, what: str) -> None:
+def test_only_regular_files_are_read(tmp_path: Path, name: str, what: str) -> None:
     path = tmp_path / name
     {"fifo": os.mkfifo, "folder": os.mkdir, "device": lambda path: path.symlink_to("/dev/zero")}[what](path)
     with pytest.raises(UserError, match=r"not a regular file|leads out of"):
@@ -296,7 +296,7 @@ def test_headers_that_the_library_refuses_are_refused(tmp_path: Path, header: ob
     assert "\n" not in str(refusal.value)
 
 
-def test_a_header_that_claims_to_be_larger_than_the_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_header_that_claims_to_be_larger_than_the_file_is_refused_at_once(tmp_path: Path) -> None:
     for length in (9, 10**8, 2**63, 2**64 - 1):
         (tmp_path / "a.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}")
         with pytest.raises(UserError, match="truncated inside the header"):

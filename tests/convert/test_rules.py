@@ -149,7 +149,7 @@ def test_a_table_that_is_no_bijection_is_refused(toy: nnx.State) -> None:
         )
 
 
-def test_a_source_turns_layouts_both_ways() -> None:
+def test_a_released_tensor_converts_layouts_in_both_directions() -> None:
     source = ReleasedTensor("a.weight", ("o i t 1 1", "t 1 i o"), (5, 4, 3, 1, 1))
     array = np.arange(60).reshape(source.shape)
     assert source.to_ours(array).shape == (3, 1, 4, 5)
@@ -204,7 +204,7 @@ def test_t5_files_may_hold_the_embedding_once_or_twice(golden: Path, dropped: st
     np.testing.assert_array_equal(matched["shared", "embedding"], embedding)
 
 
-def test_clip_position_ids_are_passed_over(golden: Path) -> None:
+def test_clip_position_ids_are_ignored(golden: Path) -> None:
     folder = golden / "checkpoints/show-1-sr2/text_encoder"
     weights = dict(open_weights(folder)) | {"text_model.embeddings.position_ids": np.arange(77)[None]}
     state = parameters("clip", KINDS["clip"].read_config(json.loads((folder / "config.json").read_text())))

@@ -1,4 +1,4 @@
-"""torch's zip of a pickle, read without torch: whole, strided and shared tensors, damage, and hostile pickles."""
+"""Reads of torch's zip of a pickle without torch: whole, strided and shared tensors, damage, and hostile pickles."""
 
 import os
 import pickle
@@ -22,7 +22,7 @@ from show1_jax.errors import UserError
 NUMBERS = np.arange(24, dtype=np.float32)
 
 
-def test_recorded_files_read_like_their_safetensors_twin_would(golden: Path) -> None:
+def test_recorded_files_are_read(golden: Path) -> None:
     tensors = read_torch_zip(golden / "checkpoints/show-1-base/unet/diffusion_pytorch_model.fp16.bin")
     assert len(tensors) == 431
     weight = tensors["conv_in.weight"].view()
@@ -122,7 +122,7 @@ class Hostile:
     ("function", "name"),
     [(os.system, f"{os.system.__module__}.system"), (eval, "eval"), (os.open, "open"), (getattr, "getattr")],
 )
-def test_a_hostile_pickle_is_refused_by_the_name_it_asks_for(
+def test_a_hostile_pickle_is_refused_by_the_name_it_requests(
     tmp_path: Path, by_hand: SimpleNamespace, protocol: int, function: object, name: str
 ) -> None:
     trap = tmp_path / "trap"
@@ -192,7 +192,7 @@ def whole(table: TensorTable) -> dict[str, np.ndarray]:
 
 @pytest.fixture(params=["plain", "data descriptors", "zip64"])
 def two_storages(request: pytest.FixtureRequest, tmp_path: Path, by_hand: SimpleNamespace) -> Path:
-    """A file with two tensors, its sizes and checksums where the variants of the zip format have them."""
+    """Write a file with two tensors; variants of the zip format store sizes and checksums in different places."""
     path = tmp_path / "two.bin"
     arrays = {"a": NUMBERS, "b": NUMBERS.astype(np.float16)}
     by_hand.state_dict(path, arrays)
@@ -200,9 +200,7 @@ def two_storages(request: pytest.FixtureRequest, tmp_path: Path, by_hand: Simple
         with zipfile.ZipFile(path) as archive:
             contents = {name: archive.read(name) for name in archive.namelist()}
         with path.open("wb") as file:
-            sink: Any = SimpleNamespace(
-                write=file.write, flush=file.flush
-            )  # cannot seek, so sizes come behind the data
+            sink: Any = SimpleNamespace(write=file.write, flush=file.flush)  # cannot seek, so sizes follow the data
             is_zip64 = request.param == "zip64"
             with zipfile.ZipFile(file if is_zip64 else sink, "w") as archive:
                 for name, content in contents.items():
@@ -212,7 +210,7 @@ def two_storages(request: pytest.FixtureRequest, tmp_path: Path, by_hand: Simple
     return path
 
 
-def test_a_changed_bit_of_a_storage_is_found_when_its_tensor_is_asked_for(two_storages: Path) -> None:
+def test_a_changed_bit_of_a_storage_is_found_when_its_tensor_is_used(two_storages: Path) -> None:
     raw = bytearray(two_storages.read_bytes())
     raw[raw.index(NUMBERS.tobytes()) + 7] ^= 1
     damaged = two_storages.with_name("damaged.bin")
@@ -252,7 +250,7 @@ def test_a_changed_pickle_is_found_at_once(tmp_path: Path, by_hand: SimpleNamesp
 
 
 def test_a_file_without_checksums_is_read(tmp_path: Path, by_hand: SimpleNamespace) -> None:
-    """torch writes 0 for each where it is told not to compute them."""
+    """If torch is configured not to compute checksums, it writes 0 for each."""
     path = tmp_path / "a.bin"
     by_hand.state_dict(path, {"a": NUMBERS})
     raw = bytearray(path.read_bytes())
@@ -300,7 +298,7 @@ def test_entries_that_share_bytes_or_names_are_refused(tmp_path: Path, by_hand: 
 
 
 def doubling_tuples(times: int) -> bytes:
-    """Instructions for a tuple of two of a tuple of two ... : 2 ** times leaves in a few bytes."""
+    """Return instructions for nested tuples of two: 2 ** times leaves in a few bytes."""
     step = b"".join(b"q" + bytes([n % 256]) + b"h" + bytes([n % 256]) + b"\x86" for n in range(times))
     return b")" + step
 

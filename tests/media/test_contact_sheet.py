@@ -33,7 +33,7 @@ def test_pixels_of_a_small_video_stay_squares(tmp_path: Path) -> None:
     contact_sheet(tmp_path / "sheet.png", {"keyframes": frames}, "")
     with Image.open(tmp_path / "sheet.png") as sheet:
         shown = np.asarray(sheet)[-36 - 116 : -36, 36 : 36 + 232]
-    assert np.isin(shown, (0, 255)).mean() > 0.8  # only where a square's edge falls inside a pixel is there grey
+    assert np.isin(shown, (0, 255)).mean() > 0.8  # grey only if a square's edge is inside a pixel
 
 
 @given(st.text(max_size=300))
@@ -45,7 +45,7 @@ def test_any_prompt_can_be_a_title(tmp_path_factory: pytest.TempPathFactory, tit
         assert sheet.width == 940 + 2 * 36
 
 
-def test_titles_are_wrapped_and_lose_only_what_the_font_lacks() -> None:
+def test_titles_are_wrapped_and_lose_only_characters_that_the_font_lacks() -> None:
     from PIL import ImageFont
 
     font = ImageFont.load_default(30)
@@ -60,11 +60,11 @@ def test_titles_are_wrapped_and_lose_only_what_the_font_lacks() -> None:
 def test_a_long_title_is_cut(tmp_path: Path, title: str) -> None:
     start = time.monotonic()
     contact_sheet(tmp_path / "sheet.png", {"keyframes": moving_square(1, 8, 16)}, title)
-    assert time.monotonic() - start < 2  # a hundred times as long, uncut
+    assert time.monotonic() - start < 2  # it would take a hundred times as long if it were not cut
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height < 1000
 
 
-def test_a_contact_sheet_of_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_contact_sheet_without_videos_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least one video"):
         contact_sheet(tmp_path / "sheet.png", {}, "nothing")

@@ -1,4 +1,4 @@
-"""Which stream of a file is its video, when its frames are shown, whether it is whole, how much is decoded."""
+"""Encoded videos: the choice of the stream, times of frames, truncated files, and limits of decoding."""
 
 import io
 import struct
@@ -44,7 +44,7 @@ COUNT = 20
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Twenty numbered frames at 10 fps, in every kind of file."""
+    """Return twenty numbered frames at 10 fps, in every kind of file."""
     folder = tmp_path_factory.mktemp("kinds")
     return {
         name: encode(folder / name, numbered(COUNT), codec, layout, options=options, container_options=muxer)
@@ -53,8 +53,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_file_is_read_whole_and_by_time(files: dict[str, Path], name: str) -> None:
-    """AVI with B-frames has no times but an order of decoding."""
+def test_every_kind_of_file_is_read_completely_and_by_time(files: dict[str, Path], name: str) -> None:
+    """AVI with B-frames has no times, only a decoding order."""
     clip, rate = read_video(files[name])
     assert clip.shape == (COUNT, HEIGHT, WIDTH, 3)
     assert rate == 10
@@ -72,7 +72,7 @@ def test_every_kind_of_file_is_read_whole_and_by_time(files: dict[str, Path], na
 
 @pytest.mark.parametrize("name", sorted(KINDS.keys() - {"live.webm"}))
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
-def test_a_file_that_is_cut_short_is_never_read_in_part(
+def test_a_truncated_file_is_never_read_in_part(
     files: dict[str, Path], tmp_path: Path, name: str, share: float
 ) -> None:
     data = files[name].read_bytes()
@@ -85,7 +85,7 @@ def test_a_file_that_is_cut_short_is_never_read_in_part(
 
 
 def test_a_matroska_file_whose_parts_do_not_join_is_refused(files: dict[str, Path]) -> None:
-    """FFmpeg would go on at the next cluster, without the frames between."""
+    """FFmpeg would continue at the next cluster, without the frames between."""
     data = bytearray(files["vp9.webm"].read_bytes())
     block = data.index(b"\xa3", data.index(b"\x1f\x43\xb6\x75"))
     data[block + 1] ^= 0x10
@@ -93,7 +93,7 @@ def test_a_matroska_file_whose_parts_do_not_join_is_refused(files: dict[str, Pat
         structure.check_complete(io.BytesIO(data))
 
 
-def test_notes_that_a_camera_appends_do_not_matter(files: dict[str, Path], tmp_path: Path) -> None:
+def test_data_that_a_camera_appends_are_ignored(files: dict[str, Path], tmp_path: Path) -> None:
     for name in ("h264.mp4", "start.mp4", "xvid.avi", "a.gif"):
         (tmp_path / name).write_bytes(files[name].read_bytes() + b"\xff\xff\xff\xffSEFT" + b"note" * 9)
         assert len(read_video(tmp_path / name)[0]) == COUNT
@@ -149,7 +149,7 @@ def add_video(container: Any) -> Any:
 
 
 def mux_numbered(container: Any, streams: list[Any], cover: Any = None) -> None:
-    """Numbered frames for the last of the streams, black ones for those before; and a picture."""
+    """Write numbered frames to the last stream, black ones to the others, and a cover picture."""
     if cover is not None:
         picture = av.VideoFrame.from_ndarray(np.zeros((20, 20, 3), np.uint8), format="rgb24")
         container.mux([*cover.encode(picture), *cover.encode(None)])
@@ -189,7 +189,7 @@ def test_a_cover_picture_alone_and_an_unknown_codec_are_one_line(files: dict[str
             check_file(tmp_path / name)
 
 
-def test_metadata_that_are_not_utf_8_do_not_matter(files: dict[str, Path], tmp_path: Path) -> None:
+def test_metadata_that_are_not_utf_8_are_accepted(files: dict[str, Path], tmp_path: Path) -> None:
     data = files["h264.mp4"].read_bytes().replace(b"VideoHandler", b"Vid\xe9oHandler")
     (tmp_path / "a.mp4").write_bytes(data)
     assert len(read_video(tmp_path / "a.mp4")[0]) == COUNT
@@ -205,7 +205,7 @@ UNEVEN = [*(index / 30 for index in range(30)), *(1 + 0.3 * index for index in r
     ("name", "codec", "pix_fmt"),
     [("a.mp4", "libx264", "yuv420p"), ("a.mkv", "libx264", "yuv420p"), ("a.webm", "libvpx-vp9", "yuv420p")],
 )
-def test_frames_that_last_differently_long_are_put_on_an_even_clock(
+def test_frames_of_different_durations_are_resampled_at_even_times(
     tmp_path: Path, name: str, codec: str, pix_fmt: str
 ) -> None:
     path = encode(tmp_path / name, numbered(40), codec, pix_fmt, times=UNEVEN, last_duration=0.3)
@@ -213,7 +213,9 @@ def test_frames_that_last_differently_long_are_put_on_an_even_clock(
     assert len(clip) == 40
     assert float(rate or 0) == pytest.approx(10, abs=0.6)
     shown = [UNEVEN[number_of(frame)] for frame in clip]
-    moments = np.linspace(0.02, check_file(path).duration - 0.02, 40)  # not 4 s: of the last frame little is known
+    moments = np.linspace(
+        0.02, check_file(path).duration - 0.02, 40
+    )  # not 4 s: the duration of the last frame is uncertain
     assert all(-0.01 <= moment - time <= 0.31 for moment, time in zip(moments, shown, strict=True))
     assert (shown[0], shown[-1]) == (0, UNEVEN[-1])
 
@@ -223,7 +225,7 @@ def write_uneven_gif(path: Path, delays: list[int]) -> None:
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=delays)
 
 
-def test_the_delays_of_a_gif_count(tmp_path: Path) -> None:
+def test_the_delays_of_a_gif_are_used(tmp_path: Path) -> None:
     write_uneven_gif(tmp_path / "a.gif", [50] * 10 + [1000])
     clip, rate = read_video(tmp_path / "a.gif")
     assert len(clip) == 11
@@ -233,7 +235,7 @@ def test_the_delays_of_a_gif_count(tmp_path: Path) -> None:
 
 @given(st.lists(st.floats(0.001, 10), min_size=1, max_size=50), st.floats(-5, 1e6))
 @settings(deadline=None)
-def test_an_even_clock_goes_through_the_frames_in_order(durations: list[float], start: float) -> None:
+def test_evenly_spaced_frames_are_in_order(durations: list[float], start: float) -> None:
     times = (start + np.cumsum([0, *durations])[:-1]).tolist()
     timeline = Timeline(times, sum(durations))
     even = timeline.evenly_spaced()
@@ -247,12 +249,12 @@ def test_an_even_clock_goes_through_the_frames_in_order(durations: list[float], 
     st.integers(1, 400), st.sampled_from([10, 24, 25, 29.97, 30, 59.94, 60]), st.sampled_from([1e-3, 1 / 90000, 1e-5])
 )
 @settings(deadline=None)
-def test_rounded_times_of_an_even_video_leave_every_frame(count: int, fps: float, tick: float) -> None:
+def test_all_frames_of_an_even_video_are_kept_despite_rounded_times(count: int, fps: float, tick: float) -> None:
     times = [round(index / fps / tick) * tick for index in range(count)]
     assert Timeline(times, times[-1] + round(1 / fps / tick) * tick).evenly_spaced() == list(range(count))
 
 
-def test_the_stated_rate_counts_where_it_fits(files: dict[str, Path]) -> None:
+def test_the_stated_rate_is_used_if_it_fits(files: dict[str, Path]) -> None:
     timeline = Timeline([0.0, 0.1, 0.2], 0.3)
     assert timeline.rate(Fraction(10)) == 10
     assert timeline.rate(Fraction(1000)) == timeline.rate(None) == 10
@@ -273,7 +275,7 @@ def test_times_that_do_not_rise_are_one_line(tmp_path: Path) -> None:
 
 
 def gif(width: int, height: int, frames: int) -> bytes:
-    """A GIF of that size whose frames have one pixel each."""
+    """Return a GIF of that size whose frames have one pixel each."""
     data = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes([0, 0, 0, 255, 255, 255])
     for index in range(frames):
         data += b"\x21\xf9\x04\x00" + struct.pack("<HB", 10, 0) + b"\x00"
@@ -307,8 +309,8 @@ def test_a_video_that_is_too_long_is_one_line(
         read_video(files["h264.mp4"])
 
 
-def test_a_table_that_declares_a_billion_samples_is_refused_before_it_is_made(files: dict[str, Path]) -> None:
-    """FFmpeg takes 60 bytes for each sample of equal size, which need not be there."""
+def test_a_table_that_declares_too_many_samples_is_refused_before_it_is_allocated(files: dict[str, Path]) -> None:
+    """FFmpeg allocates 60 bytes for each sample of equal size, even if the file does not contain it."""
     data = bytearray(files["start.mp4"].read_bytes())
     sizes = data.index(b"stsz") + 8
     data[sizes : sizes + 8] = struct.pack(">II", 1, 80_000_000)
@@ -321,7 +323,7 @@ def test_a_table_that_declares_a_billion_samples_is_refused_before_it_is_made(fi
         pass
 
 
-def test_boxes_within_boxes_without_end_are_passed_over() -> None:
+def test_boxes_nested_without_end_are_ignored() -> None:
     data = b"".join(struct.pack(">I", 8 * (5000 - index)) + b"moov" for index in range(5000))
     structure.check_complete(io.BytesIO(data))
 
@@ -331,6 +333,6 @@ def test_boxes_within_boxes_without_end_are_passed_over() -> None:
     st.sampled_from([b"\0\0\0\x18ftyp", b"\x1aE\xdf\xa3", b"RIFF\xff\0\0\0AVI ", b"GIF89a", b""]),
 )
 @settings(deadline=None, max_examples=300)
-def test_any_bytes_are_whole_or_a_video_error(data: bytes, head: bytes) -> None:
+def test_any_bytes_are_complete_or_a_video_error(data: bytes, head: bytes) -> None:
     with suppress(VideoError):
         structure.check_complete(io.BytesIO(head + data))

@@ -1,4 +1,4 @@
-"""A frame looks as a player shows it, whether it comes by --video or as a training clip."""
+"""Frames look as a player shows them, both with --video and in training clips."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +27,7 @@ TURNS = {
 
 
 def both_readers(path: Path) -> list[np.ndarray]:
-    """The first frame as uint8, by --video and as a training clip."""
+    """Return the first frame as uint8, read as for --video and as a training clip."""
     video = read_video(path)[0][0]
     return [np.round((video + 1) * 127.5).astype(np.uint8), frames_at(path.read_bytes(), [0.0])[0]]
 
@@ -35,7 +35,7 @@ def both_readers(path: Path) -> list[np.ndarray]:
 def assert_looks_like(path: Path, wanted: np.ndarray, tolerance: int = 12) -> None:
     for frame in both_readers(path):
         assert frame.shape == wanted.shape
-        inner = np.abs(frame.astype(int) - wanted)[4:-4, 4:-4]  # edges between colours are smeared
+        inner = np.abs(frame.astype(int) - wanted)[4:-4, 4:-4]  # edges between colours are blurred
         assert np.quantile(inner, 0.9) <= tolerance
 
 
@@ -48,7 +48,7 @@ def test_a_display_matrix_turns_and_mirrors(tmp_path: Path, turn: str, suffix: s
     assert_looks_like(path, shown(corner_marked()))
 
 
-def test_a_matrix_that_flattens_the_picture_is_passed_over(tmp_path: Path) -> None:
+def test_a_singular_matrix_is_ignored(tmp_path: Path) -> None:
     path = encode(tmp_path / "clip.mp4", np.stack([corner_marked()] * 3), matrix=matrix_of(0, 0, 0, 0))
     assert_looks_like(path, corner_marked())
 
@@ -83,19 +83,19 @@ def test_pixels_are_stretched_before_the_picture_is_turned(tmp_path: Path) -> No
     assert_looks_like(path, np.rot90(np.repeat(corner_marked(), 2, axis=1), -1))
 
 
-def test_nearly_square_pixels_are_left_alone(tmp_path: Path) -> None:
+def test_nearly_square_pixels_are_unchanged(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4", np.stack([corner_marked()] * 3), pixel_aspect=Fraction(1280, 1281))
     assert both_readers(path)[0].shape == (HEIGHT, WIDTH, 3)
 
 
-def test_pixels_of_no_films_shape_are_one_line(tmp_path: Path) -> None:
+def test_pixels_that_are_too_oblong_are_one_line(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4", np.stack([corner_marked()] * 3), pixel_aspect=Fraction(20))
     with pytest.raises(UserError, match="20 times as wide as high"):
         read_video(path)
 
 
 def half_transparent() -> np.ndarray:
-    """Red with alpha 255, 128 and 0 from left to right; what is transparent hides green."""
+    """Return red with alpha 255, 128 and 0 from left to right; transparent pixels also have green."""
     frame = np.zeros((HEIGHT, 48, 4), np.uint8)
     frame[..., 0] = 200
     frame[:, :16, 3], frame[:, 16:32, 3] = 255, 128
@@ -149,7 +149,7 @@ def test_deep_and_grey_videos_keep_their_range(tmp_path: Path, codec: str, pix_f
 
 
 def saved(folder: Path, image: Image.Image, name: str = "1.png", **options: object) -> np.ndarray:
-    """The image as a frame of its folder, from 0 to 255."""
+    """Save an image in a folder, and return it as read, from 0 to 255."""
     image.save(folder / name, **options)  # type: ignore[arg-type]
     return np.round((read_video(folder)[0][0] + 1) * 127.5).astype(int)
 
@@ -208,19 +208,19 @@ def test_cmyk_and_webp_images_are_read(tmp_path: Path) -> None:
     assert saved(tmp_path, Image.new("RGB", (8, 8), (0, 255, 0)), "1.webp", lossless=True)[4, 4].tolist() == [0, 255, 0]
 
 
-def test_an_image_that_is_a_film_is_one_line(tmp_path: Path) -> None:
+def test_an_image_of_several_frames_is_one_line(tmp_path: Path) -> None:
     pictures = [Image.new("L", (8, 8), level) for level in (0, 100, 200)]
     with pytest.raises(UserError, match="several frames"):
         saved(tmp_path, pictures[0], "1.tif", save_all=True, append_images=pictures[1:])
 
 
-def test_an_image_that_could_run_programs_is_none(tmp_path: Path) -> None:
+def test_an_image_format_that_can_run_programs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
     with pytest.raises(UserError, match="none of PNG"):
         read_video(tmp_path)
 
 
-def test_side_data_of_an_unknown_kind_hides_no_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_side_data_of_an_unknown_kind_do_not_hide_the_rotation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from show1_jax.media import display
 
     class Unknown:

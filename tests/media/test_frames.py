@@ -1,4 +1,4 @@
-"""Frames as numbers and as pictures, fitted to a size, and some of them chosen."""
+"""Conversion of frames between numbers and pictures, fitting to a size, and choice of evenly spaced frames."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_fit_keeps_the_aspect_and_crops_the_centre() -> None:
     np.testing.assert_allclose(fit(clip, 8, 8)[:, :, 2:-2], 0, atol=1e-6)
 
 
-def test_fit_returns_a_video_of_that_size_as_it_is() -> None:
+def test_fit_returns_a_video_of_that_size_unchanged() -> None:
     clip = np.full((1, 4, 6, 3), 1.7, np.float32)
     assert fit(clip, 4, 6) is clip
 

@@ -1,4 +1,4 @@
-"""The user's own video: only what is used is kept, and what others left in a folder or file cannot harm."""
+"""Reads of the user's own video: only used frames are kept, and hostile or damaged files are refused."""
 
 import io
 import os
@@ -26,7 +26,7 @@ COUNT = 20
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same frames in every form that is read."""
+    """Return the same frames in every supported form."""
     folder = tmp_path_factory.mktemp("sources")
     frames = numbered(COUNT, 16, 24)
     (folder / "images").mkdir()
@@ -63,7 +63,7 @@ def test_too_few_frames_are_one_line(sources: dict[str, Path], source: str) -> N
 
 
 def run_with_memory(code: str) -> str:
-    """The output of code that may take 400 MB more than its imports, address space included."""
+    """Return the output of code that may use 400 MB more than its imports, address space included."""
     script = (
         "import resource\n"
         "import av, numpy as np\n"
@@ -81,7 +81,7 @@ def run_with_memory(code: str) -> str:
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the memory of a process is read from /proc")
 def test_memory_follows_the_frames_that_are_used(tmp_path: Path) -> None:
-    """Kept whole at their size, these frames would take 2.5 GB; a black video of them has 30 KB."""
+    """All frames at their full size would need 2.5 GB; the file of a black video has 30 KB."""
     path = encode(tmp_path / "a.mp4", np.zeros((200, 720, 1280, 3), np.uint8), options={"preset": "ultrafast"})
     output = run_with_memory(f"print(read_video({str(path)!r}, (40, 64), num_frames=29)[0].shape)")
     assert "(29, 40, 64, 3)" in output
@@ -102,7 +102,7 @@ def test_an_image_that_is_large_when_decoded_is_refused_before(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_what_is_no_video_whatever_its_name_is_one_line(tmp_path: Path, kind: str) -> None:
+def test_a_file_that_is_no_video_is_one_line_whatever_its_name(tmp_path: Path, kind: str) -> None:
     Image.fromarray(numbered(1)[0]).save(tmp_path / "a.gif", kind)
     with pytest.raises(UserError, match="its content is none of mov,mp4,matroska,webm,avi,gif, whatever its name"):
         read_video(tmp_path / "a.gif")
@@ -111,7 +111,7 @@ def test_what_is_no_video_whatever_its_name_is_one_line(tmp_path: Path, kind: st
 # Folders
 
 
-def test_what_systems_leave_in_folders_is_no_frame(tmp_path: Path) -> None:
+def test_hidden_and_system_files_are_no_frames(tmp_path: Path) -> None:
     for index, frame in enumerate(numbered(3)):
         Image.fromarray(frame).save(tmp_path / f"{index}.PNG")
     for name in ("._0.PNG", ".hidden.png", ".DS_Store", "Thumbs.db", "desktop.ini", "notes.txt"):
@@ -120,7 +120,7 @@ def test_what_systems_leave_in_folders_is_no_frame(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["1.tga", "1.AVIF", "1.gif"])
-def test_frames_of_a_kind_that_is_not_read_are_not_passed_over(tmp_path: Path, name: str) -> None:
+def test_frames_in_an_unsupported_format_are_refused(tmp_path: Path, name: str) -> None:
     for index, frame in enumerate(numbered(3)):
         Image.fromarray(frame).save(tmp_path / f"{index}.png")
     (tmp_path / "1.png").rename(tmp_path / name)
@@ -135,7 +135,7 @@ def test_frames_of_equal_numbers_are_in_the_order_of_their_names(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.npy", "a.safetensors", "folder/1.png"])
-def test_what_is_no_regular_file_is_one_line(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_not_regular_is_one_line(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     os.mkfifo(path)
@@ -207,7 +207,7 @@ def test_a_damaged_array_is_read_or_one_line(tmp_path_factory: pytest.TempPathFa
         assert "\n" not in str(error)  # noqa: PT017 - either is right
 
 
-def test_only_the_frames_that_are_used_are_looked_at(tmp_path: Path) -> None:
+def test_only_the_frames_that_are_used_are_checked(tmp_path: Path) -> None:
     array = np.zeros((9, 4, 6, 3), np.float32)
     array[1] = 7
     np.save(tmp_path / "a.npy", array)
@@ -244,7 +244,7 @@ def test_a_video_too_large_to_keep_is_refused(tmp_path: Path, monkeypatch: pytes
 
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """A video of every container, encoded once: encoders with several threads do not repeat themselves."""
+    """Return a video in every container, encoded once: encoders with several threads are not deterministic."""
     folder = tmp_path_factory.mktemp("valid")
     codecs = {
         "a.mp4": ("libx264", "yuv420p"),

@@ -1,4 +1,4 @@
-"""The user's own video, of every kind that is read: its frames, or one line."""
+"""Reads of the user's own video in every supported form: its frames, or one line."""
 
 import io
 from pathlib import Path
@@ -48,8 +48,8 @@ def test_reading_a_video_gives_its_frames_rate_and_the_size_asked_for(tmp_path: 
     np.testing.assert_array_equal(fitted, fit(clip, 8, 16))
 
 
-def test_a_phones_upright_video_is_read_upright(tmp_path: Path) -> None:
-    """The mp4 track's display matrix says a quarter turn clockwise; the stored picture lies on its side."""
+def test_a_rotated_phone_video_is_read_upright(tmp_path: Path) -> None:
+    """The mp4 track's display matrix is a quarter turn clockwise; the stored picture is rotated back."""
     upright = moving_square(2, 64, 40)
     write_mp4(tmp_path / "clip.mp4", np.ascontiguousarray(np.rot90(upright, 1, axes=(1, 2))), 8)
     data = (tmp_path / "clip.mp4").read_bytes()
@@ -106,7 +106,7 @@ def saved(array: np.ndarray) -> bytes:
         ("frames/1.txt", b"text", "no frames"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+def test_an_unreadable_source_is_one_line(tmp_path: Path, name: str, content: bytes, says: str) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)

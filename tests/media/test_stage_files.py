@@ -1,4 +1,4 @@
-"""Stage files: every bit comes back, and a damaged or foreign file is refused in one line."""
+"""Stage files: every bit is restored, and a damaged or foreign file is refused in one line."""
 
 import inspect
 import json
@@ -31,7 +31,7 @@ def test_stage_files_keep_transposed_views(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_stage(tmp_path / "stage.safetensors"), clip)
 
 
-def test_a_stage_file_says_what_it_is(tmp_path: Path) -> None:
+def test_a_stage_file_has_metadata(tmp_path: Path) -> None:
     from safetensors import safe_open
 
     save_stage(tmp_path / "stage.safetensors", np.zeros((2, 8, 16, 3), np.float32), "first_frame")

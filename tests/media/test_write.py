@@ -1,4 +1,4 @@
-"""Files to look at: an mp4 or GIF has the frames and the rate that it was given, or is refused."""
+"""Writers of mp4 and GIF: the file has the given frames and rate, or is refused."""
 
 import inspect
 import os
@@ -58,7 +58,7 @@ def test_mp4_has_the_frames_the_rate_and_the_picture(
         assert float(stream.duration * stream.time_base * stream.average_rate) == pytest.approx(num, abs=1e-3)
         decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     assert decoded.shape == frames.shape
-    assert psnr(decoded, frames) > 30  # 4:2:0 smears the square's red edge, or it would be over 40
+    assert psnr(decoded, frames) > 30  # 4:2:0 blurs the square's red edge, otherwise it would be over 40
 
 
 @given(st.integers(1, 33), st.integers(1, 33), st.integers(1, 5))
@@ -101,7 +101,7 @@ def test_mp4_keeps_plain_colours(tmp_path: Path) -> None:
 def test_gif_has_every_frame_and_the_whole_duration(
     tmp_path: Path, fps: float | Fraction, num: int, delays: set[int]
 ) -> None:
-    still = np.repeat(moving_square(1, 8, 16), num, axis=0)  # writers like to merge equal frames
+    still = np.repeat(moving_square(1, 8, 16), num, axis=0)  # writers often merge equal frames
     for name, frames in (("moving", moving_square(num, 8, 16)), ("still", still)):
         write_gif(tmp_path / f"{name}.gif", frames, fps)
         written = gif_delays(tmp_path / f"{name}.gif")
@@ -124,7 +124,7 @@ WRITERS: list[Callable[..., None]] = [write_mp4, write_gif]
 
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("fps", [0, -8, float("nan"), float("inf"), 1e9, 0.01])
-def test_frame_rates_that_no_file_has_are_refused(tmp_path: Path, write: Callable[..., None], fps: float) -> None:
+def test_unsupported_frame_rates_are_refused(tmp_path: Path, write: Callable[..., None], fps: float) -> None:
     with pytest.raises(UserError, match="fps must be from"):
         write(tmp_path / "clip", moving_square(2, 8, 16), fps)
     assert not list(tmp_path.iterdir())
@@ -157,7 +157,7 @@ WRITE_ALL: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("kind", WRITE_ALL)
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_full_disk_is_one_line_and_leaves_what_was_there(
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, step: str
 ) -> None:
     path = tmp_path / "file"
