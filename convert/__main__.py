@@ -29,7 +29,7 @@ from show1_jax.errors import UserError
 from show1_jax.files import user_path
 
 
-def _path(text: str) -> Path:
+def _path_argument(text: str) -> Path:
     """Return a path that is given on the command line."""
     try:
         return user_path(text)
@@ -37,7 +37,7 @@ def _path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _parser() -> argparse.ArgumentParser:
+def _convert_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="python -m convert",
         description="Convert the released folders of Show-1's five stages to one checkpoint. Sources are local folders "
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--from",
         dest="folder",
-        type=_path,
+        type=_path_argument,
         metavar="FOLDER",
         help=f"contains the released folders: {', '.join(s.folder for s in RELEASED_STAGES.values())}",
     )
@@ -83,7 +83,7 @@ def _add_components(parser: argparse.ArgumentParser) -> None:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the commands that make a checkpoint."""
-    parser.add_argument("--out", type=_path, required=True, metavar="DIR", help="the checkpoint to make")
+    parser.add_argument("--out", type=_path_argument, required=True, metavar="DIR", help="the checkpoint to make")
     parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="dtype of the stored weights")
     parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint at DIR")
 
@@ -126,7 +126,7 @@ def _export_parser() -> argparse.ArgumentParser:
         "folder for each stage, which `python -m convert --from FOLDER` reads again.",
     )
     _add_components(parser)
-    parser.add_argument("--out", type=_path, required=True, metavar="FOLDER", help="the folder to make")
+    parser.add_argument("--out", type=_path_argument, required=True, metavar="FOLDER", help="the folder to make")
     parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="dtype of the written weights")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export at FOLDER")
     return parser
@@ -134,7 +134,7 @@ def _export_parser() -> argparse.ArgumentParser:
 
 def _verify_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(prog="python -m convert verify", description="Recompute hashes and shapes of a checkpoint.")
-    parser.add_argument("checkpoint", type=_path)
+    parser.add_argument("checkpoint", type=_path_argument)
     return parser
 
 
@@ -215,7 +215,7 @@ def _run_export(arguments: Sequence[str]) -> None:
 
 
 def _run_convert(arguments: Sequence[str]) -> None:
-    parsed = _parser().parse_args(arguments)
+    parsed = _convert_parser().parse_args(arguments)
     convert(
         parsed.out,
         _sources(parsed),

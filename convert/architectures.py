@@ -21,7 +21,7 @@ _MAX_LISTED_FIELDS: Final = 20
 _ACTIVATIONS: Final[Mapping[str, Activation]] = {"silu": "silu", "swish": "silu", "gelu": "gelu"}
 
 
-class _Fields:
+class _ConfigFields:
     """The fields of a config file, read one by one, so that the unread ones can be refused."""
 
     def __init__(self, kind: str, config: Mapping[str, Any]):
@@ -85,7 +85,7 @@ class _Fields:
             raise UserError(f"{self.class_name}: {listed}")
 
 
-def _attention_levels(fields: _Fields, blocks: tuple[str, str], default: Sequence[str]) -> tuple[bool, ...]:
+def _attention_levels(fields: _ConfigFields, blocks: tuple[str, str], default: Sequence[str]) -> tuple[bool, ...]:
     """Return for each level whether it has attention, from the block types; the up blocks must mirror the down blocks.
 
     Args:
@@ -123,7 +123,7 @@ def unet_config(config: Mapping[str, Any]) -> UNetConfig:
 
 
 def _pixel_unet_config(config: Mapping[str, Any], blocks: tuple[str, str]) -> UNetConfig:
-    fields = _Fields(PIXEL_UNET, config)
+    fields = _ConfigFields(PIXEL_UNET, config)
     temporal = blocks is _VIDEO_BLOCKS
     attention_levels = _attention_levels(fields, blocks, ())
     levels = len(attention_levels)
@@ -186,7 +186,7 @@ def _pixel_unet_config(config: Mapping[str, Any], blocks: tuple[str, str]) -> UN
 
 
 def _latent_unet_config(config: Mapping[str, Any]) -> UNetConfig:
-    fields = _Fields(LATENT_UNET, config)
+    fields = _ConfigFields(LATENT_UNET, config)
     plain, attending = _LATENT_BLOCKS
     attention_levels = _attention_levels(fields, _LATENT_BLOCKS, (attending, attending, attending, plain))
     levels = len(attention_levels)
@@ -228,7 +228,7 @@ def vae_config(config: Mapping[str, Any]) -> VAEConfig:
     """
     if config.get("_class_name") != "AutoencoderKL":
         raise UserError(f"_class_name={shown(config.get('_class_name'))} is no AutoencoderKL")
-    fields = _Fields(VAE, config)
+    fields = _ConfigFields(VAE, config)
     down = fields.names("down_block_types", ("DownEncoderBlock2D",))
     up = fields.names("up_block_types", ("UpDecoderBlock2D",))
     if set(down) != {"DownEncoderBlock2D"}:

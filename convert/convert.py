@@ -20,7 +20,7 @@ from convert.released import (
     OWNERS_LICENCE,
     RELEASED_STAGES,
     TOKENIZER_FILES,
-    Part,
+    ReleasedPart,
     ReleasedStage,
     check_folder,
     check_text_widths,
@@ -73,7 +73,7 @@ class PreparedPart:
     """
 
     stage: ReleasedStage
-    part: Part
+    part: ReleasedPart
     licence: str
     origin: dict[str, Any]
     files: dict[str, Path]
@@ -191,7 +191,7 @@ def _locate(stage: ReleasedStage, source: str, variant: str | None) -> tuple[Pat
 
 def _prepare_part(
     stage: ReleasedStage,
-    part: Part,
+    part: ReleasedPart,
     folder: Path,
     licence: str,
     origin: dict[str, Any],
@@ -215,7 +215,7 @@ def _prepare_part(
     )
 
 
-def _read_tokenizer(part: Part, folder: Path, architecture: Architecture) -> dict[str, bytes]:
+def _read_tokenizer(part: ReleasedPart, folder: Path, architecture: Architecture) -> dict[str, bytes]:
     """Return the content of a part's tokenizer files by name, after checking that sampling can use them alone."""
     if not part.tokenizer:
         return {}
@@ -286,11 +286,11 @@ def _provenance(prepared: PreparedPart) -> dict[str, Any]:
         **prepared.origin,
         "files": {name: sha256(path) for name, path in prepared.files.items()} | copied,
         "licence": prepared.licence,
-        "tool": f"show1-jax {_version()}",
+        "tool": f"show1-jax {_package_version()}",
     }
 
 
-def _version() -> str:
+def _package_version() -> str:
     try:
         return metadata.version("show1-jax")
     except metadata.PackageNotFoundError:

@@ -13,7 +13,7 @@ _PIPELINES: Final[Mapping[str, str]] = {
     "superres_pixel": "TextToVideoIFSuperResolutionPipeline_Cond",
     "superres_latent": "VideoToVideoSDPipeline",
 }
-_ABSENT: Final[Mapping[str, tuple[str, ...]]] = {
+_PARTS_WITHOUT_FOLDER: Final[Mapping[str, tuple[str, ...]]] = {
     "keyframes": ("feature_extractor",),
     "interpolation": ("feature_extractor",),
     "first_frame": ("feature_extractor", "safety_checker", "watermarker"),
@@ -35,10 +35,10 @@ def model_index(records: Mapping[str, Component], configs: Mapping[str, Mapping[
     stage = next((name for name in records if name in _PIPELINES), None)
     if stage is None:
         return None
-    absent = ("text_encoder", "tokenizer", *_ABSENT[stage])
+    absent = ("text_encoder", "tokenizer", *_PARTS_WITHOUT_FOLDER[stage])
     parts: dict[str, Any] = {name: [None, None] for name in absent}
     for name, record in records.items():
-        parts |= _parts(record, configs[name])
+        parts |= _index_entries(record, configs[name])
     if "safety_checker" in absent:
         parts["requires_safety_checker"] = False
     return {
@@ -48,7 +48,7 @@ def model_index(records: Mapping[str, Component], configs: Mapping[str, Mapping[
     }
 
 
-def _parts(record: Component, config: Mapping[str, Any]) -> dict[str, list[str]]:
+def _index_entries(record: Component, config: Mapping[str, Any]) -> dict[str, list[str]]:
     schedulers = {role: ["diffusers", settings["_class_name"]] for role, settings in record.schedulers.items()}
     folder, classes = KINDS[record.kind].folder, KINDS[record.kind].classes
     if classes is not None:

@@ -36,7 +36,7 @@ TOKENIZER_FILES: Final = (
 
 
 @dataclass(frozen=True)
-class Part:
+class ReleasedPart:
     """One component of a released folder.
 
     Attributes:
@@ -75,7 +75,7 @@ class ReleasedStage:
 
     name: str
     repository: str
-    parts: tuple[Part, ...]
+    parts: tuple[ReleasedPart, ...]
     description: str
     unet: Mapping[str, Any]
 
@@ -95,8 +95,8 @@ RELEASED_STAGES: Final[Mapping[str, ReleasedStage]] = {
             "keyframes",
             "showlab/show-1-base",
             (
-                Part("keyframes", "unet", "unet", ("scheduler",)),
-                Part("text_t5", "t5", "text_encoder", tokenizer=("spiece.model",)),
+                ReleasedPart("keyframes", "unet", "unet", ("scheduler",)),
+                ReleasedPart("text_t5", "t5", "text_encoder", tokenizer=("spiece.model",)),
             ),
             "a 3-D pixel UNet with 3 input channels",
             {"temporal": True, "attention": "added_kv", "in_channels": 3, "noise_level_embedding": False},
@@ -104,21 +104,21 @@ RELEASED_STAGES: Final[Mapping[str, ReleasedStage]] = {
         ReleasedStage(
             "interpolation",
             "showlab/show-1-interpolation",
-            (Part("interpolation", "unet", "unet", ("scheduler",)),),
+            (ReleasedPart("interpolation", "unet", "unet", ("scheduler",)),),
             "a 3-D pixel UNet with 7 input channels",
             {"temporal": True, "attention": "added_kv", "in_channels": 7, "noise_level_embedding": False},
         ),
         ReleasedStage(
             "first_frame",
             "DeepFloyd/IF-II-L-v1.0",
-            (Part("first_frame", "unet", "unet", _NOISED),),
+            (ReleasedPart("first_frame", "unet", "unet", _NOISED),),
             "a 2-D pixel UNet with 6 input channels and a noise level",
             {"temporal": False, "attention": "added_kv", "in_channels": 6, "noise_level_embedding": True},
         ),
         ReleasedStage(
             "superres_pixel",
             "showlab/show-1-sr1",
-            (Part("superres_pixel", "unet", "unet", _NOISED),),
+            (ReleasedPart("superres_pixel", "unet", "unet", _NOISED),),
             "a 3-D pixel UNet with 6 input channels and a noise level",
             {"temporal": True, "attention": "added_kv", "in_channels": 6, "noise_level_embedding": True},
         ),
@@ -126,9 +126,9 @@ RELEASED_STAGES: Final[Mapping[str, ReleasedStage]] = {
             "superres_latent",
             "showlab/show-1-sr2",
             (
-                Part("superres_latent", "unet", "unet", ("scheduler",)),
-                Part("text_clip", "clip", "text_encoder", tokenizer=_CLIP_TOKENIZER),
-                Part("vae", "vae", "vae"),
+                ReleasedPart("superres_latent", "unet", "unet", ("scheduler",)),
+                ReleasedPart("text_clip", "clip", "text_encoder", tokenizer=_CLIP_TOKENIZER),
+                ReleasedPart("vae", "vae", "vae"),
             ),
             "a 3-D latent UNet with 4 input channels",
             {"temporal": True, "attention": "transformer", "in_channels": 4},
@@ -152,7 +152,7 @@ def check_folder(stage: ReleasedStage, folder: Path) -> None:
         raise UserError(f"{shown_name(str(folder))}: no such folder; give the one of {stage.name} ({stage.repository})")
 
 
-def read_architecture(stage: ReleasedStage, part: Part, folder: Path) -> tuple[Architecture, dict[str, Any]]:
+def read_architecture(stage: ReleasedStage, part: ReleasedPart, folder: Path) -> tuple[Architecture, dict[str, Any]]:
     """Return a part's architecture, and the unchanged content of its `config.json`.
 
     Raises:

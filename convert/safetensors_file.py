@@ -31,7 +31,7 @@ ELEMENT_TYPES = {
     "BOOL": np.dtype("?"),
 }
 
-_LARGEST = 2**48  # limit of a side or an offset; NumPy refuses far larger ones even if another side is 0
+_LARGEST_SIZE = 2**48  # limit of a side or an offset; NumPy refuses far larger ones even if another side is 0
 _MAX_HEADER: Final = 16 << 20
 """Size limit in bytes, enough for 100,000 tensors. The library allows 100 MB, which need gigabytes when parsed."""
 
@@ -44,7 +44,7 @@ def read_safetensors(path: Path) -> TensorTable:
             (the library refuses these, too), or an element type that no network here uses.
     """
     buffer = map_file(path)
-    header, data_start = _header(path, buffer)
+    header, data_start = _read_header(path, buffer)
     metadata = header.pop("__metadata__", None)
     if metadata is not None and not _is_text_table(metadata):
         raise UserError(f"{path}: its __metadata__ is not a table of texts, the file is damaged; download it again")
@@ -84,7 +84,7 @@ def write_safetensors(
             file.write(array.reshape(-1).view(np.uint8).data)
 
 
-def _header(path: Path, buffer: mmap.mmap) -> tuple[dict[str, Any], int]:
+def _read_header(path: Path, buffer: mmap.mmap) -> tuple[dict[str, Any], int]:
     if len(buffer) < 8:
         raise UserError(f"{path}: truncated inside the header; download it again")
     length = int.from_bytes(buffer[:8], "little")
@@ -128,7 +128,7 @@ def _mapped_tensor(path: Path, buffer: mmap.mmap, name: str, entry: Any, data_st
     try:
         type_name, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         is_valid = isinstance(type_name, str) and isinstance(shape, list) and len(shape) <= 8
-        is_valid = is_valid and all(type(n) is int and 0 <= n < _LARGEST for n in (*shape, begin, end))
+        is_valid = is_valid and all(type(n) is int and 0 <= n < _LARGEST_SIZE for n in (*shape, begin, end))
     except (TypeError, KeyError, ValueError):
         is_valid = False
     if not is_valid:

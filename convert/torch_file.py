@@ -273,7 +273,7 @@ class _PickleInterpreter:
                 stack.append(self._storage(stack.pop()))
             case "REDUCE":
                 arguments, function = stack.pop(), stack.pop()
-                stack.append(_call(function, arguments))
+                stack.append(_called(function, arguments))
             case "BUILD":
                 stack.pop()  # attributes beside the tensors: the version metadata of a module's state dict
             case _:
@@ -317,7 +317,7 @@ def _set_items(target: Any, items: list[Any]) -> None:
         target[key] = value
 
 
-def _call(function: Any, arguments: Any) -> Any:
+def _called(function: Any, arguments: Any) -> Any:
     match function, arguments:
         case _Global(name=name), () if name == _ORDERED_DICT:
             return {}

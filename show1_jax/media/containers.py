@@ -21,7 +21,7 @@ from show1_jax.media.structure import check_complete
 if TYPE_CHECKING:
     import av
 
-VIDEO_SUFFIXES: Final = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
+CONTAINER_SUFFIXES: Final = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
 MAX_FRAMES: Final = 1_000_000
 MAX_DECODED_PIXELS: Final = 1 << 38
 """Limit for all frames together: an hour of 1920 x 1080 at 30 frames per second has 2.2e11."""

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from show1_jax.errors import UserError
 from show1_jax.files import open_regular
 from show1_jax.media.arrays import frame_values, mapped_array
-from show1_jax.media.containers import VIDEO_SUFFIXES, TimedFrame, open_video
+from show1_jax.media.containers import CONTAINER_SUFFIXES, TimedFrame, open_video
 from show1_jax.media.errors import VideoError
 from show1_jax.media.frames import even_indices, fit_frame
 from show1_jax.media.images import IMAGE_SUFFIXES, list_images, read_image
@@ -38,7 +38,7 @@ def read_frames(
     """Return a video in [-1, 1], and its frame rate if the source states one.
 
     Args:
-        path: a video file (see `VIDEO_SUFFIXES`), a folder of images in natural order, or a `.npy` of uint8 or of
+        path: a video file (see `CONTAINER_SUFFIXES`), a folder of images in natural order, or a `.npy` of uint8 or of
             floats in [-1, 1] shaped `(t, h, w, 3)`. A video with frames of different durations is resampled at even
             times to the same number of frames.
         size: (height, width) to which each frame is fitted as it is read, see `fit_frame`; None keeps the size.
@@ -57,11 +57,11 @@ def read_frames(
             return _read_folder(path, size, choose), None
         if suffix == ".npy":
             return _read_array(path, size, choose), None
-        if suffix in VIDEO_SUFFIXES:
+        if suffix in CONTAINER_SUFFIXES:
             return _read_container(path, size, choose)
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror or error}): give an existing file or folder") from error
-    raise UserError(f"cannot read {path}: give one of {' '.join(VIDEO_SUFFIXES)} .npy .safetensors, or a folder")
+    raise UserError(f"cannot read {path}: give one of {' '.join(CONTAINER_SUFFIXES)} .npy .safetensors, or a folder")
 
 
 def _read_folder(folder: Path, size: FrameSize, choose: ChooseFrames) -> np.ndarray:

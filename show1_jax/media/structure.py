@@ -20,7 +20,7 @@ _MAX_TABLE_BYTES: Final = 1 << 24
 _CUT_SHORT: Final = "it is cut short"
 _BOXES: Final = {b"ftyp", b"styp", b"sidx", b"moov", b"moof", b"mdat", b"mfra"}
 _OTHER_BOXES: Final = {b"free", b"skip", b"wide", b"pnot", b"uuid", b"meta", b"udta"}
-"""Types that may be between those of `_BOXES`; after an unknown type any data may follow, as cameras append their own."""
+"""Types that may be between those of `_BOXES`; after an unknown type anything may follow: cameras append own data."""
 _PARENTS: Final = {
     *(b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"),
     *(b"dinf", b"edts", b"mvex", b"tref", b"udta", b"wave"),  # FFmpeg reads tables here, too

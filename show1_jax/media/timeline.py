@@ -28,7 +28,7 @@ class Timeline:
     duration: float
 
     @classmethod
-    def of(cls, frames: Iterable[TimedFrame]) -> "Timeline":
+    def from_frames(cls, frames: Iterable[TimedFrame]) -> "Timeline":
         """Collect the times of a video's frames, without keeping the frames.
 
         If the last frame has no duration, the mean of the others is used.
