@@ -89,12 +89,10 @@ class PreparedPart:
     @property
     def stored_bytes(self) -> int:
         """Size of the weights in the checkpoint, in bytes."""
-        """Size of the weights in the checkpoint, in bytes."""
         return sum(array.size * self.dtypes[path].itemsize for path, array in self.arrays.items())
 
     @property
     def dtype_name(self) -> str:
-        """Name of the stored dtype; "mixed" if there are several."""
         """Name of the stored dtype; "mixed" if there are several."""
         names = {dtype.name for dtype in self.dtypes.values()}
         return names.pop() if len(names) == 1 else "mixed"

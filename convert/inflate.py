@@ -185,7 +185,6 @@ def _with_condition(prepared: PreparedPart) -> PreparedPart:
     stage = RELEASED_STAGES["interpolation"]
     architecture = replace(prepared.architecture, in_channels=stage.unet["in_channels"])
     starts = prepared.origin.get("start", [])
-    starts = prepared.origin.get("start", [])
     kernel = prepared.arrays["conv_in", "kernel"]
     height, width, in_channels, out_channels = kernel.shape
     zeros = np.zeros((height, width, architecture.in_channels - in_channels, out_channels), kernel.dtype)

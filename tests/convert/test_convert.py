@@ -519,7 +519,7 @@ def test_a_full_disk(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatc
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(conversion, "_write", full)
+    monkeypatch.setattr(conversion, "_write_part", full)
     assert "the disk is full" in refused("--stages", "interpolation")
 
 
