@@ -11,7 +11,7 @@ The stages: keyframes, interpolation, first_frame, superres_pixel, superres_late
 
 import sys
 
-from show1_jax.terminal import end_at_once, leave
+from show1_jax.terminal import end_at_once, exit_process
 
 if __name__ == "__main__":
     end_at_once("sample")  # Ctrl-C while the modules below are imported
@@ -62,9 +62,9 @@ def sample(argv: Sequence[str]) -> None:
     if settings is None:
         return
     config = Config.from_dict(settings.to_dict())
-    config = dataclasses.replace(config, negative_prompt=cli.argument_text(config.negative_prompt))
+    config = dataclasses.replace(config, negative_prompt=cli.decode_argument(config.negative_prompt))
     check_paths(config)
-    texts = [cli.argument_text(text) for text in values.prompt]
+    texts = [cli.decode_argument(text) for text in values.prompt]
     request = Request(
         prompts=choose_prompts(config, texts, values.prompts, values.videos_per_prompt),
         stages=choose_stages(values.stages, values.from_stage),
@@ -78,7 +78,7 @@ def sample(argv: Sequence[str]) -> None:
         from show1_jax.parallel import initialize_distributed
         from show1_jax.sampling.job import print_memory, sample_videos
 
-    if processes := cli.asked_processes(values):
+    if processes := cli.distributed_arguments(values):
         initialize_distributed(*processes)
     (print_memory if values.dry_run else sample_videos)(config, request)
 
@@ -89,4 +89,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_process(main())

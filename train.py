@@ -12,7 +12,7 @@ trained in place of A's network.
 
 import sys
 
-from show1_jax.terminal import end_at_once, leave
+from show1_jax.terminal import end_at_once, exit_process
 
 if __name__ == "__main__":
     end_at_once("train")  # Ctrl-C while the modules below are imported
@@ -64,7 +64,7 @@ def train(argv: Sequence[str]) -> None:
         from show1_jax.parallel import initialize_distributed
         from show1_jax.training.run.job import print_training_memory, train
 
-    if processes := cli.asked_processes(values):
+    if processes := cli.distributed_arguments(values):
         initialize_distributed(*processes)
     if values.dry_run:
         print_training_memory(config, stage, devices)
@@ -94,4 +94,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_process(main())

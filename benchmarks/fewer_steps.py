@@ -17,7 +17,7 @@ from show1_jax.cascade.cascade import Cascade
 from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
-from show1_jax.runtime import keep_compiled
+from show1_jax.runtime import enable_compilation_cache
 
 LAST: Final = STAGES[-1]
 
@@ -50,7 +50,7 @@ def _main(arguments: Sequence[str]) -> None:
     except ValueError:
         raise UserError(f"--steps={parsed.steps} must be numbers, separated by commas") from None
     config = load_config(parsed.config, overrides)
-    keep_compiled(config.compilation_cache)
+    enable_compilation_cache(config.compilation_cache)
     cascade = Cascade.load(config.checkpoint, config)
     print(f"{describe_machine()}, {cascade.spec.dtype}, {len(PROMPTS)} videos\n")
     print(table.head(f"| steps | {parsed.stage}: PSNR, worst video | final: PSNR, worst video |"), flush=True)

@@ -19,7 +19,7 @@ from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES
 from show1_jax.errors import UserError
-from show1_jax.runtime import keep_compiled
+from show1_jax.runtime import enable_compilation_cache
 
 LEAST: Final = 45.0
 """Decibels that the worst video of any row must have: a root mean square of 1.4 of 255 levels."""
@@ -45,7 +45,7 @@ def _main(arguments: Sequence[str]) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="settings; --config.SETTING=VALUE changes one")
     parsed, overrides = parser.parse_known_args(arguments)
     config = load_config(parsed.config, overrides)
-    keep_compiled(config.compilation_cache)
+    enable_compilation_cache(config.compilation_cache)
     print(f"{describe_machine()}, {len(PROMPTS)} videos\n")
     print(table.head("| in bfloat16 | PSNR against float32, worst video |"), flush=True)
     far = []

@@ -32,7 +32,7 @@ from show1_jax.checkpoints.networks import random_network
 from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
 from show1_jax.errors import UserError
-from show1_jax.runtime import keep_compiled
+from show1_jax.runtime import enable_compilation_cache
 from show1_jax.training.flops import count_flops
 
 GB = 1e9
@@ -200,7 +200,7 @@ def _main(arguments: Sequence[str]) -> None:
     for stage in stages:
         print(measure_stage(cascade.spec, stage, rates, parsed.batch_size, parsed.steps), flush=True)
     if parsed.whole:
-        keep_compiled(config.compilation_cache)
+        enable_compilation_cache(config.compilation_cache)
         print(f"\n{measure_cascade(cascade, stages, parsed.batch_size)}")
 
 

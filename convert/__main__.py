@@ -6,7 +6,7 @@ released folders again, and `verify` checks a checkpoint.
 
 import sys
 
-from show1_jax.terminal import end_at_once, leave
+from show1_jax.terminal import end_at_once, exit_process
 
 if __name__ == "__main__":
     end_at_once("convert")  # Ctrl-C while the modules below are imported
@@ -227,4 +227,4 @@ def _run_convert(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")  # nothing here needs an accelerator
-    leave(main(sys.argv[1:]))
+    exit_process(main(sys.argv[1:]))

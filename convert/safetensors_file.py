@@ -16,7 +16,7 @@ import numpy as np
 
 from convert.mapped import MappedTensor, TensorTable, map_file
 from show1_jax.errors import UserError, shown, shown_name
-from show1_jax.files import check_json, without_repeats
+from show1_jax.files import check_json, reject_repeated_names
 
 ELEMENT_TYPES = {
     "F64": np.dtype("<f8"),
@@ -94,7 +94,7 @@ def _read_header(path: Path, buffer: mmap.mmap) -> tuple[dict[str, Any], int]:
         raise UserError(f"{path}: a header of {length:,} bytes, more than any network needs; download it again")
     try:
         text = buffer[8 : 8 + length].decode()
-        header = json.loads(text, object_pairs_hook=without_repeats, parse_constant=_no_constant)
+        header = json.loads(text, object_pairs_hook=reject_repeated_names, parse_constant=_no_constant)
         check_json(header)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else shown_name(str(error))

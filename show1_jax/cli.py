@@ -1,7 +1,7 @@
-"""Command lines: flags and config overrides in, and every mistake as one line.
+"""Command lines: flags, config files and overrides; every mistake of the user is reported in one line.
 
-absl parses the flags and ml_collections the config file, or argparse where there are sub-commands; what is wrong is
-found, or put into words, here.
+absl parses the flags and ml_collections the config file; commands with sub-commands use argparse. This module checks
+their input and words their errors.
 """
 
 import argparse
@@ -20,15 +20,23 @@ from ml_collections import ConfigDict, config_flags
 from show1_jax.config.config_file import Config
 from show1_jax.errors import BAD_INPUT, UserError
 from show1_jax.files import user_path
-from show1_jax.terminal import INTERRUPTED, ending_at_once, interruptible, steady_output
+from show1_jax.terminal import INTERRUPTED, ending_at_once, interruptible, tolerant_output
 
 
 def run_command(program: str, command: Callable[[], None]) -> int:
-    """Run a command and return its exit code; what is no fault of ours is one line on stderr, not a traceback.
+    """Run a command and return its exit code.
 
-    That is a mistake of the user, Ctrl-C, and what the operating system refuses where nothing better was said of it.
+    A mistake of the user, Ctrl-C and an error of the operating system are one line on stderr; any other exception is
+    raised, as an error of the program.
+
+    Args:
+        program: name of the command, at the start of the line.
+        command: function that does the work.
+
+    Returns:
+        0 after success, `BAD_INPUT` after a mistake or an `OSError`, `INTERRUPTED` after Ctrl-C.
     """
-    with steady_output(), interruptible(program) as interrupted:
+    with tolerant_output(), interruptible(program) as interrupted:
         try:
             command()
         except (Exception, KeyboardInterrupt) as error:
@@ -44,10 +52,10 @@ def run_command(program: str, command: Callable[[], None]) -> int:
 
 @contextlib.contextmanager
 def importing_jax(program: str) -> Iterator[None]:
-    """A block that imports what imports JAX, which takes seconds: Ctrl-C ends it at once.
+    """Import JAX, which takes seconds, for a block that imports modules that need it; Ctrl-C ends the process at once.
 
     Raises:
-        UserError: JAX cannot be imported, or not with its environment variables as they are.
+        UserError: JAX is not installed, or an environment variable of JAX has an invalid value.
     """
     with ending_at_once(program):
         try:
@@ -55,23 +63,27 @@ def importing_jax(program: str) -> Iterator[None]:
         except Exception as error:
             raise UserError(f"JAX does not start ({_one_line(error)}); correct its variable, or install it") from error
         for setting in ("jax_numpy_rank_promotion", "jax_transfer_guard"):
-            jax.config.update(setting, "allow")  # a user who forbids them elsewhere means his own programs
+            jax.config.update(setting, "allow")  # a user who forbids them does so for other programs
         yield
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Argparse whose refusals are one line, and whose options are not guessed from their beginnings."""
+    """An argparse parser with one-line errors that does not accept abbreviated options."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the command line."""
+        """Refuse the command line.
+
+        Raises:
+            UserError: always, with the message.
+        """
         raise UserError(f"{message}; see `{self.prog} --help`")
 
 
 def new_flags() -> flags.FlagValues:
-    """Flags to define more in, with `--config FILE` in them."""
+    """Return a set of flags that contains `--config FILE`; a command adds its own."""
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     help_string = "FILE: settings; --config.SETTING=VALUE changes one"
@@ -80,42 +92,42 @@ def new_flags() -> flags.FlagValues:
 
 
 def define_process_flags(values: flags.FlagValues) -> None:
-    """The flags with which a command is one of several processes, and `--help`, which comes last."""
+    """Add the flags of a command that runs in several processes, and `--help`, which is the last flag."""
     number, toggle = flags.DEFINE_integer, flags.DEFINE_bool
     toggle("distributed", False, "join the job's other processes, found by JAX (TPU pods, SLURM)", flag_values=values)
     help_string = "HOST:PORT: of the first of several processes"
     flags.DEFINE_string("coordinator_address", None, help_string, flag_values=values)
     number("num_processes", None, "N: how many processes there are", flag_values=values)
     number("process_id", None, "N: which process this is, from 0", flag_values=values)
-    toggle("help", False, "show this", short_name="h", flag_values=values)
+    toggle("help", False, "show this help", short_name="h", flag_values=values)
 
 
-def asked_processes(values: flags.FlagValues) -> tuple[str | None, int | None, int | None] | None:
-    """What `initialize_distributed` takes; None where the command line names no other processes."""
+def distributed_arguments(values: flags.FlagValues) -> tuple[str | None, int | None, int | None] | None:
+    """Return the arguments of `initialize_distributed`, or None if this process is the only one."""
     processes = (values.coordinator_address, values.num_processes, values.process_id)
     return processes if values.distributed or any(value is not None for value in processes) else None
 
 
 def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
-    """Parse a command line; the flags of `values` then have their values.
+    """Parse a command line and set the flags of `values`.
 
     Args:
-        values: of `new_flags`, with all flags defined.
-        argv: the command line, the program first.
+        values: flags from `new_flags`, with all flags of the command.
+        argv: command line, with the program's name first.
 
     Returns:
         The config with its overrides.
 
     Raises:
-        UserError: a flag or an override is unknown (the line has the nearest name) or of the wrong type, or there is
-            no config.
+        UserError: a flag or an override is unknown (the line has the nearest name) or has a wrong type, or the config
+            is missing.
     """
-    path, argv = _take_config_path(argv)
+    path, argv = _split_config_path(argv)
     if not path:
         raise UserError("no --config; give --config configs/demo.py or --config configs/full.py")
     config = _run_config_file(path)
     _check_overrides(config, argv)
-    del values.config  # the file's path; from here on its settings
+    del values.config  # until here the file's path, below its settings
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         _, *rest = values(argv)
@@ -132,16 +144,16 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
 def read_command(
     values: flags.FlagValues, argv: Sequence[str], usage: str | None, settings: Sequence[str]
 ) -> ConfigDict | None:
-    """Parse a command line, or print its help where it asks for that; the flags of `values` then have their values.
+    """Parse a command line and set the flags of `values`, or print the help if the command line has `--help`.
 
     Args:
-        values: of `new_flags`, with all flags defined.
-        argv: the command line, the program first.
-        usage: stands above the flags in the help.
-        settings: flags that, where they are given, are settings of the config too.
+        values: flags from `new_flags`, with all flags of the command.
+        argv: command line, with the program's name first.
+        usage: text above the flags in the help.
+        settings: names of flags that override the settings of the same names in the config.
 
     Returns:
-        The config with its overrides; None where the help is all that was asked for.
+        The config with its overrides; None if the help was printed.
 
     Raises:
         UserError: as `parse_flags`.
@@ -156,8 +168,11 @@ def read_command(
     return config
 
 
-def argument_text(text: str) -> str:
-    """Return a text of the command line; where the locale cannot read it, such as "C" an emoji, it is read as UTF-8."""
+def decode_argument(text: str) -> str:
+    """Return an argument of the command line decoded as UTF-8, also in a locale such as "C" that cannot decode it.
+
+    An argument that is not UTF-8 is returned unchanged.
+    """
     try:
         return os.fsencode(text).decode("utf-8")
     except UnicodeError:
@@ -168,25 +183,25 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     """Return the settings of a config file.
 
     Args:
-        path: of the file, which is run; `FILE:ARGUMENT` hands an argument to its `get_config()`.
-        overrides: of settings, as on a command line: `--config.SETTING=VALUE`.
+        path: path of the Python file, which is run; `FILE:ARGUMENT` passes an argument to its `get_config()`.
+        overrides: overrides of settings, as on a command line: `--config.SETTING=VALUE`.
 
     Raises:
-        UserError: there is no such file, it does not run, or it returns no ConfigDict; an override is of no setting
-            (the line has the nearest name); or a value is of the wrong type or outside its bounds.
+        UserError: the file does not exist, does not run, or does not return a ConfigDict; an override has an unknown
+            name (the line has the nearest one); or a value has a wrong type or is outside its bounds.
     """
     return Config.from_dict(parse_flags(new_flags(), ["", "--config", path, *overrides]).to_dict())
 
 
 def _run_config_file(path: str) -> ConfigDict:
-    user_path(path)  # a URL, before its colon is taken for that of an argument
+    user_path(path)  # refuse a URL, before its colon is read as the start of an argument
     name, *argument = path.split(":", 1)
     file = user_path(name)
     if not file.is_file():
         raise UserError(f"there is no config {path}; give --config configs/demo.py or --config configs/full.py")
     try:
         config = runpy.run_path(str(file))["get_config"](*argument)
-    except Exception as error:  # whatever the user's Python raises
+    except Exception as error:  # the user's Python may raise anything
         raise UserError(f"the config {path} does not run ({_one_line(error)}); correct it") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config() of {path} must return an ml_collections.ConfigDict; correct it")
@@ -194,21 +209,24 @@ def _run_config_file(path: str) -> ConfigDict:
 
 
 def flag_help(values: flags.FlagValues) -> str:
-    """The flags in the order of their definition. A help text starts with the value's name and a colon, if any."""
+    """Return the help of the flags, one a line, in the order of their definition.
+
+    The help text of a flag with a value starts with the value's name and a colon.
+    """
     entries = []
     for name in values:
         flag = values[name]
         if name == flag.short_name:
             continue
-        what = flag.help.splitlines()[0].rstrip(";")  # absl adds lines to some
-        kind, _, text = ("", "", what) if flag.boolean else what.partition(": ")
+        line = flag.help.splitlines()[0].rstrip(";")  # absl adds lines to some
+        kind, _, text = ("", "", line) if flag.boolean else line.partition(": ")
         entries.append((f"  --{name} {kind} ", text))
     column = max(len(label) for label, _ in entries)
     return "\n".join(f"{label:<{column}} {text}" for label, text in entries)
 
 
-def _take_config_path(argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The last `--config FILE` or `--config=FILE`, and the command line without any."""
+def _split_config_path(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the file of the last `--config FILE` or `--config=FILE`, and the command line without these flags."""
     path, rest, arguments = None, list(argv[:1]), iter(argv[1:])
     for argument in arguments:
         name, is_given, value = argument.partition("=")
@@ -220,8 +238,8 @@ def _take_config_path(argv: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def _check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
-    """Refuse overrides of what is no setting of the config: ml_collections' words for it are hard to read."""
-    settings = list(_settings(config))
+    """Refuse overrides of unknown settings, since the errors of ml_collections are hard to read."""
+    settings = list(_setting_names(config))
     for argument in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([^=]*)", argument)
         if match and match[1] not in settings:
@@ -229,16 +247,16 @@ def _check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
             raise UserError(f"there is no setting --config.{match[1]}; did you mean --config.{near[0]}?")
 
 
-def _settings(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    """The dotted path of every setting that is no group of settings."""
+def _setting_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted path of every setting, without the groups of settings."""
     for name, value in config.items():
         if isinstance(value, ConfigDict):
-            yield from _settings(value, f"{prefix}{name}.")
+            yield from _setting_names(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
 
 
-def _one_line(error: Exception) -> str:
+def _error_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"{error.filename}: "

@@ -1,10 +1,10 @@
-"""The exceptions that a user sees, and values of others in their lines."""
+"""Exceptions whose text is shown to the user, and short forms of untrusted values for these texts."""
 
 import reprlib
 from typing import Any, Final
 
 BAD_INPUT: Final = 2
-"""The exit code of a command that ends in one of them."""
+"""Exit code of a command that ends with a `UserError`."""
 
 _MAX_SHOWN: Final = 200
 _SHORT = reprlib.Repr()
@@ -14,17 +14,17 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 class UserError(Exception):
-    """Bad input: one line that says what is wrong and what to do.
+    """Bad input: one line that states the problem and the remedy.
 
-    Command lines print it as it is and leave with exit code 2; library users may catch it.
+    Command lines print the line unchanged and exit with code 2; library users may catch the exception.
     """
 
 
 class FileError(UserError):
-    """A file that is not what it should be.
+    """A file with invalid content.
 
     Attributes:
-        problem: the line without what to do about it.
+        problem: the line without the remedy.
     """
 
     def __init__(self, problem: str, remedy: str):
@@ -33,11 +33,11 @@ class FileError(UserError):
 
 
 def shown(value: Any) -> str:
-    """Return a value of unknown size and origin as it stands in a line: short, and on one line."""
-    text = _SHORT.repr(value)  # of nested lists it may still be long
+    """Return a value of unknown size and origin as short text on one line, for an error."""
+    text = _SHORT.repr(value)  # it may still be long for nested lists
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def shown_name(name: str) -> str:
-    """Return a name as it is, or as `shown` where it is long or would break the line."""
+    """Return a name unchanged, or as `shown` if it is long or not printable."""
     return name if len(name) <= _MAX_SHOWN and name.isprintable() else shown(name)

@@ -1,7 +1,7 @@
-"""Paths that a user gives, files that others made, and folders that are whole or absent.
+"""Paths from the user, untrusted files, and folders that are written completely or not at all.
 
-Files of others are not trusted: only regular files are opened (a FIFO or a device never ends), and JSON is bounded in
-size and depth before anything looks at its values.
+Files are not trusted: only regular files are opened (reading a FIFO or a device may never end), and the size and depth
+of JSON are checked before its values are used.
 """
 
 import errno
@@ -23,21 +23,21 @@ from show1_jax.errors import FileError, UserError, shown_name
 
 MAX_JSON_BYTES: Final = 64 << 20
 MAX_JSON_DEPTH: Final = 64
-"""Nested lists and objects; the manifests and configs of real checkpoints have at most 6."""
+"""Levels of nested lists and objects; the manifests and configs of real checkpoints have at most 6."""
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path as a user means it: `~` is the home directory.
+    """Return the path that the user gave, with `~` expanded to the home directory.
 
-    Every path of a command line or a config becomes a `Path` here, and nowhere else.
+    Every path of a command line or a config is converted to a `Path` by this function alone.
 
     Args:
-        path: on a file system. A `Path` made of a URL is still recognised, although it has one slash less.
+        path: path on a file system. A `Path` of a URL is still recognised, although it has one slash less.
 
     Raises:
-        UserError: it is empty, a URL such as `gs://bucket/videos`, has `~` where there is no home directory, is too
-            long, or lies in a folder that this user may not enter.
+        UserError: the path is empty, is a URL such as `gs://bucket/videos`, has `~` without a home directory, is too
+            long, or is in a folder that this user may not enter.
     """
     text = os.fspath(path)
     if not text or "\0" in text:
@@ -49,11 +49,11 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         )
     try:
         expanded = Path(text).expanduser()
-        expanded.exists()  # later on this would be an error of the operating system
+        expanded.exists()  # otherwise the operating system would report a bad path later
     except RuntimeError:
         raise UserError(f"{text}: there is no home directory for ~; give the whole path, or set HOME") from None
     except OSError as error:
-        raise UserError(f"{shown_name(text)}: cannot be looked at ({error.strerror}); correct the path") from None
+        raise UserError(f"{shown_name(text)}: cannot be accessed ({error.strerror}); correct the path") from None
     return expanded
 
 
@@ -61,9 +61,11 @@ def open_regular(path: Path) -> io.BufferedReader:
     """Open a file for reading, in binary.
 
     Raises:
-        OSError: as `open`, and where it is no regular file (a folder, FIFO, socket or device).
+        OSError: as `open`, and if it is not a regular file (but a folder, FIFO, socket or device).
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # or a FIFO waits for its writer
+    descriptor = os.open(
+        path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    )  # not blocking: a FIFO would wait for its writer
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -77,7 +79,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     """Return the content of a regular file.
 
     Raises:
-        OSError: as `open_regular`, and for a file of more than `max_bytes`.
+        OSError: as `open_regular`, and if the file has more than `max_bytes`.
     """
     with open_regular(path) as file:
         content = file.read(max_bytes + 1)
@@ -87,16 +89,18 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 
 
 def read_json(path: Path, remedy: str, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """Return the value of a JSON file that somebody else may have written.
+    """Return the value of an untrusted JSON file.
 
     Args:
-        path: of the file.
-        remedy: what to do about a damaged one, as the end of a sentence, e.g. "download it again".
-        max_bytes: a larger file is refused unread.
+        path: path of the file.
+        remedy: advice for a damaged file, as the end of a sentence, e.g. "download it again".
+        max_bytes: size in bytes above which the file is refused without being read.
 
     Raises:
-        FileNotFoundError: there is none (or, as `NotADirectoryError`, its folder is none).
-        FileError: it cannot be read, is no JSON, too large or too deep, or has strings that are no Unicode.
+        FileNotFoundError: the file does not exist.
+        NotADirectoryError: the file's folder is not a folder.
+        FileError: the file cannot be read, is not JSON, is too large or nested too deep, or has strings that are not
+            valid Unicode.
     """
     try:
         return parse_json(read_bounded(path, max_bytes))
@@ -112,11 +116,11 @@ def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: in one line, why it is none: syntax, encoding, nesting, lone surrogates, a number of thousands of
+        ValueError: one line with the reason: syntax, encoding, nesting, lone surrogates, a number of thousands of
             digits, a name twice in one object.
     """
     try:
-        value = json.loads(text, object_pairs_hook=without_repeats)
+        value = json.loads(text, object_pairs_hook=reject_repeated_names)
     except RecursionError:
         raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep") from None
     except UnicodeDecodeError as error:
@@ -125,11 +129,14 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
-def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON, for `json.loads`: readers differ in which of two values of a name they take.
+def reject_repeated_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object for `json.loads`, and refuse repeated names: readers differ in which value they use.
+
+    Args:
+        pairs: names and values of the object, in their order in the file.
 
     Raises:
-        ValueError: a name is there twice.
+        ValueError: a name occurs twice.
     """
     table: dict[str, Any] = {}
     for name, value in pairs:
@@ -140,10 +147,14 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_json(value: Any, depth: int = 0) -> None:
-    """Refuse a parsed JSON value that is nested too deep, or has a text that is no Unicode.
+    """Refuse a parsed JSON value that is nested too deep, or has a string that is not valid Unicode.
+
+    Args:
+        value: value to check.
+        depth: nesting depth of the value, at most `MAX_JSON_DEPTH`.
 
     Raises:
-        ValueError: in one line, which of them.
+        ValueError: one line with the reason.
     """
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
@@ -158,10 +169,10 @@ def check_json(value: Any, depth: int = 0) -> None:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Put a whole file in its place, and make its folder; a failure leaves the file that was there before.
+    """Write a file completely or not at all, and create its folder; on failure an older file stays unchanged.
 
     Raises:
-        UserError: it cannot be written, or the disk is full.
+        UserError: the file cannot be written, or the disk is full.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -182,16 +193,16 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def check_target(
     out: Path, kind: str = "", is_ours: Callable[[Path], bool] | None = None, *, overwrite: bool = False
 ) -> None:
-    """Refuse a place for a new folder where something is already, other than an empty folder.
+    """Refuse a path for a new folder if it exists already, unless it is an empty folder.
 
     Args:
-        out: the place.
-        kind: name of the results that may be replaced there, e.g. "checkpoint".
-        is_ours: says whether a folder is such a result; None: nothing is ever replaced.
+        out: path of the new folder.
+        kind: name of the results that may be replaced, e.g. "checkpoint".
+        is_ours: returns true if a folder is such a result; None: never replace anything.
         overwrite: replace such a result.
 
     Raises:
-        UserError: it is there and `overwrite` is not set, it is no such result, or it cannot be read.
+        UserError: the path exists and `overwrite` is not set, it is not such a result, or it cannot be read.
     """
     try:
         if _is_free(out):
@@ -208,20 +219,24 @@ def check_target(
 
 
 def _is_free(place: Path) -> bool:
-    """Return whether nothing is there but an empty folder that a rename can replace: no mount point."""
+    """Return whether a path does not exist, or is an empty folder that a rename can replace: no mount point."""
     return not place.exists() or (place.is_dir() and not os.path.ismount(place) and not any(place.iterdir()))
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder that takes the place of `out` when the block ends well, and of which nothing is left otherwise.
+    """Create a temporary folder that becomes `out` if the block succeeds, and is removed if it fails.
 
-    It lies beside `out`, so that the last step is a rename. `check_target` says beforehand whether `out` may be taken.
+    The temporary folder is in the parent folder of `out`, so that the last step is a rename. Call `check_target` first
+    to check that `out` may be created or replaced.
+
+    Yields:
+        The temporary folder.
 
     Raises:
-        UserError: it cannot be written, the disk is full, or `out` was made by another process meanwhile.
+        UserError: the folder cannot be written, the disk is full, or another process has created `out` meanwhile.
     """
-    target = out.absolute()  # the working directory may be what is replaced
+    target = out.absolute()  # the current working directory may be the replaced folder
     temporary, replaced = (target.with_name(f".{target.name}.{secrets.token_hex(4)}") for _ in range(2))
     new_parents = list(itertools.takewhile(lambda parent: not os.path.exists(parent), target.parents))
     try:
@@ -243,20 +258,21 @@ def new_folder(out: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in new_parents:
-            with suppress(OSError):  # it is not empty, as when all went well
+            with suppress(OSError):  # it is not empty, as after success
                 parent.rmdir()
 
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """A folder, made if need be, that no other process can lock while the block lasts; left empty, it is removed.
+    """Lock a folder while the block lasts, so that no other process can lock it.
 
-    The lock ends with the process, however that ends. A file system that knows no locks goes without.
+    The folder is created if it does not exist, and removed if it is empty at the end. The lock ends with the process,
+    also if the process is killed. On a file system without locks the folder is not locked.
 
     Raises:
-        UserError: another process has it.
+        UserError: another process has locked the folder.
     """
-    descriptor = _lock(folder)
+    descriptor = _lock_folder(folder)
     try:
         yield
     finally:
@@ -265,7 +281,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(folder: Path) -> int:
+def _lock_folder(folder: Path) -> int:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -275,23 +291,23 @@ def _lock(folder: Path) -> int:
             os.close(descriptor)
             raise UserError(f"{folder}: another process is writing there; wait until it has ended") from None
         except OSError:
-            pass  # the file system knows no locks
+            pass  # the file system has no locks
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), folder.stat()):
                 return descriptor
-        os.close(descriptor)  # its last user found it empty and removed it after we had opened it
+        os.close(descriptor)  # another process removed the empty folder after this one had opened it
 
 
 def check_space(out: Path, needed: int, remedy: str = "free space or choose another place with --out") -> None:
-    """Refuse a place on a disk with fewer than `needed` bytes free.
+    """Refuse a path on a disk with fewer than `needed` free bytes.
 
     Args:
-        out: the place.
-        needed: bytes.
-        remedy: the advice that ends the line.
+        out: path to write to.
+        needed: required space in bytes.
+        remedy: advice at the end of the error.
 
     Raises:
-        UserError: says how many gigabytes are missing.
+        UserError: the disk is too full; the line has the required and the free gigabytes.
     """
     parent = next(folder for folder in out.absolute().parents if os.path.exists(folder))
     free = shutil.disk_usage(parent).free
@@ -300,10 +316,16 @@ def check_space(out: Path, needed: int, remedy: str = "free space or choose anot
 
 
 def disk_error(error: Exception) -> str | None:
-    """What a disk that does not take what is written means to a person; None for any other error.
+    """Return a description of a write error for the user: a full disk, or the operating system's reason.
 
-    Orbax passes on what TensorStore says as any type, and ArrayRecord raises a RuntimeError; the operating system's
-    words or its number are in the text.
+    The class of the error does not matter: Orbax raises errors of TensorStore as exceptions of any class, and
+    ArrayRecord raises a RuntimeError. The operating system's message or error number is in their text.
+
+    Args:
+        error: exception from writing a file.
+
+    Returns:
+        The description, without the path; None if the error has another cause.
     """
     number = (isinstance(error, OSError) and error.errno) or _errno_in(str(error))
     if number in {errno.ENOSPC, errno.EDQUOT}:

@@ -1,4 +1,4 @@
-"""Progress on stderr: the one bar of all commands."""
+"""Progress on stderr: the progress bar that all commands use."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 
-Item = TypeVar("Item")
+TrackedItem = TypeVar("TrackedItem")
 
 
 _RUNNING = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
@@ -18,7 +18,7 @@ _LOG_INTERVAL = 30
 
 
 def refresh_seconds() -> float:
-    """Seconds between two states of a bar on stderr: few where it is no terminal, for they stay in a log."""
+    """Return the seconds between two states of a bar: 0.1 on a terminal, 30 in a log, where every state is a line."""
     return 0.1 if sys.stderr.isatty() else _LOG_INTERVAL
 
 
@@ -28,11 +28,11 @@ def say(line: str) -> None:
 
 
 class Bar:
-    """A bar on stderr; where that is no terminal, a line every half minute instead.
+    """A progress bar on stderr; if stderr is not a terminal, one line every half minute instead.
 
     Attributes:
-        done: steps that are done.
-        total: steps there are; None: unknown.
+        done: number of finished steps.
+        total: number of all steps, or None if it is unknown.
     """
 
     def __init__(
@@ -51,16 +51,16 @@ class Bar:
         """Show the bar.
 
         Args:
-            name: stands before it.
-            total: steps there are; None: unknown, as long as the first one is waited for.
-            done: steps that are done already.
-            unit: of a step, e.g. " videos"; "B": bytes, shown with a prefix.
-            waiting: shown until the first step is done, which waits for the compiler; times and speeds are then of the
-                steps after it. Empty: the first step is as the others.
-            rates: speeds to show where the first step is waited for: their unit, and how many of it a step has.
+            name: text before the bar.
+            total: number of all steps; None if it is unknown.
+            done: number of steps that are finished already.
+            unit: unit of a step, e.g. " videos"; "B" stands for bytes, shown with a prefix.
+            waiting: text until the first step is finished, which waits for the compiler. Times and speeds then exclude
+                the first step. Empty: the first step is counted like the others.
+            rates: speeds to show after `waiting`: their unit, and the number of such units in one step.
             leave: keep the last state on the screen.
-            delay: seconds after which the bar is shown first.
-            shown: false: show nothing, as in all processes but the first.
+            delay: seconds before the bar is first shown.
+            shown: if false, show nothing, as in all processes except the first.
         """
         self.done, self.total = done, total
         self._waits = bool(waiting)
@@ -75,7 +75,7 @@ class Bar:
             "leave": leave,
             "delay": delay if leave or is_terminal else max(delay, _LOG_INTERVAL),
             "disable": not shown,
-            "file": sys.stderr if is_terminal else _Lines(),
+            "file": sys.stderr if is_terminal else _LineWriter(),
             "position": None if is_terminal else 0,
             "mininterval": refresh_seconds(),
             "miniters": 1,
@@ -87,7 +87,7 @@ class Bar:
         return tqdm(initial=self.done, **self._options | changes)
 
     def update(self, num: int = 1) -> None:
-        """Count `num` more steps as done."""
+        """Count `num` more steps as finished."""
         self.done += num
         if self._waits:
             self._waits = False
@@ -99,12 +99,12 @@ class Bar:
             self._shown.update(num)
 
     def note(self, text: str) -> None:
-        """Show a text behind the speeds from now on."""
+        """Show a text after the speeds from now on."""
         self._note = text
         self._shown.set_postfix_str(self._postfix(), refresh=False)
 
     def close(self) -> None:
-        """Show the last state, or remove the bar if it is not to be left or still waits for the first step."""
+        """Show the last state, or remove the bar if `leave` is false or the first step is not finished."""
         self._shown.close()
 
     def __enter__(self) -> "Bar":
@@ -116,30 +116,30 @@ class Bar:
         self.close()
 
     def _postfix(self) -> str:
-        """The speeds of the measured steps, as soon as there is one, and the note."""
+        """Return the speeds over the measured steps, once there is one, and the note."""
         parts = []
         if self._measured_from is not None:
             start, first = self._measured_from
             speed = (self.done - first) / max(time.monotonic() - start, 1e-9)
-            parts = [f"{speed * each:.3g} {unit}" for unit, each in self._rates.items() if speed]
+            parts = [f"{speed * size:.3g} {unit}" for unit, size in self._rates.items() if speed]
         return ", ".join([*parts, self._note] if self._note else parts)
 
 
-def each(items: Iterable[Item], name: str, total: int | None = None, **options: Any) -> Iterator[Item]:
-    """Yield items under a bar that counts them; further options are those of `Bar`."""
+def track(items: Iterable[TrackedItem], name: str, total: int | None = None, **options: Any) -> Iterator[TrackedItem]:
+    """Yield items and count them with a progress bar; `options` are those of `Bar`."""
     with Bar(name, total, **options) as bar:
         for item in items:
             yield item
             bar.update()
 
 
-class _Lines:
-    """Takes what a bar writes and puts every state of it on a line of its own."""
+class _LineWriter:
+    """A stream for a bar that writes each of its states as a separate line."""
 
     def write(self, text: str) -> None:
-        """Write a state of the bar; bars also write what clears a line."""
+        """Write a state of the bar; the control characters that clear a line are dropped."""
         if line := text.strip():
             print(line, file=sys.stderr, flush=True)
 
     def flush(self) -> None:
-        """Nothing waits to be written."""
+        """Do nothing: every line is flushed when it is written."""

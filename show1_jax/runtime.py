@@ -1,7 +1,8 @@
-"""How JAX compiles and runs programs: XLA's options, compiled programs on the disk, precision, lack of memory.
+"""Settings of JAX: XLA's options, the compilation cache on disk, precision, errors for lack of memory.
 
-JAX runs whatever lies under a program's key in its cache. Here every entry begins with a hash of its key and content:
-one that is damaged, cut short, or another program's is compiled again, and a folder that others can write is not used.
+JAX runs any file under a program's key in its cache. Here every entry begins with a hash of its key and content: a
+program whose entry is damaged, truncated, or from another program is compiled again. A folder that other users can
+write is not used.
 """
 
 import contextlib
@@ -28,23 +29,26 @@ from show1_jax.errors import UserError
 from show1_jax.files import open_regular, user_path
 
 _OPTIONS: Final = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}}
-"""By platform. On CPUs YNNPACK gets single matrix products and nothing else: the convolutions and sums that it has by
-default with jax 0.10 are slower than XLA's own (benchmarks/README.md)."""
+"""Options by platform. On CPUs YNNPACK runs single matrix products only: with jax 0.10 it also runs convolutions and
+sums by default, slower than XLA's own (benchmarks/README.md)."""
 
 
 def compiler_options(platform: str) -> dict[str, str]:
-    """What UNets and autoencoders are compiled with on a platform (`jax.Device.platform`), as `jax.jit` takes it.
+    """Return the compiler options of UNets and autoencoders on a platform, in the form of `jax.jit`.
 
-    What a person says in XLA_FLAGS of an option stays.
+    Options that the user sets in XLA_FLAGS are left out, so that the user's values apply.
+
+    Args:
+        platform: platform of the devices (`jax.Device.platform`), e.g. "cpu".
     """
-    asked = os.environ.get("XLA_FLAGS", "")
-    options = {name: value for name, value in _OPTIONS.get(platform, {}).items() if f"--{name}=" not in asked}
-    return {name: value for name, value in options.items() if _is_known(platform, name, value)}
+    user_flags = os.environ.get("XLA_FLAGS", "")
+    options = {name: value for name, value in _OPTIONS.get(platform, {}).items() if f"--{name}=" not in user_flags}
+    return {name: value for name, value in options.items() if _is_known_option(platform, name, value)}
 
 
 @functools.cache
-def _is_known(platform: str, name: str, value: str) -> bool:
-    """Whether this XLA has an option: they come and go, and without them programs are slower but not wrong."""
+def _is_known_option(platform: str, name: str, value: str) -> bool:
+    """Return whether this XLA has an option: releases differ, and without it a program is only slower."""
     with jax.default_device(jax.local_devices(backend=platform)[0]):
         try:
             jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
@@ -57,13 +61,15 @@ def _is_known(platform: str, name: str, value: str) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def network_program(function: Callable[..., Any], mesh: Mesh, *bound: Any, **settings: Any) -> Any:
-    """`function` with its first arguments bound, jitted for the devices of a mesh: one program, whoever asks.
+    """Return `function` with its first arguments bound, jitted for the devices of a mesh.
+
+    Equal arguments give the same object, so that a program is compiled once.
 
     Args:
-        function: pure; its arrays come after what is bound.
-        mesh: of the devices that it runs on.
-        bound: first arguments, the network's structure (`nnx.split`) among them.
-        settings: keyword arguments.
+        function: pure function whose arrays come after the bound arguments.
+        mesh: mesh of the devices that the program runs on.
+        bound: first arguments, e.g. the network's structure (`nnx.split`); hashable.
+        settings: keyword arguments; hashable.
     """
     program = functools.partial(function, *bound, **settings)
     return jax.jit(program, compiler_options=compiler_options(mesh.devices.flat[0].platform))
@@ -75,15 +81,15 @@ _SUFFIX = ".program"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-_MAX_BYTES = 1 << 30
-"""Of an entry; a larger one is damaged, and would fill the memory."""
+_MAX_PROGRAM_BYTES = 1 << 30
+"""Largest size of an entry: a larger file is damaged, and would fill the memory."""
 
 
-def keep_compiled(folder: str) -> None:
-    """Have JAX keep all compiled programs in a folder, or say in one line why it cannot.
+def enable_compilation_cache(folder: str) -> None:
+    """Let JAX store all compiled programs in a folder, or print a one-line warning if the folder cannot be used.
 
     Args:
-        folder: made if need be, for this user alone; empty: nothing is kept.
+        folder: path of the folder, created for this user alone if it does not exist; empty: no cache.
     """
     if not folder:
         return
@@ -91,8 +97,8 @@ def keep_compiled(folder: str) -> None:
         path = user_path(folder)
         _make_private(path)
     except UserError as error:
-        _warn(f"{error}; programs are compiled without a cache")
-        jax.config.update("jax_compilation_cache_dir", None)  # nor with the one of JAX_COMPILATION_CACHE_DIR
+        _print_warning(f"{error}; programs are compiled without a cache")
+        jax.config.update("jax_compilation_cache_dir", None)  # also not with JAX_COMPILATION_CACHE_DIR
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -101,19 +107,19 @@ def keep_compiled(folder: str) -> None:
 
 
 class ProgramStore(CacheInterface):
-    """Entries by key, each written whole or not at all, and read only as it was written by this user."""
+    """Cache entries by key, each written completely or not at all, and read only if this user wrote it."""
 
     def __init__(self, folder: Path):
         self._path = folder
         self._has_warned = False
 
     def get(self, key: str) -> bytes | None:
-        """Return what was put under a key; None where there is nothing, or nothing that can be trusted."""
+        """Return the program of a key, or None if there is no entry or the entry cannot be trusted."""
         path = self._path / f"{key}{_SUFFIX}"
         try:
             with open_regular(path) as file:
                 status = os.fstat(file.fileno())
-                is_ours = _is_private(status) and status.st_size <= _MAX_BYTES
+                is_ours = _is_private(status) and status.st_size <= _MAX_PROGRAM_BYTES
                 entry = file.read() if is_ours else b""
         except FileNotFoundError:
             return None
@@ -121,20 +127,20 @@ class ProgramStore(CacheInterface):
             self._warn_once(f"cannot be read ({error.strerror})")
             return None
         content = entry[_DIGEST_BYTES:]
-        if is_ours and entry[:_DIGEST_BYTES] == _digest(key, content):
+        if is_ours and entry[:_DIGEST_BYTES] == _program_digest(key, content):
             return content
         self._warn_once("are damaged")
         with suppress(OSError):
-            path.unlink()  # the one that is compiled now takes its place
+            path.unlink()  # the program that is compiled now is stored instead
         return None
 
     def put(self, key: str, value: bytes) -> None:
-        """Keep a program under a key; where the disk is full, say so and go on."""
+        """Store a program under a key; if it cannot be written, print a warning once."""
         path = self._path / f"{key}{_SUFFIX}"
         partial = self._path / f".{secrets.token_hex(8)}"
         try:
             with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(_digest(key, value) + value)
+                file.write(_program_digest(key, value) + value)
             os.replace(partial, path)
         except OSError as error:
             self._warn_once(f"cannot be written ({error.strerror})")
@@ -143,12 +149,16 @@ class ProgramStore(CacheInterface):
 
     def _warn_once(self, problem: str) -> None:
         if not self._has_warned:
-            _warn(f"compiled programs in {self._path} {problem}; they are compiled again")
+            _print_warning(f"compiled programs in {self._path} {problem}; they are compiled again")
         self._has_warned = True
 
 
 def _make_private(path: Path) -> None:
-    """Make a folder for this user alone, or refuse one in which somebody else can put programs."""
+    """Create a folder for this user alone, or refuse a folder that other users can write.
+
+    Raises:
+        UserError: the folder cannot be created or written, or another user owns it or can write in it.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         whole = path.resolve()
@@ -165,21 +175,21 @@ def _make_private(path: Path) -> None:
 
 
 def _is_private(file: os.stat_result) -> bool:
-    """Return whether a file or folder is this user's, and nobody but his own group can write it."""
+    """Return whether this user owns a file or folder, and only the user and their own group can write it."""
     others = stat.S_IWOTH | (0 if file.st_gid == os.getegid() else stat.S_IWGRP)
     return file.st_uid == os.geteuid() and not file.st_mode & others
 
 
 def _is_open(folder: os.stat_result) -> bool:
-    """Return whether anybody can rename what lies in a folder."""
+    """Return whether every user can rename entries of a folder."""
     return bool(folder.st_mode & stat.S_IWOTH) and not folder.st_mode & stat.S_ISVTX
 
 
-def _digest(key: str, content: bytes) -> bytes:
+def _program_digest(key: str, content: bytes) -> bytes:
     return hashlib.sha256(key.encode() + b"\0" + content).digest()
 
 
-def _warn(line: str) -> None:
+def _print_warning(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
@@ -187,24 +197,32 @@ def compute_dtype(precision: Precision, platform: str) -> jnp.dtype:
     """Return the dtype that networks compute in: `auto` is float32 on CPUs and bfloat16 on accelerators.
 
     Args:
-        precision: from the settings.
-        platform: of the devices, e.g. "cpu".
+        precision: setting of the config.
+        platform: platform of the devices, e.g. "cpu".
     """
     automatic = "float32" if platform == "cpu" else "bfloat16"
     return jnp.dtype(automatic if precision == "auto" else precision)
 
 
 def exact_float32(dtype: DTypeLike) -> contextlib.AbstractContextManager[None]:
-    """A block where float32 is float32: accelerators multiply its matrices in less precision unless told not to.
+    """Return a context in which float32 matrix products have full precision: accelerators use less by default.
 
-    Nothing changes where `dtype`, which the networks compute in, is another.
+    Args:
+        dtype: dtype that the networks compute in; if it is not float32, the context changes nothing.
     """
     return jax.default_matmul_precision("highest") if jnp.dtype(dtype) == jnp.float32 else contextlib.nullcontext()
 
 
 @contextmanager
 def memory_errors(advice: str) -> Iterator[None]:
-    """Say in one line that the devices' memory is too small, and what to do."""
+    """Raise a `UserError` with some advice if the devices run out of memory while the block lasts.
+
+    Args:
+        advice: remedy at the end of the error.
+
+    Raises:
+        UserError: the devices' memory is too small.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

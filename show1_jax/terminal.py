@@ -1,6 +1,6 @@
-"""The terminal of a command: output that may be lost without ending the work, and Ctrl-C as one line.
+"""Terminal handling of the commands: output errors do not end a command, and Ctrl-C prints one line.
 
-Imports nothing that takes time: it is there while everything else is imported.
+This module imports only modules that load fast: it is in use while all other modules are imported.
 """
 
 import contextlib
@@ -13,28 +13,29 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 INTERRUPTED = 130
-"""What a shell makes of Ctrl-C."""
+"""Exit code of a command that Ctrl-C ended, as shells report it."""
 
-_AGAIN_SECONDS: Final = 0.05
+_RETRY_SECONDS: Final = 0.05
 
 
 def end_at_once(program: str) -> None:
-    """Have Ctrl-C end this process in one line from now on: there is nothing to tidy up."""
-    _handle(_leave(program))
+    """Let Ctrl-C end this process at once, with one line, from now on: there is nothing to clean up."""
+    _handle(_exit_handler(program))
 
 
 @contextlib.contextmanager
 def ending_at_once(program: str) -> Iterator[None]:
-    """A block in which Ctrl-C does what `end_at_once` says, such as an import of JAX."""
-    with _handling(_leave(program)):
+    """Let Ctrl-C end the process as `end_at_once` does while the block lasts, e.g. during the import of JAX."""
+    with _handling(_exit_handler(program)):
         yield
 
 
 @contextlib.contextmanager
 def interruptible(program: str) -> Iterator[threading.Event]:
-    """A block that a first Ctrl-C leaves by KeyboardInterrupt, so that it tidies up, and a second one ends at once.
+    """Let a first Ctrl-C raise KeyboardInterrupt in the block, so that it cleans up, and a second one end the process.
 
-    What it yields is set by the first one: libraries may make another exception of the KeyboardInterrupt.
+    Yields:
+        An event that the first Ctrl-C sets: libraries may replace the KeyboardInterrupt by another exception.
     """
     interrupted = threading.Event()
 
@@ -43,13 +44,13 @@ def interruptible(program: str) -> Iterator[threading.Event]:
         end_at_once(program)
         raise KeyboardInterrupt
 
-    def unraisable(said: Any) -> None:
-        """Where it was raised in what cannot pass it on, such as a garbage collector's callback, raise it again."""
-        if said.exc_type is not KeyboardInterrupt:
-            before(said)
+    def unraisable(error: Any) -> None:
+        """Raise a KeyboardInterrupt again that Python dropped, e.g. in a callback of the garbage collector."""
+        if error.exc_type is not KeyboardInterrupt:
+            before(error)
             return
-        threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT)).start()
-        _handle(first)  # not before: what a second Ctrl-C raised here would be printed
+        threading.Timer(_RETRY_SECONDS, os.kill, (os.getpid(), signal.SIGINT)).start()
+        _handle(first)  # only now: Python would print an exception that a second Ctrl-C raises here
 
     before, sys.unraisablehook = sys.unraisablehook, unraisable
     try:
@@ -59,10 +60,10 @@ def interruptible(program: str) -> Iterator[threading.Event]:
         sys.unraisablehook = before
 
 
-def leave(code: int) -> NoReturn:
-    """End the process with an exit code; after Ctrl-C, without waiting for what is still under way.
+def exit_process(code: int) -> NoReturn:
+    """End the process with an exit code; after Ctrl-C, without waiting for running threads.
 
-    Threads of XLA and TensorStore that were interrupted in their work crash the interpreter while it is taken apart.
+    Interrupted threads of XLA and TensorStore can crash the interpreter while it shuts down.
     """
     if code != INTERRUPTED:
         sys.exit(code)
@@ -72,19 +73,19 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _leave(program: str) -> Callable[[int, FrameType | None], NoReturn]:
-    def leave(number: int, frame: FrameType | None) -> NoReturn:
+def _exit_handler(program: str) -> Callable[[int, FrameType | None], NoReturn]:
+    def handler(number: int, frame: FrameType | None) -> NoReturn:
         bar_end = "" if getattr(sys.stderr, "is_at_line_start", True) else "\n"
         with contextlib.suppress(OSError):
             os.write(2, f"{bar_end}{program}: interrupted\n".encode())
         os._exit(INTERRUPTED)
 
-    return leave
+    return handler
 
 
 def _handle(handler: Any) -> None:
-    """Handle Ctrl-C so, unless it is ignored, as that of a command in the background is."""
-    with contextlib.suppress(ValueError):  # not the main thread: somebody else's program
+    """Install a handler for Ctrl-C, unless Ctrl-C is ignored, as it is for a command in the background."""
+    with contextlib.suppress(ValueError):  # not the main thread: another program uses this as a library
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, handler)
 
@@ -100,15 +101,15 @@ def _handling(handler: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def steady_output() -> Iterator[None]:
-    """A block in which printing never fails.
+def tolerant_output() -> Iterator[None]:
+    """Let printing never fail while the block lasts.
 
-    What the encoding of stdout or stderr lacks is written in ASCII. What cannot be written at all (a pipe whose reader
-    has gone, a full disk, a stream that was closed from the start) is lost, and the work goes on.
+    Characters that the encoding of stdout or stderr lacks are escaped in ASCII. Text that cannot be written at all (a
+    closed pipe, a full disk, a stream that was closed from the start) is dropped, and the command continues.
     """
-    _fill_closed()
+    _open_closed_streams()
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(_Steady, before)
+    sys.stdout, sys.stderr = map(_TolerantStream, before)
     try:
         yield
     finally:
@@ -117,8 +118,8 @@ def steady_output() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def _fill_closed() -> None:
-    """Open what was closed: the next file would be stdout, and take what is printed."""
+def _open_closed_streams() -> None:
+    """Open closed standard streams: the next opened file would otherwise become stdout and receive printed text."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -126,11 +127,11 @@ def _fill_closed() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-class _Steady:
-    """A text stream that loses what it cannot write.
+class _TolerantStream:
+    """A text stream that drops text that it cannot write.
 
     Attributes:
-        is_at_line_start: whether what was written last ends a line, as that of a progress bar does not.
+        is_at_line_start: true if the last text ended a line; the text of a progress bar does not.
     """
 
     def __init__(self, stream: Any):
@@ -143,25 +144,25 @@ class _Steady:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write a text, or lose it."""
+        """Write a text, or drop it."""
         if text:
             self.is_at_line_start = text[-1] in "\r\n"
-        with self._losing():
+        with self._dropping_on_error():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Write what was not written yet, or lose it."""
-        with self._losing():
+        """Write the buffered text, or drop it."""
+        with self._dropping_on_error():
             self._stream.flush()
 
     @contextlib.contextmanager
-    def _losing(self) -> Iterator[None]:
+    def _dropping_on_error(self) -> Iterator[None]:
         try:
             yield
         except BlockingIOError:
-            pass  # a full pipe that does not wait for its reader
-        except OSError:  # what is left would fail again when the process ends
+            pass  # a full pipe in non-blocking mode
+        except OSError:  # the buffered text would fail again when the process ends
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import sample
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.stages import STAGE_TABLE
-from show1_jax.cli import argument_text, flag_help, load_config, parse_flags, run_command
+from show1_jax.cli import decode_argument, flag_help, load_config, parse_flags, run_command
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, CascadeConfig
@@ -210,7 +210,7 @@ def test_arguments_that_the_locale_cannot_read_are_utf8() -> None:
     c_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([*command, *command[-2:]], env=os.environ | c_locale, cwd=ROOT, capture_output=True)
     assert done.stderr == b"sample: '\\U0001f43c' is asked for twice with seed 345; give it seeds of its own\n"
-    assert argument_text("caf\udce9") == "caf\udce9"  # refused as a prompt
+    assert decode_argument("caf\udce9") == "caf\udce9"  # refused as a prompt
 
 
 def test_flags_come_in_any_order() -> None:

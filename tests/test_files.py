@@ -102,7 +102,7 @@ def test_a_place_is_taken_where_nothing_is_or_where_we_were(tmp_path: Path, monk
 
 
 def test_a_path_that_cannot_be_looked_at_is_one_line() -> None:
-    with pytest.raises(UserError, match=r"cannot be looked at \(File name too long\)"):
+    with pytest.raises(UserError, match=r"cannot be accessed \(File name too long\)"):
         user_path("a" * 300)
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from show1_jax import progress
-from show1_jax.progress import Bar, each, say
+from show1_jax.progress import Bar, track, say
 from show1_jax.sampling.progress import StageBars
 
 
@@ -16,7 +16,7 @@ def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_items_are_counted_as_they_are_used(capsys: pytest.CaptureFixture[str]) -> None:
-    items = each("abc", "reading", 3, unit=" videos")
+    items = track("abc", "reading", 3, unit=" videos")
     assert next(items) == "a"
     assert capsys.readouterr().err.splitlines()[0].startswith("reading:   0%|")
     assert list(items) == ["b", "c"]
@@ -61,6 +61,6 @@ def test_a_short_bar_that_is_not_left_stands_in_no_log(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "_LOG_INTERVAL", 30)
-    assert list(each("ab", "hash", 2, unit="B", leave=False)) == ["a", "b"]
+    assert list(track("ab", "hash", 2, unit="B", leave=False)) == ["a", "b"]
     say("written")
     assert capsys.readouterr().err == "written\n"

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from show1_jax import runtime
-from show1_jax.runtime import ProgramStore, keep_compiled
+from show1_jax.runtime import ProgramStore, enable_compilation_cache
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = """
 import jax, jax.numpy as jnp, sys
-from show1_jax.runtime import keep_compiled
-keep_compiled(sys.argv[1])
+from show1_jax.runtime import enable_compilation_cache
+enable_compilation_cache(sys.argv[1])
 x = jnp.arange(8.0)
 print([float(f(x).sum()) for f in (jax.jit(lambda x: x + 1), jax.jit(lambda x: x * x), jax.jit(lambda x: x @ x))])
 """
@@ -73,7 +73,7 @@ def test_without_a_home_nothing_is_kept() -> None:
 
 
 def refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    keep_compiled(str(folder))
+    enable_compilation_cache(str(folder))
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     return line

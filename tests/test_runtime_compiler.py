@@ -20,7 +20,7 @@ UNKNOWN = {"xla_no_such_option": "1"}
 @pytest.fixture(autouse=True)
 def _nothing_remembered() -> Iterator[None]:
     def forget() -> None:
-        runtime._is_known.cache_clear()
+        runtime._is_known_option.cache_clear()
         runtime.network_program.cache_clear()
 
     forget()

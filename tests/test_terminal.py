@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from show1_jax.cli import run_command
-from show1_jax.terminal import steady_output
+from show1_jax.terminal import tolerant_output
 from tests.helpers.processes import free_address
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +56,7 @@ def test_what_an_encoding_lacks_is_written_in_ascii(
 
 
 def test_names_of_files_that_are_no_unicode_are_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    with steady_output():
+    with tolerant_output():
         print("caf\udce9")
     assert capfd.readouterr().out == "caf\\udce9\n"
 

@@ -56,7 +56,7 @@ def memory_needs(spec: CascadeSpec, stages: Sequence[Stage], batch_size: int = 1
             yield stage, need
             if STAGE_TABLE[stage].is_latent:
                 programs = autoencoder_programs(spec, stage, batch_size)
-                working = max(_need(spec, program).working for program in programs)
+                working = max(_program_need(spec, program).working for program in programs)
                 yield AUTOENCODER, MemoryNeed(need.weights, working)
 
 
@@ -64,11 +64,11 @@ def text_need(spec: CascadeSpec, component: str, batch_size: int = 1) -> MemoryN
     """Return the need of a text encoder: block by block, if `memory_limit_gb` is too little for all."""
     program = text_encoding(spec, component, batch_size)
     can_stream = spec.text_encoder(component).streams
-    if not can_stream or weight_bytes(program) <= _limit(spec):  # else it need not be compiled
-        whole = _need(spec, program)
-        if not can_stream or whole.total <= _limit(spec):
+    if not can_stream or weight_bytes(program) <= _limit_bytes(spec):  # else it need not be compiled
+        whole = _program_need(spec, program)
+        if not can_stream or whole.total <= _limit_bytes(spec):
             return whole
-    parts = (_need(spec, part) for part in streamed_text_encoding(spec, component, batch_size))
+    parts = (_program_need(spec, part) for part in streamed_text_encoding(spec, component, batch_size))
     return max(parts, key=lambda need: need.total)._replace(is_streamed=True)
 
 
@@ -83,11 +83,11 @@ def stage_need(spec: CascadeSpec, stage: Stage, batch_size: int = 1) -> MemoryNe
     autoencoder = weight_bytes(autoencoder_programs(spec, stage)[0]) if row.is_latent else 0
 
     def need(sequential: bool) -> MemoryNeed:
-        step = _need(spec, denoising_step(spec, stage, batch_size, sequential_guidance=sequential))
+        step = _program_need(spec, denoising_step(spec, stage, batch_size, sequential_guidance=sequential))
         return MemoryNeed(step.weights + autoencoder, step.working, sequential)
 
     together = need(sequential=False)
-    is_enough = together.total <= _limit(spec)
+    is_enough = together.total <= _limit_bytes(spec)
     return together if is_enough or spec.config.negative_text(stage) is None else need(sequential=True)
 
 
@@ -102,11 +102,11 @@ def weight_bytes(program: Program) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _limit(spec: CascadeSpec) -> float:
+def _limit_bytes(spec: CascadeSpec) -> float:
     return spec.config.memory_limit_gb * GIB or math.inf
 
 
-def _need(spec: CascadeSpec, program: Program) -> MemoryNeed:
+def _program_need(spec: CascadeSpec, program: Program) -> MemoryNeed:
     with as_sampled(spec):
         plan: Any = program.trace().lower().compile().memory_analysis()
     weights = weight_bytes(program)

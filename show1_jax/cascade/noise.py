@@ -19,7 +19,7 @@ from show1_jax.errors import UserError
 from show1_jax.parallel import batch_sharding, put_batch
 
 Purpose = Literal["initial", "augmentation", "posterior", "step"]
-_PURPOSES: Final = get_args(Purpose)
+_DRAW_PURPOSES: Final = get_args(Purpose)
 
 
 class Draw(NamedTuple):
@@ -51,7 +51,7 @@ class SeededNoise:
 
     def __call__(self, draw: Draw, shape: tuple[int, ...]) -> Float32[Array, "b ..."]:
         """See `NoiseSource`."""
-        path = np.array([STAGES.index(draw.stage), draw.step, _PURPOSES.index(draw.purpose)], np.uint32)
+        path = np.array([STAGES.index(draw.stage), draw.step, _DRAW_PURPOSES.index(draw.purpose)], np.uint32)
         return _normal(self._seeds, path, shape, self._sharding)
 
 

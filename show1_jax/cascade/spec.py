@@ -156,6 +156,6 @@ class CascadeSpec:
                 raise UserError(f"stage {stage}: noise_level={level} must be at least 0 and below {levels}")
 
 
-def _size(sides: Sequence[int]) -> str:
+def _size_text(sides: Sequence[int]) -> str:
     height, width = sides
     return f"{width}x{height} (width x height)"

@@ -22,7 +22,7 @@ _STEPS: Final = (1, 10**9)
 _SHARE: Final = (0, 1)
 _BELOW_ONE: Final = (0, 0.999_999_999)
 _WEIGHT: Final = (0, 1e6)
-_EPSILON: Final = (1e-30, 1)
+_NORM_EPSILON: Final = (1e-30, 1)
 _AXIS: Final = (-1, 10**6)
 
 BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
@@ -62,8 +62,8 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "max_position_embeddings": (1, 65_536),
     "relative_attention_num_buckets": (4, 65_536),
     "relative_attention_max_distance": (1, 1_048_576),
-    "layer_norm_eps": _EPSILON,
-    "layer_norm_epsilon": _EPSILON,
+    "layer_norm_eps": _NORM_EPSILON,
+    "layer_norm_epsilon": _NORM_EPSILON,
     # caches of text states
     "num_captions": (1, 10**9),
     "positions": (1, 1024),

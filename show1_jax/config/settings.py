@@ -12,7 +12,7 @@ from show1_jax.errors import UserError, shown
 Remat = Literal["none", "dots", "full"]
 
 
-S = TypeVar("S", bound="Settings")
+SettingsType = TypeVar("S", bound="Settings")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not _is_of(field.type, value):
+            if not _has_type(field.type, value):
                 self._require(False, f"{field.name}={shown(value)} {_wanted(field.type)}")
             self._check_bounds(field.name, value)
 
@@ -44,7 +44,7 @@ class Settings:
         }
 
     @classmethod
-    def from_dict(cls: type[S], values: Any) -> S:
+    def from_dict(cls: type[SettingsType], values: Any) -> SettingsType:
         """Build from `to_dict`'s form.
 
         Raises:
@@ -88,7 +88,7 @@ def _plain_to_typed(kind: Any, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _is_of(kind: Any, value: Any) -> bool:
+def _has_type(kind: Any, value: Any) -> bool:
     """Return whether a value is of an annotated type, with a whole number for a float but no bool for a number."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -96,18 +96,20 @@ def _is_of(kind: Any, value: Any) -> bool:
     if origin is Literal:
         return isinstance(value, str) and value in arguments
     if origin in (Union, types.UnionType):
-        return any(_is_of(argument, value) for argument in arguments)
+        return any(_has_type(argument, value) for argument in arguments)
     if origin is tuple:
-        return isinstance(value, tuple) and all(_is_of(arguments[0], item) for item in value)
+        return isinstance(value, tuple) and all(_has_type(arguments[0], item) for item in value)
     if origin is dict:
         of_key, of_value = arguments
-        return isinstance(value, dict) and all(_is_of(of_key, k) and _is_of(of_value, v) for k, v in value.items())
+        return isinstance(value, dict) and all(
+            _has_type(of_key, k) and _has_type(of_value, v) for k, v in value.items()
+        )
     if kind in (bool, int, str, float):
         return type(value) is kind or (kind is float and type(value) is int)
     return isinstance(value, kind)
 
 
-_KINDS = {
+_TYPE_WORDS = {
     bool: ("true or false", "true or false"),
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
@@ -117,10 +119,10 @@ _KINDS = {
 """Types in words: of one value, and of those of a list."""
 
 
-_BY_NAME = ("settings by name",) * 2
+_SETTINGS_WORDS = ("settings by name",) * 2
 
 
-def _wanted(kind: Any) -> str:
+def _expected(kind: Any) -> str:
     """Return what a value of an annotated type must be, for the line that refuses another."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
@@ -128,7 +130,7 @@ def _wanted(kind: Any) -> str:
     if origin is tuple:
         return f"must be a list of {_KINDS.get(arguments[0], _BY_NAME)[1]}"
     alternatives = arguments if origin in (Union, types.UnionType) else (kind,)
-    return "must be " + " or ".join(_KINDS.get(each, _BY_NAME)[0] for each in alternatives)
+    return "must be " + " or ".join(_TYPE_WORDS.get(each, _SETTINGS_WORDS)[0] for each in alternatives)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -26,7 +26,7 @@ def _always(value: Any, settings: Fields) -> bool:
     return True
 
 
-def _at(*values: Any) -> Predicate:
+def _equal_to(*values: Any) -> Predicate:
     """One of these values, or null, which stands for a class's default."""
     return lambda value, settings: value is None or any(value == other for other in values)
 
@@ -43,7 +43,7 @@ def _empty(value: Any, settings: Fields) -> bool:
     return value is None or value in ({}, [], "")
 
 
-def _without(switch: str) -> Predicate:
+def _with_switch_off(switch: str) -> Predicate:
     """Whatever the value, as long as `switch` is off."""
     return lambda value, settings: not settings.get(switch)
 
@@ -91,7 +91,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         (DPM_SOLVER,),
         "final_sigmas_type",
-        _at("sigma_min"),
+        _equal_to("sigma_min"),
         "only 'sigma_min' ends the last step at timestep 0, as the original does; 'zero' ends it without any noise",
     ),
     Rule(
@@ -100,12 +100,14 @@ RULES: Final[tuple[Rule, ...]] = (
         _off,
         "only without it are the steps those of timestep_spacing",
     ),
-    Rule((DPM_SOLVER,), "flow_shift", _without("use_flow_sigmas"), "it shifts the steps of use_flow_sigmas alone"),
+    Rule(
+        (DPM_SOLVER,), "flow_shift", _with_switch_off("use_flow_sigmas"), "it shifts the steps of use_flow_sigmas alone"
+    ),
     Rule((DPM_SOLVER,), "use_dynamic_shifting", _off, "only without it are the steps the same for all sizes"),
     Rule(
         (DPM_SOLVER,),
         "time_shift_type",
-        _without("use_dynamic_shifting"),
+        _with_switch_off("use_dynamic_shifting"),
         "it says how use_dynamic_shifting shifts the steps",
     ),
     # Networks of diffusers
@@ -137,16 +139,16 @@ RULES: Final[tuple[Rule, ...]] = (
         lambda value, settings: value is None or settings.get("class_embed_type") is not None,
         "class_embed_type comes first: only without both is there no table of classes",
     ),
-    Rule((PIXEL_UNET,), "attention_type", _at("default"), "other values add GLIGEN's layers"),
+    Rule((PIXEL_UNET,), "attention_type", _equal_to("default"), "other values add GLIGEN's layers"),
     # Settings of Show-1's class, at the values that diffusers' class of the same name has without a setting.
     Rule((LATENT_UNET,), "addition_embed_type_num_heads", _always, "heads of addition_embed_type, which is refused"),
-    Rule((LATENT_UNET,), "conv_in_kernel conv_out_kernel", _at(3), "the class's only size"),
-    Rule((LATENT_UNET,), "flip_sin_to_cos use_linear_projection", _at(True), "what the class always does"),
+    Rule((LATENT_UNET,), "conv_in_kernel conv_out_kernel", _equal_to(3), "the class's only size"),
+    Rule((LATENT_UNET,), "flip_sin_to_cos use_linear_projection", _equal_to(True), "what the class always does"),
     Rule((LATENT_UNET,), "freq_shift", _zero, "the class's only value"),
-    Rule((LATENT_UNET,), "resnet_out_scale_factor", _at(1), "the class's only factor"),
-    Rule((LATENT_UNET,), "resnet_time_scale_shift attention_type", _at("default"), "the class's only kind"),
-    Rule((LATENT_UNET,), "time_embedding_type", _at("positional"), "the class's only kind"),
-    Rule((LATENT_UNET,), "transformer_layers_per_block", _at(1), "the class's only number"),
+    Rule((LATENT_UNET,), "resnet_out_scale_factor", _equal_to(1), "the class's only factor"),
+    Rule((LATENT_UNET,), "resnet_time_scale_shift attention_type", _equal_to("default"), "the class's only kind"),
+    Rule((LATENT_UNET,), "time_embedding_type", _equal_to("positional"), "the class's only kind"),
+    Rule((LATENT_UNET,), "transformer_layers_per_block", _equal_to(1), "the class's only number"),
     Rule((VAE,), "force_upcast", _always, "the type that a pipeline computes in; here it is a choice of the run"),
     Rule(
         (VAE,),

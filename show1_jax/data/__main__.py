@@ -6,7 +6,7 @@ of the text states of captions.
 
 import sys
 
-from show1_jax.terminal import end_at_once, leave
+from show1_jax.terminal import end_at_once, exit_process
 
 if __name__ == "__main__":
     end_at_once("data")  # Ctrl-C while the modules below are imported
@@ -187,4 +187,4 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    exit_process(main(sys.argv[1:]))

@@ -32,7 +32,7 @@ from show1_jax.data.records import RecordFile, Records, check_path, file_inside
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, check_target, new_folder, open_regular, read_json, user_path
 from show1_jax.parallel import MeshConfig, gather, make_mesh, platform_of, put_batch
-from show1_jax.progress import Bar, each
+from show1_jax.progress import Bar, track
 from show1_jax.runtime import compute_dtype
 from show1_jax.text.encoders import TEXT_ENCODERS, encoder_of_kind
 from show1_jax.text.encoding import encode_text_jit
@@ -184,10 +184,10 @@ def collect_captions(
     captions = _read_lines(file) if file is not None else set()
     if synthetic is not None:
         world = SyntheticWorld(synthetic, seed)
-        captions.update(each(map(world.caption, range(synthetic)), "reading captions", synthetic, unit=_UNIT))
+        captions.update(track(map(world.caption, range(synthetic)), "reading captions", synthetic, unit=_UNIT))
     if data is not None:
         videos = VideoSource.open(data)
-        captions.update(each(videos.captions(), "reading captions", len(videos), unit=_UNIT))
+        captions.update(track(videos.captions(), "reading captions", len(videos), unit=_UNIT))
     return captions
 
 

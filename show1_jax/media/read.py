@@ -19,7 +19,7 @@ from show1_jax.media.frames import even_indices, fit_frame
 from show1_jax.media.images import IMAGE_SUFFIXES, list_images, read_image
 from show1_jax.media.stage_files import load_stage
 from show1_jax.media.timeline import Timeline
-from show1_jax.progress import each
+from show1_jax.progress import track
 
 MAX_READ_BYTES: Final = 1 << 30
 """Limit for all frames that are kept in memory."""
@@ -108,7 +108,7 @@ def _read_container(path: Path, size: FrameSize, choose: ChooseFrames) -> tuple[
 
 
 def _with_progress(frames: Iterable[TimedFrame], path: Path, total: int | None) -> Iterator[TimedFrame]:
-    return each(frames, f"decoding {path.name}", total, leave=False, unit=" frames", delay=_PROGRESS_DELAY)
+    return track(frames, f"decoding {path.name}", total, leave=False, unit=" frames", delay=_PROGRESS_DELAY)
 
 
 def _converted(frames: Iterable[TimedFrame], chosen: Sequence[int]) -> Iterator[np.ndarray]:

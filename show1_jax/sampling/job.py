@@ -32,7 +32,7 @@ from show1_jax.media.contact_sheet import CONTACT_SHEET
 from show1_jax.media.read import read_video
 from show1_jax.media.stage_files import video_sha256
 from show1_jax.parallel import from_first_process, is_first_process
-from show1_jax.runtime import keep_compiled, memory_errors
+from show1_jax.runtime import enable_compilation_cache, memory_errors
 from show1_jax.sampling.dry_run import describe_memory
 from show1_jax.sampling.progress import StageBars
 from show1_jax.sampling.request import Request
@@ -59,7 +59,7 @@ def sample_videos(config: Config, request: Request) -> None:
             that are missing; output of another run in the way; a disk that is full or cannot be written. Whatever can
             be known beforehand is refused before anything is sampled or written.
     """
-    keep_compiled(config.compilation_cache)
+    enable_compilation_cache(config.compilation_cache)
     from_first_process(lambda: make_random_checkpoint(config))
     checkpoints = CheckpointSet.open(config.checkpoint)
     cascade = Cascade.of(checkpoints, config)
@@ -88,7 +88,7 @@ def sample_videos(config: Config, request: Request) -> None:
 
 def print_memory(config: Config, request: Request) -> None:
     """Print what memory each device would need for a request; see `show1_jax.sampling.dry_run.describe_memory`."""
-    keep_compiled(config.compilation_cache)
+    enable_compilation_cache(config.compilation_cache)
     for line in describe_memory(config, request):
         if is_first_process():
             print(line, flush=True)

@@ -32,7 +32,7 @@ from show1_jax.files import user_path
 from show1_jax.nn.init import initial_weight
 from show1_jax.nn.text_architecture import TextArchitecture
 from show1_jax.parallel.weights import Weights, to_state, to_weights
-from show1_jax.progress import each
+from show1_jax.progress import track
 from show1_jax.text.encoders import TEXT_ENCODERS, TextEncoder
 from show1_jax.text.encoding import encode_text
 from show1_jax.text.tokenizers import TextTokenizer, Tokens
@@ -147,7 +147,7 @@ def train_encoder(
     moments = optimizer.init(trained)
     rng = np.random.default_rng(0)
     accuracies = []
-    for _ in each(range(steps), encoder.component, steps):
+    for _ in track(range(steps), encoder.component, steps):
         trained, moments, accuracy = step(trained, moments, labelled.draw_batch(rng))
         accuracies.append(accuracy)
     return trained[0], float(np.mean(accuracies[-max(steps // 10, 1) :]))

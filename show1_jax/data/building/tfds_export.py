@@ -14,7 +14,7 @@ from show1_jax.data.names import one_line
 from show1_jax.errors import UserError
 from show1_jax.files import check_target, new_folder
 from show1_jax.media.write import write_mp4
-from show1_jax.progress import each
+from show1_jax.progress import track
 
 _NAME: Final = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
@@ -61,7 +61,7 @@ def export(name: str, out: Path, *, fps: float, split: str = "train", data_dir: 
     examples = tfds.as_numpy(dataset.as_dataset(split=split))
     with new_folder(out) as folder:
         total = dataset.info.splits[split].num_examples
-        for number, example in enumerate(each(examples, "exporting", total, unit=" videos")):
+        for number, example in enumerate(track(examples, "exporting", total, unit=" videos")):
             video = np.broadcast_to(example["video"], (*example["video"].shape[:3], 3))
             write_mp4(folder / f"{number:07}.mp4", video, fps)
             (folder / f"{number:07}.txt").write_text(_words(features[text], example[text]) + "\n", encoding="utf-8")

@@ -91,9 +91,9 @@ def evaluate(questions: Sequence[Question], make_videos: MakeVideos, batch_size:
 def sampled(config: Config, stage: Stage) -> MakeVideos:
     """Videos that the cascade samples, up to a stage. JAX is imported once it is known to be needed."""
     from show1_jax.cascade.cascade import Cascade
-    from show1_jax.runtime import keep_compiled, memory_errors
+    from show1_jax.runtime import enable_compilation_cache, memory_errors
 
-    keep_compiled(config.compilation_cache)
+    enable_compilation_cache(config.compilation_cache)
     cascade = Cascade.load(config.checkpoint, config)
     stages = (*stages_before(stage), stage)
     cascade.spec.check(stages)

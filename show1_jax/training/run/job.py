@@ -14,7 +14,7 @@ from show1_jax.config.training import TrainedStage
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder, write_bytes
 from show1_jax.parallel import all_devices, from_first_process
-from show1_jax.runtime import exact_float32, keep_compiled, memory_errors
+from show1_jax.runtime import exact_float32, enable_compilation_cache, memory_errors
 from show1_jax.sampling.job import make_random_checkpoint
 from show1_jax.training.dry_run import describe_training_memory, saved_activation_bytes
 from show1_jax.training.plan import Plan, make_plan
@@ -45,7 +45,7 @@ def train(
             raised before anything is written.
         SystemExit: a signal stopped the run; the state is saved.
     """
-    keep_compiled(config.compilation_cache)
+    enable_compilation_cache(config.compilation_cache)
     from_first_process(lambda: make_random_checkpoint(config))
     plan = make_plan(config, stage, all_devices()[0].platform)
     with contextlib.ExitStack() as stack:
