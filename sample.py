@@ -3,9 +3,9 @@
   python sample.py --config configs/demo.py --prompt "a panda eating bamboo"
   python sample.py --config configs/full.py --prompts prompts.txt --config.keyframes.num_steps=50
 
-Each video has a directory OUT/<prompt, seed, and a hash of both> with, of every stage, its exact result
-(n_STAGE.safetensors) and what to look at (.mp4, .gif), a contact_sheet.png of all stages, and run.json: what was
-asked for and how it was made. A video that is there already is skipped; anything else in its place is refused.
+Each video has a directory OUT/<prompt, seed, and a hash of both>. It contains the exact result of every stage
+(n_STAGE.safetensors), the same as .mp4 and .gif, a contact_sheet.png of all stages, and run.json with the request and
+the settings. A video that exists already is skipped; if anything else is in its place, it is refused.
 The stages: keyframes, interpolation, first_frame, superres_pixel, superres_latent.
 """
 
@@ -28,35 +28,42 @@ from show1_jax.sampling.request import Request, choose_prompts, choose_stages
 
 
 def define_flags() -> flags.FlagValues:
-    """The flags of this command; help texts start with the value's name."""
+    """Return the flags of this command; help texts start with the value's name."""
     values = cli.new_flags()
     text, number, toggle = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
-    flags.DEFINE_multi_string("prompt", [], "TEXT: what a video shows; may be repeated", flag_values=values)
+    flags.DEFINE_multi_string("prompt", [], "TEXT: the content of a video; may be repeated", flag_values=values)
     text(
         "prompts",
         None,
-        "FILE: .txt with a prompt a line, or .json, .jsonl, .csv, .tsv with prompt, negative, seed",
+        "FILE: .txt with one prompt a line, or .json, .jsonl, .csv, .tsv with prompt, negative, seed",
         flag_values=values,
     )
     number("videos_per_prompt", 1, "N: with seeds SEED, SEED + 1, ...", flag_values=values)
-    text("negative_prompt", None, "TEXT: what the video should not show", flag_values=values)
+    text("negative_prompt", None, "TEXT: content that the video should not show", flag_values=values)
     number("seed", None, "SEED: of each prompt's first video", flag_values=values)
-    text("checkpoint", None, "A,B: checkpoints or training runs; later ones' parts are taken", flag_values=values)
-    text("out", None, "DIR: where the videos' directories are", flag_values=values)
+    text("checkpoint", None, "A,B: checkpoints or training runs; later ones' parts are used", flag_values=values)
+    text("out", None, "DIR: parent of the videos' directories", flag_values=values)
     text("stages", None, "A,B: run these only", flag_values=values)
     text(
-        "from_stage", None, "STAGE: go on from what is saved of the stages before, or from --video", flag_values=values
+        "from_stage",
+        None,
+        "STAGE: resume from the saved results of the stages before, or from --video",
+        flag_values=values,
     )
     text("video", None, "PATH: your own video, for --from_stage", flag_values=values)
     number("batch_size", None, "N: videos that are sampled together", flag_values=values)
-    toggle("dry_run", False, "say what memory each device would need, and sample nothing", flag_values=values)
-    toggle("overwrite", False, "replace what another run left", flag_values=values)
+    toggle("dry_run", False, "print the memory that each device needs; sample nothing", flag_values=values)
+    toggle("overwrite", False, "replace the files of another run", flag_values=values)
     cli.define_process_flags(values)
     return values
 
 
 def sample(argv: Sequence[str]) -> None:
-    """Run the command line. JAX is imported once it is known to be right."""
+    """Run a command line; JAX is imported after the command line is checked.
+
+    Raises:
+        UserError: bad input, see `show1_jax.cli.run_command`.
+    """
     values = define_flags()
     settings = cli.read_command(values, argv, __doc__, ["negative_prompt", "seed", "checkpoint", "out"])
     if settings is None:
@@ -84,7 +91,7 @@ def sample(argv: Sequence[str]) -> None:
 
 
 def main() -> int:
-    """Run the command line of this process; returns its exit code."""
+    """Run the command line of this process and return its exit code."""
     return cli.run_command("sample", lambda: sample(sys.argv))
 
 

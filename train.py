@@ -5,9 +5,9 @@
   python train.py --config configs/full.py --stage keyframes --dry_run --devices 8,64,256
 
 The stages: keyframes, interpolation, first_frame, superres_pixel, superres_latent, autoencoder.
-The working directory gets checkpoints/, metrics.jsonl, tensorboard/, samples/ and config.json. The same command goes on
-from the last good checkpoint there. SIGTERM and Ctrl-C save first. `sample.py --checkpoint A,DIR` samples with what was
-trained in place of A's network.
+The run writes checkpoints/, metrics.jsonl, tensorboard/, samples/ and config.json to its working directory. The same
+command resumes from the newest intact checkpoint. SIGTERM and Ctrl-C save before the command ends.
+`sample.py --checkpoint A,DIR` samples with the trained network instead of A's.
 """
 
 import sys
@@ -29,22 +29,26 @@ from show1_jax.files import user_path
 
 
 def define_flags() -> flags.FlagValues:
-    """The flags of this command; help texts start with the value's name."""
+    """Return the flags of this command; help texts start with the value's name."""
     values = cli.new_flags()
     text, toggle = flags.DEFINE_string, flags.DEFINE_bool
-    text("stage", None, "STAGE: what is trained", flag_values=values)
-    text("workdir", None, "DIR: of this run; where one is already, it goes on", flag_values=values)
+    text("stage", None, "STAGE: the network to train", flag_values=values)
+    text("workdir", None, "DIR: of this run; a run that is there is resumed", flag_values=values)
     text("checkpoint", None, "A,B: text encoders and autoencoder, made by `python -m convert`", flag_values=values)
-    toggle("dry_run", False, "say what each device would need, and do nothing", flag_values=values)
-    text("devices", None, "N,M: how many, for --dry_run; otherwise those that are here", flag_values=values)
-    text("profile", None, "STEP:N: profile N steps from this one on, for TensorBoard", flag_values=values)
+    toggle("dry_run", False, "print the memory that each device needs; do not train", flag_values=values)
+    text("devices", None, "N,M: how many, for --dry_run; default: all devices here", flag_values=values)
+    text("profile", None, "STEP:N: profile N steps from STEP on, for TensorBoard", flag_values=values)
     text("wandb", None, "PROJECT: send the metrics there too; needs the extra `wandb`", flag_values=values)
     cli.define_process_flags(values)
     return values
 
 
 def train(argv: Sequence[str]) -> None:
-    """Run the command line. JAX is imported once it is known to be right."""
+    """Run a command line; JAX is imported after the command line is checked.
+
+    Raises:
+        UserError: bad input, see `show1_jax.cli.run_command`.
+    """
     values = define_flags()
     settings = cli.read_command(values, argv, __doc__, ["checkpoint"])
     if settings is None:
@@ -56,7 +60,7 @@ def train(argv: Sequence[str]) -> None:
         raise UserError("no --workdir; give the directory of this run")
     workdir = user_path(values.workdir or ".")
     if values.devices is not None and not values.dry_run:
-        raise UserError("--devices is for --dry_run; a run takes all devices that are here")
+        raise UserError("--devices is for --dry_run; a run uses all devices that are here")
     profile = _steps(values.profile)
     devices = _numbers(values.devices)
 
@@ -89,7 +93,7 @@ def _numbers(devices: str | None) -> tuple[int, ...]:
 
 
 def main() -> int:
-    """Run the command line of this process; returns its exit code."""
+    """Run the command line of this process and return its exit code."""
     return cli.run_command("train", lambda: train(sys.argv))
 
 

@@ -45,14 +45,14 @@ def run_command(program: str, command: Callable[[], None]) -> int:
                 return INTERRUPTED
             if not isinstance(error, UserError | OSError):
                 raise
-            print(f"{program}: {_one_line(error)}", file=sys.stderr)
+            print(f"{program}: {_error_line(error)}", file=sys.stderr)
             return BAD_INPUT
         return 0
 
 
 @contextlib.contextmanager
 def importing_jax(program: str) -> Iterator[None]:
-    """Import JAX, which takes seconds, for a block that imports modules that need it; Ctrl-C ends the process at once.
+    """Import JAX, which takes seconds, before a block that imports modules which need it; Ctrl-C ends the process.
 
     Raises:
         UserError: JAX is not installed, or an environment variable of JAX has an invalid value.
@@ -61,7 +61,9 @@ def importing_jax(program: str) -> Iterator[None]:
         try:
             import jax
         except Exception as error:
-            raise UserError(f"JAX does not start ({_one_line(error)}); correct its variable, or install it") from error
+            raise UserError(
+                f"JAX does not start ({_error_line(error)}); correct its variable, or install it"
+            ) from error
         for setting in ("jax_numpy_rank_promotion", "jax_transfer_guard"):
             jax.config.update(setting, "allow")  # a user who forbids them does so for other programs
         yield
@@ -135,7 +137,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
         near = difflib.get_close_matches(error.flagname, list(values), n=1, cutoff=0)
         raise UserError(f"there is no flag --{error.flagname}; did you mean --{near[0]}?") from None
     except flags.Error as error:
-        raise UserError(f"{_one_line(error)}; see --help") from None
+        raise UserError(f"{_error_line(error)}; see --help") from None
     if rest:
         raise UserError(f"{rest[0]!r} belongs to no flag; a prompt is given as --prompt {rest[0]!r}")
     return config
@@ -202,7 +204,7 @@ def _run_config_file(path: str) -> ConfigDict:
     try:
         config = runpy.run_path(str(file))["get_config"](*argument)
     except Exception as error:  # the user's Python may raise anything
-        raise UserError(f"the config {path} does not run ({_one_line(error)}); correct it") from error
+        raise UserError(f"the config {path} does not run ({_error_line(error)}); correct it") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config() of {path} must return an ml_collections.ConfigDict; correct it")
     return config

@@ -99,10 +99,10 @@ def denoising_step(
     network = network or _abstract(spec, stage)
     sampler = spec.sampler(stage)
     shapes = step_shapes(spec, stage, batch_size)
-    sample, text, channels = (_sharded(spec, shape) for shape in (shapes.sample, shapes.text, shapes.channels))
+    sample, text, channels = (_batch_sharded(spec, shape) for shape in (shapes.sample, shapes.text, shapes.channels))
     arguments = (
         network.weights,
-        jax.tree.map(lambda leaf: _sharded(spec, leaf), jax.eval_shape(sampler.init, shapes.sample)),
+        jax.tree.map(lambda leaf: _batch_sharded(spec, leaf), jax.eval_shape(sampler.init, shapes.sample)),
         sampler.coefficients(0),
         sample if sampler.takes_noise else None,
         sampler.timesteps[0],
@@ -118,7 +118,7 @@ def text_encoding(spec: CascadeSpec, component: str, batch_size: int = 1) -> Pro
     """Return the encoding of a batch of texts by a text encoder."""
     network = _abstract(spec, component)
     encoder = spec.text_encoder(component)
-    ids = _sharded(spec, jax.ShapeDtypeStruct((batch_size, encoder.length), jnp.int32))
+    ids = _batch_sharded(spec, jax.ShapeDtypeStruct((batch_size, encoder.length), jnp.int32))
     arguments = (encoder, network.graph, network.weights, Tokens(ids, ids), spec.config.text_padding)
     return Program(encode_text_jit, arguments, network.weights)
 
@@ -130,10 +130,10 @@ def streamed_text_encoding(spec: CascadeSpec, component: str, batch_size: int = 
     """
     architecture, length = spec.architecture(component), spec.text_encoder(component).length
     table, block = (_abstract(spec, component, path) for path in (EMBEDDING, block_path(0)))
-    ids = _sharded(spec, jax.ShapeDtypeStruct((batch_size, length), jnp.int32))
-    states = _sharded(spec, jax.ShapeDtypeStruct((batch_size, length, architecture.state_width), jnp.float32))
+    ids = _batch_sharded(spec, jax.ShapeDtypeStruct((batch_size, length), jnp.int32))
+    states = _batch_sharded(spec, jax.ShapeDtypeStruct((batch_size, length, architecture.state_width), jnp.float32))
     bias = jax.ShapeDtypeStruct((architecture.num_heads, length, length), jnp.float32)
-    mask = _sharded(spec, jax.ShapeDtypeStruct((batch_size, 1, length), jnp.bool_))
+    mask = _batch_sharded(spec, jax.ShapeDtypeStruct((batch_size, 1, length), jnp.bool_))
     return (
         Program(embed_tokens, (table.graph, table.weights, ids), table.weights),
         Program(run_block, (block.graph, block.weights, states, bias, mask), block.weights),
@@ -144,8 +144,8 @@ def autoencoder_programs(spec: CascadeSpec, stage: Stage, batch_size: int = 1) -
     """Return the encoding of a latent stage's input, and the decoding of its result."""
     network = _abstract(spec, AUTOENCODER)
     shape = step_shapes(spec, stage, batch_size).sample
-    latents = _sharded(spec, shape)
-    video = _sharded(spec, jax.ShapeDtypeStruct((*shape.shape[:2], *spec.sizes({})[stage], 3), shape.dtype))
+    latents = _batch_sharded(spec, shape)
+    video = _batch_sharded(spec, jax.ShapeDtypeStruct((*shape.shape[:2], *spec.sizes({})[stage], 3), shape.dtype))
     return (
         Program(encoder_program(network.graph, spec.mesh), (network.weights, video, latents), network.weights),
         Program(decoder_program(network.graph, spec.mesh), (network.weights, latents), network.weights),
@@ -156,7 +156,7 @@ def _abstract(spec: CascadeSpec, component: str, part: WeightPath = ()) -> Loade
     return abstract_network(spec.manifest.component(component), spec.mesh, spec.dtype, part)
 
 
-def _sharded(spec: CascadeSpec, leaf: jax.ShapeDtypeStruct | None) -> Any:
+def _batch_sharded(spec: CascadeSpec, leaf: jax.ShapeDtypeStruct | None) -> Any:
     if leaf is None:
         return None
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=batch_sharding(spec.mesh))

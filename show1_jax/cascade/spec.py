@@ -112,7 +112,9 @@ class CascadeSpec:
                 STAGE_TABLE[after].is_latent and stage in STAGE_TABLE[after].inputs for after in STAGE_TABLE
             )
             if not is_resized and video.shape[2:4] != sizes[stage]:
-                raise UserError(f"the video given for {stage} is {_size(video.shape[2:4])}, not {_size(sizes[stage])}")
+                raise UserError(
+                    f"the video given for {stage} is {_size_text(video.shape[2:4])}, not {_size_text(sizes[stage])}"
+                )
             if spec.num_frames(self.config) == 1 and spec.condition != "none" and video.shape[1] != 1:
                 raise UserError(f"the video given for {stage} has {video.shape[1]} frames; it must have one")
             if not np.isfinite(video).all():
@@ -129,7 +131,7 @@ class CascadeSpec:
             multiple = self.architecture(AUTOENCODER if STAGE_TABLE[stage].is_latent else stage).size_multiple
             if any(side % multiple for side in sizes[stage]):
                 raise UserError(
-                    f"stage {stage} cannot make {_size(sizes[stage])}: width and height must be multiples of "
+                    f"stage {stage} cannot make {_size_text(sizes[stage])}: width and height must be multiples of "
                     f"{multiple}; change the sizes in the config"
                 )
             self._check_schedule(stage)

@@ -1,7 +1,8 @@
 """The smallest and the largest value of every number in a config, a checkpoint or a run's record.
 
-They are wider than any real model and narrow enough that what passes is computed, refused by its size, or fails for
-want of memory in one line: nothing is built or allocated for a number that is a mistake or an attack.
+The ranges are wider than any real model needs. They are narrow enough that accepted settings can be computed, are
+refused because of their size, or fail with one line for lack of memory: no network is built and no memory allocated for
+a number that is a mistake or an attack.
 """
 
 from collections.abc import Mapping
@@ -9,11 +10,11 @@ from typing import Final
 
 MAX_SEED: Final = 2**32 - 1
 MAX_LEVELS: Final = 16
-"""Entries of a tuple with one number a level."""
+"""Most entries of a tuple with one number a level."""
 MAX_BLOCK_LAYERS: Final = 128
-"""Layers of all levels of a network, one way; the largest released network has 17."""
+"""Most layers of all levels of a network, in one direction (down or up); the largest released network has 17."""
 MAX_VIDEO_PIXELS: Final = 2**32
-"""Pixels of all frames of a video: 29 frames of 8K have a quarter of it."""
+"""Most pixels of all frames of a video: 29 frames of 8K have a quarter of them."""
 MAX_TIMESTEPS: Final = 100_000
 
 _CHANNELS: Final = (1, 65_536)
@@ -81,7 +82,7 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "strength": _SHARE,
     "memory_limit_gb": (0, 1e6),
     "seed": (0, MAX_SEED),
-    "keyframes_fps": (0.1, 50),  # what a GIF can show
+    "keyframes_fps": (0.1, 50),  # the highest rate of a GIF
     "fps": (0.1, 50),
     # meshes
     "data": _AXIS,
@@ -128,11 +129,19 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "num_failed": (0, 10**18),
     "processes": (1, 10**6),
 }
-"""By the name of the field, or by class and field where a class differs; both ends are allowed."""
+"""Smallest and largest allowed value by field name, or by class and field name where a class differs."""
 
 
 def bounds(cls: type, field: str) -> tuple[float, float]:
-    """Return the smallest and the largest value of a numeric field of a class of settings."""
+    """Return the smallest and the largest value of a numeric field.
+
+    Args:
+        cls: class of settings that has the field.
+        field: name of the field.
+
+    Raises:
+        KeyError: the field has no bounds.
+    """
     for base in cls.__mro__:
         if (found := BOUNDS.get(f"{base.__name__}.{field}")) is not None:
             return found

@@ -1,4 +1,4 @@
-"""A config file: the cascade's settings, and those of the commands `sample.py` and `train.py`."""
+"""Settings of a config file: the cascade's settings, and those of the commands `sample.py` and `train.py`."""
 
 import dataclasses
 from typing import Any
@@ -11,43 +11,43 @@ from show1_jax.files import user_path
 
 @dataclasses.dataclass(frozen=True)
 class OutputConfig(Settings):
-    """Frames a second of the mp4 and gif files, and of the clips that networks are trained on.
+    """Frames per second of the mp4 and gif files, and of the clips that networks are trained on.
 
-    In sampling they are how fast a video is shown; its frames are the same.
+    For sampled videos they set the playback speed only; the frames are the same.
     """
 
     keyframes_fps: float = 2.0
     fps: float = 8.0
-    """Of all stages after the keyframes."""
+    """Frames per second of all stages after the keyframes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(CascadeConfig):
-    """A config file: the cascade's settings, and what `sample.py` and `train.py` do with them."""
+    """Settings of a config file: the cascade's settings, and those of `sample.py` and `train.py`."""
 
     checkpoint: str = "checkpoints/show1"
-    """A checkpoint, or several, separated by commas, see `CheckpointSet.open`."""
+    """Path of a checkpoint, or paths of several, separated by commas; see `CheckpointSet.open`."""
     prompts: tuple[str, ...] = ()
-    """Sampled where the command line names none."""
+    """Prompts to sample if the command line has none."""
     seed: int = 345
     out: str = "outputs"
     output: OutputConfig = OutputConfig()
     compilation_cache: str = "~/.cache/show1_jax"
-    """Where compiled programs are kept, so that the next run starts at once; empty: nowhere."""
+    """Folder of the compilation cache, so that the next run starts without compiling; empty: no cache."""
     random_weights: bool = False
-    """Make a checkpoint with random weights from `architecture` and `schedulers` where there is none."""
+    """Create a checkpoint with random weights from `architecture` and `schedulers` if `checkpoint` does not exist."""
     architecture: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    """Of networks that are made here: for every component the fields of its architecture."""
+    """Fields of every component's architecture, for networks that are created rather than loaded."""
     schedulers: dict[str, dict[str, dict[str, Any]]] = dataclasses.field(default_factory=dict)
-    """Of networks that are made here: for every UNet its scheduler configs, by role, in diffusers' form."""
+    """Scheduler configs of every UNet by role, in diffusers' form, for networks that are created rather than loaded."""
     train: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
-    """Read by `train.py` alone."""
+    """Settings that only `train.py` reads."""
 
 
 def check_paths(config: Config) -> None:
-    """Refuse paths of a config that are none, such as buckets; those that may be unset are then empty.
+    """Refuse paths of a config that are not on a file system, such as buckets; an optional path may be empty.
 
-    The cache of compiled programs is no part of it: a run does without.
+    The compilation cache is not checked: a run works without it.
 
     Raises:
         UserError: see `user_path`.

@@ -1,4 +1,4 @@
-"""How the cascade is sampled: the settings of its stages, with the original's released values as defaults."""
+"""Sampling settings of the cascade and its stages, with the original's released values as defaults."""
 
 import dataclasses
 from typing import Final, Literal, NamedTuple, get_args
@@ -10,7 +10,7 @@ from show1_jax.errors import UserError
 Stage = Literal["keyframes", "interpolation", "first_frame", "superres_pixel", "superres_latent"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 AUTOENCODER: Final = "vae"
-"""The component of a checkpoint that maps pixels to latents and back; also its kind."""
+"""Name of the checkpoint component that maps pixels to latents and back; also its kind."""
 SamplerName = Literal["checkpoint", "ddpm", "dpm_solver++", "ddim"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Between = Literal["blend", "zeros"]
@@ -37,21 +37,21 @@ SAMPLER_CLASSES: Final[dict[str, SamplerClass]] = {
 
 @dataclasses.dataclass(frozen=True)
 class StageConfig(Settings):
-    """What all stages share."""
+    """Settings of every stage."""
 
     num_steps: int
-    """Denoising steps."""
+    """Number of denoising steps."""
     guidance_scale: float
-    """Classifier-free guidance; 1 or less samples from the prompt alone, at half the cost."""
+    """Scale of classifier-free guidance; 1 or less samples from the prompt alone, at half the cost."""
     sampler: SamplerName = "checkpoint"
-    """`checkpoint` takes the sampler of the checkpoint's scheduler; another one keeps its noise schedule."""
+    """`checkpoint` uses the sampler of the checkpoint's scheduler; any other sampler uses the same noise schedule."""
     use_negative_prompt: bool = False
-    """Guide away from the negative prompt; otherwise from the empty prompt."""
+    """Condition the unconditional branch of guidance on the negative prompt; otherwise on the empty prompt."""
 
 
 @dataclasses.dataclass(frozen=True)
 class KeyframesConfig(StageConfig):
-    """Stage 1: keyframes of the whole video, at 2 frames a second."""
+    """Stage 1: keyframes of the whole video, at 2 frames per second."""
 
     num_steps: int = 75
     guidance_scale: float = 9.0
@@ -62,15 +62,15 @@ class KeyframesConfig(StageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class InterpolationConfig(StageConfig):
-    """Stage 2: frames between each two keyframes."""
+    """Stage 2: frames between every two neighbouring keyframes."""
 
     num_steps: int = 75
     guidance_scale: float = 4.0
     num_between: int = 3
-    """New frames between two keyframes; the released network was trained for 3."""
+    """Number of new frames between two keyframes; the released network was trained for 3."""
     between: Between = "blend"
-    """What the network is told of these frames: the linear `blend` of the two keyframes, as the released network was
-    trained and is run, or the paper's `zeros`. A network is to be sampled as it was trained."""
+    """Frames that the network is conditioned on between the keyframes: a linear `blend` of the two keyframes, as the
+    released network is trained and sampled, or the paper's `zeros`. Sampling must use the setting of training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,22 +80,23 @@ class FirstFrameConfig(StageConfig):
     num_steps: int = 70
     guidance_scale: float = 4.0
     noise_level: int = 150
-    """Timestep up to which the upsampled frame is noised, and which the network is told."""
+    """Timestep up to which the upsampled frame is noised; the network is conditioned on it."""
     scale: int = 4
-    """Factor of both super-resolution stages over pixels."""
+    """Factor by which both pixel super-resolution stages enlarge height and width."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SuperresPixelConfig(StageConfig):
-    """Stage 3b: super-resolution of the video in windows; each starts from a finished frame."""
+    """Stage 3b: super-resolution of the video in windows; each is conditioned on a finished first frame."""
 
     num_steps: int = 125
     guidance_scale: float = 7.0
     noise_level: int = 250
-    """Timestep up to which the upsampled clip is noised, and which the network is told."""
+    """Timestep up to which the upsampled clip is noised; the network is conditioned on it."""
     window: int = 8
+    """Frames of a window."""
     stride: int = 7
-    """Frames between the starts of two windows; smaller than the window, so that they overlap."""
+    """Frames between the starts of two windows; less than `window`, so that windows overlap."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,13 +108,13 @@ class SuperresPixelConfig(StageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SuperresLatentConfig(StageConfig):
-    """Stage 4: the video, resized, noised in latent space and denoised again (SDEdit, arXiv 2108.01073)."""
+    """Stage 4: latent super-resolution; the resized video is noised and denoised (SDEdit, arXiv 2108.01073)."""
 
     num_steps: int = 50
     guidance_scale: float = 15.0
     use_negative_prompt: bool = True
     strength: float = 0.8
-    """Share of the steps that is run, from as noisy a start."""
+    """Share of the denoising steps that run, above 0 and at most 1: the last ones; the video is noised accordingly."""
     height: int = 320
     width: int = 576
 
@@ -124,14 +125,14 @@ class SuperresLatentConfig(StageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig(Settings):
-    """Sizes of the mesh's axes; one may be -1 and takes what the others leave."""
+    """Sizes of the axes of a device mesh; one of them may be -1, for all devices that the others leave."""
 
     data: int = -1
-    """Videos of a batch are spread over it."""
+    """Axis over which the videos of a batch are sharded."""
     fsdp: int = 1
-    """Weights are spread over it; so are the videos, where they divide."""
+    """Axis over which weights are sharded, and also the videos, if their number is divisible."""
     tensor: int = 1
-    """The channels of wide layers, and the heads of attention, are spread over it."""
+    """Axis over which the channels of wide layers and the heads of attention are sharded."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,17 +143,17 @@ class MeshConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class SamplingMeshConfig(MeshConfig):
-    """A mesh for sampling, which can spread one video: first its halves of guidance, then its rows."""
+    """A device mesh for sampling that can shard a single video: its branches of guidance, and its rows."""
 
     guidance: int = 1
-    """The two halves of guidance are spread over it: 1 or 2. A stage without guidance spreads rows in their place."""
+    """Axis of the two branches of guidance: 1 or 2. A stage without guidance shards rows over it."""
     height: int = 1
-    """The rows of every frame are spread over it."""
+    """Axis over which the rows of every frame are sharded."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CascadeConfig(Settings):
-    """All stages, and what they share."""
+    """Settings of all stages, and settings that they share."""
 
     keyframes: KeyframesConfig = KeyframesConfig()
     interpolation: InterpolationConfig = InterpolationConfig()
@@ -160,16 +161,16 @@ class CascadeConfig(Settings):
     superres_pixel: SuperresPixelConfig = SuperresPixelConfig()
     superres_latent: SuperresLatentConfig = SuperresLatentConfig()
     negative_prompt: str = "low resolution, blur"
-    """For the stages with `use_negative_prompt`, unless a prompt brings its own."""
+    """Negative prompt of the stages with `use_negative_prompt`, unless a prompt has its own."""
     text_padding: TextPadding = "encoded"
-    """What networks see after a text's last token, which no network masks: what the encoder gives there (`encoded`,
-    as the released networks were trained), or `zeros`. Training, caches of text states and sampling must agree."""
+    """Text states after a text's last token, which no network masks: the encoder's output (`encoded`, as in the
+    released networks' training), or `zeros`. Training, caches of text states and sampling must use the same."""
     mesh: SamplingMeshConfig = SamplingMeshConfig()
     precision: Precision = "auto"
-    """Of weights and activations; `auto` is bfloat16 on accelerators and float32 on CPUs."""
+    """Dtype of weights and activations; `auto` is bfloat16 on accelerators and float32 on CPUs."""
     memory_limit_gb: float = 0.0
-    """Of each device, in GiB: a stage that would need more runs the branches of guidance sequentially, the T5 encoder
-    its blocks. 0: no limit."""
+    """Memory limit of each device, in GiB. A stage that needs more runs the branches of guidance sequentially; a T5
+    encoder that needs more loads its blocks sequentially. 0: no limit."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -183,11 +184,11 @@ class CascadeConfig(Settings):
 
     @property
     def num_frames(self) -> int:
-        """Frames of a video after interpolation: 8 keyframes with 3 frames between each two give 29."""
+        """Number of frames after interpolation: 8 keyframes with 3 frames between every two give 29."""
         return (self.keyframes.num_frames - 1) * (self.interpolation.num_between + 1) + 1
 
     def stage(self, name: Stage) -> StageConfig:
-        """The settings of a stage by its name."""
+        """Return the settings of a stage."""
         config = getattr(self, name)
         assert isinstance(config, StageConfig)
         return config
@@ -196,8 +197,8 @@ class CascadeConfig(Settings):
         """Return the text of a stage's unconditional branch; None without guidance.
 
         Args:
-            stage: its name.
-            own: negative prompt that the prompt brings, in place of the config's.
+            stage: name of the stage.
+            own: negative prompt of the prompt itself, which replaces the config's.
         """
         config = self.stage(stage)
         if config.guidance_scale <= 1:
@@ -208,12 +209,12 @@ class CascadeConfig(Settings):
 
     @classmethod
     def parse_stages(cls, names: str) -> tuple[Stage, ...]:
-        """Stages from a comma-separated list, in the cascade's order.
+        """Return the stages of a comma-separated list, in the cascade's order.
 
         Raises:
-            UserError: a name is none of a stage.
+            UserError: a name is not the name of a stage.
         """
-        asked = {name.strip() for name in names.split(",") if name.strip()}
-        if unknown := sorted(asked - set(STAGES)):
+        chosen = {name.strip() for name in names.split(",") if name.strip()}
+        if unknown := sorted(chosen - set(STAGES)):
             raise UserError(f"no stage {', '.join(map(repr, unknown))}; the stages are {', '.join(STAGES)}")
-        return tuple(stage for stage in STAGES if stage in asked)
+        return tuple(stage for stage in STAGES if stage in chosen)

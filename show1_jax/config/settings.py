@@ -12,31 +12,31 @@ from show1_jax.errors import UserError, shown
 Remat = Literal["none", "dots", "full"]
 
 
-SettingsType = TypeVar("S", bound="Settings")
+SettingsType = TypeVar("SettingsType", bound="Settings")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Base of all settings: to and from the plain dictionaries that configs, checkpoints and run records hold.
+    """Base class of all settings, with conversion to and from the dictionaries of configs, checkpoints and run records.
 
-    Every field's type and every number's bounds (`show1_jax.config.bounds`) are checked when one is made.
+    The constructor checks every field's type and every number's bounds (`show1_jax.config.bounds`).
 
     Raises:
-        UserError: a field has a value of the wrong type, or a number outside its bounds.
+        UserError: a field has a value of a wrong type, or a number is outside its bounds.
     """
 
     __no_type_check__: ClassVar[bool] = True
-    """Runtime type checkers leave the constructors alone: these check their fields, in lines for users."""
+    """Turns runtime type checkers off for the constructors, which check their fields with errors for users."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not _has_type(field.type, value):
-                self._require(False, f"{field.name}={shown(value)} {_wanted(field.type)}")
+                self._require(False, f"{field.name}={shown(value)} {_expected(field.type)}")
             self._check_bounds(field.name, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field by name; tuples become lists, so that a trip through JSON changes nothing."""
+        """Return every field by name, with lists for tuples, so that writing and reading JSON changes nothing."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
             name: value.to_dict() if isinstance(value, Settings) else list(value) if isinstance(value, tuple) else value
@@ -45,11 +45,11 @@ class Settings:
 
     @classmethod
     def from_dict(cls: type[SettingsType], values: Any) -> SettingsType:
-        """Build from `to_dict`'s form.
+        """Return the settings of a dictionary in the form of `to_dict`.
 
         Raises:
-            UserError: it is no mapping; a field is unknown (the line has the nearest name) or missing, has a value of
-                the wrong type, or is a number outside its bounds.
+            UserError: the value is not a mapping; a field is unknown (the line has the nearest name) or missing, has a
+                value of a wrong type, or is a number outside its bounds.
         """
         if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
             raise UserError(f"{cls.__name__}: {shown(values)} must be settings by name")
@@ -74,13 +74,13 @@ class Settings:
             low, high = bounds(type(self), name)
             self._require(low <= value <= high, f"{name}={shown(value)} must be from {low:.12g} to {high:.12g}")
 
-    def _require(self, condition: bool, what: str) -> None:
+    def _require(self, condition: bool, problem: str) -> None:
         if not condition:
-            raise UserError(f"{type(self).__name__}: {what}")
+            raise UserError(f"{type(self).__name__}: {problem}")
 
 
 def _plain_to_typed(kind: Any, value: Any) -> Any:
-    """Convert what JSON and config files know to a field's type, where it can be; the rest is for the type check."""
+    """Convert a value of JSON or a config file to a field's type if possible; the type check refuses the others."""
     if isinstance(kind, type) and issubclass(kind, Settings):
         return value if isinstance(value, kind) else kind.from_dict(value)
     if kind is float and type(value) is int and abs(value) < 2**1000:  # a larger one overflows; its bounds refuse it
@@ -89,7 +89,7 @@ def _plain_to_typed(kind: Any, value: Any) -> Any:
 
 
 def _has_type(kind: Any, value: Any) -> bool:
-    """Return whether a value is of an annotated type, with a whole number for a float but no bool for a number."""
+    """Return whether a value has an annotated type; an int is accepted as a float, a bool is no number."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return True
@@ -116,25 +116,25 @@ _TYPE_WORDS = {
     str: ("a string", "strings"),
     types.NoneType: ("none", "none"),
 }
-"""Types in words: of one value, and of those of a list."""
+"""Words for types in errors: for one value, and for the values of a list."""
 
 
 _SETTINGS_WORDS = ("settings by name",) * 2
 
 
 def _expected(kind: Any) -> str:
-    """Return what a value of an annotated type must be, for the line that refuses another."""
+    """Return the words for an annotated type in the error that refuses another value."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return f"is none of {', '.join(map(repr, arguments))}"
     if origin is tuple:
-        return f"must be a list of {_KINDS.get(arguments[0], _BY_NAME)[1]}"
+        return f"must be a list of {_TYPE_WORDS.get(arguments[0], _SETTINGS_WORDS)[1]}"
     alternatives = arguments if origin in (Union, types.UnionType) else (kind,)
     return "must be " + " or ".join(_TYPE_WORDS.get(each, _SETTINGS_WORDS)[0] for each in alternatives)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one dictionary with dotted names."""
+    """Return nested settings as one dictionary with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}

@@ -1,11 +1,11 @@
-"""How the networks are trained: the settings of every stage, with the paper's values as defaults.
+"""Training settings of every stage, with the paper's values as defaults.
 
 The paper states steps and hardware (100 thousand steps of the keyframe network on 48 A100 of 40 GB in three days; 16
-of them for a day each for interpolation and first super-resolution), not batches and learning rates. Where it is
-silent, these are the published ones of the networks that stages start from: DeepFloyd IF's for pixels (model card of
-IF-I-XL: AdamW, 10 thousand steps of warm-up, half a cosine from 5e-5 to 5e-9, a tenth of the captions dropped), and
-those of ModelScope's authors for latents (the training config of their later VGen: 3e-5, a tenth dropped). Batches are
-ours: two clips for each of the paper's devices.
+A100 for one day each for interpolation and for the first super-resolution), but neither batch sizes nor learning rates.
+Values that it does not state are the published ones of the networks that the stages start from. For pixels these are
+DeepFloyd IF's (model card of IF-I-XL: AdamW, 10 thousand warm-up steps, half a cosine from 5e-5 to 5e-9, a tenth of the
+captions dropped). For latents they are ModelScope's (the training config of VGen, by the same authors: 3e-5, a tenth
+dropped). Batch sizes are our choice: two clips for each of the paper's devices.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ ReconstructionError = Literal["absolute", "squared"]
 
 
 def check_stage(name: str | None) -> TrainedStage:
-    """The stage of that name.
+    """Return the stage of a name, as given by `--stage`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such stage.
     """
     for stage in TRAINED_STAGES:
         if stage == name:
@@ -38,46 +38,46 @@ def check_stage(name: str | None) -> TrainedStage:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(Settings):
-    """AdamW (arXiv 1711.05101) or Muon, its learning rate over the steps, and the average of weights to sample from.
+    """AdamW (arXiv 1711.05101) or Muon, the learning rate over the steps, and the average of weights for sampling.
 
-    The learning rate rises from 0 over the warm-up, then stays, or falls by a half cosine or a line to its final share
-    at the last step.
+    The learning rate rises from 0 during the warm-up. Then it is constant, or falls along half a cosine or a line to
+    `final_share` of its highest value at the last step.
     """
 
     kind: OptimizerKind = "adamw"
-    """`muon` (arXiv 2502.16982) goes along all directions of a hidden matrix's gradient alike. Biases, norms, and the
-    first and the last convolution are Adam's, with Nesterov's momentum and without decay."""
+    """`muon` (arXiv 2502.16982) updates a hidden matrix equally along all directions of its gradient. Biases, norms and
+    the first and the last convolution use Adam, with Nesterov momentum and without weight decay."""
     learning_rate: float = 5e-5
     schedule: LearningRateSchedule = "cosine"
     warmup_steps: int = 10_000
     final_share: float = 1e-4
-    """The learning rate at the last step, as a share of the highest."""
+    """Learning rate at the last step, as a share of the highest learning rate."""
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.01
-    """Of weights with more than one axis: biases and norms are not decayed."""
+    """Decay of weights with more than one axis; biases and norms are not decayed."""
     clip_norm: float = 1.0
-    """Gradients longer than this, over all parameters, are scaled down to it; 0: never."""
+    """Largest norm of the gradient over all parameters; a longer gradient is scaled down to it. 0: no clipping."""
     ema_decay: float = 0.9999
-    """The average forgets 1 - this a step; while it is young it forgets faster, (1 + step) / (10 + step) is kept."""
+    """Decay of the average per step. In early steps it is at most (1 + step) / (10 + step)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StageTrainingConfig(Settings):
-    """What the training of all stages shares."""
+    """Training settings of every stage."""
 
     num_steps: int = 100_000
     batch_size: int = 32
-    """Clips a step, over all devices and processes."""
+    """Clips per step, over all devices and processes."""
     num_microbatches: int = 1
-    """A batch is run in so many parts, one after the other, whose gradients are added: the same step in less memory."""
+    """Number of parts of a batch that run sequentially; their gradients are added: the same step in less memory."""
     optimizer: OptimizerConfig = OptimizerConfig()
     init: str = ""
-    """Checkpoint to start from; empty: from scratch."""
+    """Checkpoint to start from; empty: random initial weights."""
     remat: Remat = "full"
-    """What the backward pass computes again, block by block: nothing (`none`), all but matrix products (`dots`), or
-    everything (`full`), from the most memory to the least."""
+    """Activations that the backward pass recomputes, block by block: `none`, all except matrix products (`dots`), or
+    all (`full`); `none` needs the most memory and `full` the least."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,14 +89,14 @@ class StageTrainingConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class DenoisingTrainingConfig(StageTrainingConfig):
-    """What the stages of the cascade share; all but the autoencoder."""
+    """Training settings of every stage except the autoencoder."""
 
     text_dropout: float = 0.1
-    """Share of clips that are trained without their caption, for classifier-free guidance (arXiv 2207.12598)."""
+    """Share of clips whose caption is replaced by the empty text, for classifier-free guidance (arXiv 2207.12598)."""
     num_timesteps: int = 1000
-    """The network is trained on timesteps 0 to this - 1."""
+    """Number of timesteps that the network is trained on: 0 to `num_timesteps` - 1."""
     num_bands: int = 10
-    """The loss is reported for so many equal bands of these timesteps."""
+    """Number of equal bands of these timesteps for which the loss is reported separately."""
     variational_weight: float = 0.001
     """Weight of the variational bound, for networks that predict a variance (arXiv 2102.09672, section 3.1)."""
 
@@ -110,78 +110,79 @@ class DenoisingTrainingConfig(StageTrainingConfig):
 
 @dataclasses.dataclass(frozen=True)
 class InterpolationTrainingConfig(DenoisingTrainingConfig):
-    """Stage 2 (section 3.4)."""
+    """Training settings of stage 2 (section 3.4)."""
 
     max_noise_level: int = 100
-    """The two end frames of the condition are noised up to a random timestep below this, which the network is not
-    told: conditioning augmentation (arXiv 2106.15282). The released network is sampled with clean ends. Ours: the
-    paper gives no level."""
+    """Upper limit of the random timestep up to which the two end frames of the condition are noised: conditioning
+    augmentation (arXiv 2106.15282). The network is not conditioned on this timestep. The released network is sampled
+    with clean end frames. The default is our choice: the paper states no level."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SuperresPixelTrainingConfig(DenoisingTrainingConfig):
-    """Both networks of stage 3 (section 3.5)."""
+    """Training settings of both networks of stage 3 (section 3.5)."""
 
     max_noise_level: int = 1000
-    """The low-resolution condition is noised up to a random timestep below this, which the network is told: all of
-    them, as the paper's, can be sampled at any level; fewer are learned sooner."""
+    """Upper limit of the random timestep up to which the low-resolution condition is noised. The network is conditioned
+    on this timestep. A network that is trained on all timesteps, as the paper's, can be sampled at any level; fewer are
+    learned in fewer steps."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SuperresLatentTrainingConfig(DenoisingTrainingConfig):
-    """Stage 4: an expert of the less noisy timesteps (section 3.6)."""
+    """Training settings of stage 4, an expert for the less noisy timesteps (section 3.6)."""
 
     num_timesteps: int = 900
     num_frames: int = 16
-    """The released network is sampled with 29."""
+    """Frames of a clip; the released network is sampled with 29."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=lambda: OptimizerConfig(learning_rate=3e-5))
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderTrainingConfig(StageTrainingConfig):
-    """The autoencoder of stage 4, on single frames; the released one was trained elsewhere (arXiv 2112.10752)."""
+    """Training settings of stage 4's autoencoder, on single frames; the released one is from arXiv 2112.10752."""
 
     error: ReconstructionError = "absolute"
-    """Of a pixel: `absolute`, as Latent Diffusion's, or `squared`, which does not let small things be overlooked."""
+    """Error of a pixel: `absolute`, as in Latent Diffusion, or `squared`, with which small objects are not lost."""
     kl_weight: float = 1e-6
-    """Weight of the latents' divergence from the unit Gaussian."""
+    """Weight of the KL divergence of the latents from the unit Gaussian."""
     decoder_only: bool = False
-    """Keep the encoder, and so the latents that other networks know, and better what is made of them. Needs `init`."""
+    """Train the decoder only: the encoder, and so the latents that other networks use, stay. Requires `init`."""
     height: int = 256
     width: int = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Settings):
-    """What the networks are trained on."""
+    """Training data."""
 
     name: DataName = "videos"
     """`videos`: a dataset of `python -m show1_jax.data build`; `synthetic`: the world of `show1_jax.data.synthetic`."""
     path: str = "datasets/videos"
-    """Of `videos`: the folder that was built."""
+    """For `videos`: folder of the dataset."""
     num_synthetic: int = 1_000_000
-    """Of `synthetic`: scenes before they repeat."""
+    """For `synthetic`: number of scenes before they repeat."""
     spread: float = 1.0
-    """Of `synthetic`: how far from the middle of their room things are put, as a share of it. Where little is left to
-    chance there is less to learn."""
+    """For `synthetic`: largest distance of objects from the middle of their free space, as a share of it. Scenes with
+    smaller values are less random, and so easier to learn."""
     pairs: float = 0.35
-    """Of `synthetic`: share of the clips that show two things."""
+    """For `synthetic`: share of the clips that show two objects."""
     num_validation: int = 64
-    """Clips that are kept from training, for the validation loss."""
+    """Clips that are used for the validation loss and not for training."""
     num_workers: int = 0
-    """Processes that read and decode, for each process of the job; 0: this one, in threads."""
+    """Processes that read and decode, for each process of the run; 0: threads of the process itself."""
     max_failed_share: float = 0.01
-    """The run stops once more than this share of the clips read cannot be decoded."""
+    """Share of read clips that cannot be decoded above which the run stops."""
     seed: int = 0
-    """Of the order and the choice of clips."""
+    """Seed of the order and the choice of clips."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig(Settings):
-    """Where the networks' text states come from."""
+    """Source of the networks' text states."""
 
     source: TextSourceName = "encoder"
-    """`encoder`: run frozen in every step; `cache`: read from what `python -m show1_jax.data encode_text` made."""
+    """`encoder`: the frozen text encoder runs in every step; `cache`: states of `python -m show1_jax.data encode_text`."""
     cache: str = ""
     """Folder of the cache."""
 
@@ -192,7 +193,7 @@ class TextConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig(Settings):
-    """All stages, and what they share."""
+    """Training settings of all stages, and settings that they share."""
 
     keyframes: DenoisingTrainingConfig = dataclasses.field(
         default_factory=lambda: DenoisingTrainingConfig(batch_size=96)
@@ -206,9 +207,9 @@ class TrainingConfig(Settings):
     text: TextConfig = TextConfig()
     mesh: MeshConfig = dataclasses.field(default_factory=lambda: MeshConfig(data=1, fsdp=-1))
     precision: Precision = "auto"
-    """Of activations; parameters, gradients and the optimiser are float32. `auto`: bfloat16 on accelerators."""
+    """Dtype of activations; parameters, gradients and optimiser are float32. `auto`: bfloat16 on accelerators."""
     seed: int = 0
-    """Of the initial weights and all noise."""
+    """Seed of the initial weights and all noise."""
     log_every: int = 50
     evaluate_every: int = 1000
     """Steps between validation losses; 0: never."""
@@ -216,12 +217,12 @@ class TrainingConfig(Settings):
     sample_every: int = 5000
     """Steps between sampled videos; 0: never."""
     keep: int = 3
-    """Checkpoints that are kept: the newest so many."""
+    """Number of newest checkpoints that are kept."""
     keep_every: int = 0
-    """Checkpoints of steps that this divides are kept as well; 0: none."""
+    """Checkpoints of steps that are multiples of this number are also kept; 0: none."""
 
     def stage(self, name: TrainedStage) -> StageTrainingConfig:
-        """The settings of a stage by its name."""
+        """Return the settings of a stage."""
         config = getattr(self, name)
         assert isinstance(config, StageTrainingConfig)
         return config

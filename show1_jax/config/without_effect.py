@@ -1,8 +1,8 @@
-"""Fields of released configuration files that change nothing, and why: one table for schedulers and networks.
+"""Fields of released configuration files that change nothing, with reasons: one table for schedulers and networks.
 
-Later releases of diffusers and transformers write fields that the original's releases (0.19.3 and 4.41.2) did not know,
-and files carry fields of other classes along. A field that no reader takes is passed over where a row says that its
-value has no effect, and refused by name anywhere else.
+Later releases of diffusers and transformers write fields that the original's releases (0.19.3 and 4.41.2) did not have,
+and files contain fields of other classes. A field that no reader uses is ignored if a row of the table states that its
+value has no effect; any other field is refused by name.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +27,7 @@ def _always(value: Any, settings: Fields) -> bool:
 
 
 def _equal_to(*values: Any) -> Predicate:
-    """One of these values, or null, which stands for a class's default."""
+    """Return a predicate that accepts some values, and null, which means a class's default."""
     return lambda value, settings: value is None or any(value == other for other in values)
 
 
@@ -44,24 +44,24 @@ def _empty(value: Any, settings: Fields) -> bool:
 
 
 def _with_switch_off(switch: str) -> Predicate:
-    """Whatever the value, as long as `switch` is off."""
+    """Return a predicate that accepts any value if the setting `switch` is off."""
     return lambda value, settings: not settings.get(switch)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """When some fields have no effect.
+    """A condition under which some fields have no effect.
 
     Attributes:
-        files: the kinds of files that it is about.
-        fields: their names, separated by blanks.
-        where: whether a value has no effect, given all settings of the file.
-        reason: why it has none there; the end of the line that refuses other values.
+        files: kinds of the files that have the fields.
+        fields: names of the fields, separated by blanks.
+        has_no_effect: returns true if a value has no effect, given all settings of the file.
+        reason: why such a value has no effect, or the effect of other values; it ends the error that refuses them.
     """
 
     files: tuple[str, ...]
     fields: str
-    where: Predicate
+    has_no_effect: Predicate
     reason: str
 
 
@@ -72,9 +72,9 @@ RULES: Final[tuple[Rule, ...]] = (
         "disable_corrector interpolation_type noise_sampler_seed original_inference_steps predict_x0 rho sigma_data "
         "sigma_max sigma_min sigma_schedule skip_prk_steps solver_p timestep_scaling timestep_type",
         _always,
-        "a setting of other schedulers, which `from_config` carries along",
+        "a setting of other schedulers, which `from_config` copies",
     ),
-    Rule(_SCHEDULERS, "rescale_betas_zero_snr", _off, "only without it is the noise schedule the one of its betas"),
+    Rule(_SCHEDULERS, "rescale_betas_zero_snr", _off, "it changes the noise schedule"),
     Rule(
         (DDPM, DDIM),
         "euler_at_final final_sigmas_type flow_shift time_shift_type use_beta_sigmas use_dynamic_shifting "
@@ -86,7 +86,7 @@ RULES: Final[tuple[Rule, ...]] = (
         (DPM_SOLVER,),
         "euler_at_final",
         lambda value, settings: _off(value, settings) or settings.get("solver_order") == 1,
-        "only without it (or with solver_order 1) is the last step of the order that solver_order gives it",
+        "it makes the last step first-order",
     ),
     Rule(
         (DPM_SOLVER,),
@@ -98,12 +98,12 @@ RULES: Final[tuple[Rule, ...]] = (
         (DPM_SOLVER,),
         "use_beta_sigmas use_exponential_sigmas use_flow_sigmas use_lu_lambdas",
         _off,
-        "only without it are the steps those of timestep_spacing",
+        "it replaces the steps of timestep_spacing",
     ),
     Rule(
         (DPM_SOLVER,), "flow_shift", _with_switch_off("use_flow_sigmas"), "it shifts the steps of use_flow_sigmas alone"
     ),
-    Rule((DPM_SOLVER,), "use_dynamic_shifting", _off, "only without it are the steps the same for all sizes"),
+    Rule((DPM_SOLVER,), "use_dynamic_shifting", _off, "it makes the steps depend on the size"),
     Rule(
         (DPM_SOLVER,),
         "time_shift_type",
@@ -116,10 +116,10 @@ RULES: Final[tuple[Rule, ...]] = (
         _NETWORKS,
         "decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup",
         _always,
-        "what EMAModel.save_pretrained leaves of a training's moving average",
+        "a setting of the training's moving average, which EMAModel.save_pretrained writes",
     ),
-    Rule(_NETWORKS, "dropout", _zero, "only without dropout is training the same"),
-    Rule((PIXEL_UNET,), "downsample_padding", _always, "resnets resample here; strided convolutions alone pad"),
+    Rule(_NETWORKS, "dropout", _zero, "it changes training"),
+    Rule((PIXEL_UNET,), "downsample_padding", _always, "resnets resample here; only strided convolutions are padded"),
     Rule(
         (PIXEL_UNET,),
         "dual_cross_attention reverse_transformer_layers_per_block transformer_layers_per_block upcast_attention "
@@ -137,26 +137,26 @@ RULES: Final[tuple[Rule, ...]] = (
         (PIXEL_UNET,),
         "num_class_embeds",
         lambda value, settings: value is None or settings.get("class_embed_type") is not None,
-        "class_embed_type comes first: only without both is there no table of classes",
+        "it adds a table of classes, unless class_embed_type is set",
     ),
     Rule((PIXEL_UNET,), "attention_type", _equal_to("default"), "other values add GLIGEN's layers"),
-    # Settings of Show-1's class, at the values that diffusers' class of the same name has without a setting.
+    # Settings of Show-1's class that diffusers' class of the same name fixes at these values.
     Rule((LATENT_UNET,), "addition_embed_type_num_heads", _always, "heads of addition_embed_type, which is refused"),
     Rule((LATENT_UNET,), "conv_in_kernel conv_out_kernel", _equal_to(3), "the class's only size"),
-    Rule((LATENT_UNET,), "flip_sin_to_cos use_linear_projection", _equal_to(True), "what the class always does"),
+    Rule((LATENT_UNET,), "flip_sin_to_cos use_linear_projection", _equal_to(True), "the class always does this"),
     Rule((LATENT_UNET,), "freq_shift", _zero, "the class's only value"),
     Rule((LATENT_UNET,), "resnet_out_scale_factor", _equal_to(1), "the class's only factor"),
     Rule((LATENT_UNET,), "resnet_time_scale_shift attention_type", _equal_to("default"), "the class's only kind"),
     Rule((LATENT_UNET,), "time_embedding_type", _equal_to("positional"), "the class's only kind"),
     Rule((LATENT_UNET,), "transformer_layers_per_block", _equal_to(1), "the class's only number"),
-    Rule((VAE,), "force_upcast", _always, "the type that a pipeline computes in; here it is a choice of the run"),
+    Rule((VAE,), "force_upcast", _always, "the type that a pipeline computes in; here it is a setting of the run"),
     Rule(
         (VAE,),
         "mid_block_add_attention use_post_quant_conv use_quant_conv",
         lambda value, settings: value is True,
-        "only with it are all layers there",
+        "only true keeps all layers",
     ),
-    Rule((VAE,), "shift_factor", _zero, "only without it is scaling_factor all that is done to latents"),
+    Rule((VAE,), "shift_factor", _zero, "only 0 leaves the latents unshifted"),
     # Text encoders
     Rule(
         _ENCODERS,
@@ -180,22 +180,26 @@ RULES: Final[tuple[Rule, ...]] = (
         _always,
         "about training; text encoders are not trained here",
     ),
-    Rule(_ENCODERS, "pruned_heads", _empty, "only without it are all heads there"),
+    Rule(_ENCODERS, "pruned_heads", _empty, "it removes attention heads"),
     Rule(
-        (T5,), "n_positions num_decoder_layers scale_decoder_outputs", _always, "about the decoder, or read by nobody"
+        (T5,),
+        "n_positions num_decoder_layers scale_decoder_outputs",
+        _always,
+        "about the decoder, or not read by any code",
     ),
     Rule((CLIP,), "projection_dim", _always, "about the projection behind the states"),
 )
 
 
 def refused_fields(kind: str, rest: Fields, settings: Fields) -> Iterator[str]:
-    """Say what is wrong with each field that has an effect, or is not known.
+    """Yield one error for each field that is unknown, or has a value with an effect.
 
-    Names that begin with an underscore are the libraries' own; null and false of an unknown field switch nothing on.
+    Names that begin with an underscore are internal to the libraries, and are ignored. An unknown field that is null or
+    false switches nothing on, and is ignored too.
 
     Args:
-        kind: of the file, e.g. `VAE` or a scheduler's class.
-        rest: the fields that no reader takes.
+        kind: kind of the file, e.g. `VAE`, or a scheduler's class.
+        rest: fields that no reader uses.
         settings: all fields of the file.
     """
     for name, value in sorted(rest.items()):
@@ -204,5 +208,5 @@ def refused_fields(kind: str, rest: Fields, settings: Fields) -> Iterator[str]:
         row = next((row for row in RULES if kind in row.files and name in row.fields.split()), None)
         if row is None and not _off(value, settings):
             yield f"{shown_name(name)} = {shown(value)} is not supported: of this field only null and false are"
-        elif row and not row.where(value, settings):
+        elif row and not row.has_no_effect(value, settings):
             yield f"{name} = {shown(value)} is not supported: {row.reason}"

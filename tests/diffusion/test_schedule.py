@@ -221,7 +221,7 @@ def test_a_setting_of_dpm_solver_without_effect_is_ignored(
     [
         ({"use_flow_sigmas": True, "flow_shift": 3.0}, "flow_shift = 3.0 is not supported: it shifts the steps of"),
         ({"use_dynamic_shifting": True, "time_shift_type": "exponential"}, "time_shift_type = 'exponential'"),
-        ({"solver_order": 2, "euler_at_final": True}, "euler_at_final = True is not supported: only without it"),
+        ({"solver_order": 2, "euler_at_final": True}, "euler_at_final = True is not supported: it makes the last step"),
         ({"final_sigmas_type": "zero"}, "only 'sigma_min' ends the last step at timestep 0"),
     ],
 )
