@@ -29,7 +29,7 @@ SETTINGS = ["seed", "keyframes.num_steps", "superres_latent.strength", "mesh.fsd
 
 
 def refusal(*arguments: str) -> str:
-    """The line with which a command line is refused before JAX is asked for anything."""
+    """Return the error of a command line that is refused before JAX is used."""
     with pytest.raises(UserError) as refused:
         sample.sample(["sample.py", *arguments])
     return str(refused.value)
@@ -167,14 +167,14 @@ def test_seeds_of_prompts(tmp_path: Path) -> None:
     assert [p.text for p in choose_prompts(config, [], None, 1)] == ["from the config"]
 
 
-def test_no_video_is_asked_for_twice() -> None:
+def test_no_video_is_requested_twice() -> None:
     with pytest.raises(UserError, match="'a' is asked for twice with seed 345"):
         choose_prompts(Config(), ["a", "a"], None, 1)
     with pytest.raises(UserError, match=f"seed {MAX_SEED + 1} is above"):
         choose_prompts(Config(seed=MAX_SEED), ["a"], None, 2)
 
 
-def test_stages_that_are_left() -> None:
+def test_choice_of_stages() -> None:
     assert choose_stages(None, None) == STAGES
     assert choose_stages(None, "superres_pixel") == STAGES[3:]
     assert choose_stages("interpolation, keyframes", None) == STAGES[:2]
@@ -220,7 +220,7 @@ def test_flags_come_in_any_order() -> None:
     assert (values.seed, values.prompt) == (3, ["a", "b"])
 
 
-def test_a_mistake_is_told_at_once_by_the_program_itself(tmp_path: Path) -> None:
+def test_a_mistake_is_reported_at_once_by_the_program_itself(tmp_path: Path) -> None:
     """Without importing JAX, which takes seconds: with 3 seconds for a busy machine."""
     command = [sys.executable, str(ROOT / "sample.py"), "--config", CONFIGS["demo"], "--config.keyframes.num_step=3"]
     start = time.monotonic()
@@ -254,12 +254,12 @@ def test_one_of_several_checkpoints_is_a_bucket() -> None:
 
 
 @pytest.mark.parametrize("flag", ["--out", "--prompts", "--video", "--config"])
-def test_no_home_for_a_path(flag: str) -> None:
+def test_a_path_without_a_home_directory_is_refused(flag: str) -> None:
     line = refusal("--config", CONFIGS["demo"], "--from_stage=interpolation", f"{flag}=~nobody-is-called-so/x.txt")
     assert "there is no home directory for ~" in line
 
 
-def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "own.py").write_text(
         "from ml_collections import *\ndef get_config(): return ConfigDict({'out': '~/v'})"

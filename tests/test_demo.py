@@ -1,4 +1,4 @@
-"""What ships is what the config says, and the README's first command gives the video that it asks for."""
+"""The shipped weights are those of the config, and the README's first command samples the video of its prompt."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ def test_shipped_weights_are_the_configs(config: Config) -> None:
         assert component.dtype == "float16"
 
 
-def test_the_first_command_shows_what_it_was_asked_for(tmp_path: Path) -> None:
+def test_the_first_command_shows_its_prompt(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     command = [sys.executable, "sample.py", "--config", "configs/demo.py", "--prompt", PROMPT]
     command += ["--out", str(tmp_path / "out"), f"--config.compilation_cache={tmp_path / 'compiled'}"]

@@ -1,4 +1,4 @@
-"""Paths of users, files of others, and folders that one process alone writes."""
+"""Paths from the user, untrusted files, and folders that only one process writes."""
 
 import fcntl
 import os
@@ -48,14 +48,14 @@ def test_a_folder_is_locked_until_its_process_ends(tmp_path: Path) -> None:
     assert (folder / "config.json").exists()
 
 
-def test_a_folder_that_nothing_was_written_in_is_not_left(tmp_path: Path) -> None:
+def test_a_locked_folder_that_stays_empty_is_removed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(UserError, match="bad settings"), locked_folder(folder):
         raise UserError("bad settings")
     assert not folder.exists()
 
 
-def test_what_another_process_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+def test_a_folder_that_another_process_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     out = tmp_path / "out"
     making = new_folder(out)
     making.__enter__()
@@ -81,7 +81,7 @@ def test_an_empty_folder_that_another_process_filled_meanwhile_is_not_replaced(t
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "theirs"]
 
 
-def test_a_place_is_taken_where_nothing_is_or_where_we_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_is_free_or_holds_our_own_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     check_target(out)
     out.mkdir()
@@ -101,12 +101,14 @@ def test_a_place_is_taken_where_nothing_is_or_where_we_were(tmp_path: Path, monk
         check_target(out)
 
 
-def test_a_path_that_cannot_be_looked_at_is_one_line() -> None:
+def test_a_path_that_cannot_be_accessed_is_one_line() -> None:
     with pytest.raises(UserError, match=r"cannot be accessed \(File name too long\)"):
         user_path("a" * 300)
 
 
-def test_a_path_of_a_user_has_his_home_and_no_bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_path_from_the_user_has_its_home_expanded_and_is_no_bucket(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert user_path("~/videos") == tmp_path / "videos"
     assert user_path("a~/b:c") == Path("a~/b:c")
@@ -118,7 +120,7 @@ def test_a_path_of_a_user_has_his_home_and_no_bucket(monkeypatch: pytest.MonkeyP
             user_path(no_path)
 
 
-def test_home_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_of_an_unknown_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="there is no home directory for ~"):
         user_path("~nobody-has-this-name/videos")
 
@@ -163,8 +165,10 @@ def test_any_text_is_json_or_is_not(text: str | bytes) -> None:
         parse_json(text)
 
 
-def test_a_lock_is_of_the_folder_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Although the one that was opened was removed by the process that had locked it."""
+def test_a_folder_that_was_removed_while_it_was_opened_is_locked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process, which had the lock, removes the folder between its opening and its locking."""
     folder, lock = tmp_path / "folder", fcntl.flock
     folder.mkdir()
 

@@ -1,7 +1,7 @@
 """The package's layout: imports point down one list of packages, no modules import each other, and folders are small.
 
-The graph is drawn from the sources. Imports inside functions and under TYPE_CHECKING count: they say as much about the
-order of the parts as the others, and a reader follows them as well. An import of a package is one of its `__init__`.
+The import graph is computed from the sources. Imports inside functions and under TYPE_CHECKING count too, since they
+show dependencies like the others. An import of a package is an import of its `__init__`.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""The launch files: they parse, their flags exist, and they do what is said when a job is stopped."""
+"""The launch files: they parse, their flags exist, and a stopped job saves and starts again."""
 
 import os
 import re
@@ -18,7 +18,7 @@ COMMAND = ["--config", "configs/full.py", "--stage", "keyframes", "--workdir", "
 
 
 def check_arguments(arguments: list[str]) -> None:
-    """Arguments that `train.py` knows."""
+    """Check that `train.py` has the flags of these arguments."""
     known = set(train.define_flags())
     names = [argument[2:].split("=")[0].split(".")[0] for argument in arguments if argument.startswith("--")]
     assert names, arguments
@@ -27,7 +27,7 @@ def check_arguments(arguments: list[str]) -> None:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """Stand-ins for the cluster's programs: each notes how it was called, and leaves with $STATUS."""
+    """Create replacements of the cluster's programs that record their arguments and exit with $STATUS."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("gcloud", "srun", "scontrol", "python"):
@@ -80,7 +80,7 @@ def test_slurm_runs_the_command(programs: Path) -> None:
 
 
 @pytest.mark.parametrize(("status", "queues_again"), [(0, False), (1, False), (2, False), (143, True)])
-def test_slurm_queues_again_what_was_stopped(programs: Path, status: int, queues_again: bool) -> None:
+def test_slurm_queues_a_stopped_job_again(programs: Path, status: int, queues_again: bool) -> None:
     (programs / "scontrol").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > "{programs}/scontrol.called"\n')
     done = run("slurm.sbatch", programs, WORKDIR="/shared/run", SLURM_JOB_ID="17", STATUS=str(status))
     assert done.returncode == status
@@ -101,7 +101,7 @@ def test_slurm_signals_the_processes_before_the_kill() -> None:
 
 
 @pytest.mark.parametrize(("script", "needed"), [("tpu_pod.sh", "TPU_NAME"), ("slurm.sbatch", "WORKDIR")])
-def test_scripts_say_what_is_missing(programs: Path, script: str, needed: str) -> None:
+def test_scripts_name_a_missing_variable(programs: Path, script: str, needed: str) -> None:
     done = run(script, programs)
     assert done.returncode != 0
     assert needed in done.stderr

@@ -1,4 +1,4 @@
-"""The one bar of all commands, as it stands in a log; the training run's is tested with its metrics."""
+"""The progress bar of all commands, in a log; the bar of a training run is tested with its metrics."""
 
 import re
 
@@ -11,7 +11,7 @@ from show1_jax.sampling.progress import StageBars
 
 @pytest.fixture(autouse=True)
 def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines come at once, not every half minute."""
+    """Print lines at once, not every half minute."""
     monkeypatch.setattr(progress, "_LOG_INTERVAL", 0.0)
 
 
@@ -23,7 +23,7 @@ def test_items_are_counted_as_they_are_used(capsys: pytest.CaptureFixture[str]) 
     assert re.fullmatch(r"reading: 100%\|#+\| 3/3 \[.*videos?/s\]", capsys.readouterr().err.splitlines()[-1])
 
 
-def test_a_stage_says_that_it_waits_and_then_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_shows_that_it_waits_and_then_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     bars = StageBars(["first_frame", "interpolation"])
     for done in (2, 3, 4):
         bars.step("first_frame", done, 4)
@@ -57,7 +57,7 @@ def test_speeds_are_of_the_steps_after_the_first(capsys: pytest.CaptureFixture[s
     assert re.search(r"3/4 \[00:00, 00:00 left, [\d.e+]+ frames/s, loss 2\]", capsys.readouterr().err.splitlines()[-1])
 
 
-def test_a_short_bar_that_is_not_left_stands_in_no_log(
+def test_a_short_bar_that_is_not_left_is_not_in_a_log(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "_LOG_INTERVAL", 30)

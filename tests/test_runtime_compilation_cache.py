@@ -1,4 +1,4 @@
-"""Compiled programs on the disk: kept for the next run, compiled again where they are damaged, not run if another's."""
+"""The compilation cache: programs are stored for the next run, and damaged or foreign ones are compiled again."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ def run(folder: Path | str, **variables: str) -> "subprocess.CompletedProcess[st
 
 
 def test_every_program_is_kept_and_damaged_or_exchanged_ones_are_compiled_again(tmp_path: Path) -> None:
-    """However fast it was to compile, so that the next start compiles nothing."""
+    """Also programs that compile fast are stored, so that the next start compiles nothing."""
     folder = tmp_path / "kept"
     assert (run(folder).stdout, run(folder).stderr) == (RIGHT, "")
     entries = sorted(folder.iterdir())
@@ -80,7 +80,7 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_in_place_of_a_refused_folder_none_is_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Not even the one that JAX was told of."""
+    """Also the folder of JAX's own setting is not used."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     refusal(Path("gs://bucket/kept"), capsys)
     assert jax.config.values["jax_compilation_cache_dir"] is None
@@ -103,7 +103,9 @@ def test_other_places_that_cannot_be_used(
 
 
 @given(st.binary(max_size=40), st.binary(min_size=1, max_size=40))
-def test_only_what_was_put_is_got(tmp_path_factory: pytest.TempPathFactory, value: bytes, other: bytes) -> None:
+def test_only_stored_programs_are_returned(
+    tmp_path_factory: pytest.TempPathFactory, value: bytes, other: bytes
+) -> None:
     store = ProgramStore(tmp_path_factory.mktemp("store"))
     assert store.get("key") is None
     store.put("key", value)
@@ -124,7 +126,7 @@ def test_a_program_that_others_could_have_written_is_not_read(tmp_path: Path) ->
     assert store.get("other") is None
 
 
-def test_an_entry_of_any_size_is_not_read(tmp_path: Path) -> None:
+def test_a_huge_entry_is_not_read(tmp_path: Path) -> None:
     store = ProgramStore(tmp_path)
     store.put("key", b"program")
     (entry,) = tmp_path.iterdir()
@@ -133,7 +135,7 @@ def test_an_entry_of_any_size_is_not_read(tmp_path: Path) -> None:
     assert not entry.exists()
 
 
-def test_a_full_disk_is_said_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_write_error_is_reported_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     store = ProgramStore(tmp_path / "missing")
     store.put("key", b"program")
     store.put("other", b"program")

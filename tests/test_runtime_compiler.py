@@ -42,7 +42,7 @@ def test_programs_for_accelerators_are_compiled_as_xla_would(platform: str) -> N
     assert runtime.compiler_options(platform) == {}
 
 
-def test_an_option_that_a_person_sets_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_option_that_the_user_sets_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     (name,) = runtime._OPTIONS["cpu"]
     monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to=x --{name}=")
     assert runtime.compiler_options("cpu") == {}
@@ -78,7 +78,7 @@ def test_steps_of_training_are_compiled_with_the_options(
     run.close()
 
 
-def test_a_network_program_is_the_same_for_all_who_ask(mesh: jax.sharding.Mesh) -> None:
+def test_equal_arguments_give_the_same_network_program(mesh: jax.sharding.Mesh) -> None:
     def scaled(factor: float, x: jax.Array, *, offset: float) -> jax.Array:
         return factor * x + offset
 

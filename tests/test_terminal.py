@@ -1,4 +1,4 @@
-"""Terminals that are not as one hopes: streams that take nothing, and Ctrl-C at any time."""
+"""Terminals: streams that cannot be written, and Ctrl-C at any time."""
 
 import io
 import os
@@ -20,7 +20,7 @@ EMOJI = "a \U0001f43c in a caf\u00e9"
 
 
 def command(body: str) -> list[str]:
-    """A program whose command has this body."""
+    """Return the arguments of a program that runs this body as a command."""
     work = textwrap.indent(textwrap.dedent(body), "    ")
     source = f"import os, sys, time\nfrom show1_jax.cli import run_command\ndef work():\n{work}\n"
     return [sys.executable, "-c", source + "sys.exit(run_command('sample', work))"]
@@ -63,7 +63,7 @@ def test_names_of_files_that_are_no_unicode_are_printed(capfd: pytest.CaptureFix
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 @pytest.mark.parametrize("flush", [True, False])
-def test_the_work_goes_on_where_nobody_reads(tmp_path: Path, stream: str, flush: bool) -> None:
+def test_a_command_continues_if_its_output_is_not_read(tmp_path: Path, stream: str, flush: bool) -> None:
     body = f"""
         for number in range(20_000):
             print(number, file=sys.{stream}, flush={flush})
@@ -82,8 +82,8 @@ def test_the_work_goes_on_where_nobody_reads(tmp_path: Path, stream: str, flush:
 
 
 @pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&- <&-", ">/dev/full", ">/dev/full 2>/dev/full"])
-def test_the_work_goes_on_without_streams(tmp_path: Path, streams: str) -> None:
-    """And no file that it opens becomes its stdout."""
+def test_a_command_continues_without_streams(tmp_path: Path, streams: str) -> None:
+    """No file that it opens becomes its stdout."""
     body = """
         file = open("done", "w")
         print("on stdout")
@@ -100,7 +100,7 @@ def test_the_work_goes_on_without_streams(tmp_path: Path, streams: str) -> None:
     assert (tmp_path / "done").read_text() == "done"
 
 
-def test_what_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_the_system_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / ("x" * 300)
     assert run_command("sample", lambda: path.touch()) == 2
     assert capsys.readouterr().err == (
@@ -109,7 +109,7 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.Capt
 
 
 def interrupt(process: "subprocess.Popen[str]", *lines: str, program: str = "sample") -> None:
-    """Send Ctrl-C once each of these lines was printed; the process then ends in one line."""
+    """Send Ctrl-C after each of these lines is printed; the process then ends with one line."""
     assert process.stdout is not None
     assert process.stderr is not None
     for line in lines:
@@ -122,7 +122,7 @@ def interrupt(process: "subprocess.Popen[str]", *lines: str, program: str = "sam
 
 @pytest.mark.parametrize("module", ["absl", "ml_collections", "jax", "jax.numpy", "flax"])
 def test_ctrl_c_while_modules_are_imported(tmp_path: Path, module: str) -> None:
-    """Even in a module that takes any exception for its own."""
+    """Also in a module that catches every exception."""
     if "." in module:
         (tmp_path / "jax").mkdir()
         (tmp_path / "jax" / "__init__.py").write_text("class config:\n    update = print")
@@ -145,7 +145,7 @@ def test_ctrl_c_while_modules_of_other_commands_are_imported(
     interrupt(start([sys.executable, *arguments], PYTHONPATH=str(tmp_path)), "here", program=program)
 
 
-def test_a_first_ctrl_c_tidies_up(tmp_path: Path) -> None:
+def test_a_first_ctrl_c_cleans_up(tmp_path: Path) -> None:
     body = """
         try:
             print("working", flush=True)
@@ -183,7 +183,7 @@ def test_a_second_ctrl_c_has_a_line_of_its_own_below_a_progress_bar() -> None:
 
 
 def test_a_ctrl_c_that_cannot_be_raised_is_raised_again() -> None:
-    """Where it comes, Python prints exceptions and goes on: in a callback of the garbage collector, for example."""
+    """In some places, e.g. a callback of the garbage collector, Python prints an exception and continues."""
     body = """
         class Slow:
             def __del__(self):
@@ -214,7 +214,7 @@ def test_a_second_ctrl_c_is_one_line_while_the_first_is_raised_again() -> None:
 
 
 def test_a_command_in_the_background_is_not_interrupted() -> None:
-    """A shell has it ignore Ctrl-C, which is meant for what runs in front."""
+    """A shell starts it with Ctrl-C ignored, which is for the command in the foreground."""
     body = """
         os.kill(os.getpid(), 2)
         print("done")
@@ -256,7 +256,7 @@ def test_jax_that_cannot_start_is_one_line(tmp_path: Path, name: str, value: str
 
 
 def test_processes_that_do_not_come_are_one_line() -> None:
-    """JAX itself would abort the process, with the addresses of its functions."""
+    """Without this check JAX would abort the process and print the addresses of its functions."""
     body = f"""
         from show1_jax.parallel import mesh
         mesh._JOIN_TIMEOUT_SECONDS, mesh._NOTICE_AFTER_SECONDS = 5, 1

@@ -20,7 +20,7 @@ FULL, TINY = str(ROOT / "configs/full.py"), str(ROOT / "tests/helpers/tiny_confi
 
 
 def refusal(*arguments: str) -> str:
-    """The line with which a command line is refused."""
+    """Return the error of a refused command line."""
     with pytest.raises(UserError) as refused:
         train.train(["train.py", *arguments])
     line = str(refused.value)
@@ -83,7 +83,7 @@ def test_bad_input(argument: str, said: str, tmp_path: Path) -> None:
         (["--config.keyframes.num_frames=9"], "the synthetic world's lasts 3.5 s"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(
+def test_settings_that_do_not_fit_are_refused_before_files_are_written(
     arguments: list[str], said: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
@@ -142,15 +142,15 @@ def sizes(text: str) -> dict[str, float]:
     return {name.strip(): float(size) for name, size in re.findall(r"^  (.{22}) *([\d.]+) GB$", text, re.M)}
 
 
-def test_a_dry_run_counts_what_lies_on_each_device(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_counts_the_memory_of_each_device(capsys: pytest.CaptureFixture[str]) -> None:
     with jax.numpy_dtype_promotion("standard"):  # for bfloat16 activations
         train.train(["train.py", "--config", TINY, "--stage=keyframes", "--dry_run", "--devices=1,8"])
     one, eight = capsys.readouterr().out.strip().split("keyframes on ")[1:]
     assert eight.startswith("8 devices, mesh data=1 x fsdp=8 x tensor=1")
-    alone, spread = sizes(one), sizes(eight)
+    alone, sharded = sizes(one), sizes(eight)
     assert alone["each device"] == pytest.approx(sum(alone.values()) - alone["each device"], abs=2e-3)
-    assert alone.keys() - {"activations, 8 clips"} == spread.keys() - {"activations, 1 clips"}
-    assert alone["activations, 8 clips"] == pytest.approx(8 * spread["activations, 1 clips"], abs=8e-3)
+    assert alone.keys() - {"activations, 8 clips"} == sharded.keys() - {"activations, 1 clips"}
+    assert alone["activations, 8 clips"] == pytest.approx(8 * sharded["activations, 1 clips"], abs=8e-3)
 
 
 def test_full_size_shapes_say_what_forty_gigabytes_hold() -> None:

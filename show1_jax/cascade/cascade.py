@@ -1,4 +1,4 @@
-"""The cascade: a checkpoint and settings in, prompts to videos."""
+"""The cascade: samples videos of prompts with the networks of a checkpoint."""
 
 import contextlib
 import functools
@@ -34,21 +34,21 @@ from show1_jax.text.tokenizers import TextTokenizer, Tokens
 
 HostVideo = Float32[np.ndarray, "b t h w c"]
 OnStageStep = Callable[[Stage, int, int], None]
-"""Called after every denoising step with the stage, the steps done and their total."""
+"""Function that is called after every denoising step with the stage, the number of finished steps and their total."""
 OnStage = Callable[[Stage, HostVideo], None]
-"""Called with every stage's result as soon as it is there."""
+"""Function that is called with every stage's result, as soon as the stage is finished."""
 
 
 @runtime_checkable
 class LoadNetwork(Protocol):
-    """Loads networks, as `CheckpointSet.load` does."""
+    """A function that loads networks, such as `CheckpointSet.load`."""
 
     def __call__(self, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
-        """Return a network, or the module at a path of it, with its weights on the devices of `mesh`."""
+        """Return a network, or its module at the path `part`, with weights on the devices of `mesh`."""
 
 
 class Cascade:
-    """Samples videos of prompts, stage by stage; the weights of one stage are on the devices at a time.
+    """The networks and settings that sample videos; one stage's weights are on the devices at a time.
 
     Attributes:
         spec: settings, architectures, mesh and dtype.
@@ -61,12 +61,12 @@ class Cascade:
     """
 
     def __init__(self, spec: CascadeSpec, load: LoadNetwork, tokenizer: Callable[[str], TextTokenizer]):
-        """Make a cascade; see `load` for one of a checkpoint.
+        """Create a cascade; `Cascade.load` creates one from a checkpoint.
 
         Args:
             spec: settings, architectures, mesh and dtype.
-            load: loads a component's network.
-            tokenizer: gives the tokenizer of a text encoder's component.
+            load: function that loads a component's network.
+            tokenizer: function that returns the tokenizer of a text encoder's component.
         """
         self.spec = spec
         self._load = load
@@ -79,16 +79,16 @@ class Cascade:
         config: CascadeConfig | None = None,
         devices: Sequence[jax.Device] | None = None,
     ) -> "Cascade":
-        """Open one or several checkpoints that `python -m convert` or `train.py` made.
+        """Open one or several checkpoints of `python -m convert` or `train.py`; weights are read stage by stage.
 
         Args:
-            checkpoint: its directory; of several, separated by commas, later ones' components replace earlier ones'. A
-                training run's working directory stands for its newest step. Weights are read stage by stage.
-            config: settings; if not given, those that the checkpoint records for its networks.
-            devices: to use; all if not given.
+            checkpoint: directory of a checkpoint, or several separated by commas: components of later ones replace
+                those of earlier ones. The working directory of a training run means its newest step.
+            config: settings; by default those that the checkpoint records for its networks.
+            devices: devices to use; all by default.
 
         Raises:
-            UserError: no checkpoint there, or settings that do not fit the devices.
+            UserError: there is no checkpoint, or the settings do not fit the devices.
         """
         checkpoints = CheckpointSet.open(checkpoint)
         return cls.of(checkpoints, config or recorded_config(checkpoints.manifest, str(checkpoint)), devices)
@@ -97,12 +97,12 @@ class Cascade:
     def of(
         cls, checkpoints: CheckpointSet, config: CascadeConfig, devices: Sequence[jax.Device] | None = None
     ) -> "Cascade":
-        """Return the cascade of opened checkpoints; see `load`."""
+        """Return the cascade of opened checkpoints; see `Cascade.load`."""
         spec = CascadeSpec.of(config, checkpoints.manifest, devices)
         return cls(spec, checkpoints.load, checkpoints.tokenizer)
 
     def with_config(self, config: CascadeConfig) -> "Cascade":
-        """Return a cascade of the same networks with other settings, on the same devices."""
+        """Return a cascade with the same networks and devices, and other settings."""
         spec = CascadeSpec.of(config, self.spec.manifest, list(self.spec.mesh.devices.flat))
         return type(self)(spec, self._load, self._tokenizer)
 
@@ -120,44 +120,44 @@ class Cascade:
         """Sample one video of each prompt, all in one batch.
 
         Args:
-            prompts: texts, or `Prompt`s with a negative prompt and a seed of their own.
-            seeds: of every video, 0 to 2^32 - 1; where a prompt has none and this is not given, 0, 1, ...
-            stages: which stages to run, in the cascade's order.
-            given: results of stages that are not run, (batch, time, height, width, 3) in [-1, 1], one a prompt.
-            noise: every Gaussian draw; from the seeds if not given.
+            prompts: texts, or `Prompt`s, which can have a negative prompt and a seed.
+            seeds: seed of every video, 0 to 2^32 - 1; by default 0, 1, ... The seed of a `Prompt` replaces it.
+            stages: stages to run, in any order; they run in the cascade's order.
+            given: results of stages that do not run, (batch, time, height, width, 3) in [-1, 1], one video per prompt.
+            noise: source of all Gaussian draws; by default they are drawn from the seeds.
             on_step: called after every denoising step.
             on_stage: called with every stage's result.
 
         Returns:
-            Each stage's videos, float32 (batch, time, height, width, 3) in about [-1, 1], not clamped;
-            `show1_jax.media.frames.to_uint8` makes frames of them.
+            The videos of each stage that ran, float32 (batch, time, height, width, 3) in about [-1, 1], not clamped;
+            `show1_jax.to_uint8` converts them to 8-bit frames.
 
         Raises:
-            UserError: an empty or too long prompt, stages that lack their input, sizes that a network cannot take, or
-                values that are not finite: the line names what gave them, of a stage its step.
+            UserError: a prompt is empty or too long, a stage lacks its input, a network does not support a size, or
+                values are not finite; the line then names their origin, e.g. the stage and its step.
         """
-        asked = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-        if not asked:
+        all_prompts = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+        if not all_prompts:
             raise UserError("no prompts; give at least one")
-        for prompt in asked:
+        for prompt in all_prompts:
             check_prompt(prompt.text)
             check_negative(self.spec.config.negative_prompt if prompt.negative is None else prompt.negative)
-        if seeds is not None and len(seeds) != len(asked):
-            raise UserError(f"{len(seeds)} seeds for {len(asked)} prompts; give one a prompt")
+        if seeds is not None and len(seeds) != len(all_prompts):
+            raise UserError(f"{len(seeds)} seeds for {len(all_prompts)} prompts; give one a prompt")
         chosen = tuple(stage for stage in STAGES if stage in stages)
         results = {stage: np.asarray(video, np.float32) for stage, video in (given or {}).items()}
         for stage, video in results.items():
-            if video.ndim != 5 or video.shape[0] != len(asked) or video.shape[-1] != 3 or not video.size:
-                wanted = f"({len(asked)} prompts, time, height, width, 3)"
+            if video.ndim != 5 or video.shape[0] != len(all_prompts) or video.shape[-1] != 3 or not video.size:
+                wanted = f"({len(all_prompts)} prompts, time, height, width, 3)"
                 raise UserError(f"the video given for {stage} has shape {video.shape}, not {wanted}")
         self.spec.check(chosen, results)
 
         mesh, dtype = self.spec.mesh, self.spec.dtype
-        padding = -len(asked) % mesh.shape["data"]
-        batch = asked + [asked[-1]] * padding
+        padding = -len(all_prompts) % mesh.shape["data"]
+        batch = all_prompts + [all_prompts[-1]] * padding
         numbers = [
             (number if seeds is None else seeds[number]) if prompt.seed is None else prompt.seed
-            for number, prompt in enumerate(asked)
+            for number, prompt in enumerate(all_prompts)
         ]
         noise = noise or SeededNoise(numbers + [numbers[-1]] * padding, mesh)
         videos = {stage: put_batch(_pad(video, padding), mesh) for stage, video in results.items()}
@@ -165,16 +165,19 @@ class Cascade:
         for stage in chosen:
             with exact_float32(dtype):
                 videos[stage] = self._run(stage, texts[stage], videos, noise, functools.partial(on_step, stage))
-            results[stage] = gather(videos[stage], mesh)[: len(asked)]
+            results[stage] = gather(videos[stage], mesh)[: len(all_prompts)]
             on_stage(stage, results[stage])
         return {stage: results[stage] for stage in chosen}
 
     @contextlib.contextmanager
     def network(self, component: str, part: WeightPath = ()) -> Iterator[LoadedNetwork]:
-        """Load a network, or the module at a path of it; its weights leave the devices when the block ends.
+        """Load a network, or its module at the path `part`; its weights are deleted when the block ends.
+
+        Yields:
+            The network, with its weights on the devices.
 
         Raises:
-            UserError: no such component, or its files are damaged.
+            UserError: there is no such component, or its files are damaged.
         """
         network = self._load(component, self.spec.mesh, self.spec.dtype, part)
         try:
@@ -187,14 +190,14 @@ class Cascade:
         """Encode batches of texts with a text encoder, which is loaded once.
 
         Args:
-            component: the text encoder, e.g. "text_t5".
-            batches: of texts, all of one size.
+            component: component of the text encoder, e.g. "text_t5".
+            batches: batches of texts, all of the same size.
 
         Returns:
-            The states of each batch, (texts, tokens, channels), padded as the settings say.
+            The states of each batch, (texts, tokens, channels), padded as the setting `text_padding` says.
 
         Raises:
-            UserError: no such component, its files are damaged, or the states are not finite.
+            UserError: there is no such component, its files are damaged, or the states are not finite.
         """
         spec, mesh, padding = self.spec, self.spec.mesh, self.spec.config.text_padding
         tokenizer, encoder = self._tokenizer(component), spec.text_encoder(component)
@@ -215,19 +218,19 @@ class Cascade:
     def encode_prompts(
         self, stages: Sequence[Stage], prompts: Sequence[str | Prompt]
     ) -> dict[Stage, Float[Array, "b _ _ _"]]:
-        """Encode prompts for some stages, each text encoder being loaded once.
+        """Encode prompts for some stages; each text encoder is loaded once.
 
         Returns:
-            For every stage the states of its negative prompts and its prompts, (videos, 2, tokens, channels); of its
-            prompts alone, (videos, 1, tokens, channels), where it has no guidance.
+            The states of the negative prompts and the prompts of every stage, (videos, 2, tokens, channels), in this
+            order. For a stage without guidance, the states of the prompts alone, (videos, 1, tokens, channels).
 
         Raises:
             UserError: see `encode_texts`.
         """
-        asked = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+        all_prompts = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
         states: dict[Stage, Float[Array, "b _ _ _"]] = {}
         for component, served in text_encoders(stages).items():
-            branches = {stage: self._branch_texts(stage, asked) for stage in served}
+            branches = {stage: self._branch_texts(stage, all_prompts) for stage in served}
             batches = list(dict.fromkeys(texts for branch in branches.values() for texts in branch))
             encoded = dict(zip(batches, self.encode_texts(component, batches), strict=True))
             for stage in served:
@@ -235,7 +238,7 @@ class Cascade:
         return states
 
     def _branch_texts(self, stage: Stage, prompts: Sequence[Prompt]) -> list[tuple[str, ...]]:
-        """The texts of the unconditional and the conditional branch; of the latter alone without guidance."""
+        """Return the texts of the unconditional and the conditional branch; without guidance only the latter."""
         positive = tuple(prompt.text for prompt in prompts)
         negative = [self.spec.config.negative_text(stage, prompt.negative) for prompt in prompts]
         guided = tuple(text for text in negative if text is not None)
@@ -269,5 +272,5 @@ class Cascade:
 
 
 def _pad(video: HostVideo, padding: int) -> Float32[np.ndarray, "b+{padding} t h w c"]:
-    """Repeat the last video, so that the batch divides over the devices."""
+    """Repeat the last video, so that the batch can be sharded over the devices."""
     return np.concatenate([video, *[video[-1:]] * padding])

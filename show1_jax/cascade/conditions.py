@@ -1,8 +1,8 @@
-"""Sampling of each stage (Show-1, section 3.2; the image network of the first frame is a stage of its own here).
+"""Sampling of each stage (Show-1, section 3.2; here the image network of the first frame is a separate stage).
 
-A function a row of `show1_jax.cascade.stages`, from the results of the stages before to its own: it makes the channels
-that its network is conditioned on, and leaves the sampling to `denoise`. Videos are (batch, time, height, width,
-channel) in about [-1, 1], never clamped between stages, as in the original.
+Every row of `show1_jax.cascade.stages` has one function. It takes the results of earlier stages, prepares the channels
+that the stage's network is conditioned on, calls `denoise`, and returns the stage's result. Videos are (batch, time,
+height, width, channel) in about [-1, 1], and are not clamped between stages, as in the original.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from show1_jax.nn.array_types import Video
 from show1_jax.parallel import check_finite, gather, put_batch
 
 StageVideo = Float32[Array, "b _ _ _ _"]
-"""The result of a stage, which has frames and sides of its own."""
+"""Result of a stage; frames, height and width differ between stages."""
 StageVideos = Mapping[Stage, StageVideo]
 
 
@@ -41,18 +41,18 @@ class StageContext:
     """The network, schedules, text and noise that a stage is sampled with.
 
     Attributes:
-        stage: its name.
-        network: its UNet, with weights on the devices.
-        scheduler: the noise schedule and sampler.
-        noising_scheduler: the schedule that noises the low-resolution condition, where the stage has one.
+        stage: name of the stage.
+        network: UNet of the stage, with weights on the devices.
+        scheduler: noise schedule and sampler.
+        noising_scheduler: schedule that noises the low-resolution condition; None if the stage has no such condition.
         text: states of negative prompt and prompt, or of the prompt alone.
-        noise: source of every draw.
-        mesh: of devices.
-        on_step: called after every denoising step with the steps done and their total over all windows.
+        noise: source of all draws.
+        mesh: mesh of the devices.
+        on_step: called after every denoising step with the number of finished steps and their total, over all windows.
         sequential_guidance: see `guided_output`.
-        codec: from pixels to latents and back, where the stage works on latents.
-        window: the number of this window among several, in words, for errors.
-        denoise: runs the sampler.
+        codec: autoencoder between pixels and latents; None if the stage works on pixels.
+        window: number of this window among several, as text for errors.
+        denoise: function that runs the sampler.
     """
 
     stage: Stage
@@ -79,7 +79,21 @@ class StageContext:
         windows_per_video: int = 1,
         strength: float = 1.0,
     ) -> Video:
-        """Sample from `start`. `windows_per_video` windows of each video lie side by side in its batch."""
+        """Run the stage's sampler.
+
+        Args:
+            config: settings of the stage.
+            start: noise or a noised video, (videos * windows_per_video, time, height, width, channel), with the windows
+                of a video next to each other.
+            step_noise: returns the noise of a step.
+            channels: channels that the network is conditioned on.
+            noise_level: timestep of the noise in `channels`.
+            windows_per_video: number of windows of every video in the batch.
+            strength: share of the steps that run.
+
+        Returns:
+            The clean videos or latents, in the shape of `start`.
+        """
         text = repeat(self.text, "b g n d -> (b v) g n d", v=windows_per_video)
         return self.denoise(
             self.network,
@@ -95,7 +109,7 @@ class StageContext:
         )
 
     def in_window(self, window: int, num_windows: int) -> "StageContext":
-        """Return the context of one of several windows that run sequentially; steps are counted over all of them."""
+        """Return the context of one of several windows that run sequentially; steps are counted over all windows."""
 
         def on_step(done: int, total: int) -> None:
             self.on_step(window * total + done, num_windows * total)
@@ -103,21 +117,21 @@ class StageContext:
         return dataclasses.replace(self, on_step=on_step, window=f", window {window + 1} of {num_windows}")
 
     def draw(self, purpose: Purpose, shape: tuple[int, ...], *, step: int = 0, window: int = 0) -> Video:
-        """Return the noise of one draw of this stage."""
+        """Return the noise of a draw of this stage; `shape` is (time, height, width, channel)."""
         return self.noise(Draw(self.stage, purpose, step, window), shape)
 
 
 @runtime_checkable
 class SampleStage(Protocol):
-    """Samples a stage."""
+    """A function that samples a stage."""
 
     def __call__(self, context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
         """Return the stage's result.
 
         Args:
-            context: of the stage.
+            context: context of the stage.
             config: settings of all stages.
-            videos: results of the stages that it needs.
+            videos: results of the stages that this stage needs.
         """
 
 
@@ -135,9 +149,15 @@ def sample_keyframes(context: StageContext, config: CascadeConfig, videos: Stage
 def interpolation_condition(
     keyframes: Video, num_between: int, between: Between = "blend"
 ) -> Float32[Array, "b*(t-1) {num_between}+2 h w c+1"]:
-    """Return the condition of every window between two keyframes: both with a filling, and a mask that is 1 at them.
+    """Return the condition of every window between two keyframes: the keyframes, frames between them, and a mask.
 
-    The released network was trained and is run with their linear blend between them; the paper (eq. 6) has zeros.
+    The mask is 1 at the keyframes and 0 between them. The released network is trained and sampled with a linear blend
+    of the two keyframes between them; the paper (eq. 6) has zeros.
+
+    Args:
+        keyframes: videos of keyframes.
+        num_between: number of frames between two keyframes.
+        between: `blend` or `zeros`, see `InterpolationConfig.between`.
     """
     share = np.linspace(0, 1, num_between + 2, dtype=np.float32)[:, None, None, None]
     is_end = np.isin(share, (0, 1)).astype(np.float32)
@@ -149,9 +169,10 @@ def interpolation_condition(
 
 
 def interpolate(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
-    """Sample stage 2: frames between the keyframes (section 3.4), all windows in one batch, since none needs another's.
+    """Sample stage 2: frames between the keyframes (section 3.4).
 
-    The frame that two windows share is the later window's, as in the original.
+    All windows are in one batch, since they are independent. A frame that two windows share is taken from the later
+    window, as in the original.
     """
     settings, keyframes = config.interpolation, videos["keyframes"]
     num_windows, (height, width) = keyframes.shape[1] - 1, keyframes.shape[2:4]
@@ -208,9 +229,10 @@ def superres_first_frame(context: StageContext, config: CascadeConfig, videos: S
 
 
 def superres_pixel(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
-    """Sample stage 3b: super-resolution in windows, each conditioned on its first frame, clean, of the window before.
+    """Sample stage 3b: super-resolution in windows; each is conditioned on a clean frame of the window before.
 
-    Windows overlap: a shared frame is the later window's, as in the original.
+    Windows overlap: this frame is the first one of the window, and is taken from the later window in the result, as in
+    the original.
     """
     settings, scale, low = config.superres_pixel, config.first_frame.scale, videos["interpolation"]
     starts = superres_starts(low.shape[1], settings.window, settings.stride)
@@ -234,13 +256,13 @@ def superres_pixel(context: StageContext, config: CascadeConfig, videos: StageVi
 
 
 def resize_for_latents(video: Video, height: int, width: int, mesh: Mesh) -> Float32[Array, "b t {height} {width} c"]:
-    """Resize 8-bit frames on the host by Pillow's bicubic filter, as the original does; the result is in [-1, 1]."""
+    """Resize 8-bit frames on the host with Pillow's bicubic filter, as the original does; the result is in [-1, 1]."""
     frames = to_uint8(gather(video, mesh))
     return put_batch(np.stack([from_uint8(resize_uint8(clip, height, width)) for clip in frames]), mesh)
 
 
 def superres_latent(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
-    """Sample stage 4: the resized video, noised up to `strength` in latent space and denoised (section 3.6; SDEdit)."""
+    """Sample stage 4: noise the latents of the resized video by `strength`, and denoise them (section 3.6; SDEdit)."""
     settings, codec = config.superres_latent, context.codec
     assert codec is not None
     video = resize_for_latents(videos["superres_pixel"], settings.height, settings.width, context.mesh)
@@ -267,4 +289,4 @@ SAMPLING: Final[dict[Stage, SampleStage]] = {
     "superres_pixel": superres_pixel,
     "superres_latent": superres_latent,
 }
-"""The function that samples each stage."""
+"""Function that samples each stage."""

@@ -1,4 +1,4 @@
-"""The engine of every stage: network, guidance and sampler step as one compiled program, run step by step."""
+"""The denoising loop of every stage; a step of network, guidance and sampler is one compiled program."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from show1_jax.parallel import batch_sharding, check_finite, constrain_batch
 from show1_jax.runtime import network_program
 
 OnStep = Callable[[int, int], None]
-"""Called with the number of steps done and their total."""
+"""Function that is called with the number of finished steps and their total."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Condition:
 
     Attributes:
         text: states of negative prompt and prompt, in this order, or of the prompt alone (no guidance).
-        channels: appended to the noisy sample's channels.
-        noise_level: of the low-resolution condition.
+        channels: channels that are appended to those of the noisy sample.
+        noise_level: timestep of the noise in the low-resolution condition.
     """
 
     text: Float[Array, "b g n d"]
@@ -50,11 +50,11 @@ def guided_output(
     *,
     sequential_guidance: bool = False,
 ) -> Float32[Array, "b t h w o"]:
-    """Return the network's guided output for a noisy sample; see `Condition` and `guide`. Pure.
+    """Return the network's guided output for a noisy sample; see `Condition` and `guide`. The function is pure.
 
-    The unconditional and the conditional branch lie side by side in the batch, so that a batch sharded over devices
-    stays where it is. With `sequential_guidance` one follows the other: nearly as fast on a busy device, in half of the
-    working memory.
+    The unconditional and the conditional branch of a video are next to each other in the batch, so that a sharded batch
+    is not moved between devices. With `sequential_guidance` the branches run sequentially: nearly as fast on a busy
+    device, with half of the working memory.
     """
     network = nnx.merge(graph, weights)
     assert isinstance(network, UNet)
@@ -88,9 +88,17 @@ def denoise_step(
     *inputs: Any,
     sequential_guidance: bool = False,
 ) -> SamplerState:
-    """Take one step of a stage: network, guidance and the sampler's update.
+    """Run one step of a stage: network, guidance and the sampler's update.
 
-    `inputs` are those of `guided_output` after the sample.
+    Args:
+        graph: structure of the network.
+        sampler: timesteps and coefficients.
+        weights: weights of the network.
+        state: the sampler's state before the step.
+        coefficients: the sampler's coefficients of the step.
+        noise: noise of the step, if the sampler takes it.
+        inputs: arguments of `guided_output` after the sample.
+        sequential_guidance: see `guided_output`.
     """
     output = guided_output(graph, weights, state.sample, *inputs, sequential_guidance=sequential_guidance)
     return jax.tree.map(constrain_batch, sampler.step(state, output, coefficients, noise))
@@ -99,13 +107,13 @@ def denoise_step(
 def step_program(
     graph: "nnx.GraphDef[nnx.Module]", sampler: Sampler, mesh: Mesh, sequential_guidance: bool = False
 ) -> Any:
-    """Return the compiled `denoise_step` of a network and a sampler; one program for all their steps."""
+    """Return the compiled `denoise_step` of a network and a sampler; one program serves all steps."""
     return network_program(denoise_step, mesh, graph, sampler, sequential_guidance=sequential_guidance)
 
 
 @runtime_checkable
 class Denoise(Protocol):
-    """Runs a sampler from its first timestep to its last, as `denoise` does."""
+    """A function that runs a sampler from its first timestep to its last, such as `denoise`."""
 
     def __call__(
         self,
@@ -121,7 +129,7 @@ class Denoise(Protocol):
         sequential_guidance: bool,
         name: str,
     ) -> Video:
-        """See `denoise`."""
+        """Run the sampler; see `denoise`."""
 
 
 def denoise(
@@ -142,20 +150,20 @@ def denoise(
     Args:
         network: a UNet with weights on the devices of `mesh`.
         sampler: timesteps and coefficients.
-        sample: the start: Gaussian noise, or a video noised to the sampler's first timestep.
+        sample: start of the sampler: Gaussian noise, or a video noised to the sampler's first timestep.
         condition: text, channels and noise level that the network is conditioned on.
-        guidance_scale: see `guide`; unused where `condition.text` holds the prompt alone.
-        step_noise: gives the noise of a step, by its number; called only where the sampler needs it.
-        mesh: of devices.
-        on_step: called after every step, when its result is there.
+        guidance_scale: see `guide`; unused if `condition.text` contains the prompt alone.
+        step_noise: returns the noise of a step, by its number; called only if the sampler needs it.
+        mesh: mesh of the devices.
+        on_step: called after every step, when its result is computed.
         sequential_guidance: see `guided_output`.
-        name: of the video that is sampled, for errors.
+        name: name of the sampling in errors.
 
     Returns:
-        The clean video or latents, as predicted; not clamped.
+        The predicted clean video or latents, not clamped.
 
     Raises:
-        UserError: a step gave values that are not finite; no step comes after it.
+        UserError: the result of a step is not finite; no more steps run.
     """
     program = step_program(network.graph, sampler, mesh, sequential_guidance)
     state = jax.device_put(sampler.init(sample), batch_sharding(mesh))

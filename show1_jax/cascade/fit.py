@@ -1,4 +1,4 @@
-"""Whether a component is the network of a stage: checked before a weight is read, for sampling and for training."""
+"""Checks that a component is the network of a stage, before weights are read, for sampling and for training."""
 
 from collections.abc import Iterator
 
@@ -11,14 +11,17 @@ from show1_jax.nn.text_architecture import TextArchitecture
 def network_problems(
     spec: StageSpec, record: Component, network: Architecture, encoder: Architecture, autoencoder: Architecture | None
 ) -> Iterator[str]:
-    """Say why a component is no network of a stage, although its weights fit its architecture; nothing if it is one.
+    """Yield the reasons why a component is not a network of a stage, although its weights fit its architecture.
 
     Args:
-        spec: of the stage.
-        record: of the component.
-        network: its architecture.
+        spec: row of the stage.
+        record: record of the component in the manifest.
+        network: architecture of the component.
         encoder: architecture of the stage's text encoder.
-        autoencoder: architecture of the autoencoder, where the stage works on latents.
+        autoencoder: architecture of the autoencoder; None if the stage works on pixels.
+
+    Yields:
+        Parts of an error, without the stage's name; none if the component is a network of the stage.
     """
     for role in spec.scheduler_roles:
         if role not in record.schedulers:
@@ -39,10 +42,10 @@ def network_problems(
 
 
 def unet_problems(spec: StageSpec, network: UNetConfig, channels: int) -> Iterator[str]:
-    """Say why a UNet is none of a stage whose noisy sample has so many channels; nothing if it is one."""
-    taken = channels + spec.condition_channels
-    if network.in_channels != taken:
-        yield f"in_channels={network.in_channels} of its network must be {taken}"
+    """Yield the reasons why a UNet does not fit a stage whose noisy sample has a number of channels."""
+    needed = channels + spec.condition_channels
+    if network.in_channels != needed:
+        yield f"in_channels={network.in_channels} of its network must be {needed}"
     if network.out_channels not in (channels, 2 * channels):
         given = f"out_channels={network.out_channels} of its network"
         yield f"{given} must be {channels}, or {2 * channels} with a variance"

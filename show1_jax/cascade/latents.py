@@ -1,4 +1,4 @@
-"""Between pixels and latents: the autoencoder of the latent stage, frame after frame, to bound memory."""
+"""Encoding and decoding of videos by the latent stage's autoencoder, frame by frame to limit memory."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,14 +19,14 @@ from show1_jax.runtime import network_program
 
 @runtime_checkable
 class LatentCodec(Protocol):
-    """Maps videos to scaled latents and back; `AutoencoderCodec` does it with a network."""
+    """A map from videos to scaled latents and back, such as `AutoencoderCodec`."""
 
     @property
     def architecture(self) -> VAEConfig:
-        """The autoencoder's."""
+        """Architecture of the autoencoder."""
 
     def encode(self, video: Video, noise: Latents) -> Latents:
-        """Sample scaled latents of a video in [-1, 1] from their posterior, with this Gaussian noise."""
+        """Sample scaled latents of a video in [-1, 1] from their posterior, with Gaussian noise."""
 
     def decode(self, latents: Latents) -> Video:
         """Return the video of scaled latents, in about [-1, 1]."""
@@ -41,24 +41,24 @@ class AutoencoderCodec:
         self._network, self._mesh = network, mesh
 
     def encode(self, video: Video, noise: Latents) -> Latents:
-        """See `LatentCodec`."""
+        """Sample scaled latents of a video; see `LatentCodec`."""
         latents: Latents = encoder_program(self._network.graph, self._mesh)(self._network.weights, video, noise)
         return latents
 
     def decode(self, latents: Latents) -> Video:
-        """See `LatentCodec`."""
+        """Return the video of scaled latents; see `LatentCodec`."""
         video: Video = decoder_program(self._network.graph, self._mesh)(self._network.weights, latents)
         return video
 
 
 def latent_shape(architecture: VAEConfig, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-    """Return the shape of the latents of a clip, (time, height, width, channels), from its frames and pixels."""
+    """Return the shape of the latents of a clip, (time, height, width, channels); height and width are in pixels."""
     side = architecture.size_multiple
     return num_frames, height // side, width // side, architecture.latent_channels
 
 
 def sample_latents(autoencoder: Autoencoder, video: Video, noise: Latents) -> Latents:
-    """Sample scaled latents of `video` from the posterior, by `noise`; pure."""
+    """Sample scaled latents of a video in [-1, 1] from their posterior, with Gaussian noise. The function is pure."""
 
     def encode_frame(arguments: tuple[Array, Array]) -> Array:
         frame, noise = arguments

@@ -1,4 +1,4 @@
-"""The memory that sampling needs of each device, as the compiler plans it, and how a limit on it is kept."""
+"""Device memory that sampling needs, as the compiler plans it, and the choices that keep it below a limit."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,12 +22,12 @@ GIB: Final = 2**30
 
 
 class MemoryNeed(NamedTuple):
-    """Bytes of one device while a part of the cascade runs.
+    """Memory of one device while a part of the cascade runs.
 
     Attributes:
-        weights: of all networks that are on the device then.
-        working: inputs, results, and intermediate arrays.
-        sequential_guidance: the two branches of guidance run one after the other.
+        weights: bytes of the weights of all networks that are on the device at that time.
+        working: bytes of inputs, results, and intermediate arrays.
+        sequential_guidance: the two branches of guidance run sequentially.
         is_streamed: a text encoder has the weights of one block at a time on the device.
     """
 
@@ -38,15 +38,15 @@ class MemoryNeed(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Weights and working memory."""
+        """Bytes of weights and working memory."""
         return self.weights + self.working
 
 
 def memory_needs(spec: CascadeSpec, stages: Sequence[Stage], batch_size: int = 1) -> Iterator[tuple[str, MemoryNeed]]:
-    """Yield the need of each part of the cascade by name: text encoders, stages, autoencoder.
+    """Yield the name and the need of each part of the cascade: text encoders, stages, autoencoder.
 
-    Every program is compiled, and kept in the compilation cache, where a run finds it. In bfloat16 the compiler for
-    CPUs plans far more than the one for GPUs.
+    Every program is compiled and stored in the compilation cache, from which a run loads it. In bfloat16 the compiler
+    for CPUs plans far more memory than the one for GPUs.
     """
     for component in text_encoders(stages):
         yield component, text_need(spec, component, batch_size)
@@ -61,10 +61,10 @@ def memory_needs(spec: CascadeSpec, stages: Sequence[Stage], batch_size: int = 1
 
 
 def text_need(spec: CascadeSpec, component: str, batch_size: int = 1) -> MemoryNeed:
-    """Return the need of a text encoder: block by block, if `memory_limit_gb` is too little for all."""
+    """Return the need of a text encoder; it runs block by block if the whole encoder exceeds `memory_limit_gb`."""
     program = text_encoding(spec, component, batch_size)
     can_stream = spec.text_encoder(component).streams
-    if not can_stream or weight_bytes(program) <= _limit_bytes(spec):  # else it need not be compiled
+    if not can_stream or weight_bytes(program) <= _limit_bytes(spec):  # otherwise the whole encoder is not compiled
         whole = _program_need(spec, program)
         if not can_stream or whole.total <= _limit_bytes(spec):
             return whole
@@ -78,7 +78,7 @@ def is_text_streamed(spec: CascadeSpec, component: str, batch_size: int) -> bool
 
 
 def stage_need(spec: CascadeSpec, stage: Stage, batch_size: int = 1) -> MemoryNeed:
-    """Return the need of a stage's steps: with sequential guidance, if `memory_limit_gb` is too little otherwise."""
+    """Return the need of a stage's steps; guidance is sequential if it would otherwise exceed `memory_limit_gb`."""
     row = STAGE_TABLE[stage]
     autoencoder = weight_bytes(autoencoder_programs(spec, stage)[0]) if row.is_latent else 0
 
@@ -92,7 +92,7 @@ def stage_need(spec: CascadeSpec, stage: Stage, batch_size: int = 1) -> MemoryNe
 
 
 def is_guidance_sequential(spec: CascadeSpec, stage: Stage, batch_size: int) -> bool:
-    """Return whether `memory_limit_gb` makes a stage run the two branches of guidance one after the other."""
+    """Return whether `memory_limit_gb` makes a stage run the two branches of guidance sequentially."""
     return spec.config.memory_limit_gb > 0 and stage_need(spec, stage, batch_size).sequential_guidance
 
 

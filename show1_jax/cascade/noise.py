@@ -1,6 +1,6 @@
-"""Gaussian draws that depend on nothing but the video's seed and what the draw is for.
+"""Gaussian draws that depend only on the video's seed and the draw's purpose.
 
-The same prompt and seed thus give the same video alone, in a batch, on another mesh, or resumed from a stage.
+So the same prompt and seed give the same video alone, in a batch, on another mesh, or resumed from a stage.
 """
 
 import functools
@@ -23,7 +23,10 @@ _DRAW_PURPOSES: Final = get_args(Purpose)
 
 
 class Draw(NamedTuple):
-    """What a draw is for: the sampler's start, noise on a low-resolution condition, the autoencoder, or a step."""
+    """Identity of a draw.
+
+    Its purpose is the sampler's start, noise on a low-resolution condition, the autoencoder's posterior, or a step.
+    """
 
     stage: Stage
     purpose: Purpose
@@ -33,24 +36,24 @@ class Draw(NamedTuple):
 
 @runtime_checkable
 class NoiseSource(Protocol):
-    """Gives standard Gaussian draws; `SeededNoise`, or a recorded run's draws to compare with another program."""
+    """A source of standard Gaussian draws: `SeededNoise`, or the draws of a recorded run for a comparison."""
 
     def __call__(self, draw: Draw, shape: tuple[int, ...]) -> Float32[Array, "b ..."]:
-        """The draw of `shape` (time, height, width, channel) for every video of the batch."""
+        """Return a draw of `shape` (time, height, width, channel) for every video of the batch."""
 
 
 class SeededNoise:
-    """Draws from each video's own seed. A stage's windows share their draws, as the original's do."""
+    """Draws from each video's seed. The windows of a stage share their draws, as in the original."""
 
     def __init__(self, seeds: Sequence[int], mesh: Mesh):
         for seed in seeds:
             if not 0 <= seed <= MAX_SEED:
-                raise UserError(f"seed {seed} is out of range; take 0 to {MAX_SEED}")
+                raise UserError(f"seed {seed} is out of range; use 0 to {MAX_SEED}")
         self._seeds = put_batch(np.array(seeds, np.uint32), mesh)
         self._sharding = batch_sharding(mesh)
 
     def __call__(self, draw: Draw, shape: tuple[int, ...]) -> Float32[Array, "b ..."]:
-        """See `NoiseSource`."""
+        """Return a draw for every video; see `NoiseSource`."""
         path = np.array([STAGES.index(draw.stage), draw.step, _DRAW_PURPOSES.index(draw.purpose)], np.uint32)
         return _normal(self._seeds, path, shape, self._sharding)
 
@@ -59,10 +62,10 @@ class SeededNoise:
 def _normal(
     seeds: UInt32[Array, " b"], path: UInt32[Array, "3"], shape: tuple[int, ...], sharding: NamedSharding
 ) -> Float32[Array, "b ..."]:
-    def of_one(seed: UInt32[Array, ""]) -> Float32[Array, "..."]:
+    def draw_one(seed: UInt32[Array, ""]) -> Float32[Array, "..."]:
         key = new_key(seed)
         for part in path:
             key = fold_in(key, part)
         return normal(key, shape)
 
-    return jax.lax.with_sharding_constraint(jax.vmap(of_one)(seeds), sharding)
+    return jax.lax.with_sharding_constraint(jax.vmap(draw_one)(seeds), sharding)

@@ -1,4 +1,4 @@
-"""The programs that sampling compiles, with the shapes of their arguments: sized, counted or timed without sampling."""
+"""Programs that sampling compiles, with the shapes of their arguments, to measure them without sampling."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,20 +24,25 @@ from show1_jax.text.tokenizers import Tokens
 
 
 class Program(NamedTuple):
-    """A jitted function and its arguments: arrays, or shapes with shardings."""
+    """A jitted function and its arguments.
+
+    Attributes:
+        function: jitted function.
+        arguments: arrays, or shapes with shardings.
+        weights: those of the arguments that are a network's weights.
+    """
 
     function: Any
     arguments: tuple[Any, ...]
     weights: Any
-    """The arguments that are a network's weights."""
 
     def trace(self) -> Any:
-        """Trace the function for these arguments; `.lower().compile()` does the rest."""
+        """Trace the function for the arguments; `.lower().compile()` compiles the result."""
         return self.function.trace(*self.arguments)
 
 
 class StepShapes(NamedTuple):
-    """The arrays of one denoising step; see `show1_jax.cascade.denoise.Condition`."""
+    """Shapes of the arrays of one denoising step; see `show1_jax.cascade.denoise.Condition`."""
 
     sample: jax.ShapeDtypeStruct
     text: jax.ShapeDtypeStruct
@@ -47,7 +52,7 @@ class StepShapes(NamedTuple):
 
 @contextmanager
 def as_sampled(spec: CascadeSpec) -> Iterator[None]:
-    """Trace programs in this block as `Cascade.sample` does."""
+    """Use the precision and the mesh of `Cascade.sample` for programs that are traced while the block lasts."""
     with exact_float32(spec.dtype), jax.set_mesh(spec.mesh):
         yield
 
@@ -91,9 +96,9 @@ def denoising_step(
 
     Args:
         spec: settings, mesh and architectures.
-        stage: its name.
-        batch_size: videos.
-        network: with its weights; their shapes if not given.
+        stage: name of the stage.
+        batch_size: number of videos.
+        network: network with its weights; by default their shapes are used.
         sequential_guidance: see `show1_jax.cascade.denoise.guided_output`.
     """
     network = network or _abstract(spec, stage)
@@ -124,9 +129,9 @@ def text_encoding(spec: CascadeSpec, component: str, batch_size: int = 1) -> Pro
 
 
 def streamed_text_encoding(spec: CascadeSpec, component: str, batch_size: int = 1) -> tuple[Program, Program]:
-    """Return the two large parts of a text encoder that runs block by block: the table of tokens and the first block.
+    """Return the two large programs of a text encoder that runs block by block: the embedding and the first block.
 
-    The other blocks are as large, but for a table of positions.
+    The other blocks have the same size, but no table of relative positions.
     """
     architecture, length = spec.architecture(component), spec.text_encoder(component).length
     table, block = (_abstract(spec, component, path) for path in (EMBEDDING, block_path(0)))

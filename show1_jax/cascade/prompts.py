@@ -1,4 +1,4 @@
-"""Prompts, and names of files from prompts. Files of prompts are read by `show1_jax.sampling.prompt_files`."""
+"""Prompts and their checks, and file names of prompts. `show1_jax.sampling.prompt_files` reads files of prompts."""
 
 import hashlib
 import re
@@ -9,13 +9,13 @@ from typing import Final
 from show1_jax.errors import UserError
 
 MAX_PROMPT_LENGTH: Final = 10_000
-"""In characters. The text encoders see the first 77 tokens, which have a few hundred."""
+"""Characters of the longest prompt. The text encoders read the first 77 tokens, which have a few hundred characters."""
 _SLUG_LENGTH: Final = 40
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one video is asked for; None leaves the negative prompt or the seed to the config."""
+    """Prompt of one video; a negative prompt or a seed of None is taken from the config."""
 
     text: str
     negative: str | None = None
@@ -23,27 +23,27 @@ class Prompt:
 
 
 def check_prompt(text: str) -> str:
-    """Return a prompt as it is, once it is known to be one.
+    """Return a prompt unchanged, or refuse it.
 
     Raises:
-      UserError: it is empty or only white space, too long, or holds bytes that were no text (lone surrogates).
+        UserError: it is empty or only white space, too long, or contains bytes that are not text (lone surrogates).
     """
     if not text.strip():
-        raise UserError("the prompt is empty; say what the video should show")
+        raise UserError("the prompt is empty; describe the video")
     return _check_text(text, "prompt")
 
 
 def check_negative(text: str) -> str:
-    """Return a negative prompt as it is, once it is known to be one; it may be empty.
+    """Return a negative prompt unchanged, or refuse it; it may be empty.
 
     Raises:
-      UserError: as `check_prompt`.
+        UserError: it is too long, or contains bytes that are not text (lone surrogates).
     """
     return _check_text(text, "negative prompt")
 
 
 def slug(prompt: str, seed: int) -> str:
-    """A part of a file name for a prompt and seed: the prompt's first words, the seed, and a hash of both.
+    """Return a part of a file name for a prompt and seed: the prompt's first words, the seed, and a hash of both.
 
     It matches `[a-z0-9]+(-[a-z0-9]+)*` and, for seeds up to 2^32 - 1, has at most 60 characters.
     """
@@ -53,10 +53,10 @@ def slug(prompt: str, seed: int) -> str:
     return f"{words}-{abs(seed)}-{digest}"
 
 
-def _check_text(text: str, what: str) -> str:
+def _check_text(text: str, name: str) -> str:
     if len(text) > MAX_PROMPT_LENGTH:
         raise UserError(
-            f"the {what} {text[:40]!a}... has {len(text):,} characters, more than {MAX_PROMPT_LENGTH:,}; shorten it: "
+            f"the {name} {text[:40]!a}... has {len(text):,} characters, more than {MAX_PROMPT_LENGTH:,}; shorten it: "
             "the text encoders see its first 77 tokens"
         )
     if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):

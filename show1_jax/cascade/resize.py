@@ -1,4 +1,4 @@
-"""Resizing that is part of the cascade's numbers."""
+"""Resizing between stages, with the numbers of the original."""
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,9 @@ def _bilinear_weights(size: int, new_size: int) -> Float32[np.ndarray, "new old"
 def resize_bilinear(
     video: Float32[Array, "b t h w c"], height: int, width: int
 ) -> Float32[Array, "b t {height} {width} c"]:
-    """Resize every frame bilinearly with aligned corners: first and last pixels stay first and last pixels.
+    """Resize every frame bilinearly with aligned corners: the first and last pixels keep their values.
 
-    PyTorch's `interpolate(mode="bilinear", align_corners=True)`, which the original upsamples with.
+    This is PyTorch's `interpolate(mode="bilinear", align_corners=True)`, which the original uses for upsampling.
     """
     return jnp.einsum(
         "bthwc,Hh,Ww->btHWc",

@@ -1,4 +1,4 @@
-"""A cascade before a weight is read: settings, architectures, schedules, samplers, sizes, and their checks."""
+"""Facts about a cascade before weights are read: settings, architectures, schedules, samplers, sizes, and checks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ class CascadeSpec:
     """A cascade without its weights.
 
     Attributes:
-        config: its settings.
-        manifest: components of its checkpoint, or of one that a config describes.
-        mesh: of the devices that it runs on.
-        dtype: of weights and activations.
+        config: settings of the cascade.
+        manifest: components of a checkpoint, or of a checkpoint that a config describes.
+        mesh: mesh of the devices that the cascade runs on.
+        dtype: dtype of weights and activations.
     """
 
     config: CascadeConfig
@@ -42,7 +42,7 @@ class CascadeSpec:
     def of(
         cls, config: CascadeConfig, manifest: Manifest, devices: Sequence[jax.Device] | None = None
     ) -> "CascadeSpec":
-        """Return the cascade of a config and a manifest on some devices; on all devices if none are given.
+        """Return the spec of a config and a manifest on some devices, by default on all devices.
 
         Raises:
             UserError: the config's mesh does not fit the devices.
@@ -62,23 +62,23 @@ class CascadeSpec:
         """Return the row of a text encoder's component.
 
         Raises:
-            UserError: there is no such component, or it is no text encoder.
+            UserError: there is no such component, or it is not a text encoder.
         """
         return encoder_of_kind(self.manifest.component(component).kind)
 
     def scheduler(self, stage: Stage) -> SchedulerConfig:
-        """Return the noise schedule and sampler of a stage: the checkpoint's, or with another sampler."""
+        """Return the noise schedule and sampler of a stage: the checkpoint's schedule, with the config's sampler."""
         released = SchedulerConfig.from_json(self.manifest.component(stage).schedulers["scheduler"])
         name = self.config.stage(stage).sampler
         return released if name == "checkpoint" else released.with_sampler(name)
 
     def noising_scheduler(self, stage: Stage) -> SchedulerConfig | None:
-        """Return the schedule that noises the condition of a stage, or None."""
+        """Return the schedule that noises the condition of a stage, or None if the checkpoint has none."""
         released = self.manifest.component(stage).schedulers.get("image_noising_scheduler")
         return SchedulerConfig.from_json(released) if released else None
 
     def sampler(self, stage: Stage) -> Sampler:
-        """Return the timesteps and coefficients with which a stage is sampled."""
+        """Return the timesteps and coefficients of a stage's sampling."""
         config = self.config.stage(stage)
         return make_sampler(self.scheduler(stage), config.num_steps, getattr(config, "strength", 1.0))
 
@@ -87,20 +87,20 @@ class CascadeSpec:
         return self.architecture(AUTOENCODER).latent_channels if STAGE_TABLE[stage].is_latent else PIXEL_CHANNELS
 
     def sizes(self, given: Mapping[Stage, np.ndarray]) -> dict[Stage, Size]:
-        """Return height and width of every stage's result, where some results are given."""
+        """Return height and width in pixels of every stage's result, if some results are given."""
         low = given.get("interpolation", given.get("keyframes"))
         keyframes = (self.config.keyframes.height, self.config.keyframes.width) if low is None else low.shape[2:4]
         return {stage: spec.size(self.config, keyframes) for stage, spec in STAGE_TABLE.items()}
 
     def check(self, stages: Sequence[Stage], given: Mapping[Stage, np.ndarray] | None = None) -> None:
-        """Refuse settings and given videos that a stage cannot take.
+        """Refuse settings and given videos that do not fit a stage.
 
         Args:
-            stages: to run.
-            given: results of stages that are not run, (batch, time, height, width, 3).
+            stages: stages to run.
+            given: results of stages that do not run, (batch, time, height, width, 3).
 
         Raises:
-            UserError: names the stage, the setting, and what it must be.
+            UserError: the line names the stage, the setting, and its allowed values.
         """
         given = given or {}
         check_inputs(stages, given)
@@ -122,7 +122,7 @@ class CascadeSpec:
         self._check_stages(stages, sizes)
 
     def check_settings(self, stages: Sequence[Stage]) -> None:
-        """Refuse settings that a stage cannot take, as `check` does, before its inputs are known."""
+        """Refuse settings that do not fit a stage, as `check` does, before its inputs are known."""
         self._check_stages(stages, self.sizes({}))
 
     def _check_stages(self, stages: Sequence[Stage], sizes: Mapping[Stage, Size]) -> None:
@@ -141,7 +141,7 @@ class CascadeSpec:
         autoencoder = self.architecture(AUTOENCODER) if spec.is_latent else None
         encoder = self.architecture(spec.text_encoder)
         for problem in network_problems(spec, record, self.architecture(stage), encoder, autoencoder):
-            raise UserError(f"stage {stage}: {problem}; take the checkpoint of a network that was made for this stage")
+            raise UserError(f"stage {stage}: {problem}; use the checkpoint of a network that was made for this stage")
 
     def _check_schedule(self, stage: Stage) -> None:
         scheduler, config = self.scheduler(stage), self.config.stage(stage)
@@ -150,7 +150,7 @@ class CascadeSpec:
         if learned and self.architecture(stage).out_channels < 2 * self.sample_channels(stage):
             raise UserError(
                 f"stage {stage}: DDPM with variance_type={scheduler.variance_type!r} needs a network that predicts "
-                "a variance, and this one does not; take another sampler"
+                "a variance, and this one does not; use another sampler"
             )
         if (noising := self.noising_scheduler(stage)) is not None:
             level, levels = getattr(config, "noise_level", 0), noising.num_train_timesteps

@@ -1,7 +1,7 @@
-"""The stages of the cascade, one row each: facts about a stage that need no weights stand here and nowhere else.
+"""The table of the cascade's stages: the only place for facts about a stage that do not depend on weights.
 
-Command lines are checked against this table before JAX is imported, so this module does not import it. The functions
-that sample a stage are in `show1_jax.cascade.conditions`, one for each row.
+Command lines are checked against this table before JAX is imported, so this module does not import JAX. The functions
+that sample the stages are in `show1_jax.cascade.conditions`, one for each row.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -15,9 +15,9 @@ from show1_jax.errors import UserError
 Size = tuple[int, int]
 """Height and width in pixels."""
 ConditionKind = Literal["none", "keyframes", "low_resolution", "low_resolution_and_first_frame"]
-"""The video that a network is conditioned on, as channels beside its noisy sample: none; the keyframes at both ends
-with a filling and a mask (eq. 6); the video at low resolution, upsampled and noised; the same after a clean first frame
-(section 3.5)."""
+"""Video that a network is conditioned on, as channels beside its noisy sample: none; the keyframes at both ends with
+frames between them and a mask (eq. 6); the video at low resolution, upsampled and noised; the same, but with a clean
+first frame at high resolution (section 3.5)."""
 
 PIXEL_CHANNELS: Final = 3
 _CONDITION_CHANNELS: Final[dict[ConditionKind, int]] = {
@@ -30,19 +30,20 @@ _CONDITION_CHANNELS: Final[dict[ConditionKind, int]] = {
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage.
+    """Facts about one stage.
 
     Attributes:
-        name: of the stage, which is also its component in a checkpoint and its settings in a config.
-        inputs: stages whose results it needs.
-        text_encoder: component whose states its network is conditioned on.
-        condition: the video that its network is conditioned on.
-        size: height and width of its result, from the config and the size of the keyframes.
-        num_frames: frames of its result.
-        clip_frames: frames that its network sees at once; a shorter result is one clip.
-        num_clips: clips of one video that are sampled together, as one batch.
-        is_latent: its network works on the latents of the autoencoder.
-        has_keyframe_rate: its frames are shown at the rate of keyframes.
+        name: name of the stage, of its component in a checkpoint, and of its settings in a config.
+        inputs: stages whose results the stage needs.
+        text_encoder: component whose text states the network is conditioned on.
+        condition: video that the network is conditioned on.
+        size: function of the config and the keyframes' size that returns height and width of the result.
+        num_frames: function of the config that returns the number of frames of the result.
+        clip_frames: function of the config that returns the number of frames in one call of the network; a shorter
+            result is one clip.
+        num_clips: function of the config that returns the number of clips of a video that are sampled in one batch.
+        is_latent: the network works on the latents of the autoencoder.
+        has_keyframe_rate: the frames are shown at the rate of keyframes.
     """
 
     name: Stage
@@ -58,31 +59,31 @@ class StageSpec:
 
     @property
     def condition_channels(self) -> int:
-        """Channels that are appended to the noisy sample."""
+        """Number of channels that are appended to the noisy sample."""
         return _CONDITION_CHANNELS[self.condition]
 
     @property
     def is_noised(self) -> bool:
-        """Whether the condition is noised to a level that the network is conditioned on."""
+        """True if the condition is noised up to a level that the network is conditioned on."""
         return self.condition.startswith("low_resolution")
 
     @property
     def scheduler_roles(self) -> tuple[str, ...]:
-        """Schedulers that a checkpoint has for it: for sampling, and for noising its condition."""
+        """Roles of the stage's schedulers in a checkpoint: for sampling, and for noising its condition."""
         return ("scheduler", "image_noising_scheduler") if self.is_noised else ("scheduler",)
 
     @property
     def components(self) -> tuple[str, ...]:
-        """Components of a checkpoint that it needs, its own network first."""
+        """Components of a checkpoint that the stage needs, its own network first."""
         return (self.name, self.text_encoder, *([AUTOENCODER] if self.is_latent else []))
 
     @property
     def video_input(self) -> Stage | None:
-        """The stage whose result a video of the user can stand for; None unless it is the only input."""
+        """Stage whose result can be a video of the user; None unless it is the only input."""
         return self.inputs[0] if len(self.inputs) == 1 else None
 
     def fps(self, output: OutputConfig) -> float:
-        """Frames a second at which its result is shown."""
+        """Return the frames per second at which the result is shown."""
         return output.keyframes_fps if self.has_keyframe_rate else output.fps
 
 
@@ -164,12 +165,12 @@ def find_stage(name: str) -> StageSpec | None:
 
 
 def stages_before(stage: Stage) -> tuple[Stage, ...]:
-    """Return the stages that run before one."""
+    """Return the stages that run before a stage."""
     return STAGES[: STAGES.index(stage)]
 
 
 def stages_from(stage: Stage) -> tuple[Stage, ...]:
-    """Return a stage and those that run after it."""
+    """Return a stage and the stages that run after it."""
     return STAGES[STAGES.index(stage) :]
 
 
@@ -188,14 +189,14 @@ def text_encoders(stages: Sequence[Stage]) -> dict[str, list[Stage]]:
 
 
 def check_inputs(stages: Sequence[Stage], given: Collection[Stage]) -> None:
-    """Refuse a choice of stages that lacks the result of a stage it needs.
+    """Refuse a choice of stages if one of them lacks an input.
 
     Args:
-        stages: to run.
-        given: stages whose results are there.
+        stages: stages to run.
+        given: stages whose results exist already.
 
     Raises:
-        UserError: names the stage and what it needs.
+        UserError: the line names the stage and the result that it needs.
     """
     for stage in stages:
         for needed in STAGE_TABLE[stage].inputs:

@@ -113,9 +113,9 @@ class InterpolationTrainingConfig(DenoisingTrainingConfig):
     """Training settings of stage 2 (section 3.4)."""
 
     max_noise_level: int = 100
-    """Upper limit of the random timestep up to which the two end frames of the condition are noised: conditioning
-    augmentation (arXiv 2106.15282). The network is not conditioned on this timestep. The released network is sampled
-    with clean end frames. The default is our choice: the paper states no level."""
+    """Exclusive upper limit of the random timestep up to which the two end frames of the condition are noised; 0: they
+    are clean. This is conditioning augmentation (arXiv 2106.15282). The network is not conditioned on the timestep. The
+    released network is sampled with clean end frames. The default is our choice: the paper states no level."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,9 +123,9 @@ class SuperresPixelTrainingConfig(DenoisingTrainingConfig):
     """Training settings of both networks of stage 3 (section 3.5)."""
 
     max_noise_level: int = 1000
-    """Upper limit of the random timestep up to which the low-resolution condition is noised. The network is conditioned
-    on this timestep. A network that is trained on all timesteps, as the paper's, can be sampled at any level; fewer are
-    learned in fewer steps."""
+    """Exclusive upper limit of the random timestep up to which the low-resolution condition is noised. The network is
+    conditioned on this timestep. With all timesteps, as in the paper, a network can be sampled at any level; fewer
+    timesteps are learned in fewer steps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +182,7 @@ class TextConfig(Settings):
     """Source of the networks' text states."""
 
     source: TextSourceName = "encoder"
-    """`encoder`: the frozen text encoder runs in every step; `cache`: states of `python -m show1_jax.data encode_text`."""
+    """`encoder`: the frozen text encoder runs in every step; `cache`: from `python -m show1_jax.data encode_text`."""
     cache: str = ""
     """Folder of the cache."""
 

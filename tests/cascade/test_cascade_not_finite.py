@@ -1,4 +1,4 @@
-"""Values that are not finite end a run where they arise, with one line that says where."""
+"""Values that are not finite end a run with one line that names their origin."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tests.helpers import tiny_config
 
 
 def refusal(checkpoint: Path, broken: str = "", noise: Any = None) -> tuple[str, list[Stage]]:
-    """The line that sampling ends with, and the stages that were finished before; a broken component is all NaN."""
+    """Return the error of sampling with a component of NaN weights, and the stages that were finished before it."""
     checkpoints = CheckpointSet.open(checkpoint)
 
     def load(component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:

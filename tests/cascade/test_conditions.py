@@ -1,4 +1,4 @@
-"""The condition that each stage gives its network, and the use of its results; the sampling itself is replaced."""
+"""The condition of each stage's network, and the use of its results; the sampling itself is replaced."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,19 +41,19 @@ TEXT = np.random.default_rng(1).standard_normal((2, 2, 3, 4)).astype(np.float32)
 
 
 def normal(*key: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """An array that its key alone decides."""
+    """Return an array that depends only on its key."""
     seed = [sum(map(ord, part)) if isinstance(part, str) else int(part) for part in key]
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def of_draw(draw: Draw, shape: tuple[int, ...]) -> Array:
-    """The noise of a draw for a batch of two; every draw, window and video has its own."""
+    """Return the noise of a draw for a batch of two; it differs between draws, windows and videos."""
     return jnp.asarray(normal(*draw, shape=(2, *shape)))
 
 
 @dataclass
 class Call:
-    """What one sampling was given."""
+    """Arguments and result of one sampling."""
 
     sampler: Sampler
     start: np.ndarray
@@ -65,7 +65,7 @@ class Call:
 
 @dataclass
 class Recorder:
-    """In place of `denoise`: notes its arguments and returns large values of its own, as if sampled."""
+    """A replacement of `denoise` that records its arguments and returns large random values."""
 
     calls: list[Call] = field(default_factory=list)
 
@@ -95,7 +95,7 @@ def sampled() -> Recorder:
 
 @dataclass
 class RecordingCodec:
-    """Notes what is encoded and gives the same latents whatever it is; decodes to their first channels, negated."""
+    """A codec that records its input, encodes any video to the same latents, and decodes to their negated channels."""
 
     architecture: VAEConfig
     latents: np.ndarray
@@ -124,7 +124,7 @@ def context(stage: Stage, denoise: Denoise, **overrides: Any) -> StageContext:
 
 
 def sample_stage(running: StageContext, settings: StageConfig, **videos: np.ndarray) -> Any:
-    """The stage's result, with the other settings as released."""
+    """Return the stage's result; other stages have the released settings."""
     given: dict[Any, Any] = {stage: jnp.asarray(video) for stage, video in videos.items()}
     settings_by_stage: dict[str, Any] = {running.stage: settings}
     return SAMPLING[running.stage](running, CascadeConfig(**settings_by_stage), given)
@@ -135,7 +135,7 @@ def video(frames: int, height: int, width: int) -> np.ndarray:
 
 
 def noised(clip: np.ndarray, noise: Array, level: int) -> np.ndarray:
-    """sqrt(a) x + sqrt(1 - a) noise, where a is the product of 1 - beta of the squared-cosine schedule."""
+    """Return sqrt(a) x + sqrt(1 - a) noise, where a is the product of 1 - beta of the squared-cosine schedule."""
 
     def bar(time: np.ndarray) -> np.ndarray:
         return np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
@@ -146,7 +146,7 @@ def noised(clip: np.ndarray, noise: Array, level: int) -> np.ndarray:
 
 
 def enlarged(clip: np.ndarray, scale: int) -> np.ndarray:
-    """Bilinear with aligned corners."""
+    """Resize bilinearly with aligned corners."""
     for axis in (2, 3):
         size = clip.shape[axis]
         at = np.linspace(0, size - 1, size * scale)
@@ -155,7 +155,7 @@ def enlarged(clip: np.ndarray, scale: int) -> np.ndarray:
 
 
 def overwritten(clips: list[np.ndarray], starts: list[int], frames: int) -> np.ndarray:
-    """The clips written one after the other: of a shared frame the last one's stays."""
+    """Write the clips sequentially; a shared frame is taken from the last clip."""
     out = np.full((2, frames, *clips[0].shape[2:]), np.nan, np.float32)
     for clip, start in zip(clips, starts, strict=True):
         out[:, start : start + clip.shape[1]] = clip
@@ -177,27 +177,29 @@ def test_keyframes_come_from_noise_and_text_alone(sampled: Recorder) -> None:
 
 @settings(max_examples=5, deadline=None)
 @given(keyframes=st.integers(2, 6), between=st.integers(1, 5))
-def test_interpolation_is_told_the_blend_and_which_frames_are_keyframes(keyframes: int, between: int) -> None:
+def test_interpolation_is_conditioned_on_a_blend_and_a_mask_of_keyframes(keyframes: int, between: int) -> None:
     ends = video(keyframes, 1, 2)
-    told = np.asarray(interpolation_condition(jnp.asarray(ends), between))
+    channels = np.asarray(interpolation_condition(jnp.asarray(ends), between))
     last = between + 1
     for clip in range(2):
         for window in range(keyframes - 1):
             for frame in range(last + 1):
-                row = told[clip * (keyframes - 1) + window, frame]
+                row = channels[clip * (keyframes - 1) + window, frame]
                 first, second = ends[clip, window], ends[clip, window + 1]
                 np.testing.assert_allclose(row[..., :3], first + (second - first) * frame / last, atol=1e-6)
                 np.testing.assert_array_equal(row[..., 3], float(frame in (0, last)))
 
 
-def test_interpolation_can_be_told_zeros_between_the_keyframes(sampled: Recorder) -> None:
+def test_interpolation_can_be_conditioned_on_zeros_between_the_keyframes(sampled: Recorder) -> None:
     keyframes = video(3, 1, 2)
     config = InterpolationConfig(num_steps=3, guidance_scale=4.0, num_between=2, between="zeros")
     sample_stage(context("interpolation", sampled), config, keyframes=keyframes)
-    told = rearrange(np.asarray(sampled.calls[0].condition.channels), "(b v) t h w c -> b v t h w c", v=2)
-    np.testing.assert_array_equal(told[:, :, [0, -1], ..., :3], np.stack([keyframes[:, :2], keyframes[:, 1:]], axis=2))
-    assert (told[:, :, [0, -1], ..., 3] == 1).all()
-    assert not told[:, :, 1:-1].any()
+    channels = rearrange(np.asarray(sampled.calls[0].condition.channels), "(b v) t h w c -> b v t h w c", v=2)
+    np.testing.assert_array_equal(
+        channels[:, :, [0, -1], ..., :3], np.stack([keyframes[:, :2], keyframes[:, 1:]], axis=2)
+    )
+    assert (channels[:, :, [0, -1], ..., 3] == 1).all()
+    assert not channels[:, :, 1:-1].any()
 
 
 def test_interpolation_runs_all_windows_at_once_and_later_ones_overwrite(sampled: Recorder) -> None:
@@ -233,14 +235,16 @@ def test_the_first_frame_is_upsampled_and_noised_to_its_level(sampled: Recorder)
     shape = (1, 8, 12, 3)
     np.testing.assert_array_equal(call.start, of_draw(Draw("first_frame", "initial"), shape))
     noise = of_draw(Draw("first_frame", "augmentation"), shape)
-    told = np.asarray(call.condition.channels)
-    np.testing.assert_allclose(told, noised(enlarged(low[:, :1], 4), noise, 150), atol=1e-5)
+    channels = np.asarray(call.condition.channels)
+    np.testing.assert_allclose(channels, noised(enlarged(low[:, :1], 4), noise, 150), atol=1e-5)
     assert call.condition.noise_level == 150
     np.testing.assert_array_equal(result, call.result)
 
 
 @pytest.mark.parametrize("frames", [29, 61, 5])
-def test_pixel_windows_are_told_a_clean_finished_frame_and_overwrite_it(sampled: Recorder, frames: int) -> None:
+def test_pixel_windows_are_conditioned_on_a_clean_finished_frame_and_overwrite_it(
+    sampled: Recorder, frames: int
+) -> None:
     low, first = video(frames, 1, 2), normal("first", shape=(2, 1, 4, 8, 3))
     starts = {29: [0, 7, 14, 21], 61: [0, 7, 14, 21, 28, 35, 42, 49, 53], 5: [0]}[frames]
     config = SuperresPixelConfig(num_steps=2, noise_level=250, window=8, stride=7)
@@ -258,9 +262,9 @@ def test_pixel_windows_are_told_a_clean_finished_frame_and_overwrite_it(sampled:
         noise = of_draw(Draw("superres_pixel", "augmentation", 0, window), shape)
         step_noise = of_draw(Draw("superres_pixel", "step", 1, window), shape)
         np.testing.assert_array_equal(call.step_noise(1), step_noise)
-        told = np.asarray(call.condition.channels)
-        np.testing.assert_array_equal(told[:, 0], finished[:, start])
-        np.testing.assert_allclose(told[:, 1:], noised(clip, noise, 250)[:, 1:], atol=1e-5)
+        channels = np.asarray(call.condition.channels)
+        np.testing.assert_array_equal(channels[:, 0], finished[:, start])
+        np.testing.assert_allclose(channels[:, 1:], noised(clip, noise, 250)[:, 1:], atol=1e-5)
         np.testing.assert_array_equal(call.condition.text, TEXT)
         assert call.condition.noise_level == 250
         finished[:, start : start + 8] = call.result

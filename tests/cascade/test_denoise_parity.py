@@ -24,7 +24,7 @@ def test_network_and_guidance_of_every_step(cascade: Cascade, run: RecordedRun, 
 
 
 def step_errors(cascade: Cascade, run: RecordedRun, stage: Stage) -> list[float]:
-    """The relative error of each step's guided output, window after window."""
+    """Return the relative error of each step's guided output, for all windows."""
     config = run.config().stage(stage)
     level = getattr(config, "noise_level", None)
     text = cascade.encode_prompts([stage], [run.settings["prompt"]])[stage]

@@ -21,7 +21,7 @@ PROMPTS = ["a red circle", "a square"]
 
 
 class Unchanged:
-    """A codec that gives its input of the wanted shape."""
+    """A codec that returns its input in the expected shape."""
 
     def __init__(self, architecture: VAEConfig):
         self.architecture = architecture

@@ -1,4 +1,4 @@
-"""Prompts, and the names of files that are made of them."""
+"""Checks of prompts, and file names of prompts."""
 
 import re
 

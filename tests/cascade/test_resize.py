@@ -9,7 +9,7 @@ from show1_jax.cascade.resize import resize_bilinear
 
 
 def aligned(size: int, new_size: int) -> np.ndarray:
-    """Where each new pixel lies among the old ones: the ends on the ends."""
+    """Return the position of each new pixel among the old ones; first and last pixels coincide."""
     return np.linspace(0, size - 1, new_size) if new_size > 1 else np.zeros(1)
 
 

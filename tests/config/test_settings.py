@@ -1,4 +1,4 @@
-"""Settings: every field's type and every number's bounds are checked, whatever a config or a checkpoint says."""
+"""Settings: every field's type and every number's bounds are checked, in configs and in checkpoints."""
 
 import dataclasses
 import importlib
@@ -178,7 +178,7 @@ def test_whole_numbers_are_numbers() -> None:
 
 
 def made_or_refused(cls: type[Settings], values: Any) -> Any:
-    """The settings; None where one line refuses them."""
+    """Return the settings, or None if one line refuses them."""
     try:
         return cls.from_dict(values)
     except UserError as error:

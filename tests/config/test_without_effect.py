@@ -1,4 +1,4 @@
-"""The table of fields without effect: what it is made of, and that it says why."""
+"""The table of fields without effect: its rows, and their reasons."""
 
 from itertools import combinations
 
@@ -41,7 +41,7 @@ def test_what_a_moving_average_leaves_in_a_config_changes_nothing(kind: str) -> 
     assert not list(refused_fields(kind, left, left))
 
 
-def test_names_and_values_of_others_are_cut_short() -> None:
+def test_long_names_and_values_are_cut_short() -> None:
     for line in refused_fields(VAE, {"x" * 10**6: 1, "a\nb": "y\n" * 10**6, "c": 10**400}, {}):
         assert len(line) < 400
         assert "\n" not in line
