@@ -5,7 +5,7 @@ import re
 import pytest
 
 from show1_jax import progress
-from show1_jax.progress import Bar, track, say
+from show1_jax.progress import Bar, say, track
 from show1_jax.sampling.progress import StageBars
 
 

@@ -14,7 +14,7 @@ from show1_jax.config.training import TrainedStage
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder, write_bytes
 from show1_jax.parallel import all_devices, from_first_process
-from show1_jax.runtime import exact_float32, enable_compilation_cache, memory_errors
+from show1_jax.runtime import enable_compilation_cache, exact_float32, memory_errors
 from show1_jax.sampling.job import make_random_checkpoint
 from show1_jax.training.dry_run import describe_training_memory, saved_activation_bytes
 from show1_jax.training.plan import Plan, make_plan
