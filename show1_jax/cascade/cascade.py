@@ -202,7 +202,9 @@ class Cascade:
         spec, mesh, padding = self.spec, self.spec.mesh, self.spec.config.text_padding
         tokenizer, encoder = self._tokenizer(component), spec.text_encoder(component)
         size = len(batches[0])
-        filled = [[*texts, *[""] * (-size % mesh.shape["data"])] for texts in batches]  # divides over the devices
+        filled = [
+            [*texts, *[""] * (-size % mesh.shape["data"])] for texts in batches
+        ]  # the data axis must divide a batch
         tokens = [Tokens(*(put_batch(array, mesh) for array in tokenizer(texts))) for texts in filled]
         with exact_float32(spec.dtype), jax.set_mesh(mesh):
             if is_text_streamed(spec, component, len(filled[0])):

@@ -18,7 +18,14 @@ TextPadding = Literal["encoded", "zeros"]
 
 
 class SamplerClass(NamedTuple):
-    """A sampler's class in diffusers 0.19.3, with the defaults in which those classes differ."""
+    """A sampler's class in diffusers 0.19.3, with the defaults that differ between these classes.
+
+    Attributes:
+        name: name of the class.
+        timestep_spacing: default of the setting of this name; the same for the other attributes.
+        clip_sample: clip predicted samples.
+        variance_type: kind of variance; None if the class has none.
+    """
 
     name: str
     timestep_spacing: str
@@ -28,11 +35,11 @@ class SamplerClass(NamedTuple):
 
 SAMPLER_CLASSES: Final[dict[str, SamplerClass]] = {
     "ddpm": SamplerClass("DDPMScheduler", "leading", clip_sample=True, variance_type="fixed_small"),
-    # DPM-Solver knows no clipping.
+    # DPM-Solver has no clipping.
     "dpm_solver++": SamplerClass("DPMSolverMultistepScheduler", "linspace", clip_sample=False, variance_type=None),
     "ddim": SamplerClass("DDIMScheduler", "leading", clip_sample=True, variance_type=None),
 }
-"""By `SamplerName`; `checkpoint` is none of them."""
+"""Sampler classes by `SamplerName`, without `checkpoint`."""
 
 
 @dataclasses.dataclass(frozen=True)
