@@ -5,7 +5,7 @@
 
 Each video has a directory OUT/<prompt, seed, and a hash of both>. It contains the exact result of every stage
 (n_STAGE.safetensors), the same as .mp4 and .gif, a contact_sheet.png of all stages, and run.json with the request and
-the settings. A video that exists already is skipped; if anything else is in its place, it is refused.
+the settings. A video that exists already is skipped; anything else in its place is refused.
 The stages: keyframes, interpolation, first_frame, superres_pixel, superres_latent.
 """
 
@@ -38,12 +38,12 @@ def define_flags() -> flags.FlagValues:
         "FILE: .txt with one prompt a line, or .json, .jsonl, .csv, .tsv with prompt, negative, seed",
         flag_values=values,
     )
-    number("videos_per_prompt", 1, "N: with seeds SEED, SEED + 1, ...", flag_values=values)
+    number("videos_per_prompt", 1, "N: videos of each prompt, with seeds SEED, SEED + 1, ...", flag_values=values)
     text("negative_prompt", None, "TEXT: content that the video should not show", flag_values=values)
-    number("seed", None, "SEED: of each prompt's first video", flag_values=values)
+    number("seed", None, "SEED: seed of each prompt's first video", flag_values=values)
     text("checkpoint", None, "A,B: checkpoints or training runs; later ones' parts are used", flag_values=values)
     text("out", None, "DIR: parent of the videos' directories", flag_values=values)
-    text("stages", None, "A,B: run these only", flag_values=values)
+    text("stages", None, "A,B: run only these stages", flag_values=values)
     text(
         "from_stage",
         None,
@@ -53,7 +53,7 @@ def define_flags() -> flags.FlagValues:
     text("video", None, "PATH: your own video, for --from_stage", flag_values=values)
     number("batch_size", None, "N: videos that are sampled together", flag_values=values)
     toggle("dry_run", False, "print the memory that each device needs; sample nothing", flag_values=values)
-    toggle("overwrite", False, "replace the files of another run", flag_values=values)
+    toggle("overwrite", False, "replace the results of another run", flag_values=values)
     cli.define_process_flags(values)
     return values
 

@@ -96,11 +96,11 @@ def new_flags() -> flags.FlagValues:
 def define_process_flags(values: flags.FlagValues) -> None:
     """Add the flags of a command that runs in several processes, and `--help`, which is the last flag."""
     number, toggle = flags.DEFINE_integer, flags.DEFINE_bool
-    toggle("distributed", False, "join the job's other processes, found by JAX (TPU pods, SLURM)", flag_values=values)
-    help_string = "HOST:PORT: of the first of several processes"
+    toggle("distributed", False, "join the run's other processes, found by JAX (TPU pods, SLURM)", flag_values=values)
+    help_string = "HOST:PORT: address of the first process"
     flags.DEFINE_string("coordinator_address", None, help_string, flag_values=values)
-    number("num_processes", None, "N: how many processes there are", flag_values=values)
-    number("process_id", None, "N: which process this is, from 0", flag_values=values)
+    number("num_processes", None, "N: number of processes", flag_values=values)
+    number("process_id", None, "N: number of this process, from 0", flag_values=values)
     toggle("help", False, "show this help", short_name="h", flag_values=values)
 
 
