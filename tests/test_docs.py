@@ -63,7 +63,7 @@ NOT_READ = {
 }
 """Commands that nothing here reads, with the reason."""
 PROGRAMS = {command.split()[0] for command in NOT_READ} | {"python"}
-"""First words of commands; what else stands between backticks is no command."""
+"""First words of commands; other text between backticks is no command."""
 _INDENTED = r"^ {2,}((?:[A-Z_]+=\S+ )*(?:python |kubectl |sbatch |launch/).*)$"
 WORK = {
     "show1_jax.sampling.job": ("sample_videos", "print_memory"),
@@ -76,7 +76,7 @@ WORK = {
     "show1_jax.evaluation.demo_world.alignment": ("sampled", "drawn"),
     "show1_jax.training.caption_encoders": ("scene_from_index",),
 }
-"""Where the work of a command begins, by module."""
+"""Functions that start the work of a command, by module."""
 INSTALLED = ("jax", "orbax", "flax", "tensorboardX", "tensorflow_datasets", "huggingface_hub", "transformers", "optax")
 """Libraries whose private names docs/architecture.md lists."""
 
