@@ -73,7 +73,7 @@ WORK = {
     "show1_jax.data.building.builder": ("build",),
     "show1_jax.data.building.tfds_export": ("export",),
     "show1_jax.data.text_cache": ("collect_captions",),
-    "show1_jax.evaluation.demo_world.alignment": ("sampled", "drawn"),
+    "show1_jax.evaluation.demo_world.alignment": ("cascade_videos", "true_videos"),
     "show1_jax.training.caption_encoders": ("scene_from_index",),
 }
 """Functions that start the work of a command, by module."""

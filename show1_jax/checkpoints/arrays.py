@@ -1,8 +1,8 @@
-"""Checkpoints: the one module that knows Orbax.
+"""Checkpoint weights; the only module that uses Orbax.
 
-A checkpoint is a directory with `manifest.json` and a subfolder for each component, which holds its `weights` (Orbax)
-and, for a text encoder, its `tokenizer`'s files. Weights are a tree of dictionaries whose keys are the NNX state's
-path with every part as a string: `state["down_blocks"][0]["conv"]["kernel"]` is `down_blocks/0/conv/kernel`.
+A checkpoint is a directory with `manifest.json` and one subfolder for each component. The subfolder contains `weights`
+(Orbax) and, for a text encoder, the files of its `tokenizer`. Weights are a tree of dictionaries. Their keys are the
+parts of the NNX state's path, as strings: `state["down_blocks"][0]["conv"]["kernel"]` is `down_blocks/0/conv/kernel`.
 """
 
 import asyncio
@@ -37,23 +37,23 @@ from show1_jax.checkpoints.manifest import (
 from show1_jax.files import MAX_JSON_BYTES, check_target, new_folder
 from show1_jax.parallel.weights import WeightPath, to_state, to_weights, weight_path
 
-T = TypeVar("T")
+CoroutineResult = TypeVar("CoroutineResult")
 
 _SAVE_CONCURRENT_BYTES = 2**28
 _RESTORE_CONCURRENT_GB = 4
 _INTERRUPTED_SECONDS = 3.0
-_COMPRESS = False  # it saves a twelfth of float32 weights' place, for five times the time to write them
+_COMPRESS = False  # compression makes float32 weights a twelfth smaller, but writing takes five times as long
 
-# Orbax's threads log, with a traceback, what they also raise: a user gets one line, from us.
+# Orbax's threads log errors with a traceback and also raise them: the user gets one line, from this package.
 logging.getLogger("absl").addFilter(lambda record: not record.pathname.endswith("futures/future.py"))
 
 
-def _run_in_new_loop(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine, and what it leaves running, to the end.
+def _run_in_new_loop(coroutine: Coroutine[Any, Any, CoroutineResult]) -> CoroutineResult:
+    """Run a coroutine to the end, and also the tasks that it leaves running.
 
-    Where a disk is full, every write fails. The first one's error is raised; the others must not be left to a loop
-    that is closed, to which TensorStore's threads would report, each with a traceback on stderr. `asyncio.run` is no
-    help: it cancels tasks, of other threads too.
+    If the disk is full, every write fails. The error of the first write is raised. The other writes must finish before
+    the loop is closed: TensorStore's threads would report to the closed loop, each with a traceback on stderr.
+    `asyncio.run` does not help: it cancels tasks, including those of other threads.
     """
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda loop, context: None)
@@ -64,19 +64,19 @@ def _run_in_new_loop(coroutine: Coroutine[Any, Any, T]) -> T:
         limit = _INTERRUPTED_SECONDS if is_interrupted else None
         while tasks := asyncio.all_tasks(loop):
             _, waiting = loop.run_until_complete(asyncio.wait(tasks, timeout=limit))
-            if waiting:  # perhaps for ever: Ctrl-C may have ended what would wake it
+            if waiting:  # perhaps forever: Ctrl-C may have ended the task that would wake them
                 break
         else:
             loop.close()
 
 
-asyncio_utils._run_sync_via_new_loop = _run_in_new_loop  # what Orbax's own threads run: private, and no other way
+asyncio_utils._run_sync_via_new_loop = _run_in_new_loop  # private, but Orbax's own threads can be reached only here
 
 
 def weight_shapes(checkpoint: Path, component: str) -> dict[WeightPath, jax.ShapeDtypeStruct]:
-    """Shape and dtype of every stored weight of a component. Reads no weights."""
+    """Return shape and dtype of every stored weight of a component, without reading the weights."""
     read_manifest(checkpoint).component(component)
-    return _stored(checkpoint, f"{component}/weights")
+    return _stored_shapes(checkpoint, f"{component}/weights")
 
 
 def load_weights(
@@ -87,22 +87,22 @@ def load_weights(
     dtype: Any = None,
     part: WeightPath = (),
 ) -> nnx.State:
-    """Restores a component's weights straight to the devices, once their files' hashes are those of the manifest.
+    """Restore a component's weights directly to the devices, after checking their files' hashes.
 
-    Every process of the job must call it, at the same point: each hashes its share of the files. A part's hashes are
-    not checked, since all parts lie in the same files: see `check_weights`.
+    All processes must call this at the same point: each process hashes its share of the files. With a `part`, hashes
+    are not checked, because all parts are in the same files: see `check_weights`.
 
     Args:
       checkpoint: the checkpoint's directory.
       component: e.g. "keyframes".
-      abstract_state: the parameters to fill, of an `nnx.eval_shape`d model: `nnx.state(model, nnx.Param)`.
-      shardings: one sharding for all, or a state of them with the structure of `abstract_state`; by default
-        everything goes to the default device.
-      dtype: cast to this while reading; by default to the dtypes of `abstract_state`.
-      part: path of the module whose parameters `abstract_state` has; by default the whole network.
+      abstract_state: the parameters to fill, as shapes: `nnx.state(model, nnx.Param)` of an abstract model.
+      shardings: one sharding for all parameters, or a state of shardings with the structure of `abstract_state`; by
+        default everything is placed on the default device.
+      dtype: dtype to cast to while reading; by default the dtypes of `abstract_state`.
+      part: path of the module whose parameters are in `abstract_state`; by default the whole network.
 
     Returns:
-      `abstract_state` with arrays in place of shapes.
+      `abstract_state` with arrays instead of shapes.
 
     Raises:
       UserError: no such checkpoint or component, damaged files, or names or shapes that differ from `abstract_state`
@@ -120,9 +120,9 @@ def load_weights(
 
 
 def check_weights(checkpoint: Path, component: str) -> None:
-    """Reads the files of a component's weights, and compares their hashes with those of the manifest.
+    """Compare the hashes of a component's weight files with those in the manifest.
 
-    Every process of the job must call it, at the same point: each hashes its share of the files.
+    All processes must call this at the same point: each process hashes its share of the files.
 
     Raises:
       UserError: no such checkpoint or component, or missing or damaged files.
@@ -134,13 +134,16 @@ def check_weights(checkpoint: Path, component: str) -> None:
 def load_arrays(
     checkpoint: Path, folder: str, wanted: Mapping[WeightPath, jax.ShapeDtypeStruct], part: WeightPath = ()
 ) -> dict[WeightPath, jax.Array]:
-    """Reads the arrays of one Orbax folder of a checkpoint as they are, their hashes unchecked.
+    """Load the arrays of one Orbax folder of a checkpoint, without checking hashes.
 
     Args:
       checkpoint: the checkpoint's directory.
-      folder: its relative path, e.g. "keyframes/weights".
-      wanted: shape of every array, what dtype it is cast to, and where it goes: by default to the default device.
-      part: only arrays under this path are wanted; by default all that are stored.
+      folder: relative path of the Orbax folder, e.g. "keyframes/weights".
+      wanted: for every array its shape, the dtype to cast to, and its sharding; by default the default device.
+      part: path of the arrays to load; by default all stored arrays.
+
+    Returns:
+      The arrays by path.
 
     Raises:
       UserError: names or shapes differ (all listed), or the files cannot be read.
@@ -158,20 +161,20 @@ def load_arrays(
         return _flatten(_reader().restore(_orbax_path(checkpoint / folder), args=args))
 
 
-def _stored(checkpoint: Path, folder: str) -> dict[WeightPath, jax.ShapeDtypeStruct]:
+def _stored_shapes(checkpoint: Path, folder: str) -> dict[WeightPath, jax.ShapeDtypeStruct]:
     try:
         _check_readable(checkpoint / folder)
         tree = _reader().metadata(_orbax_path(checkpoint / folder)).tree
         return {path: jax.ShapeDtypeStruct(leaf.shape, np.dtype(leaf.dtype)) for path, leaf in _flatten(tree).items()}
-    except Exception as error:  # Orbax trusts what it wrote: damage to its metadata raises any type
-        raise _unreadable(checkpoint, folder, error) from error
+    except Exception as error:  # Orbax does not check its metadata: if damaged, exceptions of any type are raised
+        raise _read_error(checkpoint, folder, error) from error
 
 
 def _check_readable(folder: Path) -> None:
-    """Refuse what Orbax would wait for, or read without end: FIFOs and devices, links to folders, vast metadata.
+    """Refuse files on which Orbax would block or read without end: FIFOs, devices, links to folders, huge metadata.
 
     Raises:
-        OSError: says which file.
+        OSError: there is such a file; the message contains its name.
     """
     for path in folder.rglob("*"):
         if not path.is_file() and (path.is_symlink() or not path.is_dir()):
@@ -184,13 +187,13 @@ def _check_readable(folder: Path) -> None:
 def _check_shapes(
     checkpoint: Path, folder: str, wanted: Mapping[WeightPath, jax.ShapeDtypeStruct], part: WeightPath
 ) -> None:
-    stored = _stored(checkpoint, folder)
-    there = {path: tuple(leaf.shape) for path, leaf in stored.items() if path[: len(part)] == part}
-    asked = {path: tuple(leaf.shape) for path, leaf in wanted.items()}
-    differing = sorted(path for path in there.keys() | asked.keys() if there.get(path) != asked.get(path))
+    stored = _stored_shapes(checkpoint, folder)
+    found = {path: tuple(leaf.shape) for path, leaf in stored.items() if path[: len(part)] == part}
+    expected = {path: tuple(leaf.shape) for path, leaf in wanted.items()}
+    differing = sorted(path for path in found.keys() | expected.keys() if found.get(path) != expected.get(path))
     if differing:
         listed = ", ".join(
-            f"{'/'.join(path)} (stored {there.get(path, 'nothing')}, wanted {asked.get(path, 'nothing')})"
+            f"{'/'.join(path)} (stored {found.get(path, 'nothing')}, wanted {expected.get(path, 'nothing')})"
             for path in differing[:20]
         )
         raise CheckpointError(
@@ -201,7 +204,7 @@ def _check_shapes(
 
 
 def tokenizer_files(checkpoint: Path, component: str) -> dict[str, Path]:
-    """The tokenizer's files of a text encoder by name, once their hashes are those of the manifest; empty if none.
+    """Return the tokenizer files of a text encoder by name, after checking their hashes; empty if it has none.
 
     Raises:
       UserError: no such checkpoint or component, or missing or damaged files.
@@ -215,11 +218,11 @@ def tokenizer_files(checkpoint: Path, component: str) -> dict[str, Path]:
 
 
 def tokenizer_folder(checkpoint: Path, component: str) -> Path:
-    """Where the tokenizer of a text encoder is, once its files are those of the manifest, unchanged.
+    """Return the tokenizer folder of a text encoder, after checking its files against the manifest.
 
     Raises:
-      UserError: no such checkpoint or component, or files that are damaged, missing, or not in the manifest: the
-        libraries that read the folder take whatever they know by name.
+      UserError: no such checkpoint or component, or files that are damaged, missing, or not in the manifest. Extra
+        files are refused because tokenizer libraries read any file whose name they know.
     """
     listed = tokenizer_files(checkpoint, component)
     folder = checkpoint / component / "tokenizer"
@@ -234,9 +237,10 @@ def tokenizer_folder(checkpoint: Path, component: str) -> Path:
 
 
 class BackgroundWrite:
-    """Arrays on their way into an Orbax folder: on the host once this is made, on the disk once `wait` returns.
+    """A background write of arrays to an Orbax folder.
 
-    Every process of the job makes one, of the same arrays; `finish` is for one process, after `wait` in all.
+    The arrays are on the host when the constructor returns, and on the disk when `wait` returns. All processes
+    construct one with the same arrays. One process calls `finish`, after `wait` has returned in all processes.
     """
 
     def __init__(self, folder: Path, arrays: Mapping[WeightPath, jax.Array]):
@@ -246,12 +250,12 @@ class BackgroundWrite:
         self._commits = _run_in_new_loop(saving) or []
 
     def wait(self) -> None:
-        """Returns when this process's part is written, or raises what went wrong."""
+        """Wait until this process's part is written; raise the error of a write that failed."""
         for commit in self._commits:
             commit.result()
 
     def finish(self) -> None:
-        """Joins the parts of all processes."""
+        """Join the parts of all processes."""
         self._handler.finalize(self._folder)
 
 
@@ -267,7 +271,7 @@ def _sharding_by_path(abstract_state: nnx.State, shardings: Any) -> dict[WeightP
 
 
 class CheckpointWriter:
-    """Writes the components of a new checkpoint one by one; made by `new_checkpoint`."""
+    """A writer of a new checkpoint's components, one at a time; made by `new_checkpoint`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -282,27 +286,27 @@ class CheckpointWriter:
         tokenizer: Mapping[str, Path] | None = None,
         progress: Callable[[int], object] = lambda size: None,
     ) -> None:
-        """Writes one component, tensor by tensor.
+        """Write one component, tensor by tensor.
 
         Args:
           name: e.g. "keyframes".
-          component: its record in the manifest.
-          weights: arrays in our layout; views of memory-mapped files cost memory only while they are written.
-          dtypes: what each is stored as.
+          component: the component's record in the manifest.
+          weights: arrays in this package's layout; views of memory-mapped files use memory only while they are written.
+          dtypes: the dtype in which each array is stored.
           tokenizer: the tokenizer's files by name.
-          progress: is told the bytes (as read) of each tensor written.
+          progress: called after each tensor with its size in bytes, in the dtype of `weights`.
         """
         folder = self.directory / name
         folder.mkdir()
         tree = _nest(weights)
         save_args = _nest({path: ocp.SaveArgs(dtype=np.dtype(dtypes[path])) for path in weights})
         registry = type_handlers.create_type_handler_registry(
-            (np.ndarray, _FewAtOnce(progress)), (jax.Array, type_handlers.ArrayHandler())
+            (np.ndarray, _BoundedNumpyHandler(progress)), (jax.Array, type_handlers.ArrayHandler())
         )
         handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=_COMPRESS)
         with ocp.Checkpointer(handler) as writer:
             writer.save((folder / "weights").absolute(), ocp.args.PyTreeSave(tree, save_args=save_args))
-        # Says, of one machine's path, what the manifest says better.
+        # It contains a path of this machine; the manifest already records a complete checkpoint.
         (folder / "weights" / "commit_success.txt").unlink(missing_ok=True)
         if tokenizer:
             (folder / "tokenizer").mkdir()
@@ -311,17 +315,17 @@ class CheckpointWriter:
         self._components[name] = component
 
     def finish(self) -> None:
-        """Writes the manifest."""
+        """Write the manifest."""
         Manifest(self._components, describe_files(self.directory, file_names(self.directory))).write(self.directory)
 
 
 @contextmanager
 def new_checkpoint(directory: Path, *, overwrite: bool = False) -> Iterator[CheckpointWriter]:
-    """A writer for a checkpoint that appears at `directory` when the block ends well, and not at all otherwise.
+    """Yield a writer of a checkpoint, which appears at `directory` only if the block ends without an exception.
 
     Raises:
-      UserError: `directory` exists and may not be overwritten (with `overwrite`: is no checkpoint), cannot be
-        written, or the disk is full.
+      UserError: `directory` exists (with `overwrite`: exists and is not a checkpoint), cannot be written, or the disk
+        is full.
     """
     check_new_checkpoint(directory, overwrite=overwrite)
     with new_folder(directory) as temporary:
@@ -331,15 +335,19 @@ def new_checkpoint(directory: Path, *, overwrite: bool = False) -> Iterator[Chec
 
 
 def check_new_checkpoint(directory: Path, *, overwrite: bool = False) -> None:
-    """Raise UserError where `new_checkpoint` would not write: at what exists, or with `overwrite` is no checkpoint."""
+    """Refuse a directory to which `new_checkpoint` would not write.
+
+    Raises:
+      UserError: `directory` exists; with `overwrite`, it exists and is not a checkpoint.
+    """
     check_target(directory, "checkpoint", lambda folder: (folder / MANIFEST).is_file(), overwrite=overwrite)
 
 
-class _FewAtOnce(type_handlers.NumpyHandler):
-    """Writes arrays of at most `_SAVE_CONCURRENT_BYTES` at a time (or one that is larger) and copies none beforehand.
+class _BoundedNumpyHandler(type_handlers.NumpyHandler):
+    """A handler that writes at most `_SAVE_CONCURRENT_BYTES` of arrays at a time (or one larger array), without copies.
 
-    Orbax's own handler copies every array and writes them all at once: three times the component in memory. One at a
-    time would be the least memory, but each write that ends alone costs a commit of OCDBT's whole index.
+    Orbax's own handler copies every array and writes all of them at once: this needs three times the component's size
+    in memory. One array at a time would need the least memory, but then every write commits the whole OCDBT index.
     """
 
     def __init__(self, progress: Callable[[int], object]) -> None:
@@ -365,14 +373,14 @@ class _FewAtOnce(type_handlers.NumpyHandler):
 
 @contextmanager
 def _orbax_errors(checkpoint: Path, folder: str) -> Iterator[None]:
-    """Damaged or missing weight files raise many kinds of exceptions; all mean the same to a person."""
+    """Convert the exceptions that damaged or missing weight files raise into one CheckpointError."""
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(checkpoint, folder, error) from error
+        raise _read_error(checkpoint, folder, error) from error
 
 
-def _unreadable(checkpoint: Path, folder: str, error: Exception) -> CheckpointError:
+def _read_error(checkpoint: Path, folder: str, error: Exception) -> CheckpointError:
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     return CheckpointError(checkpoint, f"{checkpoint}: {folder} cannot be read ({reason})")
 

@@ -1,4 +1,4 @@
-"""One or several checkpoints as one: the components of the later ones take the place of the earlier ones'."""
+"""One or several checkpoints used as one: components of later checkpoints replace those of earlier ones."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from show1_jax.checkpoints.arrays import check_weights, tokenizer_folder
 from show1_jax.checkpoints.manifest import MANIFEST, CheckpointError, Component, Manifest, check_sizes, read_manifest
 from show1_jax.checkpoints.networks import LoadedNetwork, architecture_of, load_network
 from show1_jax.checkpoints.recorded_settings import check_recorded
-from show1_jax.checkpoints.run_steps import CHECKPOINTS, latest
+from show1_jax.checkpoints.run_steps import CHECKPOINTS, latest_step
 from show1_jax.diffusion.schedule import SchedulerConfig
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
@@ -22,11 +22,11 @@ from show1_jax.text.tokenizers import TextTokenizer
 
 
 class CheckpointSet:
-    """Where each component is, and what is known of it.
+    """The path and the record of each component of one or several checkpoints.
 
     Attributes:
-        paths: the checkpoint that holds a component, by the component's name.
-        manifest: of all components, as if they were one checkpoint's.
+        paths: the checkpoint that contains a component, by the component's name.
+        manifest: one manifest for all components.
 
     Example:
         >>> checkpoints = CheckpointSet.open("checkpoints/show1,runs/keyframes")
@@ -42,30 +42,30 @@ class CheckpointSet:
 
     @classmethod
     def open(cls, names: str | Path) -> "CheckpointSet":
-        """Every process of a job calls it, at the same point.
+        """Open checkpoints by name. All processes must call this at the same point.
 
         Args:
-            names: folders, separated by commas. Each is a converted checkpoint, a step of a training run, or a run's
-                working directory, which stands for its newest good step.
+            names: folders, separated by commas. Each is a converted checkpoint, a step of a training run, or the
+                working directory of a training run: then its newest intact step is used.
 
         Raises:
-            UserError: one of them is no checkpoint, or damaged, or a run without a good step.
+            UserError: a folder is not a checkpoint, is damaged, or is a training run without an intact step.
         """
         return cls([_resolve(path) for path in split_names(names)])
 
     def component(self, name: str) -> Component:
-        """What is known of a component; a UserError says which ones there are."""
+        """Return the record of a component; if there is none, a UserError lists the components."""
         return self.manifest.component(name)
 
     def path(self, name: str) -> Path:
-        """The checkpoint that holds a component; a UserError says which ones there are."""
+        """Return the checkpoint that contains a component; if there is none, a UserError lists the components."""
         self.component(name)
         return self.paths[name]
 
     def load(self, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
-        """A component's network, or the module at a path of it; see `load_network`.
+        """Load a component's network, or one module of it by path; see `load_network`.
 
-        Hashes are checked whenever a network is loaded, but once for all of its parts.
+        Hashes are checked each time a whole network is loaded, but only once for all parts of a network.
         """
         path = self.path(component)
         if part and component not in self._checked:
@@ -74,30 +74,30 @@ class CheckpointSet:
         return load_network(path, component, mesh, dtype, part)
 
     def tokenizer(self, component: str) -> TextTokenizer:
-        """Return the tokenizer of a text encoder; a UserError says which file is damaged or missing."""
+        """Return the tokenizer of a text encoder; a UserError names a damaged or missing file."""
         encoder = encoder_of_kind(self.component(component).kind)
         return encoder.load_tokenizer(tokenizer_folder(self.path(component), component))
 
     def check_sizes(self, components: Sequence[str]) -> None:
-        """Find missing and truncated files at once.
+        """Check for missing and truncated files without reading them.
 
         Raises:
-            UserError: names the first such file, or a component that none of the checkpoints has.
+            UserError: a file is missing or truncated (the first one is named), or no checkpoint contains a component.
         """
         for component in components:
             check_sizes(self.path(component), component)
 
     def _add(self, checkpoint: Path, manifest: Manifest) -> None:
         for name, component in manifest.components.items():
-            _check(checkpoint, name, component)
+            _check_component(checkpoint, name, component)
             kept = {path: file for path, file in self.manifest.files.items() if not path.startswith(f"{name}/")}
             added = {path: file for path, file in manifest.files.items() if path.startswith(f"{name}/")}
             self.manifest = Manifest({**self.manifest.components, name: component}, kept | added)
             self.paths[name] = checkpoint
 
 
-def _check(checkpoint: Path, name: str, component: Component) -> None:
-    """Refuse a record that no network can be built of, before any is built."""
+def _check_component(checkpoint: Path, name: str, component: Component) -> None:
+    """Refuse a record from which no network can be built, before any network is built."""
     try:
         architecture_of(component)
         for settings in component.schedulers.values():
@@ -108,21 +108,21 @@ def _check(checkpoint: Path, name: str, component: Component) -> None:
 
 
 def split_names(names: str | Path) -> list[Path]:
-    """The folders that `A,B` names; a folder whose own name has a comma is one."""
+    """Return the folders that `A,B` names; an existing folder with a comma in its name is one folder."""
     if os.path.exists(os.path.expanduser(names)):
         return [user_path(names)]
     return [user_path(name.strip()) for name in str(names).split(",")]
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is the working directory of a training run."""
+    """Return whether a folder is the working directory of a training run."""
     return not os.path.exists(folder / MANIFEST) and os.path.isdir(folder / CHECKPOINTS)
 
 
 def _resolve(folder: Path) -> Path:
     if not is_run(folder):
         return folder
-    step = from_first_process(lambda: latest(folder))
+    step = from_first_process(lambda: latest_step(folder))
     if step is None:
-        raise UserError(f"{folder}: this training run has no checkpoint yet; take another, or train on")
+        raise UserError(f"{folder}: this training run has no checkpoint yet; use another, or train longer")
     return step

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a checkpoint holds, and the hashes of its files and of itself."""
+"""`manifest.json`: the components of a checkpoint, and the hashes of its files and of the manifest itself."""
 
 import dataclasses
 import hashlib
@@ -18,31 +18,30 @@ from show1_jax.errors import FileError, UserError
 from show1_jax.files import open_regular, read_json
 from show1_jax.parallel.processes import from_all_processes
 
-T = TypeVar("T")
+FileResult = TypeVar("FileResult")
 
 FORMAT_VERSION = 3
 _READ_VERSIONS: Final = (2, 3)
 """Version 3 records sampling settings."""
 MANIFEST = "manifest.json"
 TRAINING = "training"
-"""The folder that a step of a training run has besides its component's."""
+"""The second folder of a training run's step; the first is its component's."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Component(Settings):
-    """The record of one component: everything but its weights. Every field is JSON.
+    """The record of one component: everything except its weights. Every field is JSON.
 
     Attributes:
-      kind: of network, see `show1_jax.checkpoints.networks.network_kinds`.
-      architecture: the fields of our configuration dataclass of that kind.
-      dtype: of the stored weights, e.g. "float16"; "mixed" where the released file mixes them and they were kept.
+      kind: kind of network, see `show1_jax.checkpoints.networks.network_kinds`.
+      architecture: the fields of this package's architecture dataclass of that kind.
+      dtype: dtype of the stored weights, e.g. "float16"; "mixed" if the released file mixes dtypes and they were kept.
       schedulers: the released scheduler configurations, verbatim, by role (`scheduler`, `image_noising_scheduler`).
       config: the component's released `config.json`, verbatim.
-      provenance: where the weights come from: source, revision, file hashes, licence, tool version.
-      sampling: the settings that a stage's network is to be sampled with, see
-      `show1_jax.checkpoints.recorded_settings`; empty for
-        other networks, and in checkpoints of version 2.
+      provenance: origin of the weights: source, revision, file hashes, licence, tool version.
+      sampling: the recorded sampling settings of a stage's network, see `show1_jax.checkpoints.recorded_settings`;
+        empty for other networks, and in checkpoints of version 2.
     """
 
     kind: str
@@ -56,14 +55,14 @@ class Component(Settings):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The components by name, and size and SHA-256 of every file by relative path."""
+    """The components by name, and the size and SHA-256 of every file by relative path."""
 
     components: dict[str, Component]
     files: dict[str, dict[str, Any]]
     format_version: int = FORMAT_VERSION
 
     def component(self, name: str) -> Component:
-        """The component of that name; a UserError says which ones there are."""
+        """Return the component of that name; if there is none, a UserError lists the components."""
         if name not in self.components:
             raise UserError(
                 f"the checkpoint has no component {name!r}, only {', '.join(self.components) or 'none'}; "
@@ -72,40 +71,39 @@ class Manifest:
         return self.components[name]
 
     def digest(self, name: str) -> str:
-        """A hash of what a component is: its files' hashes, its architecture and its schedulers."""
+        """Return a hash that identifies a component: of its kind, architecture, schedulers and file hashes."""
         component = self.component(name)
         files = {path: file["sha256"] for path, file in self.files.items() if path.startswith(f"{name}/")}
-        return _digest([component.kind, component.architecture, component.schedulers, files])
+        return _json_digest([component.kind, component.architecture, component.schedulers, files])
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Manifest":
         """Build from the fields of a `manifest.json`.
 
         Raises:
-            UserError: a field is missing or of the wrong type; names it.
+            UserError: a field is missing or has the wrong type; the line names it.
         """
-        components, files = (_mapping(name, values.get(name)) for name in ("components", "files"))
+        components, files = (_json_object(name, values.get(name)) for name in ("components", "files"))
         for name in components:
-            _require(name.isidentifier(), f"{name!r} is no component's name")
+            _require_valid(name.isidentifier(), f"{name!r} is no component's name")
         for name, file in files.items():
-            place = PurePosixPath(name)
-            _require(
-                not place.is_absolute() and ".." not in place.parts, f"files: {name!r} leads out of the checkpoint"
-            )
-            size, digest = (_mapping(f"files: {name}", file).get(key) for key in ("size", "sha256"))
-            _require(type(size) is int and size >= 0, f"files: {name}: size={size!r} is no number of bytes")
-            _require(
+            relative = PurePosixPath(name)
+            is_inside = not relative.is_absolute() and ".." not in relative.parts
+            _require_valid(is_inside, f"files: {name!r} is outside the checkpoint")
+            size, digest = (_json_object(f"files: {name}", file).get(key) for key in ("size", "sha256"))
+            _require_valid(type(size) is int and size >= 0, f"files: {name}: size={size!r} is no number of bytes")
+            _require_valid(
                 isinstance(digest, str) and _SHA256.fullmatch(digest) is not None,
                 f"files: {name}: sha256={digest!r} is no SHA-256",
             )
         return cls({name: _component(name, fields) for name, fields in components.items()}, dict(files))
 
     def write(self, checkpoint: Path) -> None:
-        """Writes `manifest.json`, with the hash of all that it says."""
+        """Write `manifest.json`, with the hash of its own content."""
         values = json.loads(json.dumps(dataclasses.asdict(self)))
-        text = json.dumps(values | {"sha256": _digest(values)}, indent=1)
+        text = json.dumps(values | {"sha256": _json_digest(values)}, indent=1)
         (checkpoint / MANIFEST).write_text(text + "\n")
-        _flush(checkpoint / MANIFEST)
+        _sync_to_disk(checkpoint / MANIFEST)
 
 
 def _component(name: str, fields: Any) -> Component:
@@ -115,31 +113,31 @@ def _component(name: str, fields: Any) -> Component:
         raise UserError(f"components: {name}: {error}") from None
 
 
-def _mapping(name: str, value: Any) -> Mapping[str, Any]:
-    _require(isinstance(value, Mapping), f"{name} is no JSON object")
+def _json_object(name: str, value: Any) -> Mapping[str, Any]:
+    _require_valid(isinstance(value, Mapping), f"{name} is no JSON object")
     assert isinstance(value, Mapping)
     return value
 
 
-def _require(condition: bool, problem: str) -> None:
+def _require_valid(condition: bool, problem: str) -> None:
     if not condition:
         raise UserError(problem)
 
 
 class CheckpointError(FileError):
-    """A checkpoint that is not what was written, or that does not fit."""
+    """A checkpoint that is damaged, or that does not fit the network."""
 
     def __init__(self, checkpoint: Path, problem: str, remedy: str = ""):
         is_step = os.path.isdir(checkpoint / TRAINING)
-        super().__init__(problem, remedy or ("take an earlier step" if is_step else "convert again"))
+        super().__init__(problem, remedy or ("use an earlier step" if is_step else "convert again"))
 
 
 def read_manifest(checkpoint: Path) -> Manifest:
-    """Reads a checkpoint's `manifest.json`.
+    """Read a checkpoint's `manifest.json`.
 
     Raises:
-      UserError: `checkpoint` is missing or no checkpoint (the line has the command that makes one), or is damaged or
-        of another format version.
+      UserError: `checkpoint` is missing or not a checkpoint (the line contains the command that makes one), or is
+        damaged or of another format version.
     """
     path = checkpoint / MANIFEST
     try:
@@ -149,7 +147,7 @@ def read_manifest(checkpoint: Path) -> Manifest:
             readable = " and ".join(map(str, _READ_VERSIONS))
             problem = f"{checkpoint}: format version {version}, this program reads {readable}"
             raise CheckpointError(checkpoint, problem)
-        if type(version) is not int or digest != _digest(values):
+        if type(version) is not int or digest != _json_digest(values):
             raise CheckpointError(checkpoint, f"{path}: damaged (its hash of itself differs)")
         return Manifest.from_json(values)
     except (FileNotFoundError, NotADirectoryError):
@@ -165,10 +163,10 @@ def read_manifest(checkpoint: Path) -> Manifest:
 
 
 def check_sizes(checkpoint: Path, component: str) -> None:
-    """Finds missing and truncated files of a component at once, without reading them.
+    """Check for missing and truncated files of a component, without reading them.
 
     Raises:
-      UserError: names the first such file.
+      UserError: a file is missing or truncated; the first one is named.
     """
     manifest = read_manifest(checkpoint)
     manifest.component(component)
@@ -179,21 +177,21 @@ def check_sizes(checkpoint: Path, component: str) -> None:
 
 
 def check_hashes(checkpoint: Path, folder: str = "", *, together: bool = False) -> None:
-    """Recomputes the SHA-256 of every file of a checkpoint, or of those in one folder of it, in threads.
+    """Compare the SHA-256 of the files of a checkpoint, or of one folder of it, with the manifest, in threads.
 
     Args:
       checkpoint: the checkpoint's directory.
-      folder: its relative path, e.g. "keyframes/weights", or a file's; empty: everything.
-      together: every process of the job calls this at the same point and hashes its share; otherwise the calling
-        process hashes all.
+      folder: relative path of the folder, e.g. "keyframes/weights", or of one file; empty: the whole checkpoint.
+      together: all processes call this at the same point, and each hashes its share of the files; otherwise the
+        calling process hashes all of them.
 
     Raises:
-      UserError: names the files that are missing or changed, in every process that took part.
+      UserError: files are missing or changed; with `together`, it is raised in all processes.
     """
     files = read_manifest(checkpoint).files
     sizes = {name: file["size"] for name, file in files.items() if not folder or f"{name}/".startswith(f"{folder}/")}
-    names = share_of(sizes) if together else list(sizes)
-    same = _in_threads(lambda name: _is_same(checkpoint / name, files[name]), names)
+    names = files_to_hash(sizes) if together else list(sizes)
+    same = _in_threads(lambda name: _matches_record(checkpoint / name, files[name]), names)
     wrong = [name for name, is_same in zip(names, same, strict=True) if not is_same]
     if together:
         wrong = [name for names in from_all_processes(wrong) for name in names]
@@ -203,17 +201,17 @@ def check_hashes(checkpoint: Path, folder: str = "", *, together: bool = False) 
 
 
 def verify_files(checkpoint: Path, progress: Callable[[int], object] = lambda size: None) -> None:
-    """Recomputes the SHA-256 of every file; `progress` is told the bytes done.
+    """Compare all files of a checkpoint with the manifest; `progress` is called with the bytes of each hashed file.
 
     Raises:
-      UserError: names every missing, changed and extra file at once.
+      UserError: files are missing, changed or not in the manifest; the line names all of them.
     """
     recorded = read_manifest(checkpoint).files
     present = set(file_names(checkpoint))
     problems = [f"missing {name}" for name in sorted(recorded.keys() - present)]
     problems += [f"extra {name}" for name in sorted(present - recorded.keys())]
     common = sorted(recorded.keys() & present)
-    same = _in_threads(lambda name: _is_same(checkpoint / name, recorded[name]), common)
+    same = _in_threads(lambda name: _matches_record(checkpoint / name, recorded[name]), common)
     for name, is_same in zip(common, same, strict=True):
         problems += [] if is_same else [f"changed {name}"]
         progress(recorded[name]["size"])
@@ -222,53 +220,53 @@ def verify_files(checkpoint: Path, progress: Callable[[int], object] = lambda si
 
 
 def file_names(checkpoint: Path) -> list[str]:
-    """The relative paths of a checkpoint's files, but for its manifest."""
+    """Return the relative paths of a checkpoint's files, except its manifest."""
     paths = (path for path in checkpoint.rglob("*") if os.path.isfile(path) and path != checkpoint / MANIFEST)
     return sorted(path.relative_to(checkpoint).as_posix() for path in paths)
 
 
 def describe_files(checkpoint: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of these files, by relative path, as a manifest holds them, once they are on the disk."""
+    """Flush files to the disk; return their size and SHA-256 by relative path, in the form of `Manifest.files`."""
 
     def describe(name: str) -> dict[str, Any]:
         path = checkpoint / name
-        _flush(path)
+        _sync_to_disk(path)
         return {"size": path.stat().st_size, "sha256": sha256(path)}
 
     names = list(names)
     return dict(zip(names, _in_threads(describe, names), strict=True))
 
 
-def share_of(sizes: Mapping[str, int]) -> list[str]:
-    """The files that this process hashes of those that all processes of the job hash together."""
+def files_to_hash(sizes: Mapping[str, int]) -> list[str]:
+    """Return this process's share of the files that all processes hash together."""
     largest_first = sorted(sizes, key=lambda name: (-sizes[name], name))
     return largest_first[jax.process_index() :: jax.process_count()]
 
 
 def sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of a regular file."""
+    """Return the hexadecimal SHA-256 of a regular file."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flush(path: Path) -> None:
-    """Waits until a file is on the disk, so that what its rename or its hash vouches for outlives a power failure."""
+def _sync_to_disk(path: Path) -> None:
+    """Wait until a file's content is on the disk: it must survive a power failure after it is hashed or renamed."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _is_same(path: Path, recorded: Mapping[str, Any]) -> bool:
+def _matches_record(path: Path, recorded: Mapping[str, Any]) -> bool:
     try:
         return path.stat().st_size == recorded["size"] and sha256(path) == recorded["sha256"]
     except OSError:
         return False
 
 
-def _in_threads(compute: Callable[[str], T], names: Iterable[str]) -> Iterator[T]:
-    """The results in order, as they come; hashing leaves Python's lock to the other threads."""
+def _in_threads(compute: Callable[[str], FileResult], names: Iterable[str]) -> Iterator[FileResult]:
+    """Yield the results for these names in order; threads help because hashing releases Python's global lock."""
     with ThreadPoolExecutor() as pool:
         yield from pool.map(compute, names)
 
 
-def _digest(values: Any) -> str:
+def _json_digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

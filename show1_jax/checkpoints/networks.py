@@ -1,4 +1,4 @@
-"""The kinds of network that a checkpoint holds, and networks with their weights."""
+"""The kinds of network in a checkpoint, and networks with their weights."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,14 +25,14 @@ from show1_jax.text.encoders import TEXT_ENCODERS
 
 
 class NetworkKind(NamedTuple):
-    """A kind of network: the dataclass of its architecture, and its module, which is made of one and `Layers`."""
+    """A kind of network: its architecture dataclass, and its module, constructed from an architecture and `Layers`."""
 
     architecture: type[Architecture]
     network: type[nnx.Module]
 
 
 def network_kinds() -> dict[str, NetworkKind]:
-    """Return all kinds of network by name, as records have it; the text encoders' are those of `TEXT_ENCODERS`."""
+    """Return all kinds of network by the name used in records; those of text encoders come from `TEXT_ENCODERS`."""
     encoders = {encoder.kind: NetworkKind(encoder.architecture, encoder.network) for encoder in TEXT_ENCODERS.values()}
     return {"unet": NetworkKind(UNetConfig, UNet), AUTOENCODER: NetworkKind(VAEConfig, Autoencoder), **encoders}
 
@@ -41,7 +41,7 @@ def network_kind(name: str) -> NetworkKind:
     """Return the kind of network of that name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such kind.
     """
     kinds = network_kinds()
     if name not in kinds:
@@ -50,7 +50,7 @@ def network_kind(name: str) -> NetworkKind:
 
 
 def kind_of(component: str) -> str:
-    """Return the kind of network that a component has: a text encoder, the autoencoder, or else a UNet."""
+    """Return a component's kind of network: a text encoder, the autoencoder, or otherwise a UNet."""
     if component in TEXT_ENCODERS:
         return TEXT_ENCODERS[component].kind
     return AUTOENCODER if component == AUTOENCODER else "unet"
@@ -60,18 +60,18 @@ def architecture_of(record: Component) -> Architecture:
     """Return the architecture that a checkpoint's record describes.
 
     Raises:
-        UserError: its kind is unknown, or a field of it is wrong.
+        UserError: its kind is unknown, or a field is wrong.
     """
     return network_kind(record.kind).architecture.from_dict(record.architecture)
 
 
 class LoadedNetwork(NamedTuple):
-    """A network in the form that pure functions take.
+    """A network as arguments for pure functions.
 
     Attributes:
-        graph: its structure, from `nnx.split`.
-        weights: its parameters on the devices, or their shapes and shardings.
-        architecture: its settings.
+        graph: the network's structure, from `nnx.split`.
+        weights: the network's parameters on the devices, or their shapes and shardings.
+        architecture: the network's settings.
     """
 
     graph: "nnx.GraphDef[nnx.Module]"
@@ -80,7 +80,7 @@ class LoadedNetwork(NamedTuple):
 
     @property
     def module(self) -> Any:
-        """The network as a module that is called with arrays, e.g. a `show1_jax.nn.unet.UNet`."""
+        """The network as a callable module, e.g. a `show1_jax.nn.unet.UNet`."""
         return nnx.merge(self.graph, self.weights)
 
 
@@ -92,16 +92,23 @@ def make_network(
     param_dtype: DTypeLike = jnp.float32,
     remat: Remat = "none",
 ) -> nnx.Module:
-    """Return a network of that kind, whose parameters are shapes only; see `Layers` for that and for the options."""
+    """Return a network of that kind; its parameters are shapes only. See `Layers` for this and for the options."""
     make: Any = network_kind(kind).network
     network: nnx.Module = make(architecture, Layers(dtype, param_dtype, remat))
     return network
 
 
 def abstract_network(record: Component, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
-    """The network of a component's record as shapes alone, each with its place on the mesh, computing in `dtype`.
+    """Return the network of a component's record as shapes with shardings, without weights.
 
-    With a `part`, only the module at this path of the network.
+    Args:
+        record: the component's record in the manifest.
+        mesh: the mesh of the shardings.
+        dtype: dtype of the weights and of the computation.
+        part: path of one module of the network; by default the whole network.
+
+    Raises:
+        UserError: the record's kind is unknown, or a field is wrong.
     """
     architecture = architecture_of(record)
     module: Any = make_network(record.kind, architecture, dtype=dtype, param_dtype=dtype)
@@ -119,7 +126,14 @@ def abstract_network(record: Component, mesh: Mesh, dtype: DTypeLike, part: Weig
 def load_network(
     checkpoint: Path, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()
 ) -> LoadedNetwork:
-    """A network of a checkpoint, or a part of it, its weights spread over the mesh in the dtype that it computes in.
+    """Load a network of a checkpoint, or a part of it, with weights sharded over the mesh.
+
+    Args:
+        checkpoint: the checkpoint's directory.
+        component: e.g. "keyframes".
+        mesh: the mesh of the shardings.
+        dtype: dtype of the weights and of the computation.
+        part: path of one module of the network; by default the whole network. Hashes of a part are not checked.
 
     Raises:
         UserError: no such checkpoint or component, or its weights are damaged.
@@ -132,7 +146,7 @@ def load_network(
 def random_network(record: Component, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
     """Return the network of a component's record with random weights; see `abstract_network` for the arguments.
 
-    They are drawn on the devices, each where it belongs: a network of full size is there in seconds.
+    Weights are drawn on the devices, already sharded: this takes seconds for a network of full size.
     """
     network = abstract_network(record, mesh, dtype, part)
     weights = {

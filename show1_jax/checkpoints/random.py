@@ -1,4 +1,4 @@
-"""Checkpoints with random weights: the whole cascade can be run and tested before anything is trained."""
+"""Checkpoints with random weights, to run and test the whole cascade before any training."""
 
 import math
 import tempfile
@@ -22,7 +22,7 @@ from show1_jax.parallel.weights import WeightPath, to_weights
 from show1_jax.text.encoders import TEXT_ENCODERS
 
 SOURCE = "random weights"
-"""What the provenance of such components says."""
+"""The `source` in the provenance of components with random weights."""
 
 
 def write_random_checkpoint(
@@ -32,14 +32,14 @@ def write_random_checkpoint(
     seed: int = 0,
     config: CascadeConfig | None = None,
 ) -> None:
-    """Write a checkpoint whose weights are random, and whose tokenizers know bytes only.
+    """Write a checkpoint with random weights and byte-level tokenizers.
 
     Args:
-        directory: must not exist.
+        directory: folder of the new checkpoint; must not exist.
         architecture: for every component the fields of its architecture dataclass.
-        schedulers: for every UNet its scheduler configs, by role, in diffusers' form.
-        seed: of the weights.
-        config: sampling settings to record; none are recorded if not given.
+        schedulers: for every UNet its scheduler configs, by role, in diffusers' format.
+        seed: seed of the weights.
+        config: sampling settings to record; by default none are recorded.
 
     Raises:
         UserError: `directory` exists, a field is wrong, or the disk is full or too small.
@@ -51,7 +51,7 @@ def write_random_checkpoint(
     check_space(directory, sum(math.prod(shape) for of_one in shapes.values() for shape in of_one.values()) * 4)
     with new_checkpoint(directory) as writer:
         for name, record in records.items():
-            # With the component's name in front: networks have paths in common, and are not to be alike.
+            # The component's name is part of the path: networks share paths, but their weights must differ.
             weights = {
                 path: initial_weight((name, *path), shape, seed, temporal_identity=False)
                 for path, shape in shapes[name].items()
@@ -65,12 +65,12 @@ def described_manifest(
     schedulers: Mapping[str, Mapping[str, Mapping[str, Any]]],
     provenance: Mapping[str, Any],
 ) -> Manifest:
-    """Return the manifest of a checkpoint that is not there, and so without files.
+    """Return the manifest of a checkpoint that does not exist on disk; it lists no files.
 
     Args:
         architecture: see `write_random_checkpoint`.
         schedulers: see `write_random_checkpoint`.
-        provenance: of every component.
+        provenance: provenance of every component.
 
     Raises:
         UserError: a field is wrong.
@@ -83,7 +83,7 @@ def described_manifest(
 
 @contextmanager
 def _byte_tokenizer(component: str) -> Iterator[dict[str, Path] | None]:
-    """The files of a text encoder's smallest tokenizer by name, as long as the block lasts; None for other networks."""
+    """Yield the files of a text encoder's smallest tokenizer by name, removed after the block; None if no encoder."""
     if component not in TEXT_ENCODERS:
         yield None
         return
@@ -103,9 +103,13 @@ def new_component(
     schedulers: Mapping[str, Mapping[str, Any]],
     provenance: Mapping[str, Any],
 ) -> Component:
-    """The record of a network that is made here; arguments as of `write_random_checkpoint`, for one component."""
+    """Return the record of a new component; arguments as in `write_random_checkpoint`, for one component.
+
+    Raises:
+        UserError: the name or a field is wrong.
+    """
     if not name.isidentifier():
-        raise UserError(f"architecture: {name!r} is no component's name; take letters, digits and _")
+        raise UserError(f"architecture: {name!r} is no component's name; use letters, digits and _")
     kind = kind_of(name)
     for role, settings in schedulers.items():
         try:

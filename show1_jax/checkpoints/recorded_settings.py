@@ -1,4 +1,4 @@
-"""The settings that networks are to be sampled with, as their checkpoint records them, stage by stage."""
+"""The sampling settings that a checkpoint records for the networks of its stages."""
 
 import dataclasses
 import warnings
@@ -14,24 +14,25 @@ _TEXT_PADDING = "text_padding"
 
 
 def with_settings(record: Component, name: str, config: CascadeConfig) -> Component:
-    """Return a component's record with the settings of its stage; of a component that is no stage, as it is.
+    """Return a component's record with the sampling settings of its stage; unchanged if it is not a stage.
 
     Args:
-        record: of the component.
-        name: of the component.
-        config: settings that its network was made for.
+        record: record of the component.
+        name: name of the component.
+        config: settings for which the network was made.
     """
-    return dataclasses.replace(record, sampling=_settings(config, name)) if name in STAGES else record
+    return dataclasses.replace(record, sampling=_stage_settings(config, name)) if name in STAGES else record
 
 
 def recorded_config(manifest: Manifest, where: str) -> CascadeConfig:
-    """Return the settings that a checkpoint is to be sampled with.
+    """Return the sampling settings that a checkpoint records.
 
-    Stages whose record has none, as in checkpoints of older versions, get the original's, with a warning that says so.
+    A stage without recorded settings, as in checkpoints of older versions, gets the original's settings, with a
+    warning.
 
     Args:
-        manifest: of the checkpoint.
-        where: its name, for messages.
+        manifest: manifest of the checkpoint.
+        where: name of the checkpoint, for messages.
 
     Raises:
         UserError: the settings of two stages cannot be used together.
@@ -44,16 +45,22 @@ def recorded_config(manifest: Manifest, where: str) -> CascadeConfig:
     if len(set(paddings.values())) > 1:
         listed = ", ".join(f"{stage}: {padding}" for stage, padding in paddings.items())
         raise UserError(f"{where}: networks were made for different text_padding ({listed}); give a config")
-    settings = {stage: _own(settings) for stage, settings in recorded.items() if settings}
+    settings = {stage: _without_padding(settings) for stage, settings in recorded.items() if settings}
     shared = {_TEXT_PADDING: next(iter(paddings.values()))} if paddings else {}
     return CascadeConfig.from_dict(settings | shared)
 
 
 def differing_settings(manifest: Manifest, config: CascadeConfig, stages: Sequence[Stage]) -> list[str]:
-    """Say where a config differs from the recorded settings of some stages; nothing of stages without a record."""
+    """Return one text for each setting of a config that differs from the recorded one.
+
+    Args:
+        manifest: manifest of the checkpoint.
+        config: the settings to compare.
+        stages: stages to compare; those without recorded settings are skipped.
+    """
     lines = []
     for stage in stages:
-        recorded, stated = manifest.component(stage).sampling, flatten(_settings(config, stage))
+        recorded, stated = manifest.component(stage).sampling, flatten(_stage_settings(config, stage))
         for name, value in flatten(recorded).items():
             if name in stated and stated[name] != value:
                 prefix = "" if name == _TEXT_PADDING else f"{stage}."
@@ -62,19 +69,19 @@ def differing_settings(manifest: Manifest, config: CascadeConfig, stages: Sequen
 
 
 def check_recorded(name: str, record: Component) -> None:
-    """Refuse recorded settings that no stage can have.
+    """Refuse recorded settings that are invalid for any stage.
 
     Raises:
-        UserError: names the field.
+        UserError: a field is wrong; the line names it.
     """
     if record.sampling and name in STAGES:
         padding = {_TEXT_PADDING: record.sampling[_TEXT_PADDING]} if _TEXT_PADDING in record.sampling else {}
-        CascadeConfig.from_dict({name: _own(record.sampling)} | padding)
+        CascadeConfig.from_dict({name: _without_padding(record.sampling)} | padding)
 
 
-def _settings(config: CascadeConfig, stage: Any) -> dict[str, Any]:
+def _stage_settings(config: CascadeConfig, stage: Any) -> dict[str, Any]:
     return config.stage(stage).to_dict() | {_TEXT_PADDING: config.text_padding}
 
 
-def _own(settings: dict[str, Any]) -> dict[str, Any]:
+def _without_padding(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name != _TEXT_PADDING}

@@ -1,12 +1,12 @@
 """Checkpoints of a training run: written in the background, checked before they are used.
 
-    WORKDIR/checkpoints/00001000/   of one step
-        manifest.json               as every checkpoint has it: the component, and the hashes of all files
-        NAME/weights                the component's averaged weights, as a converted checkpoint holds them
+    WORKDIR/checkpoints/00001000/   the checkpoint of one step
+        manifest.json               as in every checkpoint: the component, and the hashes of all files
+        NAME/weights                the component's averaged weights, in the format of a converted checkpoint
         training/state              the other arrays that a resumed run needs (Orbax)
-        training/record.json        and what is no array
+        training/record.json        the state of the run that is not in arrays
 
-A step is written to a hidden folder beside its place, which several processes share, and renamed once it is whole.
+A step is written to a hidden folder in the same directory, which all processes share, and renamed when it is complete.
 """
 
 import json
@@ -33,8 +33,8 @@ from show1_jax.checkpoints.manifest import (
     check_sizes,
     describe_files,
     file_names,
+    files_to_hash,
     read_manifest,
-    share_of,
 )
 from show1_jax.errors import FileError, UserError
 from show1_jax.files import disk_error, read_json
@@ -42,16 +42,16 @@ from show1_jax.parallel.processes import from_all_processes, from_first_process
 from show1_jax.parallel.weights import WeightPath, Weights
 
 CHECKPOINTS: Final = "checkpoints"
-"""The folder of a run's working directory that holds its steps."""
+"""The folder of a run's working directory that contains its steps."""
 _STATE: Final = f"{TRAINING}/state"
 _RECORD: Final = f"{TRAINING}/record.json"
 _STEP: Final = re.compile(r"[0-9]{8,18}")
 _HIDDEN: Final = re.compile(r"\.([0-9]{8,18})\.saving")
-_ANOTHER: Final = "another process could not write its part"
-_PATIENCE_SECONDS: Final = 1200.0
+_OTHER_PROCESS_FAILED: Final = "another process could not write its part"
+_MESSAGE_TIMEOUT_SECONDS: Final = 1200.0
 _POLL_SECONDS: Final = 0.02
 
-T = TypeVar("T")
+StepPart = TypeVar("StepPart")
 Shapes = Mapping[WeightPath, jax.ShapeDtypeStruct]
 Warn = Callable[[str], object]
 
@@ -62,8 +62,8 @@ class Restored(NamedTuple):
     Attributes:
         step: its number.
         ema: the averaged weights.
-        state: the other arrays, in their tree.
-        record: what is no array.
+        state: the other arrays, in the structure of the saved tree.
+        record: the JSON record.
     """
 
     step: int
@@ -73,18 +73,19 @@ class Restored(NamedTuple):
 
 
 def warn_user(line: str) -> None:
-    """Tell the person, once for the job."""
+    """Print a warning, from the first process only."""
     if jax.process_index() == 0:
         print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 class TrainingCheckpoints:
-    """The steps of one run. Every process of the job makes one and calls its methods, at the same points.
+    """The saved steps of one training run. All processes construct one and call its methods at the same points.
 
     Args:
-        directory: `WORKDIR/checkpoints`, which all processes see. What killed runs left half-written is removed.
-        keep: the newest so many steps are kept,
-        keep_every: and those that this divides; 0: none.
+        directory: `WORKDIR/checkpoints`, on a file system that all processes share. Incomplete steps that killed runs
+            left there are removed.
+        keep: number of newest steps to keep.
+        keep_every: steps that are multiples of this number are kept as well; 0: none.
 
     Raises:
         UserError: the directory cannot be made.
@@ -95,62 +96,66 @@ class TrainingCheckpoints:
         self._keep, self._keep_every = keep, keep_every
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
-        from_first_process(self._tidy)
+        from_first_process(self._remove_leftovers)
 
     def save(
         self, step: int, name: str, component: Component, ema: Weights, state: Any, record: Mapping[str, Any]
     ) -> None:
-        """Save a step. When this returns the arrays are copied and may be donated; the writing goes on.
+        """Save a step in the background.
 
-        An earlier save is waited for first. Where the step is there already, it is replaced once the new one is whole.
+        When this returns, the arrays are copied and may be donated, and the files are still being written. An earlier
+        save is waited for first. If the step exists, it is replaced when the new one is complete.
 
         Args:
-            step: its number.
-            name: of the component that is trained.
-            component: what the manifest says of it.
-            ema: its averaged weights.
+            step: number of the step.
+            name: name of the trained component.
+            component: record of the component for the manifest.
+            ema: averaged weights of the component.
             state: a tree of arrays, without the averaged weights.
-            record: JSON; the first process's is written.
+            record: JSON values; those of the first process are written.
 
         Raises:
-            UserError: this save could not begin, or the earlier one failed; the steps before are still there.
+            UserError: this save could not begin, or the earlier one failed; earlier steps still exist.
         """
         self.wait()
         text = json.dumps(record, indent=1) + "\n"
-        place = _Place(self.directory, step)
-        from_first_process(lambda: self._begin(place, name, text))
+        target = _StepFolder(self.directory, step)
+        from_first_process(lambda: self._begin(target, name, text))
         writes: list[BackgroundWrite] = []
         failure: Exception | None = None
         try:
-            with self._whole_or_gone(place):
-                for folder, arrays in ((f"{name}/weights", ema), (_STATE, _by_path(state))):
-                    writes.append(BackgroundWrite(place.draft / folder, arrays))
+            with self._discard_on_error(target):
+                for folder, arrays in ((f"{name}/weights", ema), (_STATE, _leaves_by_path(state))):
+                    writes.append(BackgroundWrite(target.draft / folder, arrays))
         except Exception as error:
             failure = error
-        _raise_everywhere(failure)
-        self._saving = self._thread.submit(self._finish, place, {name: component}, writes)
+        _raise_in_every_process(failure)
+        self._saving = self._thread.submit(self._finish, target, {name: component}, writes)
 
     def wait(self) -> None:
-        """Return when nothing is being written any more.
+        """Wait until the last save is complete.
 
         Raises:
-            UserError: the last save failed, in any process; every process raises it.
+            UserError: the last save failed in any process; all processes raise it.
         """
         saving, self._saving = self._saving, None
         if saving is not None:
-            _raise_everywhere(saving.exception())
+            _raise_in_every_process(saving.exception())
 
     def poll(self) -> None:
-        """Raise what `wait` would, if it is known already. One of several processes does not know of the others."""
+        """Raise the error of the last save if it has already failed.
+
+        With several processes this does nothing, because one process does not know the state of the others.
+        """
         if self._saving is not None and self._saving.done() and jax.process_count() == 1:
             self.wait()
 
     def close(self, *, agree: bool = True) -> None:
-        """Wait, and let go of the thread.
+        """Wait for the last save, and end the background thread.
 
         Args:
-            agree: every process closes at this point. Otherwise, where an exception may be this process's alone, it
-                finishes its own part of the last save and says nothing of it.
+            agree: all processes close at this point. Set it to False after an exception that other processes may not
+                have: this process then finishes its own part of the last save, and no error is reported.
 
         Raises:
             UserError: the last save failed.
@@ -162,22 +167,22 @@ class TrainingCheckpoints:
             self._thread.shutdown()
 
     def record(self) -> dict[str, Any] | None:
-        """What the newest step that has one says in its record, checked; None if there is none. Reads no arrays."""
+        """Return the record of the newest step with an intact record, or None; no arrays are read."""
         return from_first_process(self._newest_record)
 
     def restore(self, name: str, ema: Shapes, state: Any, warn: Warn = warn_user) -> Restored | None:
-        """The newest step that is what was written, on any mesh and number of processes; None if there are no steps.
+        """Restore the newest intact step, on any mesh and number of processes; return None if there are no steps.
 
-        A step that one process cannot read is passed over by all.
+        A step that one process cannot read is skipped by all processes.
 
         Args:
-            name: of the component.
+            name: name of the component.
             ema: shapes, dtypes and shardings of the averaged weights (`jax.ShapeDtypeStruct`).
-            state: the same of the other arrays, in a tree with the structure of the saved one.
-            warn: is told of each step that is passed over.
+            state: the same for the other arrays, in a tree with the structure of the saved tree.
+            warn: called with a line for each skipped step.
 
         Raises:
-            UserError: there are steps, and none can be used; or the newest is of another component.
+            UserError: there are steps, but none can be used; or the newest is of another component.
         """
         steps = from_first_process(lambda: _steps(self.directory))
         problem = ""
@@ -186,101 +191,106 @@ class TrainingCheckpoints:
                 return self._read(step, name, ema, state)
             except CheckpointError as error:
                 problem = error.problem
-                warn(f"{problem}; step {step} is passed over")
+                warn(f"{problem}; step {step} is skipped")
         if steps:
             raise UserError(f"{self.directory}: no step can be used: {problem}; start again in another --workdir")
         return None
 
     def _read(self, step: int, name: str, ema: Shapes, state: Any) -> Restored:
-        folder = _Place(self.directory, step).final
+        folder = _StepFolder(self.directory, step).final
         _in_every_process(folder, lambda: read_manifest(folder)).component(name)
         check_hashes(folder, together=True)
-        record = _in_every_process(folder, lambda: _read_record(folder))
+        record = _in_every_process(folder, lambda: _read_step_record(folder))
         weights = _in_every_process(folder, lambda: load_arrays(folder, f"{name}/weights", ema))
-        arrays = _in_every_process(folder, lambda: load_arrays(folder, _STATE, _by_path(state)))
-        leaves = [arrays[path] for path in _by_path(state)]
+        arrays = _in_every_process(folder, lambda: load_arrays(folder, _STATE, _leaves_by_path(state)))
+        leaves = [arrays[path] for path in _leaves_by_path(state)]
         return Restored(step, weights, jax.tree.unflatten(jax.tree.structure(state), leaves), record)
 
     def _newest_record(self) -> dict[str, Any] | None:
         for step in reversed(_steps(self.directory)):
-            folder = _Place(self.directory, step).final
+            folder = _StepFolder(self.directory, step).final
             try:
                 check_hashes(folder, _RECORD)
-                return _read_record(folder)
+                return _read_step_record(folder)
             except CheckpointError:
                 continue
         return None
 
-    def _tidy(self) -> None:
-        """Remove what killed runs left."""
+    def _remove_leftovers(self) -> None:
+        """Remove incomplete steps that killed runs left."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot write in {self.directory} ({error.strerror}); take another --workdir") from error
+            raise UserError(f"cannot write in {self.directory} ({error.strerror}); use another --workdir") from error
         for hidden in self.directory.iterdir():
             if match := _HIDDEN.fullmatch(hidden.name):
-                _Place(self.directory, int(match[1])).discard()
+                _StepFolder(self.directory, int(match[1])).discard()
 
-    def _begin(self, place: "_Place", name: str, record: str) -> None:
-        with self._whole_or_gone(place):
-            self._tidy()
-            for folder in (place.messages, place.draft / name / "weights", place.draft / _STATE):
+    def _begin(self, target: "_StepFolder", name: str, record: str) -> None:
+        with self._discard_on_error(target):
+            self._remove_leftovers()
+            for folder in (target.messages, target.draft / name / "weights", target.draft / _STATE):
                 folder.mkdir(parents=True)
-            (place.draft / _RECORD).write_text(record)
+            (target.draft / _RECORD).write_text(record)
 
-    def _finish(self, place: "_Place", components: dict[str, Component], writes: Sequence[BackgroundWrite]) -> None:
-        """The part of a save that goes on in the background, in every process."""
-        with self._whole_or_gone(place):
-            self._write(place, components, writes)
+    def _finish(
+        self, target: "_StepFolder", components: dict[str, Component], writes: Sequence[BackgroundWrite]
+    ) -> None:
+        """Do the background part of a save, in every process."""
+        with self._discard_on_error(target):
+            self._write(target, components, writes)
 
-    def _write(self, place: "_Place", components: dict[str, Component], writes: Sequence[BackgroundWrite]) -> None:
-        everyone, is_first = range(jax.process_count()), jax.process_index() == 0
+    def _write(
+        self, target: "_StepFolder", components: dict[str, Component], writes: Sequence[BackgroundWrite]
+    ) -> None:
+        processes, is_first = range(jax.process_count()), jax.process_index() == 0
         with ExitStack() as stack:  # waits for all, even if one fails
             for write in writes:
                 stack.callback(write.wait)
-        place.tell("written", None)
+        target.send("written", None)
         if is_first:
-            place.hear("written", everyone)
+            target.receive("written", processes)
             for write in writes:
                 write.finish()
-            place.tell("sizes", {name: (place.draft / name).stat().st_size for name in file_names(place.draft)})
-        (sizes,) = place.hear("sizes", [0])
-        place.tell("files", describe_files(place.draft, share_of(sizes)))
+            target.send("sizes", {name: (target.draft / name).stat().st_size for name in file_names(target.draft)})
+        (sizes,) = target.receive("sizes", [0])
+        target.send("files", describe_files(target.draft, files_to_hash(sizes)))
         if is_first:
-            files = {name: file for share in place.hear("files", everyone) for name, file in share.items()}
-            Manifest(components, files).write(place.draft)
-            place.publish()
-            self._remove_old(place.step)
+            files = {name: file for share in target.receive("files", processes) for name, file in share.items()}
+            Manifest(components, files).write(target.draft)
+            target.publish()
+            self._remove_old(target.step)
 
     def _remove_old(self, newest: int) -> None:
-        """Remove what need not be kept. Steps after the newest are bad ones that this run passed over."""
+        """Remove the steps that are not kept. Steps after the newest are damaged ones, which this run skipped."""
         steps = [step for step in _steps(self.directory) if step <= newest]
         for step in steps[: -self._keep]:
             if not self._keep_every or step % self._keep_every:
-                shutil.rmtree(_Place(self.directory, step).final, ignore_errors=True)
+                shutil.rmtree(_StepFolder(self.directory, step).final, ignore_errors=True)
 
     @contextmanager
-    def _whole_or_gone(self, place: "_Place") -> Iterator[None]:
-        """Where a save fails, remove what it wrote, which is how the other processes know, and say so in one line."""
+    def _discard_on_error(self, target: "_StepFolder") -> Iterator[None]:
+        """Remove the files of a save that fails in the block, so that the other processes stop too; raise one line."""
         try:
             yield
         except BaseException as error:
-            abandoned = jax.process_count() > 1 and not place.messages.is_dir()
-            place.discard()
+            abandoned = jax.process_count() > 1 and not target.messages.is_dir()
+            target.discard()
             if not isinstance(error, OSError | ValueError | RuntimeError):
                 raise
-            said = disk_error(error) or (str(error).splitlines() or [type(error).__name__])[0][:200]
-            reason = _ANOTHER if abandoned else said
+            own_reason = disk_error(error) or (str(error).splitlines() or [type(error).__name__])[0][:200]
+            reason = _OTHER_PROCESS_FAILED if abandoned else own_reason
             raise UserError(
-                f"{self.directory}: step {place.step} was not saved, {reason}; "
-                "the steps before it are still there: make room, then go on with the same command"
+                f"{self.directory}: step {target.step} was not saved, {reason}; "
+                "the steps before it are still there: make room, then resume with the same command"
             ) from error
 
 
-class _Place:
-    """Where a step is, and where it is while it is written; processes leave each other messages there.
+class _StepFolder:
+    """The final folder of a step, and its hidden folder while it is written.
 
-    They may not use the devices for that: the training step runs on them meanwhile.
+    Processes exchange messages through files in the hidden folder. They must not use the devices for this: the training
+    step runs on them at the same time.
     """
 
     def __init__(self, directory: Path, step: int):
@@ -290,28 +300,28 @@ class _Place:
         self.draft, self.replaced, self.messages = (self.hidden / name for name in ("draft", "replaced", "messages"))
 
     def publish(self) -> None:
-        """Put the draft in its final place."""
+        """Move the draft to the final folder."""
         if self.final.exists():
             os.replace(self.final, self.replaced)
         os.replace(self.draft, self.final)
         shutil.rmtree(self.hidden, ignore_errors=True)
 
     def discard(self) -> None:
-        """Remove all but what is in its final place, and put back what was to be replaced."""
+        """Remove the hidden folder; a step that was being replaced is moved back first."""
         if self.replaced.is_dir() and not self.final.exists():
             os.replace(self.replaced, self.final)
         shutil.rmtree(self.hidden, ignore_errors=True)
 
-    def tell(self, topic: str, value: Any) -> None:
-        """Leave a message, which is JSON."""
+    def send(self, topic: str, value: Any) -> None:
+        """Write a message (JSON) that the other processes can read."""
         file = self._message(topic, jax.process_index())
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(value))
         os.replace(partial, file)
 
-    def hear(self, topic: str, processes: Iterable[int]) -> list[Any]:
-        """Wait for the messages of these processes."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+    def receive(self, topic: str, processes: Iterable[int]) -> list[Any]:
+        """Wait for the messages of these processes, and return their values."""
+        deadline = time.monotonic() + _MESSAGE_TIMEOUT_SECONDS
         values = []
         for process in processes:
             file = self._message(topic, process)
@@ -319,7 +329,7 @@ class _Place:
                 if not self.messages.is_dir():
                     raise FileNotFoundError(self.messages)
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"process {process} is not heard of")
+                    raise TimeoutError(f"process {process} does not respond")
                 time.sleep(_POLL_SECONDS)
             values.append(json.loads(file.read_bytes()))
         return values
@@ -328,37 +338,37 @@ class _Place:
         return self.messages / f"{topic}.{process}.json"
 
 
-def latest(workdir: Path, warn: Warn = warn_user) -> Path | None:
-    """The newest step of a run whose weights are what was written; None where there are no steps.
+def latest_step(workdir: Path, warn: Warn = warn_user) -> Path | None:
+    """Return the newest step of a run with intact weights, or None if there are no steps.
 
-    One process does this alone.
+    Only one process needs to call this.
 
     Args:
-        workdir: the run's working directory.
-        warn: is told of each step that is passed over.
+        workdir: working directory of the run.
+        warn: called with a line for each skipped step.
 
     Raises:
-        UserError: there are steps, and none is good.
+        UserError: there are steps, but none is intact.
     """
     directory = workdir / CHECKPOINTS
     steps = _steps(directory)
     for step in reversed(steps):
-        folder = _Place(directory, step).final
+        folder = _StepFolder(directory, step).final
         try:
             for name in read_manifest(folder).components:
                 check_sizes(folder, name)
                 check_hashes(folder, name)
         except CheckpointError as error:
-            warn(f"{error.problem}; step {step} is passed over")
+            warn(f"{error.problem}; step {step} is skipped")
         else:
             return folder
     if steps:
-        raise UserError(f"{directory}: every step is damaged; take another checkpoint")
+        raise UserError(f"{directory}: every step is damaged; use another checkpoint")
     return None
 
 
 def _steps(directory: Path) -> list[int]:
-    """The numbers of the steps that are there, in order; finding them reads nothing."""
+    """Return the numbers of the steps in a directory, sorted, without reading any of their files."""
     try:
         folders = list(directory.iterdir()) if os.path.isdir(directory) else ()
     except OSError as error:
@@ -366,7 +376,7 @@ def _steps(directory: Path) -> list[int]:
     return sorted(int(path.name) for path in folders if _STEP.fullmatch(path.name) and os.path.isdir(path))
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
+def _read_step_record(folder: Path) -> dict[str, Any]:
     try:
         record = read_json(folder / _RECORD, "")
     except OSError as error:
@@ -378,8 +388,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _in_every_process(folder: Path, read: Callable[[], T]) -> T:
-    """Read something of a step in every process; what one of them finds wrong with it is an error in all."""
+def _in_every_process(folder: Path, read: Callable[[], StepPart]) -> StepPart:
+    """Read a part of a step in every process; if it is damaged for one process, raise an error in all of them."""
     problem = ""
     try:
         value = read()
@@ -390,25 +400,25 @@ def _in_every_process(folder: Path, read: Callable[[], T]) -> T:
     return value
 
 
-def _raise_everywhere(failure: BaseException | None) -> None:
-    """Raise in every process what has kept any of them from saving its part."""
+def _raise_in_every_process(failure: BaseException | None) -> None:
+    """Raise an error in every process if any of them could not save its part."""
     problem = "" if failure is None else str(failure) or type(failure).__name__
     problems = [line for line in from_all_processes(problem) if line]
     if failure is not None and not isinstance(failure, UserError):
         raise failure
     if problems:
-        raise UserError(min(problems, key=lambda line: _ANOTHER in line)) from failure
+        raise UserError(min(problems, key=lambda line: _OTHER_PROCESS_FAILED in line)) from failure
 
 
-def _by_path(tree: Any) -> dict[WeightPath, Any]:
-    """The leaves of a tree under names that do not change with how JAX orders or numbers its nodes."""
+def _leaves_by_path(tree: Any) -> dict[WeightPath, Any]:
+    """Return the leaves of a tree by names that do not depend on the order in which JAX flattens it."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    named = {tuple(name for part in path for name in _names(part)): leaf for path, leaf in leaves}
+    named = {tuple(name for part in path for name in _path_part(part)): leaf for path, leaf in leaves}
     assert len(named) == len(leaves), "two leaves of the state have the same name"
     return named
 
 
-def _names(part: Any) -> WeightPath:
-    """A key that is a path itself, as those of weights are, is as many names."""
+def _path_part(part: Any) -> WeightPath:
+    """Return the names in one part of a leaf's path: a key of weights is itself a path, with several names."""
     key = getattr(part, "key", None)
     return key if isinstance(key, tuple) else (jax.tree_util.keystr((part,), simple=True),)

@@ -1,4 +1,4 @@
-"""Measures of how good videos are. `demo_world` compares the demo's videos with their prompts.
+"""Measures of video quality. `demo_world` compares the demo's videos with their prompts.
 
-Sampling the videos is in `cascade` and `sampling`; losses of training are in `training`.
+Sampling is in `cascade` and `sampling`; training losses are in `training`.
 """

@@ -1,4 +1,4 @@
-"""Measure whether the demo's videos show what their prompts say: the command of `demo_world`."""
+"""The command of `demo_world`: measure whether the demo's videos agree with their prompts."""
 
 import sys
 

@@ -1,4 +1,5 @@
-"""The work of `sample.py`: a request, its prompts and run directories, the job that fills them, progress and dry runs.
+"""The work of `sample.py`: the request, prompt files, run directories, the video jobs, progress and dry runs.
 
-How a video is computed is not here but in `cascade`; flags are in `sample.py` and `show1_jax.cli`.
+A *request* is the input of the command line. It has one *video job* for each video, which fills one *run directory*.
+The sampling itself is in `cascade`; flags are in `sample.py` and `show1_jax.cli`.
 """

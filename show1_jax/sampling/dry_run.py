@@ -1,4 +1,4 @@
-"""The report of `sample.py --dry_run`: the memory that sampling would need of each device; no weight is read."""
+"""The report of `sample.py --dry_run`: the memory that sampling needs on each device; no weights are read."""
 
 from collections.abc import Iterator
 
@@ -12,13 +12,13 @@ from show1_jax.sampling.request import Request
 
 
 def describe_memory(config: Config, request: Request) -> Iterator[str]:
-    """Yield the lines of a table: the memory of each device while each part of the cascade runs, and the most.
+    """Yield the lines of a table: the memory of each device for each part of the cascade, in GiB, and the maximum.
 
-    They come one by one: at full size every part takes minutes to compile. The architectures are the checkpoint's or,
-    where there is none yet, the config's.
+    Lines are yielded one at a time, because every part takes minutes to compile at full size. The architectures come
+    from the checkpoint or, if it does not exist yet, from the config.
 
     Raises:
-        UserError: settings or sizes that a stage cannot take, or that do not fit the devices.
+        UserError: settings or sizes are invalid for a stage, or do not fit the devices.
     """
     spec = CascadeSpec.of(config, _manifest(config))
     spec.check_settings(request.stages)
@@ -27,11 +27,11 @@ def describe_memory(config: Config, request: Request) -> Iterator[str]:
     mesh = " x ".join(f"{axis}={size}" for axis, size in spec.mesh.shape.items())
     yield f"{len(devices)} x {devices[0].device_kind}, mesh {mesh}, {spec.dtype}, videos at a time: {batch_size}"
     yield f"{'GiB of each device':<18}{'weights':>10}{'working':>10}{'together':>10}"
-    most = 0
+    largest = 0
     for name, need in memory_needs(spec, request.stages, batch_size):
         yield _line(name, need, config.memory_limit_gb)
-        most = max(most, need.total)
-    yield f"{'at most':<38}{most / GIB:>10.3f}"
+        largest = max(largest, need.total)
+    yield f"{'at most':<38}{largest / GIB:>10.3f}"
 
 
 def _manifest(config: Config) -> Manifest:

@@ -1,4 +1,4 @@
-"""What `sample.py` does: the videos of a request, batch by batch, each into its run directory."""
+"""Sampling of a request's videos, batch by batch, each into its run directory; called by `sample.py`."""
 
 import functools
 import importlib.metadata
@@ -43,8 +43,8 @@ _DISTRIBUTIONS: Final = ("show1-jax", "jax", "jaxlib", "flax", "orbax-checkpoint
 
 
 @dataclass(frozen=True)
-class Job:
-    """One video: its prompt, its directory, and what makes it what it is (see `describe_request`)."""
+class VideoJob:
+    """One video: its prompt, its run directory, and the description of its inputs (see `describe_request`)."""
 
     prompt: Prompt
     directory: RunDirectory
@@ -52,42 +52,42 @@ class Job:
 
 
 def sample_videos(config: Config, request: Request) -> None:
-    """Sample the videos of a request and write them; those that are done already are skipped.
+    """Sample the videos of a request and write them; finished videos are skipped.
 
     Raises:
-        UserError: no checkpoint, or a damaged one; settings, sizes or a video that a stage cannot take; saved stages
-            that are missing; output of another run in the way; a disk that is full or cannot be written. Whatever can
-            be known beforehand is refused before anything is sampled or written.
+        UserError: the checkpoint is missing or damaged; settings, sizes or a video are invalid for a stage; saved
+            stages are missing; the directory contains another video; the disk is full or cannot be written. All checks
+            that are possible in advance are made before anything is sampled or written.
     """
     enable_compilation_cache(config.compilation_cache)
     from_first_process(lambda: make_random_checkpoint(config))
     checkpoints = CheckpointSet.open(config.checkpoint)
     cascade = Cascade.of(checkpoints, config)
     checkpoints.check_sizes(components(request.stages))
-    jobs = _jobs(cascade, config, request)
-    own_video = from_first_process(lambda: _read_own_video(config, request))
-    pending = from_first_process(lambda: _plan(cascade, jobs, request, own_video))
+    jobs = _video_jobs(cascade, config, request)
+    user_video = from_first_process(lambda: _read_user_video(config, request))
+    pending = from_first_process(lambda: _pending_jobs(cascade, jobs, request, user_video))
     if pending:
         from_first_process(
-            lambda: _warn(checkpoints, config, [jobs[number].prompt for number in pending], request.stages)
+            lambda: _print_warnings(checkpoints, config, [jobs[number].prompt for number in pending], request.stages)
         )
     size = request.batch_size or cascade.spec.mesh.shape["data"]
     for start in range(0, len(pending), size):
         batch = [jobs[number] for number in pending[start : start + size]]
         with ExitStack() as stack:
             stack.enter_context(
-                memory_errors("take a smaller --batch_size, or spread the weights with --config.mesh.fsdp")
+                memory_errors("use a smaller --batch_size, or shard the weights with --config.mesh.fsdp")
             )
-            claimed = from_first_process(functools.partial(_claim, stack, batch, request, own_video))
-            _announce({start + number: batch[number] for number in claimed}, len(pending))
+            claimed = from_first_process(functools.partial(_lock_pending, stack, batch, request, user_video))
+            _print_batch({start + number: batch[number] for number in claimed}, len(pending))
             if claimed:
-                _sample(cascade, config, request, [batch[number] for number in claimed], list(claimed.values()))
+                _sample_batch(cascade, config, request, [batch[number] for number in claimed], list(claimed.values()))
     if is_first_process():
-        print(_how_to_look(_shown(jobs[-1], request)), flush=True)
+        print(_viewing_hint(_video_file(jobs[-1], request)), flush=True)
 
 
 def print_memory(config: Config, request: Request) -> None:
-    """Print what memory each device would need for a request; see `show1_jax.sampling.dry_run.describe_memory`."""
+    """Print the memory that each device needs for a request; see `show1_jax.sampling.dry_run.describe_memory`."""
     enable_compilation_cache(config.compilation_cache)
     for line in describe_memory(config, request):
         if is_first_process():
@@ -95,16 +95,16 @@ def print_memory(config: Config, request: Request) -> None:
 
 
 def make_random_checkpoint(config: Config) -> None:
-    """Make the checkpoint with random weights that a config asks for, where there is none."""
+    """Make a checkpoint with random weights if the config has `random_weights` and there is no checkpoint."""
     first = split_names(config.checkpoint)[0]
     if config.random_weights and not (first / MANIFEST).exists() and not is_run(first):
         write_random_checkpoint(first, config.architecture, config.schedulers, config=config)
 
 
-def _jobs(cascade: Cascade, config: Config, request: Request) -> list[Job]:
+def _video_jobs(cascade: Cascade, config: Config, request: Request) -> list[VideoJob]:
     digests = component_digests(cascade.spec.manifest)
     return [
-        Job(
+        VideoJob(
             prompt,
             RunDirectory.of(config.out, prompt),
             describe_request(config, prompt, precision=cascade.spec.dtype.name, checkpoint=digests),
@@ -114,12 +114,12 @@ def _jobs(cascade: Cascade, config: Config, request: Request) -> list[Job]:
 
 
 def component_digests(manifest: Manifest) -> dict[str, str]:
-    """A hash of every component of a checkpoint."""
+    """Return a hash of every component of a checkpoint, by name."""
     return {name: manifest.digest(name) for name in manifest.components}
 
 
-def _read_own_video(config: Config, request: Request) -> Clip | None:
-    """Read a video of the user as the stage that it stands for: as many frames, evenly spaced, of the same size."""
+def _read_user_video(config: Config, request: Request) -> Clip | None:
+    """Read the user's video, if any, as a stage's result: resized to that stage, with evenly spaced frames."""
     if request.video is None or request.video_stage is None:
         return None
     spec = STAGE_TABLE[request.video_stage]
@@ -127,9 +127,9 @@ def _read_own_video(config: Config, request: Request) -> Clip | None:
     return read_video(request.video, size, spec.num_frames(config))[0]
 
 
-def _inputs(job: Job, request: Request, own_video: Clip | None) -> dict[Stage, Clip]:
-    if own_video is not None and request.video_stage is not None:
-        return {request.video_stage: own_video}
+def _inputs(job: VideoJob, request: Request, user_video: Clip | None) -> dict[Stage, Clip]:
+    if user_video is not None and request.video_stage is not None:
+        return {request.video_stage: user_video}
     return {stage: job.directory.load(stage) for stage in request.inputs}
 
 
@@ -137,18 +137,18 @@ def _digests(videos: Mapping[Stage, Clip]) -> dict[Stage, str]:
     return {stage: video_sha256(video) for stage, video in videos.items()}
 
 
-def _plan(cascade: Cascade, jobs: Sequence[Job], request: Request, own_video: Clip | None) -> list[int]:
-    """The numbers of the jobs that are to be run; refuses what cannot be, before anything is written."""
+def _pending_jobs(cascade: Cascade, jobs: Sequence[VideoJob], request: Request, user_video: Clip | None) -> list[int]:
+    """Return the indices of the jobs that must be run; refuse impossible ones before anything is written."""
     pending: list[int] = []
     shapes: dict[Stage, tuple[int, ...]] = {}
     for number, job in enumerate(jobs):
-        inputs = _inputs(job, request, own_video)
+        inputs = _inputs(job, request, user_video)
         if not _is_pending(job, request, inputs):
             continue
         for stage, video in inputs.items():
             if shapes.setdefault(stage, video.shape) != video.shape:
                 path = job.directory.stage_file(stage)
-                raise UserError(f"{path} has another shape than those of the prompts before; resume it by itself")
+                raise UserError(f"{path} has another shape than those of earlier prompts; resume it separately")
         pending.append(number)
     if pending:
         empty = {stage: np.broadcast_to(np.float32(0), (1, *shape)) for stage, shape in shapes.items()}
@@ -157,8 +157,12 @@ def _plan(cascade: Cascade, jobs: Sequence[Job], request: Request, own_video: Cl
     return pending
 
 
-def _is_pending(job: Job, request: Request, inputs: Mapping[Stage, Clip]) -> bool:
-    """Whether a job is to be run; refuses to take what is not its own, or to replace it, without `overwrite`."""
+def _is_pending(job: VideoJob, request: Request, inputs: Mapping[Stage, Clip]) -> bool:
+    """Return whether a job must be run.
+
+    Raises:
+        UserError: without `overwrite`, the directory contains files of another video or damaged files.
+    """
     directory = job.directory
     try:
         if directory.is_done(job.request, request.stages, _digests(inputs)):
@@ -171,25 +175,25 @@ def _is_pending(job: Job, request: Request, inputs: Mapping[Stage, Clip]) -> boo
         if not request.overwrite:
             raise
     if directory.existing(request.replaced) and not request.overwrite:
-        raise UserError(_in_the_way(job, request))
+        raise UserError(_conflict_line(job, request))
     directory.check_replaceable(request.replaced)
     return True
 
 
-def _in_the_way(job: Job, request: Request) -> str:
-    """Why a directory is left as it is, and what to do."""
+def _conflict_line(job: VideoJob, request: Request) -> str:
+    """Return the error line for a directory that contains another video: the difference and the remedy."""
     path, record = job.directory.path, job.directory.record()
     if record is not None:
         names = [name[:60] for name in differences(record.request, job.request)]
-        what = f"a video with another {', '.join(names[:3])}" if names else "a video of other stages or inputs"
-        return f"{path}: there is {what}; replace it with --overwrite, or choose another place with --out"
+        found = f"a video with another {', '.join(names[:3])}" if names else "a video of other stages or inputs"
+        return f"{path}: there is {found}; replace it with --overwrite, or choose another place with --out"
     missing = next((stage for stage in STAGES if not job.directory.has(stage)), None)
     resume = f"finish it with --from_stage {missing}, or " if missing not in (STAGES[0], None) else ""
     return f"{path}: there is an unfinished video; {resume}replace it with --overwrite"
 
 
 def _check_writable(path: Path) -> None:
-    """Refuse a place that cannot be written, without leaving anything there."""
+    """Refuse a directory that cannot be written; no file is left there."""
     folder = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -199,47 +203,49 @@ def _check_writable(path: Path) -> None:
         raise UserError(f"cannot write in {folder} ({error.strerror}); choose another place with --out") from error
 
 
-def _warn(checkpoints: CheckpointSet, config: Config, prompts: Sequence[Prompt], stages: Sequence[Stage]) -> None:
-    """Say what the user should know before waiting: random weights, other settings, prompts that are cut off."""
+def _print_warnings(
+    checkpoints: CheckpointSet, config: Config, prompts: Sequence[Prompt], stages: Sequence[Stage]
+) -> None:
+    """Print warnings before sampling: random weights, settings that differ from the recorded ones, long prompts."""
     parts = checkpoints.manifest.components
     random = [name for name in components(stages) if parts[name].provenance.get("source") == RANDOM]
     for folder in dict.fromkeys(map(checkpoints.path, random)):
-        print(f"warning: the weights of {folder} are random; noise is what they give", file=sys.stderr)
+        print(f"warning: the weights of {folder} are random; the videos will be noise", file=sys.stderr)
     if differing := differing_settings(checkpoints.manifest, config, stages):
-        print(f"note: not as the checkpoint records it: {', '.join(differing)}", file=sys.stderr)
+        print(f"note: different from the checkpoint: {', '.join(differing)}", file=sys.stderr)
     texts = dict.fromkeys(prompt.text for prompt in prompts)
     for component, served in text_encoders(stages).items():
         for text in filter(None, map(checkpoints.tokenizer(component).cut_off, texts)):
-            who = f"the stages {', '.join(served)} do" if len(served) > 1 else f"stage {served[0]} does"
-            print(f"warning: the prompt is too long, {who} not see its end: {text!r}", file=sys.stderr)
+            names = f"stage{'s' if len(served) > 1 else ''} {', '.join(served)}"
+            print(f"warning: the prompt is too long, its end is cut off for {names}: {text!r}", file=sys.stderr)
 
 
-def _claim(
-    stack: ExitStack, batch: Sequence[Job], request: Request, own_video: Clip | None
+def _lock_pending(
+    stack: ExitStack, batch: Sequence[VideoJob], request: Request, user_video: Clip | None
 ) -> dict[int, dict[Stage, Clip]]:
-    """Lock the directories of a batch until `stack` ends; the inputs, by the job's number, of those still to be run."""
+    """Lock the directories of a batch until `stack` ends; return the inputs of the jobs still to be run, by index."""
     claimed = {}
     for number, job in enumerate(batch):
         stack.enter_context(job.directory.locked())
-        inputs = _inputs(job, request, own_video)
-        if _is_pending(job, request, inputs):  # another process may have come in between
+        inputs = _inputs(job, request, user_video)
+        if _is_pending(job, request, inputs):  # another process may have written here since the first check
             claimed[number] = inputs
     return claimed
 
 
-def _announce(jobs: Mapping[int, Job], total: int) -> None:
+def _print_batch(jobs: Mapping[int, VideoJob], total: int) -> None:
     if is_first_process():
         for number, job in jobs.items():
             print(f"[{number + 1}/{total}] {job.directory.path}: {' '.join(job.prompt.text.split())}", flush=True)
 
 
-def _sample(
-    cascade: Cascade, config: Config, request: Request, batch: Sequence[Job], inputs: Sequence[dict[Stage, Clip]]
+def _sample_batch(
+    cascade: Cascade, config: Config, request: Request, batch: Sequence[VideoJob], inputs: Sequence[dict[Stage, Clip]]
 ) -> None:
-    """Sample a batch and write every stage as soon as it is there. Only the first process writes."""
+    """Sample a batch and write the result of every stage as soon as it exists; only the first process writes."""
     given = {stage: np.stack([clips[stage] for clips in inputs]) for stage in inputs[0]}
     results = [_digests(clips) for clips in inputs]
-    before = from_first_process(lambda: list(map(_stages_before, batch, repeat(request), results)))
+    before = from_first_process(lambda: list(map(_recorded_stages, batch, repeat(request), results)))
     with closing(StageBars(request.stages, shown=is_first_process())) as bars:
 
         def write(stage: Stage, videos: HostVideo) -> None:
@@ -264,40 +270,40 @@ def _sample(
         cascade.sample(prompts, stages=request.stages, given=given, on_step=bars.step, on_stage=on_stage)
 
     def finish() -> None:
-        made = _how_it_was_made(cascade, request, len(batch)) | {"times": bars.times}
+        made = _provenance(cascade, request, len(batch)) | {"times": bars.times}
         for job, earlier, digests in zip(batch, before, results, strict=True):
             record = Record(job.request, (*earlier, *request.stages), digests, made=made)
             job.directory.finish(job.prompt.text, record)
 
         for job in batch:
-            print(f"done: {_shown(job, request)} (all stages: {CONTACT_SHEET} beside it)", flush=True)
+            print(f"done: {_video_file(job, request)} (all stages: {CONTACT_SHEET} beside it)", flush=True)
 
     from_first_process(finish)
 
 
-def _shown(job: Job, request: Request) -> Path:
-    """The video that a request makes of a job, to look at."""
+def _video_file(job: VideoJob, request: Request) -> Path:
+    """Return the path of the MP4 of the last stage that a request samples."""
     return job.directory.stage_file(request.stages[-1], ".mp4")
 
 
-def _how_to_look(video: Path) -> str:
+def _viewing_hint(video: Path) -> str:
     path = shlex.quote(str(video.absolute()))
     there = f"{platform.node()}:{path}"
     return f"to look at it, open {path} in a video player or a browser; from another computer: scp {there} ."
 
 
-def _stages_before(job: Job, request: Request, inputs: Mapping[Stage, str]) -> list[Stage]:
-    """The kept stages that an earlier run of the same request made."""
+def _recorded_stages(job: VideoJob, request: Request, inputs: Mapping[Stage, str]) -> list[Stage]:
+    """Return the kept stages that were sampled earlier for the same request, according to the record."""
     try:
         record = job.directory.record()
     except UserError:
-        return []  # a damaged one is replaced
-    if record is None or not record.vouches(job.request, inputs):
+        return []  # a damaged record is replaced
+    if record is None or not record.matches(job.request, inputs):
         return []
     return [stage for stage in request.kept if stage in record.stages]
 
 
-def _how_it_was_made(cascade: Cascade, request: Request, batch_size: int) -> dict[str, Any]:
+def _provenance(cascade: Cascade, request: Request, batch_size: int) -> dict[str, Any]:
     devices = cascade.spec.mesh.devices.flat
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""Progress of a sampling run: a bar for each stage, and the time that each took."""
+"""Progress of sampling: a bar for each stage, and the time of each."""
 
 import time
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from show1_jax.progress import Bar
 
 
 class StageTime(TypedDict):
-    """Seconds that a stage took, and of these until its first step was done: loading and compiling."""
+    """Seconds of a whole stage, and of its loading, compiling and first step."""
 
     seconds: float
     first_step: float
 
 
 class StageBars:
-    """A bar for each stage when its turn comes, and the time that each took.
+    """A progress bar for each stage, sequentially, and the time of each.
 
     Attributes:
-        times: of the finished stages.
+        times: seconds of the finished stages.
     """
 
     def __init__(self, stages: Sequence[str], *, shown: bool = True):
@@ -29,14 +29,14 @@ class StageBars:
         self._bar = self._next()
 
     def step(self, stage: str, done: int, total: int) -> None:
-        """Show that a stage has done some of its steps."""
+        """Show that a stage has done `done` of `total` steps."""
         if self._first_step is None:
             self._first_step = time.monotonic() - self._start
         self._bar.total = total
         self._bar.update(done - self._bar.done)
 
     def finish(self, stage: str) -> None:
-        """Close a stage's bar and open the next one's."""
+        """Close a stage's bar and open the bar of the next stage."""
         seconds = time.monotonic() - self._start
         first_step = seconds if self._first_step is None else self._first_step
         self.times[stage] = {"seconds": round(seconds, 3), "first_step": round(first_step, 3)}
@@ -48,7 +48,7 @@ class StageBars:
         self._bar.close()
 
     def _next(self) -> Bar:
-        """Show the next stage's bar; after the last stage, none."""
+        """Return the bar of the next stage; after the last stage, a hidden one."""
         shown = self._shown and bool(self._coming)
         name = self._coming.pop(0).replace("_", " ") if self._coming else ""
         self._start = time.monotonic()

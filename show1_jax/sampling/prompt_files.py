@@ -1,12 +1,12 @@
-"""Files of prompts: text, JSON and tables, each form told by the file's name and checked by its content.
+"""Files of prompts: text, JSON and tables. The file's name gives the format, and its content is checked.
 
-    .txt                 a prompt a line; or one of the JSON forms, told by how it begins
-    .json .jsonl .ndjson an array of prompts, one prompt, or a prompt a line; a prompt is a string or an object
+    .txt                 one prompt per line; or one of the JSON formats, detected by its beginning
+    .json .jsonl .ndjson an array of prompts, one prompt, or one prompt per line; a prompt is a string or an object
     .csv .tsv            a table with a header; each further row is a prompt
 
-Objects and tables have the keys `prompt`, `negative` and `seed`, of which the first is needed. In place of `prompt` may
-stand `prompt_en`, as in VBench's lists, whose other keys (dimensions of the evaluation) are passed over. Whatever is
-none of these forms is refused in one line: a line of a table or of broken JSON must not become a prompt.
+Objects and tables have the keys `prompt` (required), `negative` and `seed`. VBench's lists have `prompt_en` instead of
+`prompt`; their other keys (dimensions of the evaluation) are ignored. A file of any other format is refused in one
+line: a line of a table or of broken JSON must not become a prompt.
 """
 
 import csv
@@ -24,7 +24,7 @@ from show1_jax.files import parse_json, read_bounded, user_path
 
 MAX_FILE_BYTES: Final = 16 << 20
 MAX_PROMPTS: Final = 100_000
-FORMS: Final = (
+FORMATS: Final = (
     "prompts are read from .txt (one a line), .json (an array of strings or of objects), .jsonl (an object a line), "
     ".csv and .tsv (with the header prompt,negative,seed)"
 )
@@ -32,55 +32,55 @@ _KEYS: Final = {"prompt": str, "negative": str, "seed": int}
 _VBENCH_PROMPT: Final = "prompt_en"
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1f]")
 _MARKUP: Final = re.compile(r"<(\?xml|!doctype|html)\b", re.IGNORECASE)
-_KEY: Final = re.compile(r"(-\s+)?prompts?\s*[:=]", re.IGNORECASE)
-"""How YAML or a program begins that holds prompts."""
-_ITEM: Final = re.compile(r"""(["']).*\1,""")
-"""A line of a list in JSON or a program, without the list's brackets."""
+_KEY_LINE: Final = re.compile(r"(-\s+)?prompts?\s*[:=]", re.IGNORECASE)
+"""The beginning of YAML or a program that contains prompts."""
+_LIST_ITEM: Final = re.compile(r"""(["']).*\1,""")
+"""One line of a list in JSON or a program, without the list's brackets."""
 _ARRAY: Final = re.compile(r"""\[\s*(["'{\[\]]|$)""")
-"""How a JSON array begins; a prompt may begin with a word in brackets."""
+"""The beginning of a JSON array; a prompt may also begin with a word in brackets."""
 
 
 class Entry(NamedTuple):
-    """A prompt as a file has it: a string or an object, and its place in words."""
+    """A prompt as read from a file: a string or an object, and its place in the file, e.g. "line 3"."""
 
     place: str
     value: Any
 
 
-class _FormError(ValueError):
-    """A file is of no known form: why, and where it shows."""
+class _FormatError(ValueError):
+    """A file of unknown format: the reason, and the place in the file that shows it."""
 
     def __init__(self, reason: str, place: str = ""):
         super().__init__(f", {place}: {reason}" if place else f": {reason}")
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Read a UTF-8 file of prompts; see the module's description for its forms.
+    """Read a UTF-8 file of prompts; see the module's description for the formats.
 
-    In text and JSON files blank lines and lines that start with # are skipped. In objects null is the same as absent,
-    in tables an empty cell.
+    In text and JSON files, blank lines and lines that start with # are skipped. In objects null means absent; in tables
+    an empty cell does.
 
     Raises:
-      UserError: the file cannot be read, is of no known form, too large, or holds no prompt, or a prompt is wrong (by
-        its line or number).
+      UserError: the file cannot be read, has an unknown format, is too large or contains no prompt, or a prompt is
+        wrong (the line names its line or number).
     """
     path = user_path(path)
-    read = _READERS.get(path.suffix.lower())
+    read = _FORMAT_READERS.get(path.suffix.lower())
     if read is None:
-        raise UserError(f"{path}: {path.suffix} is no known form; {FORMS}")
+        raise UserError(f"{path}: {path.suffix} is an unknown format; {FORMATS}")
     prompts: list[Prompt] = []
     try:
         for place, value in read(_read_text(path)):
             if len(prompts) == MAX_PROMPTS:
                 raise UserError(f"{path}: more than {MAX_PROMPTS:,} prompts; divide the file")
             try:
-                prompts.append(_as_prompt(value))
+                prompts.append(_to_prompt(value))
             except UserError as error:
                 raise UserError(f"{path}, {place}: {error}") from None
-    except _FormError as error:
-        raise UserError(f"{path}{error}; {FORMS}") from None
+    except _FormatError as error:
+        raise UserError(f"{path}{error}; {FORMATS}") from None
     if not prompts:
-        raise UserError(f"{path}: no prompts in this file; {FORMS}")
+        raise UserError(f"{path}: no prompts in this file; {FORMATS}")
     return prompts
 
 
@@ -92,12 +92,12 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     if match := _CONTROL.search(text):
-        raise _FormError(f"no text (it has the character {match[0]!a})")
+        raise _FormatError(f"no text (it has the character {match[0]!a})")
     return text
 
 
 def _numbered_lines(text: str) -> dict[int, str]:
-    """The lines that count, by number from 1."""
+    """Return the lines by number, from 1, without blank lines and comments."""
     return {
         number: line
         for number, line in enumerate(map(_stripped, re.split(r"\r\n|\r|\n", text)), start=1)
@@ -106,27 +106,27 @@ def _numbered_lines(text: str) -> dict[int, str]:
 
 
 def _stripped(line: str) -> str:
-    """A line without white space around it, nor the byte order mark of a file that was appended to another."""
+    """Remove surrounding white space, and a byte order mark, which is there if a file was appended to another."""
     return line.strip().removeprefix("\ufeff").strip()
 
 
-def _read_lines(text: str) -> Iterator[Entry]:
+def _read_text_lines(text: str) -> Iterator[Entry]:
     lines = _numbered_lines(text)
     first = next(iter(lines.values()), "")
     if first.startswith("{") or _ARRAY.match(first):
         yield from _read_json(text)
         return
     if _MARKUP.match(first):
-        raise _FormError("HTML or XML")
-    if _KEY.match(first):
-        raise _FormError(f"YAML or a program, which begins with a name ({first[:60]!r})")
+        raise _FormatError("HTML or XML")
+    if _KEY_LINE.match(first):
+        raise _FormatError(f"YAML or a program, which begins with a name ({first[:60]!r})")
     if _is_header(first):
-        raise _FormError(f"the header of a table ({first[:60]!r}), whose name would end in .csv or .tsv")
+        raise _FormatError(f"the header of a table ({first[:60]!r}), whose name would end in .csv or .tsv")
     if lines and all("\t" in line for line in lines.values()):
-        raise _FormError("a table (every line has a tab), whose name would end in .tsv")
+        raise _FormatError("a table (every line has a tab), whose name would end in .tsv")
     for number, line in lines.items():
-        if line.startswith("{") or _ITEM.fullmatch(line) or not any(map(_says_something, line)):
-            raise _FormError(f"{line[:40]!r} is no prompt", f"line {number}")
+        if line.startswith("{") or _LIST_ITEM.fullmatch(line) or not any(map(_is_letter_digit_or_symbol, line)):
+            raise _FormatError(f"{line[:40]!r} is no prompt", f"line {number}")
         yield Entry(f"line {number}", line)
 
 
@@ -136,14 +136,14 @@ def _is_header(line: str) -> bool:
     return bool(is_of_captions or {"prompt", "prompts", _VBENCH_PROMPT} & {cell.strip(" \"'") for cell in cells})
 
 
-def _says_something(character: str) -> bool:
-    """Whether it is a letter, a digit or a picture such as an emoji."""
+def _is_letter_digit_or_symbol(character: str) -> bool:
+    """Return whether a character is a letter, a digit or a symbol such as an emoji."""
     category = unicodedata.category(character)
     return category[0] in "LN" or category == "So"
 
 
 def _read_json(text: str) -> Iterator[Entry]:
-    """One JSON value, or one a line."""
+    """Yield the entries of one JSON value, or of one JSON value per line."""
     lines = _numbered_lines(text)
     if not lines:
         return
@@ -151,7 +151,7 @@ def _read_json(text: str) -> Iterator[Entry]:
         value = parse_json("\n".join(lines.get(number, "") for number in range(1, max(lines) + 1)))
     except ValueError as error:
         if len(lines) == 1 or not _is_json(next(iter(lines.values()))):
-            raise _FormError(f"not valid JSON ({error})") from None
+            raise _FormatError(f"not valid JSON ({error})") from None
         yield from _read_json_lines(text)
         return
     if isinstance(value, list):
@@ -165,7 +165,7 @@ def _read_json_lines(text: str) -> Iterator[Entry]:
         try:
             yield Entry(f"line {number}", parse_json(line))
         except ValueError as error:
-            raise _FormError(f"not valid JSON ({error})", f"line {number}") from None
+            raise _FormatError(f"not valid JSON ({error})", f"line {number}") from None
 
 
 def _is_json(line: str) -> bool:
@@ -187,36 +187,36 @@ def _read_table(text: str, delimiter: str) -> Iterator[Entry]:
             if not any(cells):
                 continue
             if not names:
-                names = _header(cells)
+                names = _column_names(cells)
             elif len(cells) != len(names):
-                raise _FormError(
+                raise _FormatError(
                     f"{len(cells)} cells where the header has {len(names)} (a text with {delimiter!r} needs double "
                     "quotation marks)",
                     f"line {first}",
                 )
             else:
-                values = dict(zip(names, map(_cell, names, cells), strict=True))
-                if values.get("", "") is None:  # programs leave empty columns
+                values = dict(zip(names, map(_cell_value, names, cells), strict=True))
+                if values.get("", "") is None:  # programs write empty columns
                     del values[""]
                 yield Entry(f"line {first}", values)
     except csv.Error as error:
-        raise _FormError(str(error), f"line {rows.line_num}") from None
+        raise _FormatError(str(error), f"line {rows.line_num}") from None
 
 
-def _header(cells: list[str]) -> list[str]:
+def _column_names(cells: list[str]) -> list[str]:
     names = [cell.lower() for cell in cells]
     if not {"prompt", _VBENCH_PROMPT} & set(names) or len(set(names)) < len(names):
-        raise _FormError(f"the first line {','.join(cells)[:60]!r} is no header")
+        raise _FormatError(f"the first line {','.join(cells)[:60]!r} is no header")
     return names
 
 
-def _cell(name: str, cell: str) -> Any:
+def _cell_value(name: str, cell: str) -> Any:
     if name == "seed" and re.fullmatch(r"-?[0-9]{1,20}", cell):
         return int(cell)
     return cell or None
 
 
-def _as_prompt(value: Any) -> Prompt:
+def _to_prompt(value: Any) -> Prompt:
     if isinstance(value, str):
         return Prompt(check_prompt(value))
     if not isinstance(value, Mapping):
@@ -237,8 +237,8 @@ def _as_prompt(value: Any) -> Prompt:
     return Prompt(check_prompt(prompt), None if negative is None else check_negative(negative), seed)
 
 
-_READERS: Final[dict[str, Callable[[str], Iterator[Entry]]]] = {
-    **dict.fromkeys(("", ".txt"), _read_lines),
+_FORMAT_READERS: Final[dict[str, Callable[[str], Iterator[Entry]]]] = {
+    **dict.fromkeys(("", ".txt"), _read_text_lines),
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), _read_json),
     ".csv": lambda text: _read_table(text, ","),
     ".tsv": lambda text: _read_table(text, "\t"),

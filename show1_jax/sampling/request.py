@@ -1,4 +1,4 @@
-"""Videos and stages that a command line asks for."""
+"""The videos and stages that a command line requests."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ MAX_VIDEOS: Final = 1_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Which videos to sample, and which of their stages.
+    """The videos to sample, and the stages to run for them.
 
     Attributes:
-        prompts: one a video; each has a seed.
-        stages: to run, in the cascade's order.
-        resume: the stages before the first of `stages` are there already: saved ones, or `video`.
-        video: a video of the user, in place of the stage before.
-        batch_size: videos that are sampled together; None: as many as the mesh's data axis has places.
-        overwrite: replace what another run left.
+        prompts: one prompt for each video, with a seed.
+        stages: stages to run, in the cascade's order.
+        resume: True if the results of the stages before the first of `stages` exist: saved ones, or `video`.
+        video: a video of the user, used instead of the result of the stage before.
+        batch_size: number of videos that are sampled together; None: the size of the mesh's data axis.
+        overwrite: True to replace existing files of another request.
     """
 
     prompts: tuple[Prompt, ...]
@@ -48,31 +48,31 @@ class Request:
 
     @property
     def video_stage(self) -> Stage | None:
-        """The stage whose result a video of the user stands for; None where there can be none."""
+        """The stage whose result is replaced by a video of the user; None if the first stage cannot use one."""
         return STAGE_TABLE[self.stages[0]].video_input
 
     @property
     def kept(self) -> tuple[Stage, ...]:
-        """The stages whose saved results stay."""
+        """The stages whose saved results are kept."""
         return stages_before(self.stages[0]) if self.resume and self.video is None else ()
 
     @property
     def replaced(self) -> tuple[Stage, ...]:
-        """The stages whose files a run makes, or makes invalid."""
+        """The stages whose files the request writes or invalidates."""
         return STAGES[len(self.kept) :]
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
-        """The stages whose results are needed and not made."""
+        """The stages whose results are required but not sampled."""
         needed = {stage for chosen in self.stages for stage in STAGE_TABLE[chosen].inputs}
         return tuple(stage for stage in STAGES if stage in needed and stage not in self.stages)
 
 
 def choose_stages(stages: str | None, from_stage: str | None) -> tuple[Stage, ...]:
-    """The stages that `--stages a,b` and `--from_stage s` leave, in the cascade's order.
+    """Return the stages that `--stages a,b` and `--from_stage s` select, in the cascade's order.
 
     Raises:
-        UserError: a name is no stage's.
+        UserError: a name is not the name of a stage.
     """
     chosen = STAGES if stages is None else CascadeConfig.parse_stages(stages)
     if from_stage is None:
@@ -86,31 +86,33 @@ def choose_stages(stages: str | None, from_stage: str | None) -> tuple[Stage, ..
 def choose_prompts(
     config: Config, texts: Sequence[str], file: str | None, videos_per_prompt: int
 ) -> tuple[Prompt, ...]:
-    """One prompt for every video, with its seed: the prompt's own or the config's, and one more for each next video.
+    """Return one prompt with a seed for every video.
+
+    The seed of a prompt's first video is the prompt's own or the config's; each further video of it adds 1.
 
     Args:
-        config: gives the seed, and the prompts where neither `texts` nor `file` does.
+        config: the settings, with the seed, and with the prompts if `texts` and `file` give none.
         texts: prompts.
-        file: of prompts, see `read_prompts`.
-        videos_per_prompt: how many videos of each.
+        file: path of a file of prompts, see `read_prompts`.
+        videos_per_prompt: number of videos of each prompt.
 
     Raises:
-        UserError: there are no prompts, or too many, one is empty or too long, a seed is too large, or the same video
-            is asked for twice.
+        UserError: there are no prompts, or too many; one is empty or too long; a seed is too large; or the same video
+            is requested twice.
     """
     if videos_per_prompt < 1:
         raise UserError(f"--videos_per_prompt={videos_per_prompt} must be at least 1")
     check_negative(config.negative_prompt)
-    asked = [Prompt(check_prompt(text)) for text in texts] + (read_prompts(file) if file is not None else [])
-    asked = asked or [Prompt(check_prompt(text)) for text in config.prompts]
-    if not asked:
+    prompts = [Prompt(check_prompt(text)) for text in texts] + (read_prompts(file) if file is not None else [])
+    prompts = prompts or [Prompt(check_prompt(text)) for text in config.prompts]
+    if not prompts:
         raise UserError("no prompts; give --prompt TEXT or --prompts FILE")
-    if len(asked) * videos_per_prompt > MAX_VIDEOS:
+    if len(prompts) * videos_per_prompt > MAX_VIDEOS:
         raise UserError(
-            f"{len(asked)} prompts x {videos_per_prompt} videos are more than {MAX_VIDEOS:,}; ask for fewer"
+            f"{len(prompts)} prompts x {videos_per_prompt} videos are more than {MAX_VIDEOS:,}; ask for fewer"
         )
     videos: dict[tuple[str, int], Prompt] = {}
-    for prompt in asked:
+    for prompt in prompts:
         first = config.seed if prompt.seed is None else prompt.seed
         for seed in range(first, first + videos_per_prompt):
             if seed > MAX_SEED:

@@ -1,11 +1,14 @@
-"""Run directories: one for every video, named by its prompt and seed. In it lie, for stage number n,
+"""Run directories: one for every video, named by its prompt and seed.
 
-    n_STAGE.safetensors   the stage's result, float32, bit for bit: what `--from_stage` starts from
-    n_STAGE.mp4, .gif     the same to look at
+A run directory contains, for stage number n:
+
+    n_STAGE.safetensors   the stage's result, float32, bit for bit; `--from_stage` starts from it
+    n_STAGE.mp4, .gif     the same, for viewing
     contact_sheet.png     frames of all stages
-    run.json              what was asked for and how it was made
+    run.json              the request, and how the video was made
 
-A stage's `.safetensors` is written after its other files, and `run.json` after everything: what is there is whole.
+A stage's `.safetensors` is written after its other files, and `run.json` after all files: if one of these exists, the
+files before it are complete.
 """
 
 import contextlib
@@ -30,19 +33,19 @@ from show1_jax.media.stage_files import load_stage, save_stage, video_sha256
 from show1_jax.media.write import write_gif, write_mp4
 from show1_jax.sampling.run_record import RECORD, Record
 
-_SHOWN: Final = (".mp4", ".gif")
-_SUFFIXES: Final = (*_SHOWN, ".safetensors")
-_HASHED: Final = (*_SHOWN, ".png")
-_AGAIN: Final = "sample it again with --overwrite"
+_VIEWABLE: Final = (".mp4", ".gif")
+_SUFFIXES: Final = (*_VIEWABLE, ".safetensors")
+_HASHED: Final = (*_VIEWABLE, ".png")
+_RESAMPLE: Final = "sample it again with --overwrite"
 
 Clip = Float32[np.ndarray, "t h w c"]
 
 
 class RunDirectory:
-    """The directory of one video: reads, writes and removes what lies there, and leaves other files alone.
+    """The directory of one video. Only files of the video are read, written and removed, never other files.
 
     Attributes:
-        path: of the directory, which is made with its first file.
+        path: path of the directory, which is made with its first file.
     """
 
     def __init__(self, path: Path):
@@ -50,16 +53,16 @@ class RunDirectory:
 
     @classmethod
     def of(cls, out: str | Path, prompt: Prompt) -> "RunDirectory":
-        """The directory of a prompt, which has a seed."""
+        """Return the directory of a prompt, which must have a seed."""
         assert prompt.seed is not None
         return cls(user_path(out) / slug(prompt.text, prompt.seed))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """A block in which no other process writes here; a directory that is left empty is removed.
+        """Lock the directory against other processes while the block lasts; an empty directory is removed afterwards.
 
         Raises:
-            UserError: another process has it, or it cannot be made.
+            UserError: another process has locked it, or it cannot be made.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -69,15 +72,15 @@ class RunDirectory:
             yield
 
     def stage_file(self, stage: Stage, suffix: str = ".safetensors") -> Path:
-        """Where a stage's file of that kind is, or would be."""
+        """Return the path of a stage's file with that suffix; it may not exist."""
         return self.path / f"{STAGES.index(stage) + 1}_{stage}{suffix}"
 
     def has(self, stage: Stage) -> bool:
-        """Whether a stage is finished."""
+        """Return whether a stage is finished."""
         return self.stage_file(stage).exists()
 
     def load(self, stage: Stage) -> Clip:
-        """A stage's result.
+        """Return a stage's result.
 
         Raises:
             UserError: it is missing or damaged.
@@ -99,10 +102,14 @@ class RunDirectory:
         save_stage(self.stage_file(stage), video, stage)
 
     def finish(self, title: str, record: Record) -> None:
-        """Write the contact sheet of the stages that are here, then the record, with the hashes of all files.
+        """Write the contact sheet of the existing stages, then the record with the hashes of all files.
+
+        Args:
+            title: title of the contact sheet.
+            record: the record, with the hashes of the stages' results as they were written.
 
         Raises:
-            UserError: a stage is no longer what the record's `results` say, or the disk is full.
+            UserError: a stage no longer has the hash in the record's `results`, or the disk is full.
         """
         videos = {stage: self.load(stage) for stage in STAGES if self.has(stage)}
         results = {stage: video_sha256(video) for stage, video in videos.items()}
@@ -115,68 +122,68 @@ class RunDirectory:
         write_bytes(self.path / RECORD, record.to_bytes())
 
     def record(self) -> Record | None:
-        """What `run.json` says; None where there is none. See `Record.read`."""
+        """Return the record in `run.json`, or None if there is none; see `Record.read`."""
         return Record.read(self.path / RECORD)
 
     def is_done(self, request: Mapping[str, Any], stages: Sequence[Stage], inputs: Mapping[Stage, str]) -> bool:
-        """Whether these stages of this request have been run, on inputs of these hashes.
+        """Return whether these stages of this request have been sampled, with inputs of these hashes.
 
         Raises:
-            UserError: they have, and a file that they left is missing or is not what the record says; or the record is
-                damaged.
+            UserError: they have been sampled, but one of their files is missing or differs from the record; or the
+                record is damaged.
         """
         record = self.record()
-        if record is None or not record.vouches(request, inputs) or not set(stages) <= set(record.stages):
+        if record is None or not record.matches(request, inputs) or not set(stages) <= set(record.stages):
             return False
         for stage in stages:
             self.check_result(record, stage)
-            for suffix in _SHOWN:
+            for suffix in _VIEWABLE:
                 self._check_file(record, self.stage_file(stage, suffix))
         self._check_file(record, self.path / CONTACT_SHEET)
         return True
 
     def check_result(self, record: Record, stage: Stage) -> None:
-        """Compare a stage's result with its record.
+        """Compare the hash of a stage's result with the record.
 
         Raises:
-            UserError: it is missing or damaged, or not the one that the record has.
+            UserError: the result is missing or damaged, or its hash differs.
         """
         if video_sha256(self.load(stage)) != record.results.get(stage):
-            raise UserError(f"{self.stage_file(stage)} is not the one that {RECORD} records; {_AGAIN}")
+            raise UserError(f"{self.stage_file(stage)} is not the one that {RECORD} records; {_RESAMPLE}")
 
     def _check_file(self, record: Record, path: Path) -> None:
         if not path.exists():
-            raise UserError(f"{path} is missing; {_AGAIN}")
-        expected = record.files.get(path.name)  # older records have none
+            raise UserError(f"{path} is missing; {_RESAMPLE}")
+        expected = record.files.get(path.name)  # older records have no hashes of files
         try:
             is_whole = path.stat().st_size > 0 if expected is None else sha256(path) == expected
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); {_AGAIN}") from None
+            raise UserError(f"{path}: cannot be read ({error.strerror}); {_RESAMPLE}") from None
         if not is_whole:
-            raise UserError(f"{path} is damaged or was changed: {RECORD} records another; {_AGAIN}")
+            raise UserError(f"{path} is damaged or was changed: {RECORD} records another; {_RESAMPLE}")
 
     def existing(self, stages: Sequence[Stage]) -> list[Path]:
-        """The files of these stages that are here and, where these are all stages, first those of the whole video."""
+        """Return the existing files of these stages; if these are all stages, first those of the whole video."""
         whole = [self.path / RECORD, self.path / CONTACT_SHEET] if tuple(stages) == STAGES else []
         files = [*whole, *(self.stage_file(stage, suffix) for stage in stages for suffix in _SUFFIXES)]
         return [path for path in files if path.exists()]
 
     def check_replaceable(self, stages: Sequence[Stage]) -> None:
-        """Refuse to run these stages where folders lie in place of the files that would be written.
+        """Refuse to run these stages if there is a folder with the name of a file that would be written.
 
         Raises:
-            UserError: there is one.
+            UserError: there is such a folder.
         """
         files = [self.stage_file(stage, suffix) for stage in stages for suffix in _SUFFIXES]
         for path in (self.path / RECORD, self.path / CONTACT_SHEET, *files):
             if path.is_dir() and not path.is_symlink():
-                raise UserError(f"{path} is a folder, which no run makes; remove it, or choose another --out")
+                raise UserError(f"{path} is a folder, not a file; remove it, or choose another --out")
 
     def remove(self, stages: Sequence[Stage]) -> None:
-        """Remove the files of these stages, and first what speaks for the whole.
+        """Remove the record and the contact sheet, then the files of these stages.
 
         Raises:
-            UserError: the system refuses.
+            UserError: a file cannot be removed.
         """
         for path in [self.path / RECORD, self.path / CONTACT_SHEET, *self.existing(stages)]:
             try:
@@ -188,13 +195,13 @@ class RunDirectory:
 def describe_request(
     config: Config, prompt: Prompt, *, precision: str, checkpoint: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What makes a video what it is, as `run.json` holds it.
+    """Return all inputs that determine a video, as stored in `run.json`.
 
     Args:
         config: the settings.
-        prompt: with its seed.
-        precision: the resolved one, e.g. "float32".
-        checkpoint: a hash of each component.
+        prompt: the prompt, with its seed.
+        precision: the resolved precision, e.g. "float32".
+        checkpoint: a hash of each component, by name.
     """
     request = {
         "prompt": prompt.text,

@@ -1,7 +1,7 @@
-"""`run.json`: what was asked for, how it was made, and the hashes of what came of it. We wrote it; others may edit it.
+"""`run.json`: the request, how the video was made, and the hashes of the results. Users may edit the file.
 
-A record that is damaged or was edited into something else is refused by file and field: it must neither be taken for
-another video's nor be overwritten without a word.
+A record that is damaged or was edited to something invalid is refused with its file and field: it must neither be
+mistaken for the record of another video nor be overwritten without a message.
 """
 
 import dataclasses
@@ -18,25 +18,25 @@ from show1_jax.files import read_json
 
 RECORD: Final = "run.json"
 RECORD_FORMAT: Final = "show1_jax.run.v1"
-_REMEDY: Final = "replace the video with --overwrite, or choose another place with --out"
+_RECORD_REMEDY: Final = "replace the video with --overwrite, or choose another place with --out"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _NOT_COMPARED: Final = {
-    *("checkpoint", "out", "compilation_cache", "mesh"),  # where things are
-    *("prompts", "seed", "negative_prompt", "precision"),  # a request has what became of them
-    *("random_weights", "architecture", "schedulers", "train"),  # the checkpoint's hashes cover what came of them
+    *("checkpoint", "out", "compilation_cache", "mesh"),  # paths and devices
+    *("prompts", "seed", "negative_prompt", "precision"),  # a request contains their resolved values
+    *("random_weights", "architecture", "schedulers", "train"),  # the checkpoint's hashes cover their results
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What `run.json` says.
+    """The content of `run.json`.
 
     Attributes:
-        request: what makes the video what it is; see `show1_jax.sampling.run_directory.describe_request`.
-        stages: that were run for it.
-        results: a hash of every stage's result that was here then.
+        request: all inputs that determine the video; see `show1_jax.sampling.run_directory.describe_request`.
+        stages: stages that were sampled for this request.
+        results: a hash of the result of every stage that existed when the record was written.
         files: a hash of every other file of these stages, by name; empty in records of older versions.
-        made: how it was made; for people, never read.
+        made: how the video was made; information for the user, which the program never uses.
     """
 
     request: Mapping[str, Any]
@@ -47,30 +47,30 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
-        """Return what a file says; None where there is none.
+        """Return the record in a file, or None if there is no file.
 
         Raises:
-            FileError: the file cannot be read or is no record; the line names it, and the field.
+            FileError: the file cannot be read or is not a record; the line names the file and the field.
         """
         try:
-            values = read_json(path, _REMEDY)
+            values = read_json(path, _RECORD_REMEDY)
         except (FileNotFoundError, NotADirectoryError):
             return None
         fields = _Fields(path, values)
         return cls(fields.request(), fields.stages(), fields.results(), fields.files(), fields.mapping("made", {}))
 
     def to_bytes(self) -> bytes:
-        """The content of the file. What is no Unicode, such as the name of a folder, is written as `?`."""
+        """Return the content of the file; characters that are not Unicode, e.g. in a folder's name, become `?`."""
         text = json.dumps({"format": RECORD_FORMAT, **dataclasses.asdict(self)}, indent=2, ensure_ascii=False) + "\n"
         return text.encode(errors="replace")
 
-    def vouches(self, request: Mapping[str, Any], results: Mapping[Stage, str]) -> bool:
-        """Whether this is of that request, and of these results (by hash) among others."""
+    def matches(self, request: Mapping[str, Any], results: Mapping[Stage, str]) -> bool:
+        """Return whether the record has an equal request, and contains all of these results (by hash)."""
         return not differences(self.request, request) and results.items() <= self.results.items()
 
 
 class _Fields:
-    """The fields of a file's JSON, each checked."""
+    """The fields of a record's JSON; each method checks and returns one."""
 
     def __init__(self, path: Path, values: Any):
         self._path = path
@@ -81,31 +81,31 @@ class _Fields:
         self._values: dict[str, Any] = values
 
     def _refuse(self, problem: str) -> NoReturn:
-        raise FileError(f"{self._path}: {problem}", _REMEDY)
+        raise FileError(f"{self._path}: {problem}", _RECORD_REMEDY)
 
     def mapping(self, name: str, default: Any = None) -> dict[str, Any]:
-        """A field that is an object."""
+        """Return a field that must be an object."""
         value = self._values.get(name, default)
         if not isinstance(value, dict):
             self._refuse(f"{name} must be an object")
         return value
 
     def request(self) -> dict[str, Any]:
-        """The request, as far as it is compared."""
+        """Return the request; only its `config` is checked here."""
         request = self.mapping("request")
         if not isinstance(request.get("config"), dict):
             self._refuse("request.config must be an object")
         return request
 
     def stages(self) -> tuple[Stage, ...]:
-        """The stages that were run."""
+        """Return the stages that were sampled."""
         value = self._values.get("stages")
         if not isinstance(value, list) or not all(isinstance(name, str) and name in STAGES for name in value):
             self._refuse(f"stages must be a list of {', '.join(STAGES)}")
         return tuple(value)
 
     def results(self) -> dict[Stage, str]:
-        """The hashes of stages."""
+        """Return the hashes of the stages' results."""
         digests = self._digests("results", self.mapping("results"))
         for name in digests:
             if name not in STAGES:
@@ -113,7 +113,7 @@ class _Fields:
         return {stage: digests[stage] for stage in STAGES if stage in digests}
 
     def files(self) -> dict[str, str]:
-        """The hashes of other files."""
+        """Return the hashes of the other files."""
         return self._digests("files", self.mapping("files", {}))
 
     def _digests(self, field: str, values: Mapping[str, Any]) -> dict[str, str]:
@@ -124,7 +124,7 @@ class _Fields:
 
 
 def differences(request: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The dotted names of what differs between two requests; where nothing does, they give the same files."""
+    """Return the dotted names of the fields that differ between two requests; equal requests give the same files."""
     flat, other_flat = _compared(request), _compared(other)
     return sorted(
         name for name in flat.keys() | other_flat.keys() if flat.get(name, _ABSENT) != other_flat.get(name, _ABSENT)

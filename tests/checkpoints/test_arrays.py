@@ -1,4 +1,4 @@
-"""Checkpoints: what is written is what is read, straight to the devices; damage and wrong places give one line."""
+"""Checkpoint weights: they are read as written, directly to the devices; damaged or wrong files give one line."""
 
 import asyncio
 import contextlib
@@ -68,7 +68,7 @@ def values(state: nnx.State) -> dict[tuple[str, ...], jax.Array]:
     return {weight_path(path): variable.get_value() for path, variable in nnx.to_flat_state(state)}
 
 
-def test_weights_come_back_in_the_state_s_own_structure(written: Path, abstract: nnx.State) -> None:
+def test_weights_are_loaded_in_the_structure_of_the_state(written: Path, abstract: nnx.State) -> None:
     state = load_weights(written, "keyframes", abstract)
     assert nnx.to_flat_state(state).paths == nnx.to_flat_state(abstract).paths
     for path, array in values(state).items():
@@ -79,7 +79,9 @@ def test_weights_come_back_in_the_state_s_own_structure(written: Path, abstract:
 
 @pytest.mark.parametrize("stored", [np.float16, np.float32, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("loaded", [jnp.float16, jnp.float32, jnp.bfloat16])
-def test_dtypes_change_on_the_way_in_and_out(tmp_path: Path, abstract: nnx.State, stored: Any, loaded: Any) -> None:
+def test_dtypes_are_cast_when_writing_and_reading(
+    tmp_path: Path, abstract: nnx.State, stored: Any, loaded: Any
+) -> None:
     directory = write(tmp_path / "checkpoint", stored)
     assert {leaf.dtype for leaf in weight_shapes(directory, "keyframes").values()} == {np.dtype(stored)}
     for path, array in values(load_weights(directory, "keyframes", abstract, dtype=loaded)).items():
@@ -87,7 +89,7 @@ def test_dtypes_change_on_the_way_in_and_out(tmp_path: Path, abstract: nnx.State
         np.testing.assert_array_equal(array, WEIGHTS[path].astype(stored).astype(loaded))
 
 
-def test_weights_go_where_their_shardings_say(written: Path, abstract: nnx.State) -> None:
+def test_weights_are_placed_as_their_shardings_say(written: Path, abstract: nnx.State) -> None:
     mesh = jax.make_mesh((8,), ("fsdp",))
     split, whole = NamedSharding(mesh, PartitionSpec(None, "fsdp")), NamedSharding(mesh, PartitionSpec())
     one = values(load_weights(written, "keyframes", abstract, whole))
@@ -100,7 +102,7 @@ def test_weights_go_where_their_shardings_say(written: Path, abstract: nnx.State
         np.testing.assert_array_equal(array, WEIGHTS[path].astype(np.float32))
 
 
-def test_the_manifest_says_it_all(written: Path) -> None:
+def test_the_manifest_has_the_record_and_all_hashes(written: Path) -> None:
     manifest = read_manifest(written)
     assert manifest.component("keyframes") == COMPONENT
     verify_files(written)
@@ -109,9 +111,9 @@ def test_the_manifest_says_it_all(written: Path) -> None:
         manifest.component("vae")
 
 
-def test_no_file_tells_where_it_was_made(written: Path, tmp_path: Path) -> None:
-    told = [file for file in written.rglob("*") if file.is_file() and str(tmp_path).encode() in file.read_bytes()]
-    assert told == []
+def test_no_file_contains_the_path_where_it_was_made(written: Path, tmp_path: Path) -> None:
+    found = [file for file in written.rglob("*") if file.is_file() and str(tmp_path).encode() in file.read_bytes()]
+    assert found == []
 
 
 def test_a_checkpoint_may_be_moved(written: Path, abstract: nnx.State, tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_missing_and_truncated_weights_are_found_before_loading(written: Path, a
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint; whoever changes it changes it back."""
+    """A checkpoint; a test that changes it must restore it."""
     return write(tmp_path_factory.mktemp("fuzzed") / "checkpoint")
 
 
@@ -192,7 +194,7 @@ def test_a_flipped_byte_never_gives_other_weights(fuzzed: Path, which: float, wh
         np.testing.assert_array_equal(array, WEIGHTS[name].astype(np.float32))
 
 
-def test_a_manifest_with_a_flipped_byte_says_the_same_or_nothing(written: Path) -> None:
+def test_a_manifest_with_a_flipped_byte_is_equal_or_refused(written: Path) -> None:
     path, manifest = written / "manifest.json", read_manifest(written)
     whole, rng = path.read_bytes(), np.random.default_rng(0)
     for offset, mask in enumerate(rng.integers(1, 256, len(whole))):
@@ -202,7 +204,7 @@ def test_a_manifest_with_a_flipped_byte_says_the_same_or_nothing(written: Path) 
 
 
 def test_a_flipped_byte_is_found_before_it_is_loaded(written: Path, abstract: nnx.State) -> None:
-    """Orbax itself loads most of them without a word."""
+    """Orbax itself loads most of such files without an error."""
     largest = max((written / "keyframes/weights").rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 1
@@ -212,7 +214,7 @@ def test_a_flipped_byte_is_found_before_it_is_loaded(written: Path, abstract: nn
 
 
 @pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "_sharding", "folder"])
-def test_what_orbax_would_wait_for_is_refused_listed_or_not(written: Path, abstract: nnx.State, name: str) -> None:
+def test_files_on_which_orbax_would_block_are_refused(written: Path, abstract: nnx.State, name: str) -> None:
     path = written / "keyframes" / "weights" / name
     path.unlink(missing_ok=True)
     path.symlink_to("/") if name == "folder" else os.mkfifo(path)
@@ -224,7 +226,7 @@ def test_what_orbax_would_wait_for_is_refused_listed_or_not(written: Path, abstr
             read(written, "keyframes")
 
 
-def test_metadata_of_any_size_is_not_read(written: Path) -> None:
+def test_huge_metadata_is_not_read(written: Path) -> None:
     os.truncate(written / "keyframes" / "weights" / "_METADATA", 1 << 40)
     with pytest.raises(UserError, match=r"_METADATA has more than 67,108,864 bytes"):
         weight_shapes(written, "keyframes")
@@ -258,7 +260,7 @@ def test_weights_that_do_not_fit_are_all_named(written: Path, abstract: nnx.Stat
         assert part in str(caught.value)
 
 
-def test_what_exists_is_kept_unless_it_is_a_checkpoint_to_overwrite(tmp_path: Path, written: Path) -> None:
+def test_only_a_checkpoint_is_overwritten(tmp_path: Path, written: Path) -> None:
     before = (written / "manifest.json").read_bytes()
     with pytest.raises(UserError, match=r"exists; choose another place, or replace it with --overwrite"):
         write(written)
@@ -295,7 +297,7 @@ def test_a_failing_disk_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_or_failed_conversion_leaves_what_was_there(tmp_path: Path, written: Path) -> None:
+def test_an_interrupted_or_failed_conversion_keeps_the_old_checkpoint(tmp_path: Path, written: Path) -> None:
     before = (written / "manifest.json").read_bytes()
     for interruption in (KeyboardInterrupt, RuntimeError):
         with pytest.raises(interruption), new_checkpoint(written, overwrite=True):
@@ -318,7 +320,7 @@ def test_many_small_and_one_large_array_are_written(tmp_path: Path, monkeypatch:
         np.testing.assert_array_equal(array, arrays[path])
 
 
-def test_ctrl_c_in_a_loop_does_not_wait_for_what_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_in_a_loop_does_not_wait_for_ended_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "_INTERRUPTED_SECONDS", 0.1)
     loops: list[asyncio.AbstractEventLoop] = []
 

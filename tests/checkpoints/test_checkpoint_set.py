@@ -1,4 +1,4 @@
-"""Several checkpoints as one: later components replace earlier ones, and a training run stands for its newest step."""
+"""Several checkpoints as one: later components replace earlier ones, and of a training run the newest step is used."""
 
 import contextlib
 import hashlib
@@ -71,7 +71,7 @@ def test_a_training_run_replaces_its_component(tiny_checkpoint: Path, run: Path,
     checkpoints.check_sizes(tuple(before.components))
 
 
-def test_the_last_one_counts(tiny_checkpoint: Path, run: Path) -> None:
+def test_the_last_checkpoint_is_used(tiny_checkpoint: Path, run: Path) -> None:
     checkpoints = CheckpointSet.open(f"{run}, {tiny_checkpoint}")
     assert set(checkpoints.paths.values()) == {tiny_checkpoint}
     assert checkpoints.manifest == read_manifest(tiny_checkpoint)
@@ -82,7 +82,7 @@ def test_a_step_alone_has_its_component_only(run: Path) -> None:
         CheckpointSet.open(run).path("vae")
 
 
-def test_a_damaged_step_is_passed_over(
+def test_a_damaged_step_is_skipped(
     tmp_path: Path, tiny_checkpoint: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
@@ -93,8 +93,8 @@ def test_a_damaged_step_is_passed_over(
     assert keyframe_values(load(f"{tiny_checkpoint},{copy}")) == {1}
     said = capsys.readouterr().err
     assert said.startswith("warning: ")
-    assert said.endswith("step 2 is passed over\n")
-    with pytest.raises(UserError, match=r"changed: keyframes/weights/.*; take an earlier step"):
+    assert said.endswith("step 2 is skipped\n")
+    with pytest.raises(UserError, match=r"changed: keyframes/weights/.*; use an earlier step"):
         keyframe_values(load(f"{tiny_checkpoint},{copy}/checkpoints/00000002"))
 
 
@@ -117,7 +117,7 @@ def test_verify_takes_a_step(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "keyframes" in capsys.readouterr().out
 
 
-def test_what_a_manifest_says_stays_on_its_line(
+def test_text_of_a_manifest_is_printed_on_one_line(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
@@ -142,14 +142,14 @@ JSON = (
 
 
 def places(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value of a JSON document."""
+    """Yield the path of every value of a JSON document."""
     for key in values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ():
         yield (*path, key)
         yield from places(values[key], (*path, key))
 
 
 def sign(checkpoint: Path, values: dict[str, Any]) -> None:
-    """Write a manifest whose own hash is right, as somebody who knows the format can."""
+    """Write a manifest whose own hash is correct, as a user who knows the format can."""
     values = {name: value for name, value in values.items() if name != "sha256"}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     (checkpoint / "manifest.json").write_text(json.dumps(values | {"sha256": digest}))
@@ -227,7 +227,7 @@ def test_components_under_each_other_s_names(tiny_checkpoint: Path, edited: Path
         load(str(edited)).spec.check_settings([one])
 
 
-def test_a_tokenizer_with_a_file_of_nobody_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_with_an_unlisted_file_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
     (copy / "text_clip/tokenizer/tokenizer.json").symlink_to("/etc/hostname")
     with pytest.raises(UserError, match=r"holds tokenizer\.json, which the manifest does not list; remove it"):
@@ -268,7 +268,7 @@ def test_buckets_are_no_checkpoints(path: str) -> None:
         CheckpointSet.open(path)
 
 
-def test_folders_that_look_like_steps_are_passed_over(tiny_checkpoint: Path, run: Path, tmp_path: Path) -> None:
+def test_folders_that_look_like_steps_are_ignored(tiny_checkpoint: Path, run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     steps = copy / "checkpoints"
     for name in (".1x.saving", "00000x09", "9", ".00000009.saving.txt"):

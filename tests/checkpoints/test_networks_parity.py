@@ -1,4 +1,4 @@
-"""Every network against one recorded call of the original's, through the production converter, in float32."""
+"""Every network compared with one recorded call of the original, through the production converter, in float32."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A checkpoint records the settings that it is to be sampled with, and they are used."""
+"""A checkpoint records its sampling settings, and they are used."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def demo_config() -> Config:
 
 
 def of_version_2(checkpoint: Path, out: Path) -> Path:
-    """A checkpoint as it was written before sampling settings were recorded."""
+    """Write a copy of a checkpoint in version 2, which has no sampling settings."""
     shutil.copytree(checkpoint, out)
     manifest = read_manifest(out)
     records = {name: dataclasses.replace(record, sampling={}) for name, record in manifest.components.items()}
@@ -51,7 +51,7 @@ def test_the_demo_records_the_settings_of_its_config() -> None:
     assert differing_settings(read_manifest(DEMO), demo_config(), STAGES) == []
 
 
-def test_the_demo_is_sampled_right_without_a_config() -> None:
+def test_the_demo_needs_no_config_for_sampling() -> None:
     prompts, stages = ["a red circle moves right"], STAGES[:2]
     device = jax.devices()[:1]
     own = Cascade.load(DEMO, devices=device).sample(prompts, seeds=[345], stages=stages)
@@ -67,7 +67,7 @@ def test_converted_checkpoints_record_the_released_settings(converted: Path) -> 
         assert recorded_config(read_manifest(converted), "converted") == CascadeConfig()
 
 
-def test_training_runs_record_the_settings_they_are_trained_for(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_training_runs_record_their_sampling_settings(tiny_checkpoint: Path, tmp_path: Path) -> None:
     config = tiny_runs.settings(tiny_checkpoint, "keyframes")
     config = dataclasses.replace(config, text_padding="zeros")
     training = tiny_runs.run_of(config, "keyframes", tmp_path / "run")
@@ -78,7 +78,7 @@ def test_training_runs_record_the_settings_they_are_trained_for(tiny_checkpoint:
     assert loaded.text_padding == "zeros"
 
 
-def test_merging_keeps_them_or_records_a_config_s(tmp_path: Path) -> None:
+def test_merging_keeps_the_settings_or_records_those_of_a_config(tmp_path: Path) -> None:
     tiny = tiny_config.settings()
     write_random_checkpoint(tmp_path / "made", tiny.architecture, tiny.schedulers, config=tiny)
     merge(tmp_path / "made", tmp_path / "kept", ["keyframes", "text_t5"])
@@ -89,7 +89,7 @@ def test_merging_keeps_them_or_records_a_config_s(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "changed").component("keyframes").sampling["num_steps"] == 7
 
 
-def test_checkpoints_of_version_2_are_read_with_a_line_about_what_is_assumed(tmp_path: Path) -> None:
+def test_checkpoints_of_version_2_are_read_with_a_warning_about_assumed_settings(tmp_path: Path) -> None:
     old = of_version_2(DEMO, tmp_path / "old")
     with pytest.warns(UserWarning, match=r"old: records no sampling settings of keyframes, interpolation.*original's"):
         cascade = Cascade.load(old)
@@ -109,7 +109,7 @@ def test_differences_are_named() -> None:
     assert differing_settings(read_manifest(DEMO), config, ["first_frame"]) == lines[1:]
 
 
-def test_networks_that_were_made_for_different_paddings_are_refused(tmp_path: Path) -> None:
+def test_networks_for_different_text_paddings_are_refused(tmp_path: Path) -> None:
     manifest = read_manifest(DEMO)
     record = manifest.component("keyframes")
     other = dataclasses.replace(record, sampling=record.sampling | {"text_padding": "encoded"})
@@ -126,9 +126,7 @@ def test_networks_that_were_made_for_different_paddings_are_refused(tmp_path: Pa
         (KeyframesConfig().to_dict() | {"text_padding": "ones"}, "text_padding='ones' is none of"),
     ],
 )
-def test_recorded_settings_that_no_stage_can_have_are_refused(
-    sampling: dict[str, object], said: str, tmp_path: Path
-) -> None:
+def test_invalid_recorded_settings_are_refused(sampling: dict[str, object], said: str, tmp_path: Path) -> None:
     out = tmp_path / "edited"
     shutil.copytree(DEMO, out)
     manifest = read_manifest(out)

@@ -1,5 +1,7 @@
-"""Training checkpoints: what is saved is what is restored, on any mesh, or refused; nothing that goes wrong costs more
-than the step that was being saved. Run as a script, this file is one process of a job of several."""
+"""Training checkpoints: a step is restored exactly as saved, on any mesh, or refused; a failure costs one step at most.
+
+Run as a script, this file is one of several processes.
+"""
 
 import contextlib
 import errno
@@ -30,7 +32,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from show1_jax.checkpoints import run_steps as module
 from show1_jax.checkpoints.arrays import BackgroundWrite, load_arrays
 from show1_jax.checkpoints.manifest import CheckpointError, Component, Manifest, describe_files, verify_files
-from show1_jax.checkpoints.run_steps import Restored, TrainingCheckpoints, latest
+from show1_jax.checkpoints.run_steps import Restored, TrainingCheckpoints, latest_step
 from show1_jax.errors import UserError
 from show1_jax.parallel import from_first_process
 from show1_jax.parallel.weights import Weights
@@ -51,7 +53,7 @@ def mesh_of(num_devices: int) -> Mesh:
 
 
 def arrays(seed: int, size: int = 16) -> tuple[dict[Any, np.ndarray], State]:
-    """Averaged weights and a state with what real ones have: tuple keys, Adam's tuples, scalars and integers."""
+    """Return averaged weights and a state like real ones: tuple keys, Adam's tuples, scalars and integers."""
     rng = np.random.default_rng(seed)
 
     def like_weights() -> dict[Any, np.ndarray]:
@@ -68,7 +70,7 @@ def arrays(seed: int, size: int = 16) -> tuple[dict[Any, np.ndarray], State]:
 
 
 def abstract(tree: Any, mesh: Mesh) -> Any:
-    """Matrices are spread over all devices, the rest is on each."""
+    """Return shapes with shardings: matrices are sharded over all devices, other arrays are replicated."""
 
     def place(leaf: Any) -> jax.ShapeDtypeStruct:
         spec = PartitionSpec(None, "fsdp") if np.ndim(leaf) == 2 else PartitionSpec()
@@ -97,12 +99,12 @@ def save(checkpoints: TrainingCheckpoints, step: int, mesh: Mesh, size: int = 16
 
 
 def restore(checkpoints: TrainingCheckpoints, mesh: Mesh, warnings: list[str] | None = None) -> Restored | None:
-    told: list[str] = []
+    lines: list[str] = []
     ema, state = abstract(arrays(0), mesh)
-    restored = checkpoints.restore("keyframes", ema, state, warn=told.append)
-    assert warnings is not None or not told
+    restored = checkpoints.restore("keyframes", ema, state, warn=lines.append)
+    assert warnings is not None or not lines
     if warnings is not None:
-        warnings += told
+        warnings += lines
     return restored
 
 
@@ -128,7 +130,7 @@ def steps(workdir: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with steps 1 and 2, saved on eight devices; not to be changed."""
+    """A run with steps 1 and 2, saved on eight devices; tests must not change it."""
     workdir = tmp_path_factory.mktemp("runs") / "run"
     checkpoints = checkpoints_in(workdir)
     for step in (1, 2):
@@ -168,11 +170,11 @@ def test_no_steps_are_no_error(tmp_path: Path) -> None:
     checkpoints = checkpoints_in(tmp_path / "new")
     assert restore(checkpoints, mesh_of(1)) is None
     assert checkpoints.record() is None
-    assert latest(tmp_path / "new") is None
+    assert latest_step(tmp_path / "new") is None
 
 
 def test_a_step_is_a_checkpoint(saved: Path) -> None:
-    folder = latest(saved)
+    folder = latest_step(saved)
     assert folder == saved / "checkpoints" / "00000002"
     verify_files(folder)
     ema, _ = arrays(2)
@@ -209,20 +211,20 @@ def test_a_save_returns_before_it_is_written(tmp_path: Path, monkeypatch: pytest
     assert steps(tmp_path) == [1]
 
 
-def test_a_damaged_step_is_passed_over_and_named(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_step_is_skipped_and_named(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flip(largest_file(workdir / "checkpoints/00000002/training/state"))
     warnings: list[str] = []
     assert_is(restore(checkpoints_in(workdir), mesh_of(4), warnings), 1)
     (warning,) = warnings
     assert "00000002: missing or changed: training/state/" in warning
-    assert warning.endswith("; step 2 is passed over")
-    assert latest(workdir) == workdir / "checkpoints/00000002"  # its weights are good
+    assert warning.endswith("; step 2 is skipped")
+    assert latest_step(workdir) == workdir / "checkpoints/00000002"  # its weights are good
     flip(largest_file(workdir / "checkpoints/00000002/keyframes/weights"))
-    assert latest(workdir) == workdir / "checkpoints/00000001"
+    assert latest_step(workdir) == workdir / "checkpoints/00000001"
     assert capsys.readouterr().err.startswith("warning: ")
     flip(largest_file(workdir / "checkpoints/00000001/keyframes/weights"))
     with pytest.raises(UserError, match="every step is damaged"):
-        latest(workdir)
+        latest_step(workdir)
     with pytest.raises(UserError, match=r"no step can be used: .*00000001: missing or changed: keyframes/weights"):
         restore(checkpoints_in(workdir), mesh_of(4), warnings)
 
@@ -232,7 +234,7 @@ FILES = st.floats(0, 1, exclude_max=True)
 
 @pytest.fixture(scope="module")
 def one_step(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with the one step 2; whoever changes it changes it back."""
+    """A run with step 2 only; a test that changes it must restore it."""
     workdir = tmp_path_factory.mktemp("runs") / "one"
     shutil.copytree(saved / "checkpoints/00000002", workdir / "checkpoints/00000002")
     return workdir
@@ -259,7 +261,7 @@ def test_a_flipped_byte_never_gives_other_values(one_step: Path, which: float, w
         path.write_bytes(whole)
 
 
-def test_every_file_is_missed(one_step: Path) -> None:
+def test_every_missing_or_damaged_file_is_noticed(one_step: Path) -> None:
     for path in sorted(path for path in one_step.rglob("*") if path.is_file()):
         whole = path.read_bytes()
         for damaged in (None, b"", whole[: len(whole) // 2], whole + b"\0"):
@@ -272,7 +274,7 @@ def test_every_file_is_missed(one_step: Path) -> None:
     assert_is(restore(checkpoints_in(one_step), mesh_of(1)), 2)
 
 
-def test_what_does_not_fit_is_refused(saved: Path) -> None:
+def test_other_components_shapes_and_arrays_are_refused(saved: Path) -> None:
     checkpoints, (ema, state) = checkpoints_in(saved), abstract(arrays(0), mesh_of(1))
     with pytest.raises(UserError, match="has no component 'vae', only keyframes"):
         checkpoints.restore("vae", ema, state)
@@ -283,14 +285,14 @@ def test_what_does_not_fit_is_refused(saved: Path) -> None:
         checkpoints.restore("keyframes", ema, {"momentum": state.step}, warn=lambda line: None)
 
 
-def test_the_record_is_read_by_itself(workdir: Path) -> None:
+def test_the_record_is_read_without_arrays(workdir: Path) -> None:
     assert checkpoints_in(workdir).record() == RECORD | {"step": 2}
     flip(workdir / "checkpoints/00000002/training/record.json", offset=10)
     assert checkpoints_in(workdir).record() == RECORD | {"step": 1}
 
 
 def then_full(write: Callable[..., None]) -> Callable[..., None]:
-    """A disk that is full when all but the last bytes are written."""
+    """Return a function that writes everything and then fails like a full disk."""
 
     def full(*arguments: Any) -> None:
         write(*arguments)
@@ -312,7 +314,7 @@ def test_a_full_disk_costs_one_step(workdir: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match="step 3 was not saved, the disk is full; the steps before it are still there"):
         save(checkpoints, 4, mesh_of(1)) if then == "save" else getattr(checkpoints, then)()
     assert steps(workdir) == [1, 2]
-    checkpoints.poll()  # an error is told once
+    checkpoints.poll()  # an error is raised once
     if then != "close":
         save(checkpoints, 5, mesh_of(1))
         checkpoints.wait()
@@ -343,7 +345,7 @@ def test_a_disk_that_fails_in_the_middle(workdir: Path, capfd: pytest.CaptureFix
 def test_hundreds_of_writes_that_fail_are_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first one's error is raised; no other is left to a closed event loop, or to the garbage collector."""
+    """The first error is raised; no other error reaches a closed event loop or the garbage collector."""
     rng = np.random.default_rng(0)
     weights: Weights = {
         (f"layer{index}", "kernel"): jax.device_put(rng.standard_normal((50, 80))) for index in range(400)
@@ -355,13 +357,13 @@ def test_hundreds_of_writes_that_fail_are_one_line(
     assert (capfd.readouterr().err, caplog.text) == ("", "")
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write in .*; take another --workdir"):
+    with pytest.raises(UserError, match=r"cannot write in .*; use another --workdir"):
         checkpoints_in(tmp_path / "file")
 
 
-def test_a_step_is_there_until_another_is_in_its_place(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_exists_until_its_replacement_is_complete(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = os.replace
 
     def fail(source: Path, target: Path) -> None:
@@ -385,7 +387,7 @@ def test_old_steps_are_removed(tmp_path: Path) -> None:
     assert steps(tmp_path) == [3, 6, 7, 8]
 
 
-def test_a_bad_step_ahead_costs_no_good_one(workdir: Path) -> None:
+def test_a_damaged_newer_step_removes_no_intact_one(workdir: Path) -> None:
     newest = workdir / "checkpoints/00000002"
     shutil.copytree(newest, newest.with_name("00000009"))
     flip(largest_file(newest.with_name("00000009")))
@@ -400,7 +402,7 @@ def test_a_bad_step_ahead_costs_no_good_one(workdir: Path) -> None:
     assert_is(restore(checkpoints, mesh_of(1)), 9)
 
 
-def test_what_a_killed_run_leaves_is_removed_or_put_back(workdir: Path) -> None:
+def test_files_of_a_killed_run_are_removed_or_moved_back(workdir: Path) -> None:
     directory = workdir / "checkpoints"
     shutil.copytree(directory / "00000002", directory / ".00000003.saving/draft")
     replaced = directory / ".00000002.saving/replaced"
@@ -412,7 +414,7 @@ def test_what_a_killed_run_leaves_is_removed_or_put_back(workdir: Path) -> None:
 
 
 class Others:
-    """Another process, which finds a problem with what this one has no problem with, at the n-th exchange."""
+    """Another process, which reports a problem that this process does not have, at exchange number `at`."""
 
     def __init__(self, problem: str, at: int = 0):
         self.problem, self.at, self.num_exchanges = problem, at, 0
@@ -423,17 +425,17 @@ class Others:
 
 
 @pytest.mark.parametrize("at", range(4), ids=["manifest", "record", "weights", "state"])
-def test_a_step_that_another_process_cannot_read_is_passed_over(
+def test_a_step_that_another_process_cannot_read_is_skipped(
     saved: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     monkeypatch.setattr(module, "from_all_processes", Others("step 2 is damaged", at))
     warnings: list[str] = []
     assert_is(restore(checkpoints_in(saved), mesh_of(1), warnings), 1)
-    assert warnings == ["step 2 is damaged; step 2 is passed over"]
+    assert warnings == ["step 2 is damaged; step 2 is skipped"]
 
 
-def test_another_process_hears_of_what_this_one_cannot_read(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every exchange takes place, whatever is wrong here."""
+def test_other_processes_learn_that_this_one_cannot_read_a_step(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every exchange takes place, whatever this process cannot read."""
     others = Others("")
     monkeypatch.setattr(module, "from_all_processes", others)
     (workdir / "checkpoints/00000002/manifest.json").unlink()
@@ -441,7 +443,7 @@ def test_another_process_hears_of_what_this_one_cannot_read(workdir: Path, monke
     assert others.num_exchanges == 1 + 4
 
 
-def test_a_record_that_is_no_json_is_passed_over(workdir: Path) -> None:
+def test_a_record_that_is_no_json_is_skipped(workdir: Path) -> None:
     folder = workdir / "checkpoints/00000002"
     (folder / "training/record.json").write_text("{")
     manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -460,15 +462,15 @@ def test_a_save_that_another_process_cannot_begin(tmp_path: Path, monkeypatch: p
     assert steps(tmp_path) == []
 
 
-def test_a_save_that_ends_in_no_known_way_is_told_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_of_a_save_is_sent_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = checkpoints_in(tmp_path)
-    told: list[str] = []
+    sent: list[str] = []
 
     def fail(*_: object) -> None:
         raise KeyError("no such name")
 
     def exchange(error: str) -> list[str]:
-        told.append(error)
+        sent.append(error)
         return [error]
 
     monkeypatch.setattr(Manifest, "write", fail)
@@ -476,11 +478,11 @@ def test_a_save_that_ends_in_no_known_way_is_told_to_all(tmp_path: Path, monkeyp
     monkeypatch.setattr(module, "from_all_processes", exchange)
     with pytest.raises(KeyError):
         checkpoints.close()
-    assert told == ["'no such name'"]
+    assert sent == ["'no such name'"]
 
 
 def test_closing_alone_waits_for_no_other_process(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last save of this process is finished, or not: nothing is said of it."""
+    """No error is reported, whether the last save of this process succeeds or fails."""
     for step, write in ((3, Manifest.write), (4, then_full(Manifest.write))):
         checkpoints, others = checkpoints_in(workdir), Others("")
         monkeypatch.setattr(Manifest, "write", write)
@@ -492,7 +494,7 @@ def test_closing_alone_waits_for_no_other_process(workdir: Path, monkeypatch: py
 
 
 def start(*arguments: str | Path, devices: int) -> "subprocess.Popen[str]":
-    """This file as a script."""
+    """Start this file as a script."""
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
@@ -514,8 +516,10 @@ def test_a_run_that_is_killed_while_it_saves(workdir: Path) -> None:
 
 
 def test_two_processes(workdir: Path) -> None:
-    """From one process to two, which pass over a step that one cannot read and a step that is damaged in one's share of
-    the files, and back to one."""
+    """One process saves, two resume, and one restores their step.
+
+    The two processes skip a step that one of them cannot read, and a step that is damaged in one's share of the files.
+    """
     for step in (3, 4):
         shutil.copytree(workdir / "checkpoints/00000002", workdir / f"checkpoints/{step:08}")
     flip(largest_file(workdir / "checkpoints/00000003/training/state"))
@@ -525,9 +529,9 @@ def test_two_processes(workdir: Path) -> None:
     processes = [start("two", workdir, address, str(number), devices=2) for number in range(2)]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    assert "step 4 is passed over" in outputs[0]
-    assert "step 3 is passed over" in outputs[0]
-    assert "passed over" not in outputs[1]
+    assert "step 4 is skipped" in outputs[0]
+    assert "step 3 is skipped" in outputs[0]
+    assert "is skipped" not in outputs[1]
     assert all("step 5 was not saved, the disk is full" in output for output in outputs), "\n".join(outputs)
     assert steps(workdir) == [1, 2, 3, 4]
     assert_is(restore(checkpoints_in(workdir), mesh_of(8)), 4)
@@ -547,7 +551,7 @@ def die(workdir: Path) -> None:
 
 
 def unreadable(step: int, load: Callable[..., Any]) -> Callable[..., Any]:
-    """Loads every step but this one."""
+    """Return a function that loads every step except this one."""
 
     def load_others(folder: Path, *arguments: Any) -> Any:
         if folder.name == f"{step:08}":

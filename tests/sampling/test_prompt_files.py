@@ -54,7 +54,7 @@ def test_json_lines(prompt_file: Path, prompts: list[Prompt], suffix: str, ascii
     assert read_prompts(path) == prompts
 
 
-def test_json_keys_may_be_left_out(tmp_path: Path) -> None:
+def test_json_keys_may_be_omitted(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "a"}\n{"prompt": "b", "seed": 3}\n{"prompt": "c", "negative": ""}')
     assert read_prompts(path) == [Prompt("a"), Prompt("b", None, 3), Prompt("c", "", None)]
@@ -155,7 +155,7 @@ TABLE = 'Prompt,seed,negative\r\n"a panda, eating",,\r\n\r\na fox,3,dull\r\n'
         ("list.tsv", "negative\tprompt\tseed\n\ta panda, eating\t\ndull\ta fox\t3\n"),
     ],
 )
-def test_every_form_gives_the_same_prompts(tmp_path: Path, name: str, content: str) -> None:
+def test_every_format_gives_the_same_prompts(tmp_path: Path, name: str, content: str) -> None:
     assert read_prompts(file_of(tmp_path, name, content)) == TWO
 
 
@@ -170,7 +170,7 @@ def test_arrays_of_strings_and_single_objects(tmp_path: Path, suffix: str, inden
 
 
 def test_lists_of_vbench(tmp_path: Path) -> None:
-    """They have `prompt_en` and, beside it, what the video is judged by."""
+    """They have `prompt_en` and keys for the evaluation of the video."""
     entries = [
         {"prompt_en": "a red bird", "color": "red"},
         {"prompt_en": "a cat", "auxiliary_info": {"x": [1]}, "seed": 2},
@@ -194,7 +194,7 @@ def test_lists_of_vbench(tmp_path: Path) -> None:
     ),
     suffix=st.sampled_from([".csv", ".tsv"]),
 )
-def test_tables_as_programs_write_them(prompt_file: Path, prompts: list[Prompt], suffix: str) -> None:
+def test_tables_written_by_programs(prompt_file: Path, prompts: list[Prompt], suffix: str) -> None:
     path = prompt_file.with_suffix(suffix)
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, delimiter="," if suffix == ".csv" else "\t")
@@ -247,8 +247,8 @@ def test_tables_as_programs_write_them(prompt_file: Path, prompts: list[Prompt],
         ("a.csv", 'prompt,seed\n"a\nb",1\na,-1', "line 4: seed must be from 0"),
         ("a.csv", 'prompt\n"a panda', "line 2: unexpected end of data"),
         ("a.csv", "prompt\n", "no prompts"),
-        ("a.yaml", "- a panda", ".yaml is no known form"),
-        ("a.xlsx", "x", ".xlsx is no known form"),
+        ("a.yaml", "- a panda", ".yaml is an unknown format"),
+        ("a.xlsx", "x", ".xlsx is an unknown format"),
         ("a.txt", "a panda\0", "no text (it has the character '\\x00')"),
         ("a.txt", "a panda".encode("utf-16-le"), "no text"),
         ("a.txt", "a panda".encode("utf-16"), "byte 0 is not UTF-8"),
@@ -257,7 +257,7 @@ def test_tables_as_programs_write_them(prompt_file: Path, prompts: list[Prompt],
         ("a.txt", bytes(17 << 20), "more than 16,777,216 bytes"),
     ],
 )
-def test_what_is_no_form_of_prompts_is_refused(tmp_path: Path, name: str, content: str | bytes, said: str) -> None:
+def test_other_formats_are_refused(tmp_path: Path, name: str, content: str | bytes, said: str) -> None:
     with pytest.raises(UserError) as error:
         read_prompts(file_of(tmp_path, name, content))
     assert said in str(error.value)
@@ -278,7 +278,7 @@ def test_what_is_no_form_of_prompts_is_refused(tmp_path: Path, name: str, conten
         "- a\tpanda",
     ],
 )
-def test_what_only_looks_like_another_form_is_a_prompt(tmp_path: Path, prompt: str) -> None:
+def test_prompts_that_look_like_another_format_are_read(tmp_path: Path, prompt: str) -> None:
     (tmp_path / "a.txt").write_text(f"a panda\n{prompt}\n", encoding="utf-8")
     assert read_prompts(tmp_path / "a.txt") == [Prompt("a panda"), Prompt(prompt)]
 
@@ -288,7 +288,7 @@ def test_files_that_were_joined_keep_no_byte_order_mark(tmp_path: Path) -> None:
     assert read_prompts(tmp_path / "a.txt") == [Prompt("a panda"), Prompt("a fox")]
 
 
-def test_empty_columns_of_a_table_are_passed_over(tmp_path: Path) -> None:
+def test_empty_columns_of_a_table_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,seed,\na panda,1,\n")
     assert read_prompts(tmp_path / "a.csv") == [Prompt("a panda", None, 1)]
 

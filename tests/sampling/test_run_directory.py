@@ -1,4 +1,4 @@
-"""Run directories: what a run leaves, when it is skipped, refused or replaced, and that it goes on bit for bit."""
+"""Run directories: their files, when a video is skipped, refused or replaced, and that it is resumed bit for bit."""
 
 import contextlib
 import copy
@@ -61,7 +61,7 @@ class Sampler:
             return run_command("sample", lambda: sample.sample(argv))
 
     def refusal(self, *arguments: str) -> str:
-        """The one line on stderr with which the command is refused; the folder stays as it was."""
+        """Return the one line on stderr with which the command is refused; the folder must not change."""
         assert self.capsys is not None
         before, _ = snapshot(self.folder), self.capsys.readouterr()
         assert self(*arguments) == 2
@@ -87,7 +87,7 @@ def stage_bytes(run: RunDirectory) -> dict[Stage, bytes]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> RunDirectory:
-    """A whole run, not to be changed."""
+    """The run directory of a finished video; tests must not change it."""
     sampler = Sampler(tiny_checkpoint, tmp_path_factory.mktemp("finished"))
     assert sampler() == 0
     return sampler.run
@@ -100,7 +100,7 @@ def sampler(tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture
 
 @pytest.fixture
 def copied(sampler: Sampler, finished: RunDirectory) -> Sampler:
-    """A sampler whose output has a copy of the finished run."""
+    """A sampler whose output contains a copy of the finished video."""
     shutil.copytree(finished.path, sampler.run.path)
     return sampler
 
@@ -112,7 +112,7 @@ def record_of(run: RunDirectory) -> Record:
 
 
 def unfinish(run: RunDirectory, start: Stage) -> None:
-    """What an interruption in stage `start` leaves."""
+    """Remove the files that an interruption in stage `start` would not have written."""
     run.remove(STAGES[STAGES.index(start) :])
 
 
@@ -144,7 +144,9 @@ def test_record(finished: RunDirectory, tiny_checkpoint: Path) -> None:
     assert set(made["times"]) == set(record["stages"]) == set(record["results"]) == set(STAGES)
 
 
-def test_a_run_says_where_its_videos_are_and_how_to_look(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_paths_of_videos_and_how_to_view_them_are_printed(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sampler.folder = sampler.folder / "a folder"
     monkeypatch.setattr(platform, "node", lambda: "node0")
     assert sampler("--stages=keyframes", "--videos_per_prompt=2", "--batch_size=1") == 0
@@ -186,7 +188,7 @@ def test_another_video_is_refused(copied: Sampler, arguments: list[str], said: s
     assert said in copied.refusal(*arguments)
 
 
-def test_a_run_with_other_weights_is_refused(copied: Sampler) -> None:
+def test_a_video_with_other_weights_is_refused(copied: Sampler) -> None:
     path = copied.run.path / "run.json"
     record = json.loads(path.read_text())
     record["request"]["checkpoint"]["vae"] = "0" * 64
@@ -256,7 +258,7 @@ VALUES = st.recursive(
 def test_any_edit_of_a_record_is_one_line_or_another_video(
     tmp_path_factory: pytest.TempPathFactory, finished: RunDirectory, data: st.DataObject
 ) -> None:
-    """At any depth; what is compared with the request may have any type."""
+    """Edits are at any depth; a value that is compared with the request may have any type."""
     values = json.loads((finished.path / "run.json").read_text())
     request, stages = values["request"], [stage for stage in STAGES if stage in values["stages"]]
     edited = copy.deepcopy(values)
@@ -288,14 +290,14 @@ def test_overwrite_replaces_a_damaged_record(copied: Sampler, finished: RunDirec
 
 @pytest.mark.parametrize("name", ["run.json", "contact_sheet.png", "1_keyframes.safetensors", "5_superres_latent.gif"])
 @pytest.mark.parametrize("arguments", [["--overwrite"], ["--overwrite", "--from_stage=superres_latent"]])
-def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_removed(
+def test_a_folder_with_the_name_of_a_file_is_refused_before_anything_is_removed(
     copied: Sampler, name: str, arguments: list[str]
 ) -> None:
     (copied.run.path / name).unlink()
     (copied.run.path / name).mkdir()
     assert copied.refusal() != ""
     if name != "1_keyframes.safetensors" or len(arguments) == 1:
-        assert f"{name} is a folder, which no run makes" in copied.refusal(*arguments)
+        assert f"{name} is a folder, not a file" in copied.refusal(*arguments)
 
 
 def cut(path: Path) -> None:
@@ -307,7 +309,7 @@ def empty(path: Path) -> None:
 
 
 def swap(path: Path) -> None:
-    """Another video's file in its place, whole in itself."""
+    """Replace a file with an intact file of another video."""
     if path.suffix == ".safetensors":
         stage = path.stem.split("_", 1)[1]
         save_stage(path, load_stage(path) * np.float32(0.5), stage)
@@ -323,7 +325,7 @@ def remove(path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["1_keyframes.safetensors", "2_interpolation.mp4", "5_superres_latent.gif", "contact_sheet.png"]
 )
-def test_a_file_that_is_not_what_the_record_says_is_not_done(
+def test_a_file_that_differs_from_the_record_is_refused(
     copied: Sampler, change: Callable[[Path], None], name: str
 ) -> None:
     change(copied.run.path / name)
@@ -342,8 +344,8 @@ def test_older_records_have_no_hashes_of_files(copied: Sampler) -> None:
     assert "1_keyframes.mp4 is damaged or was changed" in copied.refusal()
 
 
-def test_a_stage_of_another_video_is_not_gone_on_from(copied: Sampler) -> None:
-    """Although it is whole, and all files that would be made are gone."""
+def test_a_stage_of_another_video_is_not_resumed_from(copied: Sampler) -> None:
+    """It is refused although it is intact and all files that would be written are missing."""
     for path in copied.run.existing(STAGES[1:]):
         path.unlink()
     swap(copied.run.stage_file("keyframes"))
@@ -365,29 +367,31 @@ def test_two_runs_do_not_write_one_video(copied: Sampler, monkeypatch: pytest.Mo
     assert snapshot(copied.folder) == before
 
 
-def test_what_another_run_finished_meanwhile_is_skipped(
+def test_a_video_that_another_run_has_finished_meanwhile_is_skipped(
     sampler: Sampler, finished: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two runs planned the same video; the second one comes to it when the first one has made it."""
+    """Two runs plan the same video; the second one begins with it after the first one has finished it."""
     monkeypatch.setattr(Cascade, "sample", lambda *_, **__: pytest.fail("sampled"))
-    monkeypatch.setattr(job, "_warn", lambda *_: shutil.copytree(finished.path, sampler.run.path))
+    monkeypatch.setattr(job, "_print_warnings", lambda *_: shutil.copytree(finished.path, sampler.run.path))
     assert sampler() == 0
     assert sampler.capsys is not None
     assert sampler.capsys.readouterr().out.startswith(f"{sampler.run.path}: done already, skipped\nto look")
 
 
-def test_a_run_does_not_vouch_for_what_it_did_not_make(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_was_changed_while_sampling_is_not_recorded(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(StageBars, "close", lambda _: swap(sampler.run.stage_file("keyframes")))
     assert sampler("--stages=keyframes") == 2
     assert not (sampler.run.path / "run.json").exists()
 
 
-def test_two_runs_in_one_place_sample_different_prompts(sampler: Sampler) -> None:
+def test_two_runs_with_one_output_folder_sample_different_prompts(sampler: Sampler) -> None:
     with locked_folder(RunDirectory.of(sampler.folder / "out", Prompt("another", seed=SEED)).path):
         assert sampler("--stages=keyframes") == 0
 
 
-def test_names_that_are_no_unicode_are_recorded(sampler: Sampler) -> None:
+def test_folder_names_that_are_not_unicode_are_recorded(sampler: Sampler) -> None:
     sampler.folder = sampler.folder / "caf\udce9"
     assert sampler("--stages=keyframes") == 0
     assert sampler("--stages=keyframes") == 0
@@ -395,7 +399,7 @@ def test_names_that_are_no_unicode_are_recorded(sampler: Sampler) -> None:
     assert "done already, skipped" in sampler.capsys.readouterr().out
 
 
-def test_overwrite_replaces_what_a_run_writes_and_nothing_else(copied: Sampler, finished: RunDirectory) -> None:
+def test_overwrite_replaces_only_files_of_the_video(copied: Sampler, finished: RunDirectory) -> None:
     note = copied.run.path / "note.txt"
     note.write_text("mine")
     assert copied("--overwrite", "--stages=keyframes", "--config.output.keyframes_fps=4") == 0
@@ -407,7 +411,7 @@ def test_overwrite_replaces_what_a_run_writes_and_nothing_else(copied: Sampler, 
 
 
 @pytest.mark.parametrize("start", STAGES[1:])
-def test_going_on_from_a_saved_stage_changes_no_bit(copied: Sampler, finished: RunDirectory, start: Stage) -> None:
+def test_resuming_from_a_saved_stage_is_bit_identical(copied: Sampler, finished: RunDirectory, start: Stage) -> None:
     unfinish(copied.run, start)
     assert f"finish it with --from_stage {start}, or " in copied.refusal()
     assert copied(f"--from_stage={start}") == 0
@@ -417,7 +421,7 @@ def test_going_on_from_a_saved_stage_changes_no_bit(copied: Sampler, finished: R
     assert record.results == record_of(finished).results
 
 
-def test_stage_by_stage_makes_the_same_whole(sampler: Sampler, finished: RunDirectory) -> None:
+def test_stage_by_stage_gives_the_same_video(sampler: Sampler, finished: RunDirectory) -> None:
     assert sampler("--stages=keyframes,interpolation") == 0
     assert sampler("--from_stage=first_frame") == 0
     record = record_of(sampler.run)
@@ -450,7 +454,7 @@ def test_missing_and_damaged_stage_files(copied: Sampler) -> None:
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A disk that is full for files whose name has one of the parts that are put into the list."""
+    """A disk that is full for files whose name contains one of the strings in the returned list."""
     parts: list[str] = []
 
     def fsync(number: int) -> None:
@@ -462,7 +466,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs to know the names of open files")
-def test_a_full_disk_leaves_finished_stages_to_go_on_from(
+def test_after_a_full_disk_finished_stages_can_be_resumed_from(
     sampler: Sampler, finished: RunDirectory, full_disk: list[str]
 ) -> None:
     assert sampler.capsys is not None
@@ -489,7 +493,7 @@ def test_ctrl_c(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "run.json" not in {path.name for path in sampler.run.path.iterdir()}
 
 
-def test_own_video_in_place_of_each_stage(sampler: Sampler) -> None:
+def test_a_user_s_video_replaces_each_possible_stage(sampler: Sampler) -> None:
     own = np.random.default_rng(0).uniform(-1, 1, (30, 20, 40, 3)).astype(np.float32)
     path = sampler.folder / "own.npy"
     np.save(path, own)
@@ -514,7 +518,7 @@ def test_own_video_in_place_of_each_stage(sampler: Sampler) -> None:
     assert "a video of other stages or inputs" in said
 
 
-def test_bad_own_video(sampler: Sampler) -> None:
+def test_bad_videos_of_the_user(sampler: Sampler) -> None:
     path = sampler.folder / "short.npy"
     np.save(path, np.zeros((2, 8, 8, 3), np.float32))
     assert "3 frames are needed and the video has 2" in sampler.refusal("--from_stage=interpolation", f"--video={path}")
@@ -532,7 +536,7 @@ def test_bad_own_video(sampler: Sampler) -> None:
         ("--from_stage=interpolation", "1_keyframes.safetensors; run stage keyframes of this prompt and seed first"),
     ],
 )
-def test_what_a_stage_cannot_take_is_refused_first(sampler: Sampler, argument: str, said: str) -> None:
+def test_invalid_settings_of_a_stage_are_refused_first(sampler: Sampler, argument: str, said: str) -> None:
     assert said in sampler.refusal(argument)
 
 
@@ -547,7 +551,7 @@ def test_a_damaged_checkpoint_is_refused_first(sampler: Sampler) -> None:
     assert "text_clip" in sampler.refusal()
 
 
-def test_no_place_to_write(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_writable_output_folder(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     (sampler.folder / "out").write_text("a file")
     assert "choose another place with --out" in sampler.refusal()
 
@@ -559,15 +563,15 @@ def test_no_place_to_write(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) ->
     assert "No space left on device" in sampler.refusal()
 
 
-def test_a_prompt_that_is_cut_off_is_warned_of(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_that_is_cut_off_gives_a_warning(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cascade, "sample", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert sampler("--prompt", LONG) == 130
     assert sampler.capsys is not None
     warnings = [line for line in sampler.capsys.readouterr().err.splitlines() if line.startswith("warning: the prompt")]
     first, second = (line.split("'")[0] for line in warnings)
     pixel = ", ".join(STAGES[:4])
-    assert first == f"warning: the prompt is too long, the stages {pixel} do not see its end: "
-    assert second == "warning: the prompt is too long, stage superres_latent does not see its end: "
+    assert first == f"warning: the prompt is too long, its end is cut off for stages {pixel}: "
+    assert second == "warning: the prompt is too long, its end is cut off for stage superres_latent: "
     assert all("fox" in line for line in warnings)
 
 

@@ -1,4 +1,4 @@
-"""Agreement of videos of the synthetic world with their prompts, measured by image analysis, and a report of it.
+"""Agreement of synthetic-world videos with their prompts, measured by image analysis, and a report of it.
 
-The world itself is in `data.synthetic`. No network is used to measure.
+The world itself is in `data.synthetic`. Measuring uses no network.
 """

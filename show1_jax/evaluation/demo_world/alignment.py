@@ -1,10 +1,10 @@
-"""Do the demo's videos show what their prompts say?
+"""Do the demo's videos agree with their prompts?
 
   python -m show1_jax.evaluation.alignment --config configs/demo.py --out outputs/alignment
 
 Samples prompts of the synthetic world's grammar and measures every video by plain image analysis: see
-`show1_jax.evaluation.demo_world.measure`. DIR then has report.md, the table; report.json, every prompt with what was
-measured and what is right; and failures/, pictures of videos in which something is wrong.
+`show1_jax.evaluation.demo_world.measure`. DIR then contains report.md, the table; report.json, every prompt with its
+measurement and the correct attributes; and failures/, pictures of videos with a wrong attribute.
 """
 
 import argparse
@@ -29,20 +29,26 @@ from show1_jax.config.sampling import Stage
 from show1_jax.data.synthetic.world import render, scene_from_index
 from show1_jax.errors import UserError
 from show1_jax.evaluation.demo_world.measure import judge, measure
-from show1_jax.evaluation.demo_world.report import FAILURES, REPORT, Answer, Question, Report
+from show1_jax.evaluation.demo_world.report import FAILURES, REPORT, EvalCase, EvalResult, Report
 from show1_jax.files import user_path
 from show1_jax.media.frames import from_uint8, to_uint8
 from show1_jax.progress import Bar
 
-MakeVideos = Callable[[Sequence[Question]], Float32[np.ndarray, "b t h w 3"]]
+MakeVideos = Callable[[Sequence[EvalCase]], Float32[np.ndarray, "b t h w 3"]]
 
 MEASURED_STAGES: Final = ("interpolation", "superres_pixel", "superres_latent")
-"""The stages whose videos have all frames."""
+"""The stages whose videos have all frames of a clip."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Which prompts are drawn, from a world that no training sees: one of its own seed."""
+    """A kind of evaluation prompts, drawn from a world whose seed is never used in training.
+
+    Attributes:
+        world_seed: seed of the world.
+        num_things: number of things in a scene.
+        held_out: True if the first thing is held out of training; None for any things; see `scene_from_index`.
+    """
 
     world_seed: int
     num_things: int
@@ -56,40 +62,46 @@ KINDS: Final = {
 }
 
 
-def ask(kind: str, index: int, seed: int) -> Question:
-    """The prompt of an index; its video's seed is `seed + index`."""
+def make_case(kind: str, index: int, seed: int) -> EvalCase:
+    """Return the evaluation case of an index; its video's seed is `seed + index`."""
     chosen = KINDS[kind]
     placed = scene_from_index(index, chosen.world_seed, held_out=chosen.held_out, num_things=chosen.num_things)
-    return Question(kind, index, placed, seed + index)
+    return EvalCase(kind, index, placed, seed + index)
 
 
-def evaluate(questions: Sequence[Question], make_videos: MakeVideos, batch_size: int, report: Report) -> str:
-    """Make and measure the videos of all questions, batch by batch; returns the table.
+def evaluate(cases: Sequence[EvalCase], make_videos: MakeVideos, batch_size: int, report: Report) -> str:
+    """Make and measure the videos of all cases, batch by batch, and return the report's table.
 
-    The last batch is filled up, so that nothing is compiled for its size.
+    The last batch is filled up to `batch_size`, so that nothing is compiled for a smaller size.
+
+    Args:
+        cases: the prompts with their scenes and seeds.
+        make_videos: returns the videos of a batch of cases, in [-1, 1].
+        batch_size: number of videos that are made together.
+        report: the report to write.
     """
     seconds: list[float] = []
     table = ""
-    with Bar("measuring", len(questions), unit=" videos") as bar:
-        for start in range(0, len(questions), batch_size):
-            batch = questions[start : start + batch_size]
+    with Bar("measuring", len(cases), unit=" videos") as bar:
+        for start in range(0, len(cases), batch_size):
+            batch = cases[start : start + batch_size]
             began = time.perf_counter()
             filled = make_videos([*batch, *[batch[-1]] * (batch_size - len(batch))])
             seconds.append((time.perf_counter() - began) / batch_size)
             videos = to_uint8(filled[: len(batch)])
             measured = [measure(video) for video in videos]
-            answers = [
-                Answer(question, found, judge(found, question.placed.scene))
-                for question, found in zip(batch, measured, strict=True)
+            results = [
+                EvalResult(case, found, judge(found, case.placed.scene))
+                for case, found in zip(batch, measured, strict=True)
             ]
-            report.add(answers, videos)
+            report.add(results, videos)
             table = report.write(_costs(seconds))
             bar.update(len(batch))
     return table
 
 
-def sampled(config: Config, stage: Stage) -> MakeVideos:
-    """Videos that the cascade samples, up to a stage. JAX is imported once it is known to be needed."""
+def cascade_videos(config: Config, stage: Stage) -> MakeVideos:
+    """Return a function that samples videos with the cascade, up to a stage; JAX is imported only here."""
     from show1_jax.cascade.cascade import Cascade
     from show1_jax.runtime import enable_compilation_cache, memory_errors
 
@@ -98,32 +110,32 @@ def sampled(config: Config, stage: Stage) -> MakeVideos:
     stages = (*stages_before(stage), stage)
     cascade.spec.check(stages)
 
-    def make(questions: Sequence[Question]) -> Float32[np.ndarray, "b t h w 3"]:
-        prompts, seeds = [question.prompt for question in questions], [question.seed for question in questions]
-        with memory_errors("take a smaller --batch_size"):
+    def make(cases: Sequence[EvalCase]) -> Float32[np.ndarray, "b t h w 3"]:
+        prompts, seeds = [case.prompt for case in cases], [case.seed for case in cases]
+        with memory_errors("use a smaller --batch_size"):
             return cascade.sample(prompts, seeds, stages=stages)[stage]
 
     return make
 
 
-def drawn(config: Config, stage: Stage) -> MakeVideos:
-    """Return the videos that the cascade should make: the world's own pictures, in a stage's size."""
+def true_videos(config: Config, stage: Stage) -> MakeVideos:
+    """Return a function that renders the true videos, the cascade's ideal output, at the size of a stage."""
     height, width = STAGE_TABLE[stage].size(config, (config.keyframes.height, config.keyframes.width))
     times = np.arange(config.num_frames) / config.output.fps
-    return lambda questions: from_uint8(np.stack([render(asked.placed, times, height, width) for asked in questions]))
+    return lambda cases: from_uint8(np.stack([render(case.placed, times, height, width) for case in cases]))
 
 
-def enlarged(make_videos: MakeVideos, height: int, width: int) -> MakeVideos:
-    """The same videos, enlarged bilinearly."""
+def upscaled_videos(make_videos: MakeVideos, height: int, width: int) -> MakeVideos:
+    """Return a function that makes the same videos, enlarged bilinearly to `height` x `width`."""
     import jax.numpy as jnp
 
     from show1_jax.cascade.resize import resize_bilinear
 
-    return lambda questions: np.asarray(resize_bilinear(jnp.asarray(make_videos(questions)), height, width))
+    return lambda cases: np.asarray(resize_bilinear(jnp.asarray(make_videos(cases)), height, width))
 
 
 def _costs(seconds: Sequence[float]) -> dict[str, float]:
-    """The first batch waits for the compiler: where there are more, the time is theirs."""
+    """Return time and memory by name; the first batch includes compilation, so it counts only if it is the only one."""
     bytes_per_unit = 1 if sys.platform == "darwin" else 1024
     return {
         "seconds per video": statistics.mean(seconds[1:] or seconds),
@@ -141,20 +153,20 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", required=True, metavar="FILE", help="settings")
     add("--checkpoint", metavar="A,B", help="checkpoints or training runs; default: the config's")
-    add("--kinds", default=",".join(KINDS), metavar="A,B", help=f"of prompts; default: {', '.join(KINDS)}")
-    add("--num_prompts", type=int, default=200, metavar="N", help="of each kind; default 200")
+    add("--kinds", default=",".join(KINDS), metavar="A,B", help=f"kinds of prompts; default: {', '.join(KINDS)}")
+    add("--num_prompts", type=int, default=200, metavar="N", help="number of prompts of each kind; default 200")
     add("--first", type=int, default=0, metavar="I", help="index of the first prompt; default 0")
     add("--seed", type=int, default=0, help="prompt I is sampled with SEED + I; default 0")
     add("--batch_size", type=int, default=8, metavar="N", help="videos that are sampled together; default 8")
-    add("--stage", default=MEASURED_STAGES[-1], help=f"that is measured: {', '.join(MEASURED_STAGES)} (the default)")
+    add("--stage", default=MEASURED_STAGES[-1], help=f"stage to measure: {', '.join(MEASURED_STAGES)} (the default)")
     add("--upscale", choices=["bilinear"], help="enlarge the stage's videos to the last stage's size before measuring")
-    add("--truth", action="store_true", help="measure the world's own pictures: the measuring's own errors")
-    add("--out", type=user_path, required=True, metavar="DIR", help="where the report is written")
+    add("--truth", action="store_true", help="measure the world's true videos: the errors of the measurement")
+    add("--out", type=user_path, required=True, metavar="DIR", help="folder of the report")
     add("--overwrite", action="store_true", help="replace the report in DIR")
     return parser
 
 
-def _check(parsed: argparse.Namespace) -> None:
+def _check_arguments(parsed: argparse.Namespace) -> None:
     for name, least in (("num_prompts", 1), ("batch_size", 1), ("first", 0), ("seed", 0)):
         if (value := getattr(parsed, name)) < least:
             raise UserError(f"--{name}={value} must be at least {least}")
@@ -170,21 +182,21 @@ def _check(parsed: argparse.Namespace) -> None:
 
 def _main(arguments: Sequence[str]) -> None:
     parsed, overrides = _parser().parse_known_args(arguments)
-    _check(parsed)
+    _check_arguments(parsed)
     config = load_config(parsed.config, overrides)
     config = dataclasses.replace(config, checkpoint=parsed.checkpoint or config.checkpoint)
     kinds = list(dict.fromkeys(parsed.kinds.split(",")))
     indices = range(parsed.first, parsed.first + parsed.num_prompts)
-    questions = [ask(kind, index, parsed.seed) for kind in kinds for index in indices]
-    make_videos = (drawn if parsed.truth else sampled)(config, parsed.stage)
+    cases = [make_case(kind, index, parsed.seed) for kind in kinds for index in indices]
+    make_videos = (true_videos if parsed.truth else cascade_videos)(config, parsed.stage)
     if parsed.upscale:
-        make_videos = enlarged(make_videos, config.superres_latent.height, config.superres_latent.width)
+        make_videos = upscaled_videos(make_videos, config.superres_latent.height, config.superres_latent.width)
     shutil.rmtree(parsed.out / FAILURES, ignore_errors=True)
-    asked = {name: value for name, value in vars(parsed).items() if name not in ("out", "overwrite")}
-    report = Report(parsed.out, kinds, asked | {"checkpoint": config.checkpoint, "overrides": overrides})
-    print(evaluate(questions, make_videos, parsed.batch_size, report))
+    settings = {name: value for name, value in vars(parsed).items() if name not in ("out", "overwrite")}
+    report = Report(parsed.out, kinds, settings | {"checkpoint": config.checkpoint, "overrides": overrides})
+    print(evaluate(cases, make_videos, parsed.batch_size, report))
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line; returns its exit code."""
+    """Run the command line and return its exit code."""
     return run_command("alignment", lambda: _main(arguments))

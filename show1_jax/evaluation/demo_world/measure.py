@@ -1,7 +1,6 @@
-"""What a video of the synthetic world shows, found by plain image analysis that knows neither prompt nor network.
+"""Measurement of synthetic-world videos by plain image analysis, which uses neither the prompt nor a network.
 
-Thresholds are in the world's units (see `show1_jax.data.synthetic.world`), so that frames of all sizes are measured
-alike.
+Thresholds are in the world's units (see `show1_jax.data.synthetic.world`), so they are the same for all frame sizes.
 """
 
 import math
@@ -18,40 +17,40 @@ from show1_jax.data.synthetic.shapes import SHAPES, coverage
 from show1_jax.data.synthetic.world import BACKGROUNDS, COLORS, MOTIONS, SIZES, Motion, Scene, Thing
 
 MONOTONE_TOLERANCE: Final = 0.25 / 80
-"""How far a monotone path may go back: a quarter of a pixel in a frame of 80 rows."""
+"""Maximum distance that a monotone path may go back: a quarter of a pixel in a frame of 80 rows."""
 
 # Distances between colours are Euclidean, in levels of 0 to 255.
 _CONTRAST: Final = 45
-"""Least distance of a thing's pixels from the background; the world's least contrast is 129, of green on gray."""
+"""Minimum distance of a thing's pixels from the background; the world's minimum is 129, green on gray."""
 _BACKGROUND_TOLERANCE: Final = 64
-"""Half of the distance between the nearest two backgrounds."""
+"""Half of the distance between the two nearest background colours."""
 _COLOR_TOLERANCE: Final = 79
-"""Half of the distance between the nearest two colours."""
-_LEAST_TRAVEL: Final = 0.35 / 2
-"""Half of what the world guarantees."""
-_LEAST_GROWTH: Final = math.log(2) / 2
-"""Of the radius' logarithm: half of what the world guarantees."""
+"""Half of the distance between the two nearest colours of things."""
+_MIN_TRAVEL: Final = 0.35 / 2
+"""Half of the minimum travel in the world."""
+_MIN_GROWTH: Final = math.log(2) / 2
+"""Half of the minimum growth in the world, in the logarithm of the radius."""
 _SIZE_TOLERANCE: Final = math.log(SIZES["large"] / SIZES[""]) / 2
-"""Of the radius' logarithm."""
-_SPECK: Final = 0.002
-"""Area of what is too small to count; the smallest thing is never below 0.01."""
+"""Tolerance of a size, in the logarithm of the radius."""
+_MIN_AREA: Final = 0.002
+"""Area at and below which a region is not a thing; the smallest thing always has at least 0.01."""
 _EDGE: Final = 2 / 80
-"""How far a thing's soft edge may reach inwards or outwards."""
+"""Maximum width of a thing's soft edge, inwards or outwards."""
 _MISMATCH_TOLERANCE: Final = 0.25
-"""Of the area: how much of a thing may differ from the shape that fits it best."""
-_REACH: Final = 1.6
-"""A little more than any shape of radius 1 reaches from its centre."""
+"""Maximum difference between a thing and its best-fitting shape, as a share of the thing's area."""
+_MAX_EXTENT: Final = 1.6
+"""Slightly more than the largest distance from the centre to the edge of any shape of radius 1."""
 
 _CROSS: Final = ndimage.generate_binary_structure(2, 1)[None]
 _LINKED: Final = ndimage.generate_binary_structure(3, 1)
-"""Neighbours in a frame, and the same pixel one frame before and after: things move by less than their width."""
+"""Neighbours in a frame, and the same pixel in the frames before and after: things move by less than their width."""
 
 _Index = tuple[Int[np.ndarray, "time 1 1"], Int[np.ndarray, "time rows 1"], Int[np.ndarray, "time 1 columns"]]
 
 
 @dataclass(frozen=True)
 class FoundThing:
-    """A thing that is there in every frame; an attribute that is none of the world's is None."""
+    """A thing that is present in every frame; an attribute that does not exist in the world is None."""
 
     color: str | None
     shape: str | None
@@ -60,25 +59,25 @@ class FoundThing:
     path: Float[np.ndarray, "time 3"]
     """x and y of the centre of mass, and the radius of the circle of the same area, in pixels."""
     is_monotone: bool | None
-    """Whether the path never goes back by more than `MONOTONE_TOLERANCE`; None if the thing does not travel."""
+    """True if the path never goes back by more than `MONOTONE_TOLERANCE`; None if the thing does not travel."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a video shows."""
+class Measurement:
+    """The background and the things found in a video."""
 
     background: str | None
     background_noise: float | None
-    """Standard deviation over time, 0 to 255, averaged over the channels and pixels that no thing ever comes near;
-    None if there are no such pixels."""
+    """Standard deviation over time, in levels of 0 to 255, averaged over the channels and over pixels that are never
+    near a thing; None if there are no such pixels."""
     things: tuple[FoundThing, ...]
     num_fleeting: int
-    """How many more things there are that come, vanish or jump."""
+    """Number of further things, which appear, disappear or jump."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a video shows as asked: every attribute, of all things together."""
+    """The correct attributes of a video; an attribute of things is correct if it is correct for all things."""
 
     count: bool
     color: bool
@@ -87,48 +86,50 @@ class Verdict:
     size: bool
     background: bool
     is_monotone: bool | None
-    """Whether all things that should travel have monotone paths; None if none should."""
+    """True if all things that should travel have monotone paths; None if no thing should travel."""
 
     @property
     def core(self) -> bool:
-        """Count, colour, shape and motion are right."""
+        """True if count, colour, shape and motion are correct."""
         return self.count and self.color and self.shape and self.motion
 
     @property
     def all(self) -> bool:
-        """Size and background are right, too."""
+        """True if size and background are correct as well."""
         return self.core and self.size and self.background
 
 
-def measure(video: UInt8[np.ndarray, "time height width 3"]) -> Measured:
+def measure(video: UInt8[np.ndarray, "time height width 3"]) -> Measurement:
     """Find the background and the things of a video.
 
-    The background's colour is the median pixel's. A thing is what differs from it and hangs together, within a frame
+    The background's colour is the median over pixels. A thing is a region of other colours, connected within a frame
     and from frame to frame.
     """
     unit = min(video.shape[1], video.shape[2] * 5 / 8)
-    behind = _median(video[::4, ::3, ::3].reshape(-1, 3)).astype(np.float32)
-    contrast = video - behind
+    background = _median(video[::4, ::3, ::3].reshape(-1, 3)).astype(np.float32)
+    contrast = video - background
     distance = sum(np.square(contrast[..., channel]) for channel in range(3))  # much faster than over the last axis
     labels, num_labels = ndimage.label(distance > _CONTRAST**2, _LINKED)
     areas = np.stack([np.bincount(frame.ravel(), minlength=num_labels + 1)[1:] for frame in labels]) / unit**2
-    counts, stays = areas.max(0) > _SPECK, areas.min(0) > _SPECK
+    counts, stays = areas.max(0) > _MIN_AREA, areas.min(0) > _MIN_AREA
     is_thing = np.concatenate([[False], counts])[labels]
-    return Measured(
-        _nearest(behind, BACKGROUNDS, _BACKGROUND_TOLERANCE),
-        _noise(contrast, is_thing.any(0), math.ceil(_EDGE * unit) + 1),
-        tuple(_measure_thing(labels, label, contrast, behind, unit) for label in (1 + np.flatnonzero(stays)).tolist()),
+    return Measurement(
+        _nearest(background, BACKGROUNDS, _BACKGROUND_TOLERANCE),
+        _background_noise(contrast, is_thing.any(0), math.ceil(_EDGE * unit) + 1),
+        tuple(
+            _measure_thing(labels, label, contrast, background, unit) for label in (1 + np.flatnonzero(stays)).tolist()
+        ),
         int((counts & ~stays).sum()),
     )
 
 
-def judge(measured: Measured, scene: Scene) -> Verdict:
-    """Compare what a video shows with what it should show, in the assignment of its things that fits best."""
+def judge(measured: Measurement, scene: Scene) -> Verdict:
+    """Compare a measurement with the scene of the prompt, with the best-fitting assignment of things."""
     found = [*measured.things, *[None] * (len(scene.things) - len(measured.things))]
-    scores = np.array([[sum(_right(thing, one).values()) for one in found] for thing in scene.things])
+    scores = np.array([[sum(_correct_attributes(thing, one).values()) for one in found] for thing in scene.things])
     _, chosen = linear_sum_assignment(scores, maximize=True)
     pairs = [(thing, found[number]) for thing, number in zip(scene.things, chosen, strict=True)]
-    rights = [_right(*pair) for pair in pairs]
+    rights = [_correct_attributes(*pair) for pair in pairs]
     travelling = [one for thing, one in pairs if _travels(thing.motion)]
     return Verdict(
         count=len(measured.things) + measured.num_fleeting == len(scene.things),
@@ -138,7 +139,7 @@ def judge(measured: Measured, scene: Scene) -> Verdict:
     )
 
 
-def _right(thing: Thing, found: FoundThing | None) -> dict[str, bool]:
+def _correct_attributes(thing: Thing, found: FoundThing | None) -> dict[str, bool]:
     names = ("color", "shape", "motion", "size")
     return {name: found is not None and getattr(found, name) == getattr(thing, name) for name in names}
 
@@ -155,7 +156,7 @@ def _nearest(
     return name if distances[name] <= tolerance else None
 
 
-def _noise(
+def _background_noise(
     contrast: Float32[np.ndarray, "time height width 3"], is_thing: Bool[np.ndarray, "height width"], margin: int
 ) -> float | None:
     is_still = ~ndimage.maximum_filter(is_thing, 2 * margin + 1)
@@ -166,28 +167,28 @@ def _measure_thing(
     labels: Int[np.ndarray, "time height width"],
     label: int,
     contrast: Float32[np.ndarray, "time height width 3"],
-    behind: Float32[np.ndarray, " 3"],
+    background: Float32[np.ndarray, " 3"],
     unit: float,
 ) -> FoundThing:
     edge = max(1, round(_EDGE * unit))
     top, left, window = _window(labels == label, edge + 1)
     near, own = contrast[window], labels[window]
-    core = _core(own == label, edge)
+    core = _interior(own == label, edge)
     colors = np.stack([_median(pixels[inside]) for pixels, inside in zip(near, core, strict=True)])
-    # The share of a pixel that a thing covers is how far its colour is on the way from the background's to the thing's.
+    # The covered share of a pixel is the position of its colour between the background's colour and the thing's.
     directions = colors / np.square(colors).sum(-1, keepdims=True).clip(_CONTRAST**2)
     covered = np.einsum("thwc,tc->thw", near, directions).clip(0, 1)
     covered *= ndimage.maximum_filter(own == label, (1, 2 * edge + 1, 2 * edge + 1)) & np.isin(own, (0, label))
-    path = _path(covered)
-    shape = _shape(covered, path)
+    path = _find_path(covered)
+    shape = _shape_name(covered, path)
     path += np.stack([left, top, np.zeros_like(top)], axis=1)
-    names = {_nearest(behind + color, COLORS) for color in colors}
-    motion = _motion(path / unit)
+    names = {_nearest(background + color, COLORS) for color in colors}
+    motion = _motion_name(path / unit)
     return FoundThing(
-        color=_nearest(behind + np.median(colors, axis=0), COLORS, _COLOR_TOLERANCE) if len(names) == 1 else None,
+        color=_nearest(background + np.median(colors, axis=0), COLORS, _COLOR_TOLERANCE) if len(names) == 1 else None,
         shape=shape,
         motion=motion,
-        size=_size(path[:, 2].mean() / unit),
+        size=_size_name(path[:, 2].mean() / unit),
         path=path,
         is_monotone=_is_monotone(path[:, :2] / unit) if motion and _travels(motion) else None,
     )
@@ -196,7 +197,11 @@ def _measure_thing(
 def _window(
     is_own: Bool[np.ndarray, "time height width"], margin: int
 ) -> tuple[Int[np.ndarray, " time"], Int[np.ndarray, " time"], _Index]:
-    """First row and column of a patch in every frame that holds the thing, and the index of all patches' pixels."""
+    """Find a patch that contains the thing in every frame.
+
+    Returns:
+        The first row and the first column of the patch in each frame, and the index of all patches' pixels.
+    """
     frames, rows, columns = np.nonzero(is_own)
     top, num_rows = _span(frames, rows, is_own.shape[1], margin)
     left, num_columns = _span(frames, columns, is_own.shape[2], margin)
@@ -208,15 +213,25 @@ def _window(
 def _span(
     frames: Int[np.ndarray, " pixels"], positions: Int[np.ndarray, " pixels"], size: int, margin: int
 ) -> tuple[Int[np.ndarray, " time"], int]:
-    """Where so many rows (or columns) start that hold all of a thing's pixels in each frame; frames are in order."""
+    """Find, in each frame, the span of rows (or columns) that contains all pixels of a thing.
+
+    Args:
+        frames: frame number of each pixel, sorted.
+        positions: row (or column) of each pixel.
+        size: number of rows (or columns) of a frame.
+        margin: rows (or columns) to add on both sides.
+
+    Returns:
+        The first row (or column) in each frame, and their number, which is the same in all frames.
+    """
     starts = np.searchsorted(frames, np.arange(frames[-1] + 1))
     low, high = np.minimum.reduceat(positions, starts), np.maximum.reduceat(positions, starts)
     count = min(int((high - low).max()) + 1 + 2 * margin, size)
     return (low - margin).clip(0, size - count), count
 
 
-def _core(is_own: Bool[np.ndarray, "time rows columns"], edge: int) -> Bool[np.ndarray, "time rows columns"]:
-    """A thing without its mixed edge, as far as it is thick enough in a frame."""
+def _interior(is_own: Bool[np.ndarray, "time rows columns"], edge: int) -> Bool[np.ndarray, "time rows columns"]:
+    """Return the pixels of a thing without its soft edge, which is kept in frames where the thing is too thin."""
     core = is_own
     for _ in range(edge):
         inner = ndimage.binary_erosion(core, _CROSS)
@@ -225,29 +240,29 @@ def _core(is_own: Bool[np.ndarray, "time rows columns"], edge: int) -> Bool[np.n
 
 
 def _median(pixels: Shaped[np.ndarray, "pixels 3"]) -> Shaped[np.ndarray, " 3"]:
-    """Of every channel; of two in the middle the larger one. NumPy's takes ten times as long for few pixels."""
+    """Return each channel's median, the larger of two middle values; NumPy's is ten times slower on few pixels."""
     half = len(pixels) // 2
     return np.partition(pixels, half, axis=0)[half]
 
 
-def _path(covered: Float32[np.ndarray, "time rows columns"]) -> Float[np.ndarray, "time 3"]:
-    area = covered.sum((1, 2), dtype=float).clip(1e-3)  # above 0, should opposite colours cancel out
+def _find_path(covered: Float32[np.ndarray, "time rows columns"]) -> Float[np.ndarray, "time 3"]:
+    area = covered.sum((1, 2), dtype=float).clip(1e-3)  # must be above 0 even if opposite colours cancel out
     x = covered.sum(1) @ (np.arange(covered.shape[2]) + 0.5) / area
     y = covered.sum(2) @ (np.arange(covered.shape[1]) + 0.5) / area
     return np.stack([x, y, np.sqrt(area / np.pi)], axis=1)
 
 
-def _shape(covered: Float32[np.ndarray, "time rows columns"], path: Float[np.ndarray, "time 3"]) -> str | None:
-    """The shape that fits best over all frames, drawn where the thing is and as large as it is."""
-    margin = math.ceil(_REACH * path[:, 2].max())
+def _shape_name(covered: Float32[np.ndarray, "time rows columns"], path: Float[np.ndarray, "time 3"]) -> str | None:
+    """Return the shape that fits best over all frames, drawn with the thing's position and size; None if none fits."""
+    margin = math.ceil(_MAX_EXTENT * path[:, 2].max())
     canvas = np.pad(covered, ((0, 0), (margin, margin), (margin, margin)))
-    drawn = {shape: _drawn(shape, path + np.array([margin, margin, 0]), *canvas.shape[1:]) for shape in SHAPES}
-    mismatches = {name: np.abs(_sharp(canvas) - _sharp(shares)).sum() for name, shares in drawn.items()}
+    drawn = {shape: _draw_shape(shape, path + np.array([margin, margin, 0]), *canvas.shape[1:]) for shape in SHAPES}
+    mismatches = {name: np.abs(_sharpen(canvas) - _sharpen(shares)).sum() for name, shares in drawn.items()}
     shape = min(mismatches, key=mismatches.__getitem__)
     return shape if mismatches[shape] <= _MISMATCH_TOLERANCE * covered.sum() else None
 
 
-def _drawn(
+def _draw_shape(
     shape: str, path: Float[np.ndarray, "time 3"], height: int, width: int
 ) -> Float32[np.ndarray, "time {height} {width}"]:
     canvas = np.zeros((len(path), height, width), np.float32)
@@ -258,22 +273,22 @@ def _drawn(
     return canvas
 
 
-def _sharp(covered: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
-    """Twice as steep at the edge, where blur makes things of all shapes alike; and noise fades elsewhere."""
+def _sharpen(covered: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+    """Make edges twice as steep, because blur makes all shapes similar there; this also reduces noise elsewhere."""
     return (2 * covered - 0.5).clip(0, 1)
 
 
-def _size(radius: float) -> str | None:
-    """The size of a thing by its mean radius: one that grows or shrinks has its nominal radius halfway."""
+def _size_name(radius: float) -> str | None:
+    """Return the name of a thing's size by its mean radius; a growing or shrinking thing is nominal halfway."""
     distances = {name: abs(math.log(radius / nominal)) for name, nominal in SIZES.items()}
     size = min(distances, key=distances.__getitem__)
     return size if distances[size] <= _SIZE_TOLERANCE else None
 
 
-def _motion(path: Float[np.ndarray, "time 3"]) -> str | None:
-    """What happens from the first frame to the last; None if it is more than one thing, or undone before the end."""
+def _motion_name(path: Float[np.ndarray, "time 3"]) -> str | None:
+    """Return the motion from the first frame to the last; None if there are several motions, or one is undone."""
     state = np.column_stack([path[:, :2], np.log(path[:, 2])])
-    changes = (state - state[0]) / (_LEAST_TRAVEL, _LEAST_TRAVEL, _LEAST_GROWTH)
+    changes = (state - state[0]) / (_MIN_TRAVEL, _MIN_TRAVEL, _MIN_GROWTH)
     happens = np.abs(changes).max(0) >= 1
     lasts = np.where(np.abs(changes[-1]) >= 1, np.sign(changes[-1]), 0).astype(int)
     if (happens & (lasts == 0)).any():
@@ -282,6 +297,6 @@ def _motion(path: Float[np.ndarray, "time 3"]) -> str | None:
 
 
 def _is_monotone(path: Float[np.ndarray, "time 2"]) -> bool:
-    way = path[-1] - path[0]
-    along = path @ (way / np.linalg.norm(way))
+    direction = path[-1] - path[0]
+    along = path @ (direction / np.linalg.norm(direction))
     return bool((np.maximum.accumulate(along) - along).max() <= MONOTONE_TOLERANCE)

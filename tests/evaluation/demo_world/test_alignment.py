@@ -1,4 +1,4 @@
-"""The command that measures whether videos show their prompts; a double of the cascade draws them."""
+"""The command that measures agreement of videos with prompts; a test double of the cascade draws the videos."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import pytest
 from show1_jax.cascade import cascade
 from show1_jax.config.sampling import STAGES
 from show1_jax.data.synthetic.world import is_held_out, parse_sentence, place, render, scene_from_index
-from show1_jax.evaluation.demo_world.alignment import KINDS, ask, main
+from show1_jax.evaluation.demo_world.alignment import KINDS, main, make_case
 from show1_jax.evaluation.demo_world.report import MAX_FAILURES
 from show1_jax.media.frames import from_uint8
 
@@ -21,7 +21,7 @@ TIMES = np.arange(29) / 8
 
 
 class Double:
-    """Draws what is asked for, but blue things in red, and remembers what it was asked."""
+    """A test double of the cascade that draws the prompts, with blue things in red, and stores its arguments."""
 
     opened: str = ""
     batches: list[tuple[list[str], list[int]]]
@@ -68,11 +68,11 @@ def row(table: str, name: str) -> list[str]:
 
 def test_prompts_are_of_their_kind_and_never_trained_on() -> None:
     for kind, (num_things, must_be_held_out) in {"one": (1, False), "held_out": (1, True), "two": (2, False)}.items():
-        asked = [ask(kind, index, 5) for index in range(20)]
-        assert [question.seed for question in asked] == list(range(5, 25))
-        assert all(len(question.placed.scene.things) == num_things for question in asked)
-        assert all(is_held_out(question.placed.scene.things[0]) for question in asked) == must_be_held_out
-        assert all(question.placed != scene_from_index(question.index) for question in asked)
+        asked = [make_case(kind, index, 5) for index in range(20)]
+        assert [case.seed for case in asked] == list(range(5, 25))
+        assert all(len(case.placed.scene.things) == num_things for case in asked)
+        assert all(is_held_out(case.placed.scene.things[0]) for case in asked) == must_be_held_out
+        assert all(case.placed != scene_from_index(case.index) for case in asked)
     assert all(kind.world_seed >= 2**32 for kind in KINDS.values())
 
 
@@ -100,7 +100,7 @@ def test_the_report_has_the_table_the_numbers_and_pictures_of_failures(
     assert len(answers[0]["measured"]["things"][0]["path"]) == 29
 
 
-def test_batches_are_of_one_size_and_go_as_far_as_the_stage(double: type[Double], tmp_path: Path) -> None:
+def test_batches_have_one_size_and_end_with_the_stage(double: type[Double], tmp_path: Path) -> None:
     arguments = ("--num_prompts", "5", "--kinds", "one", "--batch_size", "3", "--checkpoint", "a,b")
     assert run(tmp_path, *arguments, "--stage", "superres_pixel", "--upscale", "bilinear") == 0
     assert double.opened == "a,b"

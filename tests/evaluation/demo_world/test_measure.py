@@ -1,4 +1,4 @@
-"""The measuring of the demo's videos is measured: the world's own pictures pass, and one wrong attribute never does."""
+"""Tests of the measurement: the world's true videos pass, and a single wrong attribute never does."""
 
 from dataclasses import asdict, replace
 
@@ -41,7 +41,7 @@ def drawn(placed: PlacedScene, height: int = HEIGHT, width: int = WIDTH) -> np.n
 
 
 def scenes(count: int, num_things: int | None = None) -> list[PlacedScene]:
-    """In turn: one thing, one that training never shows, two things."""
+    """Return scenes that repeat: one thing, one held-out thing, two things."""
     kinds = ((None, 1), (True, 1), (None, 2))
     chosen = (kinds[index % 3] for index in range(count))
     return [
@@ -66,7 +66,7 @@ def only_thing(video: np.ndarray) -> FoundThing:
 
 
 def disturbed(video: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A 3x3 blur, all colours shifted by up to 25 levels a channel, and noise of 5 levels."""
+    """Add a 3x3 blur, a colour shift of up to 25 levels per channel, and noise of 5 levels."""
     blurred = ndimage.uniform_filter(video.astype(np.float32), (0, 3, 3, 0), mode="nearest")
     return (blurred + rng.uniform(-25, 25, 3) + rng.normal(0, 5, video.shape)).round().clip(0, 255).astype(np.uint8)
 
@@ -103,7 +103,7 @@ def test_paths_are_the_true_ones() -> None:
 
 
 def altered(scene: Scene, attribute: str, rng: np.random.Generator) -> Scene:
-    """The same scene with one attribute of one thing, or the background, changed; two colours stay different."""
+    """Return the scene with one attribute of one thing, or the background, changed; two colours stay different."""
     if attribute == "background":
         return replace(scene, background=str(rng.choice([name for name in BACKGROUNDS if name != scene.background])))
     number = int(rng.integers(len(scene.things)))
@@ -143,11 +143,11 @@ def test_swapped_attributes_are_noticed() -> None:
     assert judge(measured, parse_sentence("a blue square stays still and a red circle moves left")).all
 
 
-# What no sentence says
+# Videos that no sentence describes
 
 
 def painted(*boxes: tuple[slice, slice], color: tuple[int, int, int] = COLORS["red"]) -> np.ndarray:
-    """A frame with boxes of rows and columns."""
+    """Return a frame with boxes of rows and columns."""
     frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     for rows, columns in boxes:
         frame[rows, columns] = color
@@ -215,7 +215,7 @@ def test_a_motion_that_is_undone_has_no_name() -> None:
     assert only_thing(moving(np.full(29, 30), np.full(29, 30), 12 + there_and_back)).motion is None
 
 
-def test_what_flashes_or_vanishes_is_counted() -> None:
+def test_things_that_flash_or_vanish_are_counted() -> None:
     video, scene = show("a small red circle moves right")
     flash = video.copy()
     flash[7, 2:8, 2:8] = 255
