@@ -34,8 +34,8 @@ HEADER: Final = (
     "| stage | devices | GFLOP each | share | GB moved each | share | working memory each, GB | share "
     "| weights each, GB | exchanges | trace and compile s |"
 )
-WITHOUT_CODE: Final = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-EXCHANGES: Final = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+NO_CODE_GENERATION: Final = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+COLLECTIVES: Final = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
 
 class Cost(NamedTuple):
@@ -49,25 +49,25 @@ class Cost(NamedTuple):
     seconds: float
 
 
-def cost(spec: CascadeSpec, stage: Stage) -> Cost:
+def measure_cost(spec: CascadeSpec, stage: Stage) -> Cost:
     """Compile a stage's step and count."""
     on_cpu = platform_of(spec.mesh) == "cpu"
     started = perf_counter()
     with as_sampled(spec):
         step = denoising_step(spec, stage)
-        compiled: Any = step.trace().lower().compile(compiler_options=WITHOUT_CODE if on_cpu else None)
+        compiled: Any = step.trace().lower().compile(compiler_options=NO_CODE_GENERATION if on_cpu else None)
     counted, program = compiled.cost_analysis(), compiled.as_text()
     return Cost(
         counted["flops"],
         counted["bytes accessed"],
         compiled.memory_analysis().temp_size_in_bytes,
         weight_bytes(step),
-        sum(program.count(f" {name}{ending}(") for name in EXCHANGES for ending in ("", "-start")),
+        sum(program.count(f" {name}{ending}(") for name in COLLECTIVES for ending in ("", "-start")),
         perf_counter() - started,
     )
 
 
-def rows(stage: Stage, one: Cost, num_devices: int, many: Cost) -> str:
+def table_rows(stage: Stage, one: Cost, num_devices: int, many: Cost) -> str:
     """Two lines of the table."""
 
     def cells(devices: int, each: Cost) -> list[str]:
@@ -116,7 +116,7 @@ def _main(arguments: Sequence[str]) -> None:
         flush=True,
     )
     for stage in stages:
-        print(rows(stage, cost(one, stage), parsed.num_devices, cost(many, stage)), flush=True)
+        print(table_rows(stage, measure_cost(one, stage), parsed.num_devices, measure_cost(many, stage)), flush=True)
 
 
 if __name__ == "__main__":

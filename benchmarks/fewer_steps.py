@@ -19,7 +19,7 @@ from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
 from show1_jax.runtime import enable_compilation_cache
 
-LAST: Final = STAGES[-1]
+LAST_STAGE: Final = STAGES[-1]
 
 
 def with_steps(cascade: Cascade, stage: Stage, num_steps: int) -> Cascade:
@@ -28,7 +28,7 @@ def with_steps(cascade: Cascade, stage: Stage, num_steps: int) -> Cascade:
     return cascade.with_config(dataclasses.replace(cascade.spec.config, **changed))
 
 
-def rows(cascade: Cascade, stage: Stage, steps: Sequence[int]) -> Iterator[str]:
+def measure_rows(cascade: Cascade, stage: Stage, steps: Sequence[int]) -> Iterator[str]:
     """The lines of the table, as they are known."""
     before, after = STAGES[: STAGES.index(stage)], STAGES[STAGES.index(stage) :]
     given = sample(cascade, PROMPTS, before)[0] if before else {}
@@ -36,7 +36,7 @@ def rows(cascade: Cascade, stage: Stage, steps: Sequence[int]) -> Iterator[str]:
     yield table.row(str(steps[0]), "reference", "reference")
     for count in steps[1:]:
         result, _ = sample(with_steps(cascade, stage, count), PROMPTS, after, given)
-        yield table.row(str(count), *(psnr_cell(result[name], reference[name]) for name in (stage, LAST)))
+        yield table.row(str(count), *(psnr_cell(result[name], reference[name]) for name in (stage, LAST_STAGE)))
 
 
 def _main(arguments: Sequence[str]) -> None:
@@ -54,7 +54,7 @@ def _main(arguments: Sequence[str]) -> None:
     cascade = Cascade.load(config.checkpoint, config)
     print(f"{describe_machine()}, {cascade.spec.dtype}, {len(PROMPTS)} videos\n")
     print(table.head(f"| steps | {parsed.stage}: PSNR, worst video | final: PSNR, worst video |"), flush=True)
-    for row in rows(cascade, parsed.stage, steps):
+    for row in measure_rows(cascade, parsed.stage, steps):
         print(row, flush=True)
 
 

@@ -23,7 +23,7 @@ from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
 from show1_jax.errors import UserError
 
 HEADER: Final = "| stage | grown | sample | GFLOP counted | step ms (median, min to max) | program GB |"
-GROWN: Final = ("", "frames x2", "sides x2", "batch x2")
+VARIANTS: Final = ("", "frames x2", "sides x2", "batch x2")
 """The columns' growth is in brackets; the first is what the others are compared to."""
 
 
@@ -48,11 +48,11 @@ def grow(config: Config, grown: str) -> Config:
 def measure_growth(config: Config, stage: Stage, num_steps: int) -> str:
     """The lines of a stage."""
     steps: dict[str, Step] = {}
-    for grown in GROWN:
+    for grown in VARIANTS:
         spec = described_spec(grow(config, grown))
         with as_sampled(spec):
             steps[grown] = prepare(spec, stage, batch_size=2 if grown == "batch x2" else 1)
-    seconds: dict[str, list[float]] = {grown: [] for grown in GROWN}
+    seconds: dict[str, list[float]] = {grown: [] for grown in VARIANTS}
     for _ in range(num_steps):
         for grown, step in steps.items():
             seconds[grown] += timed(step.run, 1)

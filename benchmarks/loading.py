@@ -50,13 +50,13 @@ def drop_from_cache(files: Sequence[Path]) -> None:
 
 
 def resident_bytes(field: str) -> int:
-    """Of this process's memory: `VmRSS`, what it has now, or `VmHWM`, the most since `forget_peak`."""
+    """Of this process's memory: `VmRSS`, what it has now, or `VmHWM`, the most since `reset_peak`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{field}:"))
     return int(kilobytes) * 1024
 
 
-def forget_peak() -> None:
+def reset_peak() -> None:
     """Have the most memory so far be that of now."""
     Path("/proc/self/clear_refs").write_text("5")
 
@@ -82,7 +82,7 @@ def measure(cascade: Cascade, checkpoints: CheckpointSet, component: str, times:
         for leaf in leaves:
             leaf.delete()
 
-    forget_peak()
+    reset_peak()
     before = resident_bytes("VmRSS")
     seconds: dict[str, list[float]] = {"read": [], "hash": [], "load": []}
     for turn in range(times):

@@ -21,11 +21,11 @@ from show1_jax.config.sampling import STAGES
 from show1_jax.errors import UserError
 from show1_jax.runtime import enable_compilation_cache
 
-LEAST: Final = 45.0
+MIN_PSNR: Final = 45.0
 """Decibels that the worst video of any row must have: a root mean square of 1.4 of 255 levels."""
 
 
-def rows(config: Config) -> Iterator[tuple[str, HostVideo, HostVideo]]:
+def measure_pairs(config: Config) -> Iterator[tuple[str, HostVideo, HostVideo]]:
     """What is in bfloat16, what it made, and what float32 made, as they are known."""
     exact, rounded = (
         Cascade.load(config.checkpoint, dataclasses.replace(config, precision=precision))
@@ -49,12 +49,12 @@ def _main(arguments: Sequence[str]) -> None:
     print(f"{describe_machine()}, {len(PROMPTS)} videos\n")
     print(table.head("| in bfloat16 | PSNR against float32, worst video |"), flush=True)
     far = []
-    for name, rounded, exact in rows(config):
+    for name, rounded, exact in measure_pairs(config):
         print(table.row(name, psnr_cell(rounded, exact)), flush=True)
-        if worst_psnr(rounded, exact) < LEAST:
+        if worst_psnr(rounded, exact) < MIN_PSNR:
             far.append(name)
     if far:
-        raise UserError(f"a video is less than {LEAST} dB from float32: {', '.join(far)}")
+        raise UserError(f"a video is less than {MIN_PSNR} dB from float32: {', '.join(far)}")
 
 
 if __name__ == "__main__":

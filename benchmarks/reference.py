@@ -91,7 +91,7 @@ SMALL_PIXEL_UNET: Final = UNetConfig(
 
 
 @dataclass(frozen=True)
-class Subject:
+class NetworkCase:
     """A network to compare, and the size of its call.
 
     Attributes:
@@ -142,7 +142,7 @@ class Subject:
 
 
 @dataclass
-class Contestant:
+class TimedNetwork:
     """One way to run a network, and the seconds that it took."""
 
     run: Callable[[], Any]
@@ -156,21 +156,21 @@ class Contestant:
         self.seconds.append(time.perf_counter() - start)
 
 
-def subjects(config: Config | None) -> dict[str, Subject]:
+def network_cases(config: Config | None) -> dict[str, NetworkCase]:
     """What can be compared, by name: the config's networks at the sizes that it samples, and the small pixel UNet."""
-    found = {"small_pixel_unet": Subject("unet", SMALL_PIXEL_UNET, (8, 20, 32))}
+    found = {"small_pixel_unet": NetworkCase("unet", SMALL_PIXEL_UNET, (8, 20, 32))}
     if config is None:
         return found
     spec = described_spec(config)
     for stage in (stage for stage in STAGES if stage in config.architecture):
-        found[stage] = Subject("unet", spec.architecture(stage), clip_shape(spec, stage)[:3])
+        found[stage] = NetworkCase("unet", spec.architecture(stage), clip_shape(spec, stage)[:3])
     for name in (name for name in (*TEXT_ENCODERS, AUTOENCODER) if name in config.architecture):
         frame = (1, config.superres_latent.height, config.superres_latent.width)
-        found[name] = Subject(kind_of(name), spec.architecture(name), frame if name == AUTOENCODER else None)
+        found[name] = NetworkCase(kind_of(name), spec.architecture(name), frame if name == AUTOENCODER else None)
     return found
 
 
-def compare(name: str, subject: Subject, dtype: str, pairs: int, *, compiled: bool) -> Iterator[str]:
+def compare(name: str, subject: NetworkCase, dtype: str, pairs: int, *, compiled: bool) -> Iterator[str]:
     """Time a network of ours against PyTorch's; gives the table's rows, one for each way to run PyTorch's.
 
     Raises:
@@ -192,11 +192,11 @@ def compare(name: str, subject: Subject, dtype: str, pairs: int, *, compiled: bo
             torch.cuda.synchronize()
         return output
 
-    ours = Contestant(lambda: jax.block_until_ready(program(weights, *placed)))
-    others = {"eager": Contestant(functools.partial(run_torch, call_network))}
+    ours = TimedNetwork(lambda: jax.block_until_ready(program(weights, *placed)))
+    others = {"eager": TimedNetwork(functools.partial(run_torch, call_network))}
     if compiled:
         torch.compiler.reset()  # of what the network before it was specialised to
-        others["compiled"] = Contestant(functools.partial(run_torch, torch.compile(call_network, dynamic=False)))
+        others["compiled"] = TimedNetwork(functools.partial(run_torch, torch.compile(call_network, dynamic=False)))
     contestants = (ours, *others.values())
     with exact_float32(dtype), torch.inference_mode():
         expected = subject.to_torch_layout(np.asarray(ours.run()))
@@ -223,7 +223,7 @@ def _torch_network(architecture: Architecture, dtype: str) -> Any:
         return make_network(architecture).to(getattr(torch, dtype)).eval()
 
 
-def _our_network(subject: Subject, network: Any, dtype: str) -> tuple[Callable[..., Any], nnx.State]:
+def _our_network(subject: NetworkCase, network: Any, dtype: str) -> tuple[Callable[..., Any], nnx.State]:
     """Ours as a compiled program of weights and inputs, and the weights of PyTorch's network in our layout."""
     graph, shapes = nnx.split(make_network(subject.kind, subject.architecture, dtype=dtype, param_dtype=dtype))
     initial = network.state_dict()
@@ -337,7 +337,7 @@ def _main(arguments: Sequence[str]) -> None:
         raise UserError(f"--pairs={parsed.pairs} must be at least 1")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # before JAX starts: PyTorch needs memory, too
     config = load_config(parsed.config) if parsed.config else None
-    known = subjects(config)
+    known = network_cases(config)
     names = parsed.networks or list(known)
     if unknown := sorted(set(names) - known.keys()):
         raise UserError(f"no network {', '.join(unknown)}; there are {', '.join(known)}")

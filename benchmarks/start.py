@@ -51,7 +51,7 @@ def sample_and_count(report: Path, arguments: Sequence[str]) -> None:
     report.write_text(json.dumps(found | {"sample.py": time.perf_counter() - start}))
 
 
-def start(folder: Path, number: int, arguments: Sequence[str]) -> list[str]:
+def measure_start(folder: Path, number: int, arguments: Sequence[str]) -> list[str]:
     """A start in a process of its own, and its line of the table."""
     report = folder / f"{number}.json"
     own = [f"--out={folder / str(number)}", f"--config.compilation_cache={folder / 'compiled'}"]
@@ -74,7 +74,7 @@ def _main(arguments: Sequence[str]) -> None:
         sample_and_count(parsed.report, rest)
         return
     with tempfile.TemporaryDirectory() as folder:
-        lines = [table.row(*start(Path(folder), number, rest)) for number in (1, 2)]
+        lines = [table.row(*measure_start(Path(folder), number, rest)) for number in (1, 2)]
     columns = ["start", "seconds", "before sample.py", *PARTS, "programs fetched", "compiled"]
     print("\n".join([describe_machine(), "", table.head(table.row(*columns)), *lines]))
 

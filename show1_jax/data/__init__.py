@@ -1,5 +1,5 @@
-"""Clips to train on, in an order that depends on the seed alone, and the commands `python -m show1_jax.data COMMAND`.
+"""Training clips in an order that depends on the seed alone, and the commands `python -m show1_jax.data COMMAND`.
 
-`clips` gives batches of built videos or of the synthetic world, `text_cache` the text states of captions. Making a
-dataset is in `building`, the synthetic world in `synthetic`, containers and images in `media`.
+`clips` yields batches of built videos or of the synthetic world, `text_cache` reads and writes the text states of
+captions. `building` makes datasets, `synthetic` is the synthetic world; containers and images are in `media`.
 """

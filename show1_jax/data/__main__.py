@@ -1,7 +1,7 @@
-"""Data to train on: `python -m show1_jax.data COMMAND`.
+"""Commands that make training data: `python -m show1_jax.data COMMAND`.
 
-`build` makes a dataset of a folder of captioned videos, `export` such a folder of a TFDS dataset, `encode_text` a cache
-of the text states of captions.
+`build` makes a dataset from a folder of captioned videos, `export` makes such a folder from a TFDS dataset, and
+`encode_text` makes a cache of the text states of captions.
 """
 
 import sys
@@ -19,8 +19,8 @@ from show1_jax.config.bounds import MAX_SEED
 from show1_jax.files import user_path
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(prog="python -m show1_jax.data", description="Make data to train on.")
+def _make_data_parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(prog="python -m show1_jax.data", description="Make training data.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_build(commands)
     _add_export(commands)
@@ -28,8 +28,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _number(least: int | float, most: int | float) -> Callable[[str], int | float]:
-    """Return a reader of numbers of the type of `least`."""
+def _number_between(least: int | float, most: int | float) -> Callable[[str], int | float]:
+    """Return a function that parses a number of the type of `least`, from `least` to `most`."""
 
     def number(text: str) -> int | float:
         value = type(least)(text)
@@ -46,15 +46,15 @@ def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     build = commands.add_parser(
         "build",
         help="a dataset from a folder of videos and their captions",
-        description="Build a dataset from videos and their captions. Every video is decoded once; what cannot be used "
-        "is left out and named in the dataset's left_out.tsv.",
+        description="Build a dataset from videos and their captions. Every video is decoded once; those that cannot be used "
+        "are left out and listed in the dataset's left_out.tsv.",
     )
     build.add_argument(
         "--videos",
         type=user_path,
         required=True,
         metavar="DIR",
-        help="holds the videos (.mp4 .mov .m4v .webm .mkv .avi), also in folders",
+        help="holds the videos (.mp4 .mov .m4v .webm .mkv .avi), also in subfolders",
     )
     build.add_argument(
         "--captions",
@@ -66,14 +66,14 @@ def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     build.add_argument("--out", type=user_path, required=True, metavar="DIR", help="the dataset to make")
     build.add_argument(
         "--min_seconds",
-        type=_number(0.0, 1e6),
+        type=_number_between(0.0, 1e6),
         default=3.5,
         metavar="S",
         help="leave shorter videos out; default 3.5, the 8 frames at 2 fps of the keyframe stage",
     )
     build.add_argument(
         "--num_workers",
-        type=_number(0, 4096),
+        type=_number_between(0, 4096),
         default=0,
         metavar="N",
         help="processes that decode, so that a video that crashes its decoder is left out; default: threads",
@@ -102,16 +102,16 @@ def _add_export(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
         description="Write the videos of a TFDS dataset as mp4 files, with their captions or classes as text files; "
         "needs TensorFlow: pip install 'show1-jax[tfds-video]'.",
     )
-    export.add_argument("name", help="as TFDS has it, e.g. ucf101/ucf101_1")
+    export.add_argument("name", help="its name in TFDS, e.g. ucf101/ucf101_1")
     export.add_argument("--out", type=user_path, required=True, metavar="DIR", help="the folder to make")
-    export.add_argument("--split", default="train", help="of the dataset; default train")
+    export.add_argument("--split", default="train", help="split of the dataset; default train")
     export.add_argument(
         "--fps",
-        type=_number(0.1, 1000.0),
+        type=_number_between(0.1, 1000.0),
         required=True,
-        help="of the videos, which TFDS does not say; UCF-101's is 25",
+        help="frames a second, which TFDS does not record; 25 for UCF-101",
     )
-    export.add_argument("--data_dir", type=user_path, metavar="DIR", help="where TFDS keeps its datasets")
+    export.add_argument("--data_dir", type=user_path, metavar="DIR", help="folder of TFDS's datasets")
     export.set_defaults(run=_export)
 
 
@@ -125,36 +125,40 @@ def _add_encode_text(commands: "argparse._SubParsersAction[ArgumentParser]") -> 
     encode = commands.add_parser(
         "encode_text",
         help="a cache of the text states of captions, for training without a text encoder",
-        description="Run a text encoder over captions, each once, and keep its states for training with "
-        "--config.train.text.source=cache. The empty caption is always among them. Captions may come from several "
-        "places: add those of the prompts that training samples with --captions.",
+        description="Encode captions, each once, and store the states for training with "
+        "--config.train.text.source=cache. The empty caption is always added. Captions may come from several "
+        "sources: use --captions to add the prompts that training samples.",
     )
-    encode.add_argument("--checkpoint", type=user_path, required=True, metavar="DIR", help="has the text encoder")
+    encode.add_argument("--checkpoint", type=user_path, required=True, metavar="DIR", help="contains the text encoder")
     encode.add_argument("--component", required=True, metavar="NAME", help="the text encoder, such as text_t5")
     encode.add_argument("--out", type=user_path, required=True, metavar="DIR", help="the cache to make")
     encode.add_argument("--data", type=user_path, metavar="DIR", help="captions of a dataset that `build` made")
     encode.add_argument(
         "--synthetic",
-        type=_number(1, 10**9),
+        type=_number_between(1, 10**9),
         metavar="N",
         help="captions of the synthetic world: data.num_synthetic + data.num_validation scenes",
     )
     encode.add_argument(
-        "--seed", type=_number(0, MAX_SEED), default=0, metavar="S", help="of the synthetic world: data.seed; default 0"
+        "--seed",
+        type=_number_between(0, MAX_SEED),
+        default=0,
+        metavar="S",
+        help="seed of the synthetic world: data.seed; default 0",
     )
-    encode.add_argument("--captions", type=user_path, metavar="FILE", help="a caption a line")
+    encode.add_argument("--captions", type=user_path, metavar="FILE", help="text file with one caption per line")
     encode.add_argument(
         "--batch_size",
-        type=_number(1, 100_000),
+        type=_number_between(1, 100_000),
         default=64,
         metavar="N",
-        help="captions at a time, over all devices; default 64",
+        help="captions per batch, over all devices; default 64",
     )
     encode.add_argument(
         "--text_padding",
         choices=["encoded", "zeros"],
         default="encoded",
-        help="the config's text_padding; zeros stores the tokens alone; default encoded, as the released networks",
+        help="the config's text_padding; zeros stores the tokens only; default encoded, as the released networks",
     )
     encode.set_defaults(run=_encode_text)
 
@@ -177,12 +181,12 @@ def _encode_text(arguments: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command line. Returns the exit code: 2 after one line on stderr if the input is bad."""
+    """Run the command line and return the exit code: 2 after one line on stderr if the input is bad."""
     return run_command("data", lambda: _run(arguments))
 
 
 def _run(arguments: Sequence[str]) -> None:
-    parsed = _parser().parse_args(arguments)
+    parsed = _make_data_parser().parse_args(arguments)
     parsed.run(parsed)
 
 

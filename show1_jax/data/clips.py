@@ -1,10 +1,10 @@
-"""Batches of clips: of built videos or of the synthetic world, in an order that depends on the seed alone.
+"""Batches of clips of built videos or of the synthetic world, in an order that depends on the seed alone.
 
-Element e of training is the clip in row e % batch_size of global batch e // batch_size. Which clip that is, where it
-starts and how it is cropped are functions of (seed, e); so global batch n is the same on any number of processes and
-workers, and the iterator's state is the number of its next batch.
+Element e of training is the clip in row e % batch_size of global batch e // batch_size. The video, start and crop of
+that clip are functions of (seed, e). So global batch n is the same on any number of processes and workers, and the
+iterator's state is the number of its next batch.
 
-Grain reads the clips of both kinds of data. The synthetic world needs neither PyAV nor TFDS.
+Grain reads the clips of both sources. The synthetic world requires neither PyAV nor TFDS.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ from jaxtyping import Bool, UInt8
 from show1_jax.config.training import DataConfig
 from show1_jax.data.failures import Failures, VideoError
 from show1_jax.data.order import Order, uniform
-from show1_jax.data.pools import end_with_parent, in_order, pool
+from show1_jax.data.pools import end_with_parent, map_in_order, pool
 from show1_jax.data.spec import ClipDraw, ClipSource, ClipSpec
 from show1_jax.data.synthetic import world as synthetic
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
 
 BATCHES_AHEAD = 2
-"""So many batches of a process's rows are made before they are asked for."""
+"""Batches of a process's rows that are read ahead."""
 MAX_ATTEMPTS = 20
-"""Clips that are tried for one element."""
+"""Most clips that are tried for one element."""
 
 
 class ClipBatch(NamedTuple):
@@ -43,7 +43,7 @@ class ClipBatch(NamedTuple):
 
 
 class ValidationBatch(NamedTuple):
-    """A process's rows of a global validation batch; a mean counts the valid ones, over all processes."""
+    """A process's rows of a global validation batch; means are over the valid rows of all processes."""
 
     video: UInt8[np.ndarray, "rows time height width 3"]
     captions: list[str]
@@ -60,31 +60,31 @@ class SyntheticSource:
         return len(self.world)
 
     def clip(self, position: int, spec: ClipSpec, draw: ClipDraw) -> tuple[UInt8[np.ndarray, "t h w 3"], str]:
-        """A clip of a scene, and the caption."""
+        """Return a clip of a scene, uint8 RGB, and its caption."""
         num_starts = int((synthetic.DURATION - spec.seconds) * spec.fps + 1e-6) + 1
         start = int(draw.start * num_starts) / spec.fps
         video = self.world.clip(position, spec.num_frames, spec.fps, spec.height, spec.width, start)
         return video, self.world.caption(position)
 
     def name(self, position: int) -> str:
-        """A scene's number."""
+        """Return `scene` and its number."""
         return f"scene {position}"
 
 
 class _Example(NamedTuple):
-    """One element, and the (name, reason) of every clip that could not be read for it. No video: none could."""
+    """One element, with the (name, reason) of every clip that could not be read for it; no video if none could be."""
 
     video: UInt8[np.ndarray, "t h w 3"] | None
     caption: str
     failed: list[tuple[str, str]]
 
 
-_Reading = Generator[_Example, None, None]
+_ExampleStream = Generator[_Example, None, None]
 
 
 @dataclass(frozen=True)
 class _TrainingExamples:
-    """Random access to a process's elements from batch `first_batch` on; Grain reads it as a data source."""
+    """Random access to a process's elements from batch `first_batch` on; a data source of Grain."""
 
     source: ClipSource
     spec: ClipSpec
@@ -112,18 +112,18 @@ class _TrainingExamples:
 
 
 class ClipIterator:
-    """Endless training batches.
+    """An endless iterator over training batches.
 
     Attributes:
         failures: counts and names of the videos that could not be read.
-        fingerprint: a hash of what decides the order and the clips; two that are equal give the same batches.
+        fingerprint: a hash of all that determines the order and the clips; equal hashes give equal batches.
     """
 
     def __init__(self, examples: _TrainingExamples, config: DataConfig, identity: dict[str, Any]):
         self._examples = examples
         self._config = config
         self._next_batch = 0
-        self._running: _Reading | None = None
+        self._stream: _ExampleStream | None = None
         self.failures = Failures(config.max_failed_share)
         self.fingerprint = _fingerprint(identity | {"seed": config.seed, "spec": dataclasses.asdict(examples.spec)})
 
@@ -131,50 +131,51 @@ class ClipIterator:
         return self
 
     def __next__(self) -> ClipBatch:
-        """The next batch's rows. A row for which nothing can be read is black, and the next `check` raises."""
-        if self._running is None:
+        """Return the rows of the next batch.
+
+        A row for which no clip can be read is black, and the next `check` raises.
+        """
+        if self._stream is None:
             from_here = dataclasses.replace(self._examples, first_batch=self._next_batch)
-            self._running = _read_ahead(from_here, self._config.num_workers)
-        read = [next(self._running) for _ in self._examples.rows]
+            self._stream = _read_ahead(from_here, self._config.num_workers)
+        read = [next(self._stream) for _ in self._examples.rows]
         self._next_batch += 1
         num_good = sum(example.video is not None for example in read)
         self.failures.count((failure for example in read for failure in example.failed), num_good)
         if num_good < len(read):
-            self.failures.hopeless = (
-                f"{MAX_ATTEMPTS} videos one after the other cannot be read; build the dataset again"
-            )
+            self.failures.fatal_problem = f"{MAX_ATTEMPTS} videos in a row cannot be read; build the dataset again"
         return ClipBatch(_stack(read, self._examples.spec), [example.caption for example in read])
 
     def check(self) -> None:
-        """Stop all processes if one of them cannot read its clips, or all together too few.
+        """Stop all processes if one of them cannot read its clips, or if too many clips failed in all of them together.
 
-        Every process calls it, at the same point, before a state is saved that its batches led to.
+        Every process calls it at the same point, before it saves a state that depends on these batches.
 
         Raises:
-            UserError: more clips than `max_failed_share` cannot be read, or none of many for one row.
+            UserError: a share of clips above `max_failed_share` cannot be read, or `MAX_ATTEMPTS` clips for one row.
         """
         self.failures.check()
 
     def get_state(self) -> dict[str, Any]:
-        """Where the iterator is, for JSON: exact, whatever was read ahead. After `check`, the same in every process."""
+        """Return the exact position for JSON, without batches read ahead; after `check` equal in every process."""
         return {"next_batch": self._next_batch, "failures": self.failures.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from a `get_state`, of any number of processes and workers."""
+        """Continue from a `get_state` of a job with any number of processes and workers."""
         self.close()
         self._next_batch = state["next_batch"]
         self.failures.set_state(state["failures"])
 
     def close(self) -> None:
-        """Stop reading ahead, and end the workers."""
-        if self._running is not None:
-            self._running.close()
-            self._running = None
+        """Stop reading ahead and end the workers."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
 
 @dataclass(frozen=True)
 class ValidationClips:
-    """The validation clips, from their middle, as batches; every iteration gives the same.
+    """Batches of validation clips, taken from the middle of their videos; every iteration gives the same batches.
 
     The last batch is filled up with clips that are not valid. A clip that cannot be read is black and not valid.
     """
@@ -191,7 +192,7 @@ class ValidationClips:
     def __iter__(self) -> Iterator[ValidationBatch]:
         elements = [batch * self.batch_size + row for batch in range(len(self)) for row in self.rows]
         with pool(0, threads=_num_threads()) as executor:
-            read = in_order(executor, self._example, elements, BATCHES_AHEAD * len(self.rows))
+            read = map_in_order(executor, self._example, elements, BATCHES_AHEAD * len(self.rows))
             for start in range(0, len(elements), len(self.rows)):
                 batch = [next(read) for _ in self.rows]
                 self.failures.count((failure for example in batch for failure in example.failed), 0)
@@ -214,19 +215,19 @@ class ValidationClips:
 
 
 def training_clips(config: DataConfig, spec: ClipSpec, *, batch_size: int, rows: Sequence[int]) -> ClipIterator:
-    """Batches to train on, from the first.
+    """Return an iterator over training batches that starts at the first one.
 
     Args:
-        config: which data, and how it is read.
-        spec: what a clip is.
-        batch_size: of the global batch.
-        rows: of the global batch, that this process wants.
+        config: settings of the data and of the way it is read.
+        spec: size of the clips.
+        batch_size: size of the global batch.
+        rows: rows of the global batch that this process reads.
 
     Raises:
-        UserError: there is no such dataset, or it was not built by us, is empty, or too small for a batch, or has
+        UserError: the dataset does not exist, was not written by `build`, is empty or too small for a batch, or has
             videos that are too short for the clip.
     """
-    source, _, identity = _open(config, spec)
+    source, _, identity = _open_sources(config, spec)
     if len(source) < batch_size:
         raise UserError(
             f"{len(source)} clips are left to train on, without {config.num_validation} for validation, and a batch "
@@ -236,27 +237,27 @@ def training_clips(config: DataConfig, spec: ClipSpec, *, batch_size: int, rows:
 
 
 def validation_clips(config: DataConfig, spec: ClipSpec, *, batch_size: int, rows: Sequence[int]) -> ValidationClips:
-    """The `config.num_validation` clips that are kept from training, the same for every seed of built videos.
+    """Return the `config.num_validation` clips that training does not use; of built videos, the same for every seed.
 
-    Arguments and errors are those of `training_clips`; a batch may be larger than the split.
+    Arguments and errors are those of `training_clips`. A batch may be larger than the split.
     """
-    _, source, _ = _open(config, spec)
+    _, source, _ = _open_sources(config, spec)
     return ValidationClips(source, spec, batch_size, tuple(rows))
 
 
-def _open(config: DataConfig, spec: ClipSpec) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
-    """The training source, the validation source, and what the data is."""
+def _open_sources(config: DataConfig, spec: ClipSpec) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
+    """Return the training source, the validation source, and values that identify the data."""
     if config.name == "synthetic":
         _check_seconds(spec, synthetic.DURATION, "the synthetic world's")
         make_world = functools.partial(synthetic.SyntheticWorld, pairs=config.pairs, spread=config.spread)
         world = make_world(config.num_synthetic, config.seed)
         first = config.num_synthetic
-        kept = make_world(config.num_validation, config.seed, first=first)
+        held_back = make_world(config.num_validation, config.seed, first=first)
         identity: dict[str, Any] = {"name": "synthetic", "num_scenes": first, "num_validation": config.num_validation}
         for name in ("pairs", "spread"):
-            if getattr(config, name) != getattr(DataConfig(), name):  # so that older runs go on
+            if getattr(config, name) != getattr(DataConfig(), name):  # so that older runs can resume
                 identity[name] = getattr(config, name)
-        return SyntheticSource(world), SyntheticSource(kept), identity
+        return SyntheticSource(world), SyntheticSource(held_back), identity
     from show1_jax.data.videos import VideoSource
 
     videos = VideoSource.open(user_path(config.path))
@@ -292,13 +293,13 @@ def _num_threads() -> int:
     return min(16, os.cpu_count() or 1)
 
 
-def _read_ahead(examples: _TrainingExamples, num_workers: int) -> _Reading:
+def _read_ahead(examples: _TrainingExamples, num_workers: int) -> _ExampleStream:
     """Yield the examples in order, read ahead by Grain's threads or worker processes."""
     import grain
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain's workers read flags of its own, which have defaults
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags of Grain, which have defaults
     ahead = BATCHES_AHEAD * len(examples.rows)
     num_threads, buffer = (1, 1) if num_workers else (_num_threads(), max(_num_threads(), ahead))
     dataset = grain.MapDataset.source(examples).to_iter_dataset(grain.ReadOptions(num_threads, buffer))

@@ -1,6 +1,6 @@
-"""The files of a dataset of `build`, as TFDS writes them, and a reader that trusts none of them.
+"""The files of a dataset that `build` wrote with TFDS, and a reader that does not trust them.
 
-TFDS is not given a folder to read: it would import the modules that the folder's `features.json` names.
+TFDS itself must not read a dataset's folder: it would import the modules that the folder's `features.json` names.
 """
 
 import functools
@@ -19,24 +19,24 @@ SPLIT: Final = "train"
 VERSION: Final = "1.0.0"
 MAX_SECONDS: Final = 1e9
 LEFT_OUT: Final = "left_out.tsv"
-"""Where `build` names what is not in the dataset."""
+"""File in which `build` lists the files and table rows that are not in the dataset."""
 REBUILD: Final = "build it with `python -m show1_jax.data build`"
 _INFO, _FEATURES, _METADATA = "dataset_info.json", "features.json", "metadata.json"
 _TEMPLATE: Final = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _SHARD: Final = re.compile(rf"{DATASET}-{SPLIT}\.array_record-\d{{5,}}-of-\d{{5,}}")
 _MAX_JSON_BYTES: Final = 16 << 20
 _MIN_RECORD_BYTES: Final = 32
-"""Less than a record takes in its file."""
+"""Lower bound of the bytes that a record takes in its file."""
 
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """What a dataset's folder holds.
+    """Contents of a dataset's folder.
 
     Attributes:
-        shards: the files of its records, in order.
-        sha256: of its names, captions and videos, as `build` says.
-        shortest_seconds: duration of its shortest video.
+        shards: files of the records, in order.
+        sha256: hash of the names, captions and videos, as recorded by `build`.
+        shortest_seconds: duration of the shortest video.
     """
 
     shards: tuple[RecordFile, ...]
@@ -63,25 +63,25 @@ def features() -> Any:
 
 
 def is_dataset(folder: Path) -> bool:
-    """Return whether a folder says that `build` made it."""
+    """Return whether the files of a folder say that `build` wrote it."""
     try:
-        return bool(_read(folder, _INFO)["name"] == DATASET)
+        return bool(_read_json_file(folder, _INFO)["name"] == DATASET)
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return False
 
 
 def is_of_dataset(name: str) -> bool:
-    """Return whether a file of this name belongs to a dataset."""
+    """Return whether a dataset's folder contains files of this name."""
     return name in (_INFO, _FEATURES, _METADATA, LEFT_OUT) or bool(_SHARD.fullmatch(name))
 
 
 def read_dataset(folder: Path) -> DatasetFiles:
-    """Read what `build` says of a dataset, and check that its folder holds just that.
+    """Read the JSON files of a dataset, and check that its record files match them.
 
-    Nothing but the JSON files is read, and these must be what TFDS writes for `features`.
+    No other file is read. The JSON files must have the content that TFDS writes for `features`.
 
     Raises:
-        UserError: there is none, it is damaged, or has features that `build` does not write.
+        UserError: the dataset does not exist, is damaged, or has features that `build` does not write.
     """
     check_path(folder)
     if not os.path.isdir(folder):
@@ -90,10 +90,10 @@ def read_dataset(folder: Path) -> DatasetFiles:
         if os.path.islink(folder / _INFO):
             file_inside(folder, _INFO)
         if not is_dataset(folder):
-            raise UserError(f"{folder} is no dataset of show1_jax; {REBUILD}")
-        _check_features(_read(folder, _FEATURES))
-        shards = _shards(folder, _read(folder, _INFO))
-        sha256, shortest_seconds = _metadata(_read(folder, _METADATA))
+            raise UserError(f"{folder} is not a dataset of show1_jax; {REBUILD}")
+        _check_features(_read_json_file(folder, _FEATURES))
+        shards = _record_files(folder, _read_json_file(folder, _INFO))
+        sha256, shortest_seconds = _parse_metadata(_read_json_file(folder, _METADATA))
     except FileError as error:
         raise UserError(f"the dataset {folder} is damaged ({error.problem}); {REBUILD}") from error
     except OSError as error:
@@ -104,7 +104,7 @@ def read_dataset(folder: Path) -> DatasetFiles:
     return DatasetFiles(shards, sha256, shortest_seconds)
 
 
-def _read(folder: Path, name: str) -> Any:
+def _read_json_file(folder: Path, name: str) -> Any:
     return read_json(file_inside(folder, name), REBUILD, max_bytes=_MAX_JSON_BYTES)
 
 
@@ -130,9 +130,11 @@ _EXPECTED: Final = {
 
 
 def _check_features(found: Any) -> None:
-    _require(isinstance(found, dict) and isinstance(found.get("featuresDict"), dict), "no features in features.json")
+    _refuse_unless(
+        isinstance(found, dict) and isinstance(found.get("featuresDict"), dict), "no features in features.json"
+    )
     each = found["featuresDict"].get("features")
-    _require(isinstance(each, dict), "no features in features.json")
+    _refuse_unless(isinstance(each, dict), "no features in features.json")
     plain = {
         name: {key: value for key, value in feature.items() if key != "description" or not isinstance(value, str)}
         for name, feature in each.items()
@@ -140,46 +142,52 @@ def _check_features(found: Any) -> None:
     }
     expected = _feature("features_dict.FeaturesDict", {"featuresDict": {"features": _EXPECTED}})
     same = found | {"featuresDict": found["featuresDict"] | {"features": plain}} == expected
-    _require(same and len(plain) == len(each), "features.json has other features than `build` writes")
+    _refuse_unless(same and len(plain) == len(each), "features.json has other features than `build` writes")
 
 
-def _shards(folder: Path, info: dict[str, Any]) -> tuple[RecordFile, ...]:
-    _require(info.get("version") == VERSION, f"dataset_info.json has not the version {VERSION}")
-    _require(info.get("fileFormat") == "array_record", "dataset_info.json has not the file format array_record")
+def _record_files(folder: Path, info: dict[str, Any]) -> tuple[RecordFile, ...]:
+    _refuse_unless(info.get("version") == VERSION, f"the version in dataset_info.json is not {VERSION}")
+    _refuse_unless(info.get("fileFormat") == "array_record", "the file format in dataset_info.json is not array_record")
     splits: Any = info.get("splits")
-    _require(isinstance(splits, list) and len(splits) == 1 and isinstance(splits[0], dict), "it has not one split")
+    _refuse_unless(
+        isinstance(splits, list) and len(splits) == 1 and isinstance(splits[0], dict), "it must have one split"
+    )
     split = splits[0]
-    _require(split.get("name") == SPLIT, f"its split is not {SPLIT}")
-    _require(split.get("filepathTemplate") == _TEMPLATE, "dataset_info.json names other files than `build` writes")
+    _refuse_unless(split.get("name") == SPLIT, f"its split is not {SPLIT}")
+    _refuse_unless(
+        split.get("filepathTemplate") == _TEMPLATE, "dataset_info.json names other files than `build` writes"
+    )
     lengths: Any = split.get("shardLengths")
-    _require(isinstance(lengths, list) and bool(lengths), "dataset_info.json has no shardLengths")
+    _refuse_unless(isinstance(lengths, list) and bool(lengths), "dataset_info.json has no shardLengths")
     shards, num_bytes = [], 0
     for number, length in enumerate(map(_count, lengths)):
         path = file_inside(folder, f"{DATASET}-{SPLIT}.array_record-{number:05}-of-{len(lengths):05}")
         size = path.lstat().st_size
-        _require(length * _MIN_RECORD_BYTES <= size, f"{path.name} is too small for its {length} records")
+        _refuse_unless(length * _MIN_RECORD_BYTES <= size, f"{path.name} is too small for its {length} records")
         shards.append(RecordFile(str(path), length))
         num_bytes += size
     expected = num_bytes == _count(split.get("numBytes"))
-    _require(expected, "its files do not have the sizes that they were written with")
+    _refuse_unless(expected, "the sizes of its files have changed")
     return tuple(shards)
 
 
-def _metadata(found: Any) -> tuple[str, float]:
-    _require(isinstance(found, dict), "metadata.json is not an object")
+def _parse_metadata(found: Any) -> tuple[str, float]:
+    _refuse_unless(isinstance(found, dict), "metadata.json is not an object")
     sha256, seconds = found.get("sha256"), found.get("shortest_seconds")
-    _require(isinstance(sha256, str) and bool(re.fullmatch("[0-9a-f]{64}", sha256)), "metadata.json has no sha256")
+    _refuse_unless(
+        isinstance(sha256, str) and bool(re.fullmatch("[0-9a-f]{64}", sha256)), "metadata.json has no sha256"
+    )
     is_time = type(seconds) in (int, float) and 0 <= seconds <= MAX_SECONDS
-    _require(is_time, "metadata.json has no shortest_seconds")
+    _refuse_unless(is_time, "metadata.json has no shortest_seconds")
     return sha256, float(seconds)
 
 
 def _count(text: Any) -> int:
-    """Return a number as Protocol Buffers write it in JSON."""
-    _require(isinstance(text, str) and bool(re.fullmatch(r"[0-9]{1,18}", text)), f"{text!r:.40} is no number")
+    """Return the number in a string, which is how Protocol Buffers write 64-bit integers in JSON."""
+    _refuse_unless(isinstance(text, str) and bool(re.fullmatch(r"[0-9]{1,18}", text)), f"{text!r:.40} is not a number")
     return int(text)
 
 
-def _require(condition: bool, problem: str) -> None:
+def _refuse_unless(condition: bool, problem: str) -> None:
     if not condition:
         raise ValueError(problem)

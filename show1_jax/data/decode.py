@@ -1,4 +1,4 @@
-"""Encoded videos to training frames: is one whole, and which frame is shown when."""
+"""Decoding of videos to training frames: a check that a file is complete, and the frames at given times."""
 
 import hashlib
 import io
@@ -17,20 +17,20 @@ from show1_jax.media.containers import TimedFrame, open_video
 from show1_jax.media.timeline import Timeline
 
 _TIME_TOLERANCE = 1e-6
-# Pillow averages whole pixels before its filter where it shrinks by more than this: no visible difference, less time.
+# Where Pillow shrinks by more than this, it averages whole pixels before its filter: less time, no visible difference.
 _REDUCING_GAP = 3.0
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What decoding all of a video tells.
+    """Properties of a video, known after all of it was decoded.
 
     Attributes:
-        start: when its first frame is shown, in seconds on the file's clock.
-        duration: seconds from then until its last frame ends.
-        fps: frames a second, on average.
-        num_bytes: of the file.
-        sha256: of the file.
+        start: time of the first frame, in seconds on the file's clock.
+        duration: seconds from `start` to the end of the last frame.
+        fps: average frames a second.
+        num_bytes: size of the file.
+        sha256: hash of the file.
     """
 
     start: float
@@ -41,10 +41,10 @@ class VideoFacts:
 
 
 def check_file(path: Path) -> VideoFacts:
-    """Decode all of a video.
+    """Decode all of a video and return its properties.
 
     Raises:
-        VideoError: it cannot be read, opened or decoded, has no pictures, is cut short, too large, or has damaged
+        VideoError: the file cannot be read, opened or decoded, has no pictures, is cut short, too large, or has damaged
             frames, which decoders hide.
     """
     try:
@@ -61,22 +61,22 @@ def check_file(path: Path) -> VideoFacts:
 
 
 def frames_at(data: bytes, times: Sequence[float]) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """Return the frames of an encoded video that are shown at some times, see `each_frame_at`."""
+    """Return the frames of an encoded video at given times; see `each_frame_at`."""
     return list(each_frame_at(data, times))
 
 
 def each_frame_at(data: bytes, times: Sequence[float]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Yield the frames of an encoded video that are shown at some times, as players show them.
+    """Yield the frames of an encoded video at given times, as players show them.
 
-    Decoding starts at the last keyframe before the first time. Before the first frame, the first is shown; after the
-    last, the last.
+    Decoding starts at the last keyframe before the first time. A time before the first frame yields the first frame; a
+    time after the last frame yields the last one.
 
     Args:
-        data: the file.
-        times: in seconds on the file's clock, rising.
+        data: the bytes of the file.
+        times: seconds on the file's clock, in rising order.
 
     Yields:
-        A frame for every time; equal ones are the same array.
+        A frame for every time, uint8 RGB; equal frames are the same array.
 
     Raises:
         VideoError: the video cannot be decoded, or a frame on the way is damaged.
@@ -91,13 +91,13 @@ def each_frame_at(data: bytes, times: Sequence[float]) -> Iterator[UInt8[np.ndar
 def crop_and_resize(
     frame: UInt8[np.ndarray, "h w 3"], height: int, width: int, position: float
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Fill `height x width` from a frame: crop to that aspect, then resize, bicubic and anti-aliased, by one factor.
+    """Crop a frame to the aspect of `height x width`, then resize it by one factor, bicubic and anti-aliased.
 
     Args:
-        frame: of any size; a smaller one is enlarged.
-        height: of the result.
-        width: of the result.
-        position: of the crop along the axis that loses something: 0 is the top or left end, 0.5 the centre, 1 the
+        frame: RGB of any size; a smaller one is enlarged.
+        height: height of the result, in pixels.
+        width: width of the result, in pixels.
+        position: position of the crop along the axis that is cropped: 0 is the top or left end, 0.5 the centre, 1 the
             other end.
     """
     frame_height, frame_width = frame.shape[:2]
@@ -110,7 +110,7 @@ def crop_and_resize(
 
 
 def _frames_from(data: bytes, time: float) -> Iterator[TimedFrame]:
-    """Yield decoded frames from one that is shown no later than `time`, or the first."""
+    """Yield decoded frames, from one that is shown at or before `time`, or else from the first."""
     with open_video(io.BytesIO(data)) as video:
         frames = video.frames() if video.seek(time) else iter(())
         first = next(frames, None)
@@ -118,7 +118,7 @@ def _frames_from(data: bytes, time: float) -> Iterator[TimedFrame]:
             yield first
             yield from frames
             return
-    with open_video(io.BytesIO(data)) as video:  # the time is before the first frame, or the index misleads
+    with open_video(io.BytesIO(data)) as video:  # the time is before the first frame, or the index is wrong
         yield from video.frames()
 
 

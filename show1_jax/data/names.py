@@ -1,38 +1,38 @@
-"""Names and captions that others wrote, in one normal form that can be compared, stored and printed on a line."""
+"""Normal forms of untrusted names and captions, which can be compared, stored and printed on one line."""
 
 import unicodedata
 from typing import Final
 
 MAX_CAPTION: Final = 10_000
-"""Characters of a caption. Text encoders read about 300."""
+"""Most characters of a caption. Text encoders read about 300."""
 MAX_VIDEO_BYTES: Final = 512 << 20
-"""A video is in memory as a whole while it is checked, written and read."""
+"""Most bytes of a video: all of it is in memory while it is checked, written and read."""
 _UNPRINTABLE: Final = {"Cc", "Cs", "Zl", "Zp"}
-_SHOWN: Final = 200
+_MAX_SHORT_LINE: Final = 200
 
 
 def one_line(text: str) -> str:
-    """Return a text with all white space as single spaces."""
+    """Return a text with every run of white space replaced by one space."""
     return " ".join(text.split())
 
 
-def normal(name: str) -> str:
-    """Return a name in composed letters (NFC), with escapes for bytes that are not UTF-8 and for control characters.
+def normalise_name(name: str) -> str:
+    """Return a name in Unicode's composed form (NFC), with bytes that are not UTF-8 and control characters escaped.
 
-    Two systems may write the letters of a file's name differently, and a table like one of them.
+    Operating systems may encode the letters of a file name differently, and a table may use either encoding.
     """
     if name.isascii() and name.isprintable():
         return name
-    return "".join(map(_escaped, unicodedata.normalize("NFC", name)))
+    return "".join(map(_escape, unicodedata.normalize("NFC", name)))
 
 
-def shown(text: str) -> str:
-    """Return a text as one short line, for messages."""
-    short = text[:_SHOWN] + ("..." if len(text) > _SHOWN else "")
-    return normal(one_line(short))
+def short_line(text: str) -> str:
+    """Return a text as one short line for messages: its first 200 characters."""
+    short = text[:_MAX_SHORT_LINE] + ("..." if len(text) > _MAX_SHORT_LINE else "")
+    return normalise_name(one_line(short))
 
 
-def _escaped(character: str) -> str:
+def _escape(character: str) -> str:
     if unicodedata.category(character) not in _UNPRINTABLE:
         return character
     code = ord(character)

@@ -1,7 +1,7 @@
-"""Which clip comes when: shuffles and draws that are functions of numbers, the same on every machine and library.
+"""The order of clips: shuffles and random draws as functions of integers, equal on every machine and library version.
 
-Neither holds a list: the clip of any element of an endless, reshuffled order is computed by itself, so that workers,
-processes and resumed runs need no common state.
+No list is stored. The clip of any element of an endless, reshuffled order is computed independently, so that workers,
+processes and resumed runs need no shared state.
 """
 
 import hashlib
@@ -12,26 +12,27 @@ _ROUNDS = 6
 
 
 def hashed(key: str, *numbers: int) -> int:
-    """64 random bits for a purpose and some numbers (BLAKE2b, RFC 7693)."""
+    """Return 64 random bits for a purpose, `key`, and some integers (BLAKE2b, RFC 7693)."""
     data = struct.pack(f"<{len(numbers)}q", *numbers)
     return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=key.encode()).digest(), "little")
 
 
 def uniform(key: str, *numbers: int) -> float:
-    """A draw from [0, 1) for a purpose and some numbers."""
+    """Return a uniform draw from [0, 1) for a purpose, `key`, and some integers."""
     return (hashed(key, *numbers) >> 11) / 2**53
 
 
 def shuffled(position: int, size: int, key: str, *numbers: int) -> int:
-    """What stands at a position of 0 to size - 1 after they were shuffled.
+    """Return the item at a position after the items 0 to `size` - 1 were shuffled.
 
-    A Feistel network permutes the next larger square power of two (Luby and Rackoff, 1988); what falls outside of
-    `size` is permuted again until it is inside (Black and Rogaway, 2002).
+    A Feistel network permutes the next power of four (Luby and Rackoff, 1988). A result outside of `size` is permuted
+    again until it is inside (Black and Rogaway, 2002).
 
     Args:
-        position: from 0 to `size` - 1.
-        size: how many there are.
-        key: with `numbers`, which shuffle.
+        position: 0 to `size` - 1.
+        size: number of items.
+        key: the purpose; together with `numbers` it selects the shuffle.
+        *numbers: integers, such as a seed and an epoch.
     """
     half = max(1, -(-(size - 1).bit_length() // 2))
     while True:
@@ -45,16 +46,16 @@ def shuffled(position: int, size: int, key: str, *numbers: int) -> int:
 
 @dataclass(frozen=True)
 class Order:
-    """An endless order over `size` clips: every one of them once an epoch, each epoch shuffled anew."""
+    """An endless order of `size` clips: every clip once an epoch, every epoch with a new shuffle."""
 
     size: int
     seed: int
 
     def clip(self, element: int) -> int:
-        """The clip of an element, counted from 0 over all epochs."""
+        """Return the clip of an element; elements are counted from 0 over all epochs."""
         epoch, position = divmod(element, self.size)
         return shuffled(position, self.size, "epoch", self.seed, epoch)
 
     def replacement(self, element: int, attempt: int) -> int:
-        """The clip to try when an element's own, and `attempt` - 1 others, cannot be read: any, by chance."""
+        """Return a random clip to try after the element's own clip and `attempt` - 1 replacements could not be read."""
         return hashed("replacement", self.seed, element, attempt) % self.size

@@ -1,4 +1,4 @@
-"""Work that is done ahead, in threads or processes, and handed over in order."""
+"""Work that is done ahead in threads or processes, with results in the order of the tasks."""
 
 import multiprocessing
 import os
@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import TypeVar
 
-Item = TypeVar("Item")
+Task = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def end_with_parent(*_: object) -> None:
-    """In a worker process: end when the parent does, even if it was killed, and not when the job is asked to stop.
+    """End this worker process when its parent ends, even if it was killed, but not on a signal to stop the job.
 
-    A terminal and SLURM send their signals to all processes of a job; a parent that saves first still reads clips.
+    A terminal and SLURM signal all processes of a job. The parent may still read clips before it saves.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -33,21 +33,24 @@ def end_with_parent(*_: object) -> None:
 
 
 class _Worker(SpawnProcess):
-    """A process that ignores the signal with which an executor ends workers once one of them has died."""
+    """A worker whose `terminate` kills it, since workers ignore SIGTERM; executors terminate the others if one dies."""
 
     def terminate(self) -> None:
         self.kill()
 
 
 class _Workers(SpawnContext):
-    """Spawned, not forked: this process may have threads, JAX's among them."""
+    """A context that spawns workers and does not fork them: this process may have threads, such as those of JAX."""
 
     Process = _Worker
 
 
 @contextmanager
 def pool(num_workers: int, *, threads: int) -> Iterator[Executor]:
-    """So many processes, or with none of them, threads of this one. What is not yet begun at the end is dropped."""
+    """Run a pool of `num_workers` processes, or of `threads` threads if that is 0, while the block lasts.
+
+    Tasks that have not started at the end of the block are cancelled.
+    """
     executor: Executor
     if num_workers:
         executor = ProcessPoolExecutor(num_workers, _Workers(), end_with_parent)
@@ -59,13 +62,13 @@ def pool(num_workers: int, *, threads: int) -> Iterator[Executor]:
         executor.shutdown(cancel_futures=True)
 
 
-def in_order(
-    executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+def map_in_order(
+    executor: Executor, function: Callable[[Task], Result], tasks: Iterable[Task], ahead: int
 ) -> Iterator[Result]:
-    """The results for some items, in their order, at most `ahead` of them begun before they are asked for."""
+    """Yield the results of tasks in their order; at most `ahead` tasks are submitted before their result is needed."""
     waiting: deque[Future[Result]] = deque()
-    for item in items:
-        waiting.append(executor.submit(function, item))
+    for task in tasks:
+        waiting.append(executor.submit(function, task))
         if len(waiting) > ahead:
             yield waiting.popleft().result()
     while waiting:

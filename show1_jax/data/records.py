@@ -1,7 +1,7 @@
-"""Records of ArrayRecord files that somebody else may have written, read at random.
+"""Random access to the records of untrusted ArrayRecord files.
 
-An ArrayRecord file is one of Riegeli's records files, whose chunks are compressed: 200 kB can become gigabytes in
-memory. Their headers say how large they become, and are looked at before a file is read.
+An ArrayRecord file is a Riegeli records file, whose chunks are compressed: 200 kB can become gigabytes in memory. The
+chunk headers contain the decompressed sizes, which are checked before a file is read.
 """
 
 import contextlib
@@ -17,22 +17,23 @@ from show1_jax.errors import UserError
 from show1_jax.files import open_regular
 
 MAX_CHECKED: Final = 100_000
-"""Records of a file up to which all headers are read first, in about 0.4 s; a file of more is no small download."""
+"""Most records of a file whose headers are all read first, in about 0.4 s; files with more are not small downloads."""
 _BLOCK: Final = 1 << 16
 _BLOCK_HEADER: Final = 24
 _CHUNK_HEADER: Final = struct.Struct("<5Q")
-_KINDS: Final = b"smrtp"
-"""A signature, metadata, records, transposed records, padding."""
+_CHUNK_KINDS: Final = b"smrtp"
+"""Signature, metadata, records, transposed records, padding."""
 _INDEX_BYTES: Final = 64
-"""More than a record takes in the index at the end of its file, which takes as much for `_INDEX_RECORDS` more."""
+"""Upper bound of a record's bytes in the index at the end of its file; the rest of the index is less than
+`_INDEX_RECORDS` such entries."""
 _INDEX_RECORDS: Final = 64
 _MORE_CHUNKS: Final = 8
-"""A signature, the index, the place of the index, and padding."""
+"""Upper bound of the chunks without records: signature, index, location of the index, and padding."""
 
 
 @dataclass(frozen=True)
 class RecordFile:
-    """A file with the number of its records, as `ArrayRecordDataSource` takes it to open nothing at first."""
+    """A file and its number of records, which lets `ArrayRecordDataSource` open the file only at the first read."""
 
     filename: str
     take: int
@@ -40,19 +41,19 @@ class RecordFile:
 
     @property
     def examples_in_shard(self) -> int:
-        """All its records."""
+        """Number of all records of the file."""
         return self.take
 
 
 class Records:
-    """The records of some files, one after the other; safe in threads, and in processes that it is sent to."""
+    """The concatenated records of several files; safe in threads, and in processes that it is sent to."""
 
     def __init__(self, files: Sequence[RecordFile], max_bytes: int):
-        """Open nothing yet.
+        """Store the paths; the files are opened when they are first read.
 
         Args:
-            files: that hold the records.
-            max_bytes: of a record; one that declares more is not read.
+            files: the files that contain the records.
+            max_bytes: most bytes of a record; one that declares more is not read.
         """
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
@@ -68,24 +69,24 @@ class Records:
         """Return the bytes of a record.
 
         Raises:
-            ValueError: it declares that it is too large. ArrayRecord raises errors of several types for damage.
+            ValueError: the record declares more than `max_bytes`. ArrayRecord raises errors of several types for damage.
         """
         self._check(index)
         record: bytes = self._source[index]
         return record
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[bytes]:
-        """Return several records, which are read side by side."""
+        """Return several records, which are read in parallel."""
         for index in indices:
             self._check(index)
         records: Sequence[bytes] = self._source.__getitems__(indices)
         return records
 
     def check_counts(self) -> None:
-        """Check that the files have as many records as was said; it opens all of them.
+        """Open all files and check their numbers of records.
 
         Raises:
-            ValueError: the numbers differ.
+            ValueError: a file has another number of records than its `RecordFile`.
         """
         from array_record.python.array_record_module import ArrayRecordReader
 
@@ -110,10 +111,10 @@ class Records:
 
 
 def check_path(folder: Path) -> None:
-    """Refuse a folder for records that ArrayRecord cannot name.
+    """Refuse a folder whose path ArrayRecord cannot open.
 
     Raises:
-        UserError: its path is not UTF-8.
+        UserError: the path is not UTF-8.
     """
     try:
         os.fspath(folder).encode()
@@ -122,11 +123,11 @@ def check_path(folder: Path) -> None:
 
 
 def file_inside(folder: Path, name: str) -> Path:
-    """A file of a folder that somebody else may have made.
+    """Return the path of a file in an untrusted folder.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is a link, or no regular file.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is a link, or not a regular file.
     """
     mode = (folder / name).lstat().st_mode
     if not stat.S_ISREG(mode):
@@ -136,13 +137,14 @@ def file_inside(folder: Path, name: str) -> Path:
 
 
 def too_large(file: RecordFile, max_bytes: int) -> set[int]:
-    """Return the records of a file that say they take more than a limit, without decompressing any.
+    """Return the indices of records that declare more than `max_bytes`, without decompressing any.
 
-    What comes after damage is not looked at: ArrayRecord finds damage, but does not limit sizes.
+    The check stops at the first damage: ArrayRecord detects damage, but does not limit sizes.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it has more records, or its index, which is read when it is opened, takes too much.
+        OSError: the file cannot be read.
+        ValueError: it has more records than `file` says, or its index, which ArrayRecord reads when it opens the file,
+            is too large.
     """
     path, found, count = Path(file.filename), set[int](), 0
     for number, (num_records, num_bytes) in enumerate(_chunks(path)):
@@ -157,36 +159,36 @@ def too_large(file: RecordFile, max_bytes: int) -> set[int]:
 
 
 def _chunks(path: Path) -> Iterator[tuple[int, int]]:
-    """Yield the number of records in each chunk, and its size when it is decompressed, up to the first damage.
+    """Yield the number of records in each chunk and its decompressed size, up to the first damage.
 
     https://github.com/google/riegeli/blob/master/doc/riegeli_records_file_format.md: every 64 KiB block begins with a
-    header, which may interrupt a chunk. Positions here do not count these headers.
+    header, which may interrupt a chunk. A position here is an offset that does not count these headers.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         position = 0
-        while (place := _place(position)) < size:
-            data = os.pread(file.fileno(), _CHUNK_HEADER.size + _BLOCK_HEADER, place)
-            rest = _BLOCK - place % _BLOCK
+        while (offset := _to_file_offset(position)) < size:
+            data = os.pread(file.fileno(), _CHUNK_HEADER.size + _BLOCK_HEADER, offset)
+            rest = _BLOCK - offset % _BLOCK
             if rest < _CHUNK_HEADER.size:
                 data = data[:rest] + data[rest + _BLOCK_HEADER :]
             if len(data) < _CHUNK_HEADER.size:
                 return
             _, data_size, _, kind_and_records, decoded_size = _CHUNK_HEADER.unpack(data[: _CHUNK_HEADER.size])
             num_records, kind = divmod(kind_and_records, 0x100)
-            if kind not in _KINDS:
+            if kind not in _CHUNK_KINDS:
                 return
             yield num_records, decoded_size
-            # A chunk takes at least a byte a record, so that each has a place of its own.
-            begin = place - _BLOCK_HEADER if place % _BLOCK == _BLOCK_HEADER else place
-            position = max(position + _CHUNK_HEADER.size + data_size, _position(begin + num_records))
+            # A chunk takes at least one byte for each record, so that every record has a different position.
+            begin = offset - _BLOCK_HEADER if offset % _BLOCK == _BLOCK_HEADER else offset
+            position = max(position + _CHUNK_HEADER.size + data_size, _to_data_position(begin + num_records))
 
 
-def _place(position: int) -> int:
-    """Where in the file a position is, after the header if a block begins there."""
+def _to_file_offset(position: int) -> int:
+    """Return the file offset of a position, after the header if a block begins there."""
     return position + _BLOCK_HEADER * (position // (_BLOCK - _BLOCK_HEADER) + 1)
 
 
-def _position(place: int) -> int:
-    block, offset = divmod(place, _BLOCK)
-    return block * (_BLOCK - _BLOCK_HEADER) + max(0, offset - _BLOCK_HEADER)
+def _to_data_position(offset: int) -> int:
+    block, place = divmod(offset, _BLOCK)
+    return block * (_BLOCK - _BLOCK_HEADER) + max(0, place - _BLOCK_HEADER)

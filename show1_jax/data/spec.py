@@ -1,4 +1,4 @@
-"""The clips that a stage is trained on, how each is taken from its video, and the sources that have them by number."""
+"""Types of training clips: their size, the random draw that selects one from its video, and the sources of clips."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """The clips of a stage: so many frames at `fps`, `height` x `width` pixels."""
+    """The size of a stage's clips: `num_frames` frames at `fps` frames a second, `height` x `width` pixels."""
 
     num_frames: int
     fps: float
@@ -18,12 +18,12 @@ class ClipSpec:
 
     @property
     def seconds(self) -> float:
-        """Seconds from the first frame to the last: a video must last as long."""
+        """Seconds from the first frame to the last; a video must last at least as long."""
         return (self.num_frames - 1) / self.fps
 
 
 class ClipDraw(NamedTuple):
-    """How a clip is taken from a video, as shares from 0 to 1: of the possible starts, and of the crop's positions."""
+    """The start and the crop position of a clip, each as a share from 0 to 1 of the possible values."""
 
     start: float
     crop: float
@@ -31,12 +31,12 @@ class ClipDraw(NamedTuple):
 
 @runtime_checkable
 class ClipSource(Protocol):
-    """Videos by number. Workers get a pickled copy."""
+    """Videos that are numbered from 0. Worker processes get a pickled copy."""
 
     def __len__(self) -> int: ...
 
     def clip(self, position: int, spec: ClipSpec, draw: ClipDraw) -> tuple[UInt8[np.ndarray, "t h w 3"], str]:
-        """Return a clip and its caption.
+        """Return a clip, uint8 RGB, and its caption.
 
         Raises:
             VideoError: the video cannot be read.
@@ -44,5 +44,5 @@ class ClipSource(Protocol):
         ...
 
     def name(self, position: int) -> str:
-        """Return the name of a video, for messages."""
+        """Return the name of a video for messages."""
         ...

@@ -1,8 +1,8 @@
-"""A cache of text states: every caption goes through the text encoder once, instead of once in every training step.
+"""A cache of text states, with which every caption is encoded once and not in every training step.
 
-A cache is a folder: `cache.json` says what was encoded and by which encoder, `states.array_record` has the bfloat16
-states of each caption, and `keys.bin` the captions' hashes in the records' order, which is sorted. With the padding
-"encoded" a record has the states of all positions (0.63 MB with T5-XXL), with "zeros" those of the tokens alone.
+A cache is a folder. `cache.json` describes the captions and the text encoder, `states.array_record` contains the
+bfloat16 states of each caption, and `keys.bin` the captions' hashes, sorted, in the order of the records. With the
+padding "encoded" a record has the states of all positions (0.63 MB with T5-XXL), with "zeros" those of the tokens only.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from show1_jax.checkpoints.manifest import read_manifest
 from show1_jax.checkpoints.networks import LoadedNetwork, architecture_of, load_network
 from show1_jax.config.sampling import TextPadding
 from show1_jax.config.settings import Settings
-from show1_jax.data.names import MAX_CAPTION, shown
+from show1_jax.data.names import MAX_CAPTION, short_line
 from show1_jax.data.records import RecordFile, Records, check_path, file_inside
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, check_target, new_folder, open_regular, read_json, user_path
@@ -44,23 +44,23 @@ _KEY_BYTES: Final = 12
 _STATE_BYTES: Final = 2
 _UNIT: Final = " captions"
 _MAX_LINES_BYTES: Final = 1 << 30
-"""Of a file of captions, which are all in memory at once."""
-_REMAKE: Final = "make the cache again with `python -m show1_jax.data encode_text`"
-# Each record by itself, for random access; bfloat16 states hardly compress.
+"""Most bytes of a file of captions, which are all in memory at once."""
+_ENCODE_AGAIN: Final = "make the cache again with `python -m show1_jax.data encode_text`"
+# One record in each group, for random access; bfloat16 states hardly compress.
 _WRITER_OPTIONS: Final = "group_size:1,uncompressed"
 
 
 @dataclasses.dataclass(frozen=True)
 class CacheRecord(Settings):
-    """What a cache says of itself, in `cache.json`.
+    """Description of a cache, in `cache.json`.
 
     Attributes:
-        component: the text encoder, of `TEXT_ENCODERS`.
-        encoder: its digest, `Manifest.digest`.
-        text_padding: what is stored, see `CascadeConfig.text_padding`.
-        num_captions: with the empty one, which is always there.
+        component: name of the text encoder, a key of `TEXT_ENCODERS`.
+        encoder: digest of the text encoder, `Manifest.digest`.
+        text_padding: padding of the stored states, see `CascadeConfig.text_padding`.
+        num_captions: number of captions, including the empty one, which every cache contains.
         positions: tokens and padding of a caption.
-        width: of a state.
+        width: width of a state.
     """
 
     component: str
@@ -73,18 +73,18 @@ class CacheRecord(Settings):
 
     @property
     def caption_bytes(self) -> int:
-        """What the states of all positions of a caption take."""
+        """Bytes of the states of all positions of a caption."""
         return self.positions * self.width * _STATE_BYTES
 
 
 class TextCache:
-    """The states of captions, read at random from a cache; safe in threads, and in processes that it is sent to.
+    """Random access to the states of captions; safe to use from threads, and from processes that it is sent to.
 
-    Little of it is in memory: the hashes are a memory-mapped file, the records' places an index of some bytes each.
+    It needs little memory: the hashes are a memory-mapped file, and the index of the records has a few bytes for each.
 
     Attributes:
-        folder: of the cache.
-        record: what it says of itself.
+        folder: folder of the cache.
+        record: content of its `cache.json`.
     """
 
     def __init__(self, folder: Path, record: CacheRecord):
@@ -93,20 +93,20 @@ class TextCache:
 
     @classmethod
     def open(cls, folder: str | Path, component: str, padding: TextPadding, encoder: str | None = None) -> "TextCache":
-        """Open a cache that `python -m show1_jax.data encode_text` made.
+        """Open a cache that `python -m show1_jax.data encode_text` wrote.
 
         Args:
-            folder: of the cache.
-            component: the text encoder whose states are wanted.
-            padding: the run's `text_padding`.
-            encoder: the digest that the text encoder must have, where it is known.
+            folder: folder of the cache.
+            component: name of the text encoder that the run uses.
+            padding: `text_padding` of the run.
+            encoder: digest that the text encoder must have, if it is known.
 
         Raises:
-            UserError: no cache there, or a damaged one; one of another encoder or padding.
+            UserError: the cache does not exist, is damaged, or is of another encoder or padding.
         """
         folder = user_path(folder)
         check_path(folder)
-        cache = cls(folder, _read_record(folder))
+        cache = cls(folder, _read_cache_record(folder))
         record, remake = cache.record, "make one with `python -m show1_jax.data encode_text`"
         if record.component != component:
             raise UserError(f"{folder}: a cache of {record.component}, but {component} is wanted; {remake}")
@@ -117,21 +117,21 @@ class TextCache:
                 f"{folder}: made with text_padding={record.text_padding!r}, but the config has {padding!r}; "
                 f"set it to {record.text_padding!r}, or {remake}"
             )
-        with _damage(cache.folder):
+        with _report_damage(cache.folder):
             if len(cache._keys) != record.num_captions:
-                raise ValueError("its files are not of one cache")
+                raise ValueError("its files are from different caches")
             cache._states.check_counts()
         return cache
 
     def read(self, captions: Sequence[str]) -> BFloat16[np.ndarray, "b n d"]:
-        """The states of captions, padded to all positions.
+        """Return the states of captions, padded with zeros to all positions.
 
         Raises:
-            UserError: a caption is not in the cache (named), or a record is damaged.
+            UserError: a caption is not in the cache (the line names it), or a record is damaged.
         """
         numbers = [self._number(caption) for caption in captions]
         states = np.zeros((len(captions), self.record.positions, self.record.width), ml_dtypes.bfloat16)
-        with _damage(self.folder):
+        with _report_damage(self.folder):
             for row, data in zip(states, self._states.__getitems__(numbers), strict=True):
                 if len(data) > row.nbytes or len(data) % row[0].nbytes:
                     raise ValueError(f"a caption has {len(data):,} bytes of states")
@@ -144,7 +144,7 @@ class TextCache:
         number = int(np.searchsorted(self._keys, key))
         if number == len(self._keys) or self._keys[number] != key:
             raise UserError(
-                f"{self.folder}: no states of the caption {caption[:80]!r}; {_REMAKE}, from the same captions"
+                f"{self.folder}: no states of the caption {caption[:80]!r}; {_ENCODE_AGAIN}, from the same captions"
             )
         return number
 
@@ -158,30 +158,30 @@ class TextCache:
         return Records([RecordFile(str(path), self.record.num_captions)], self.record.caption_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open files: each process opens its own."""
+        """Return the state without the open files: each process opens its own."""
         return {"folder": self.folder, "record": self.record}
 
 
 def collect_captions(
     *, data: Path | None = None, synthetic: int | None = None, seed: int = 0, file: Path | None = None
 ) -> set[str]:
-    """The captions of all the places that are given.
+    """Return the captions of all given sources.
 
     Args:
-        data: a dataset of `python -m show1_jax.data build`.
-        synthetic: so many scenes of the synthetic world.
-        seed: of that world.
-        file: a caption a line, UTF-8.
+        data: a dataset that `python -m show1_jax.data build` wrote.
+        synthetic: number of scenes of the synthetic world.
+        seed: seed of the synthetic world.
+        file: a UTF-8 text file with one caption per line.
 
     Raises:
-        UserError: no place is given, or one cannot be read.
+        UserError: no source is given, or one cannot be read.
     """
     from show1_jax.data.synthetic.world import SyntheticWorld
     from show1_jax.data.videos import VideoSource
 
     if data is None and synthetic is None and file is None:
         raise UserError("no captions; give --data, --synthetic or --captions")
-    captions = _read_lines(file) if file is not None else set()
+    captions = _read_caption_lines(file) if file is not None else set()
     if synthetic is not None:
         world = SyntheticWorld(synthetic, seed)
         captions.update(track(map(world.caption, range(synthetic)), "reading captions", synthetic, unit=_UNIT))
@@ -192,10 +192,10 @@ def collect_captions(
 
 
 def check_component(component: str) -> None:
-    """Refuse a component that is no text encoder.
+    """Refuse a component that is not a text encoder.
 
     Raises:
-        UserError: names those that are.
+        UserError: `component` is not a text encoder; the line names those that are.
     """
     if component not in TEXT_ENCODERS:
         raise UserError(f"--component={component} is none of {', '.join(TEXT_ENCODERS)}")
@@ -211,19 +211,22 @@ def write_text_cache(
     batch_size: int = 64,
     devices: Sequence[jax.Device] | None = None,
 ) -> CacheRecord:
-    """Encode captions, each once, and the empty one; speaks to a person as it goes.
+    """Encode the different captions and the empty one, print the size of the cache, and show the progress.
 
     Args:
-        out: folder of the cache; it appears when all is done.
-        captions: may repeat.
-        checkpoint: has the text encoder.
-        component: the text encoder, of `TEXT_ENCODERS`.
-        padding: what is stored, see `CascadeConfig.text_padding`.
-        batch_size: captions that are encoded together, over all devices; rounded up to what these divide.
-        devices: to use; all if not given.
+        out: folder of the cache; it appears when the cache is complete.
+        captions: may contain duplicates.
+        checkpoint: checkpoint that contains the text encoder.
+        component: name of the text encoder, a key of `TEXT_ENCODERS`.
+        padding: padding of the stored states, see `CascadeConfig.text_padding`.
+        batch_size: captions that are encoded together, over all devices; rounded up to a multiple of their number.
+        devices: devices to use; None: all.
+
+    Returns:
+        The content of `cache.json`.
 
     Raises:
-        UserError: `out` exists, no such text encoder, or too little room on the disk.
+        UserError: `out` exists, the text encoder does not exist, or the disk has too little free space.
     """
     check_path(out.absolute())
     check_target(out)
@@ -243,7 +246,7 @@ def write_text_cache(
 
 
 class _Encoder:
-    """A text encoder that takes batches of one size, spread over the devices; its weights are read when it is used."""
+    """A text encoder for batches of a fixed size, sharded over the devices; the first call loads its weights."""
 
     def __init__(
         self,
@@ -270,17 +273,17 @@ class _Encoder:
         return load_network(self._checkpoint, self._component, self.mesh, dtype)
 
     def count_stored(self, texts: Sequence[str]) -> int:
-        """States of all texts that are stored."""
+        """Return the number of states that are stored for all texts."""
         if self.padding == "encoded":
             return len(texts) * self.positions
         return sum(int(self.tokenizer(batch).mask.sum()) for batch in self.batches(texts))
 
     def batches(self, texts: Sequence[str]) -> Iterator[Sequence[str]]:
-        """Texts that are encoded together."""
+        """Return the batches of texts that are encoded together."""
         return (texts[start : start + self.batch_size] for start in range(0, len(texts), self.batch_size))
 
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The states of each text that are stored."""
+        """Return the states of each text that are stored."""
         tokens = self.tokenizer([*texts, *[""] * (self.batch_size - len(texts))])
         placed = Tokens(*(put_batch(array, self.mesh) for array in tokens))
         with jax.set_mesh(self.mesh):
@@ -305,10 +308,10 @@ def _write_states(path: Path, encoder: _Encoder, texts: Sequence[str]) -> None:
         writer.close()
 
 
-def _read_lines(file: Path) -> set[str]:
-    """Read the different captions of a file, a line at a time."""
+def _read_caption_lines(file: Path) -> set[str]:
+    """Read the different captions of a file, one line at a time."""
     captions: set[str] = set()
-    remedy = "give a caption a line"
+    remedy = "give one caption per line"
     number = 0
     try:
         with open_regular(file) as lines:
@@ -335,7 +338,7 @@ def _key(caption: str) -> bytes:
 
 
 def _check_room(out: Path, record: CacheRecord, num_states: int) -> None:
-    """Say how large the cache will be, and refuse a disk that is too small."""
+    """Print the size of the cache, and refuse a disk with too little free space."""
     needed = num_states * record.width * _STATE_BYTES
     caption = needed / record.num_captions
     print(f"{out}: {record.num_captions} captions of {caption / 1e6:.3g} MB take {needed / 1e9:.3g} GB", flush=True)
@@ -343,28 +346,30 @@ def _check_room(out: Path, record: CacheRecord, num_states: int) -> None:
     check_space(out, needed, f"{less} (the networks must then be trained and sampled with it)")
 
 
-def _read_record(folder: Path) -> CacheRecord:
+def _read_cache_record(folder: Path) -> CacheRecord:
     try:
-        values = read_json(file_inside(folder, _RECORD), _REMAKE)
+        values = read_json(file_inside(folder, _RECORD), _ENCODE_AGAIN)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder}: no cache of text states; make one with `python -m show1_jax.data encode_text --out {folder}`"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / _RECORD}: damaged ({error}); {_REMAKE}") from None
+        raise UserError(f"{folder / _RECORD}: damaged ({error}); {_ENCODE_AGAIN}") from None
     if isinstance(values, dict) and values.get("format", CACHE_FORMAT) != CACHE_FORMAT:
-        raise UserError(f"{folder}: format {values['format']!r:.40}, this program reads {CACHE_FORMAT}; {_REMAKE}")
+        raise UserError(
+            f"{folder}: format {values['format']!r:.40}, this program reads {CACHE_FORMAT}; {_ENCODE_AGAIN}"
+        )
     try:
         return CacheRecord.from_dict(values)
     except UserError as error:
-        raise UserError(f"{folder / _RECORD}: damaged ({error}); {_REMAKE}") from None
+        raise UserError(f"{folder / _RECORD}: damaged ({error}); {_ENCODE_AGAIN}") from None
 
 
 @contextmanager
-def _damage(folder: Path) -> Iterator[None]:
-    """Damaged files raise several kinds of exceptions; all mean the same to a person."""
+def _report_damage(folder: Path) -> Iterator[None]:
+    """Raise a `UserError` for the exceptions of several types that damaged files raise while the block lasts."""
     try:
         yield
     except (OSError, RuntimeError, ValueError, IndexError, EOFError) as error:
-        reason = shown(str(error).split(";")[0])
+        reason = short_line(str(error).split(";")[0])
         raise UserError(f"{folder}: the cache is damaged ({reason}); make it again") from error

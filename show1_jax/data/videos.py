@@ -1,4 +1,4 @@
-"""A dataset of `python -m show1_jax.data build` as clips by their number."""
+"""Clips of a dataset that `python -m show1_jax.data build` wrote, by number."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from show1_jax.data.dataset import MAX_SECONDS, REBUILD, features, read_dataset
 from show1_jax.data.failures import VideoError
-from show1_jax.data.names import MAX_CAPTION, MAX_VIDEO_BYTES, shown
+from show1_jax.data.names import MAX_CAPTION, MAX_VIDEO_BYTES, short_line
 from show1_jax.data.order import shuffled
 from show1_jax.data.records import Records
 from show1_jax.data.spec import ClipDraw, ClipSpec
@@ -23,13 +23,13 @@ _TEXTS, _TIMES = ("name", "caption"), ("start", "duration")
 
 @dataclass(frozen=True)
 class VideoSource:
-    """Some of a dataset's videos, in a fixed shuffled order that does not depend on any seed.
+    """All or part of a dataset's videos, in a fixed shuffled order that does not depend on any seed.
 
     Attributes:
-        records: of the whole dataset, by index, as they were written.
-        positions: the part of the shuffled dataset that this is.
-        sha256: of the whole dataset.
-        shortest_seconds: duration of its shortest video.
+        records: records of the whole dataset, by index, in the order in which they were written.
+        positions: range of the shuffled dataset that this source contains.
+        sha256: hash of the whole dataset.
+        shortest_seconds: duration of the shortest video of the whole dataset.
     """
 
     records: Records
@@ -39,10 +39,10 @@ class VideoSource:
 
     @classmethod
     def open(cls, folder: Path) -> "VideoSource":
-        """All of a dataset.
+        """Open all of a dataset.
 
         Raises:
-            UserError: there is none, it is empty or damaged.
+            UserError: the dataset does not exist, or is empty or damaged.
         """
         files = read_dataset(folder)
         records = Records(files.shards, _MAX_RECORD_BYTES)
@@ -51,20 +51,20 @@ class VideoSource:
         return cls(records, range(len(records)), files.sha256, files.shortest_seconds)
 
     def part(self, positions: slice) -> "VideoSource":
-        """Some of these videos."""
+        """Return the source of some of these videos."""
         return replace(self, positions=self.positions[positions])
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def clip(self, position: int, spec: ClipSpec, draw: ClipDraw) -> tuple[UInt8[np.ndarray, "t h w 3"], str]:
-        """A clip of a video, and the caption.
+        """Return a clip of a video, uint8 RGB, and its caption.
 
-        It starts anywhere from the video's first moment to the last at which the clip still fits; one that does not
-        fit, which `clips` refuses, would end with still frames.
+        The clip starts between the video's first frame and the last time at which the whole clip fits. A clip that is
+        longer than the video, which `clips` refuses, would repeat the last frame at its end.
 
         Raises:
-            VideoError: it cannot be read.
+            VideoError: the video cannot be read.
         """
         from show1_jax.data import decode
 
@@ -77,20 +77,20 @@ class VideoSource:
             video = np.stack([decode.crop_and_resize(frame, spec.height, spec.width, draw.crop) for frame in frames])
         except VideoError:
             raise
-        except Exception as error:  # whatever PyAV raises for a file that somebody made to that end
-            raise VideoError(f"it cannot be decoded: {type(error).__name__}: {shown(str(error))}") from error
+        except Exception as error:  # PyAV raises errors of many types for files that are made to do harm
+            raise VideoError(f"it cannot be decoded: {type(error).__name__}: {short_line(str(error))}") from error
         return video, record["caption"]
 
     def captions(self) -> Iterator[str]:
-        """The captions of all videos whose records can be read."""
+        """Yield the captions of all videos whose records can be read."""
         for position in range(len(self)):
             with suppress(VideoError):
                 yield self._record(position)["caption"]
 
     def name(self, position: int) -> str:
-        """What a video is called; one whose record is damaged, by its place in the dataset."""
+        """Return the name of a video, or its index in the dataset if its record is damaged."""
         try:
-            name = shown(self._record(position)["name"])
+            name = short_line(self._record(position)["name"])
         except VideoError:
             name = f"record {self._index(position)}"
         return name
@@ -102,7 +102,7 @@ class VideoSource:
         try:
             record: dict[str, Any] = features().deserialize_example_np(self.records[self._index(position)])
         except Exception as error:  # ArrayRecord and Protocol Buffers raise many types for a damaged file
-            raise VideoError(f"its record is damaged: {shown(str(error))}") from error
+            raise VideoError(f"its record is damaged: {short_line(str(error))}") from error
         return _checked(record)
 
 
@@ -110,7 +110,7 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
     """Return a record with its texts decoded.
 
     Raises:
-        VideoError: `build` writes no such record.
+        VideoError: `build` does not write such a record.
     """
     for name in (*_TEXTS, "video"):
         if not isinstance(record.get(name), bytes):

@@ -174,7 +174,7 @@ def test_only_files_of_the_folder_itself_are_read(dataset: Path, tmp_path: Path,
     }
     swaps[swap]()
     said = refusal(dataset)
-    assert "is no dataset of show1_jax" in said or f"is damaged ({name}" in said
+    assert "is not a dataset of show1_jax" in said or f"is damaged ({name}" in said
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_few_clips_are_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_stop_where_one_cannot_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_of(3)
     assert check_all(job, monkeypatch) == [""] * 3
-    job[1].hopeless = "nothing can be read"
+    job[1].fatal_problem = "nothing can be read"
     assert check_all(job, monkeypatch) == ["nothing can be read"] * 3
 
 
@@ -83,7 +83,7 @@ def test_a_resumed_job_counts_what_was_saved_once(
         assert failures.get_state() == expected | {"num_read": 16, "num_failed": 6}
     assert expected["named"] == {"a": "damaged", "b": "empty"}
     resumed[2].count([("b", "empty"), ("c", "noise")], 0)
-    assert capsys.readouterr().err == "data: c cannot be read (noise); it is passed over\n"
+    assert capsys.readouterr().err == "data: c cannot be read (noise); it is skipped\n"
 
 
 def test_only_the_first_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

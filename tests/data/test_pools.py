@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from show1_jax.data.pools import in_order, pool
+from show1_jax.data.pools import map_in_order, pool
 
 
 def process_id(seconds: float) -> int:
@@ -39,7 +39,7 @@ def test_workers_live_on_when_the_job_is_asked_to_stop() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             for worker in found:
                 os.kill(worker, number)
-        assert set(in_order(executor, process_id, [0.1] * 4, 2)) <= found
+        assert set(map_in_order(executor, process_id, [0.1] * 4, 2)) <= found
     assert not any(is_running(worker) for worker in found)
 
 
@@ -47,5 +47,5 @@ def test_all_end_when_one_died() -> None:
     with pool(2, threads=0) as executor:
         found = workers(executor)
         with pytest.raises(BrokenProcessPool):
-            list(in_order(executor, die, [0], 1))
+            list(map_in_order(executor, die, [0], 1))
     assert not any(is_running(worker) for worker in found)

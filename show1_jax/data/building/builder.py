@@ -1,6 +1,6 @@
-"""A folder of captioned videos into an ArrayRecord dataset, by a TFDS builder that needs no TensorFlow.
+"""Building an ArrayRecord dataset from a folder of captioned videos, with a TFDS builder that needs no TensorFlow.
 
-TFDS's usual `GeneratorBasedBuilder` does need it: what it shuffles spills over 1 GB to files that TensorFlow writes.
+TFDS's usual `GeneratorBasedBuilder` needs it: above 1 GB, TensorFlow writes the files in which examples are shuffled.
 A `ShardBasedBuilder` writes its shards in order instead, and readers shuffle.
 """
 
@@ -24,37 +24,38 @@ from show1_jax.data.building.left_out import LeftOut
 from show1_jax.data.dataset import DATASET, LEFT_OUT, SPLIT, VERSION, features, is_dataset, is_of_dataset
 from show1_jax.data.decode import VideoFacts, check_file
 from show1_jax.data.failures import VideoError
-from show1_jax.data.names import MAX_VIDEO_BYTES, shown
-from show1_jax.data.pools import in_order, pool
+from show1_jax.data.names import MAX_VIDEO_BYTES, short_line
+from show1_jax.data.pools import map_in_order, pool
 from show1_jax.data.records import check_path
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, check_target, new_folder, read_bounded
 from show1_jax.progress import Bar, say
 
 MIN_SECONDS = 3.5
-"""What the keyframe stage's 8 frames at 2 fps span."""
+"""Seconds that the keyframe stage's 8 frames at 2 fps span."""
 SHARD_BYTES = 256 << 20
-"""TFDS keeps a shard in memory while it writes it."""
+"""Approximate size of a shard, which TFDS holds in memory while it writes it."""
 _AHEAD = 64
-"""Videos that are decoded before they are asked for."""
+"""Most videos that are decoded ahead."""
 _MAX_CRASHES = 10
+"""Consecutive videos that may end the decoding process."""
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build made of a folder: how many videos are in, and why the others are not, by name."""
+    """Result of a build: the number of videos in the dataset, and the reasons of the skipped ones, by name."""
 
     num_videos: int
     skipped: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class _Checked:
+class _CheckedVideo:
     video: CaptionedVideo
     facts: VideoFacts
 
 
-_Examine = Callable[[Path], VideoFacts | str]
+_VideoCheck = Callable[[Path], VideoFacts | str]
 
 
 def build(
@@ -68,20 +69,20 @@ def build(
 ) -> BuildReport:
     """Build a dataset of captioned videos; `show1_jax.data.clips` reads it.
 
-    Every video is decoded once, from its first to its last frame. What cannot be used is left out; it is counted on
-    stderr, with the first names for each reason, and all of it is named in the dataset's `left_out.tsv`. The files go
-    into the dataset as they are.
+    Every video is decoded once, from its first to its last frame. Files and table rows that cannot be used are left
+    out. They are counted on stderr, with the first names for each reason, and all are listed in the dataset's
+    `left_out.tsv`. The video files are stored unchanged.
 
     Args:
         videos: folder of videos, see `show1_jax.data.building.listing`.
         out: the dataset's folder; it appears when everything is written.
         captions: a table, see `show1_jax.data.building.captions`; None: `name.txt` beside `name.mp4`.
-        min_seconds: shorter videos are left out.
-        num_workers: processes that decode; 0: threads of this one.
-        overwrite: replace a dataset that is there.
+        min_seconds: least duration; shorter videos are left out.
+        num_workers: processes that decode; 0: threads of this process.
+        overwrite: replace an existing dataset.
 
     Raises:
-        UserError: the folder, the table, `out` or the disk; or no video can be used. `out` is then as it was.
+        UserError: the folder, the table, `out` or the disk cannot be used, or no video can. `out` is then unchanged.
     """
     check_path(out.absolute())
     _check_target(out, videos, captions, overwrite)
@@ -90,28 +91,30 @@ def build(
         listed = list_videos(videos, captions, left_out, skip=[out, folder])
         for line in left_out.summary():
             print(line, file=sys.stderr)
-        checked, skipped = _check(listed, min_seconds, num_workers)
+        checked, skipped = _check_videos(listed, min_seconds, num_workers)
         if not checked:
             raise UserError(f"no video of {videos} can be used; the lines above say why")
         for name, reason in skipped.items():
             left_out.skip(name, reason)
         check_space(out, sum(entry.facts.num_bytes for entry in checked))
-        _write(checked, folder)
+        _write_dataset(checked, folder)
     others = f"; all {left_out.count} that are left out are named in {out / LEFT_OUT}" if left_out.count else ""
     print(f"{out}: {len(checked)} videos, {len(skipped)} skipped{others}", file=sys.stderr)
     return BuildReport(len(checked), skipped)
 
 
-def _check(
+def _check_videos(
     videos: Sequence[CaptionedVideo], min_seconds: float, num_workers: int
-) -> tuple[list[_Checked], dict[str, str]]:
-    """Return the videos that can be used, and the reasons of the others by name, each printed as it is found."""
+) -> tuple[list[_CheckedVideo], dict[str, str]]:
+    """Return the videos that can be used, and the reasons of the others by name, which are printed at once."""
     checked, skipped = [], {}
-    examine = partial(_examine, min_seconds)
+    check = partial(_check_video, min_seconds)
     with Bar("decoding", len(videos), unit=" videos") as bar:
-        for video, facts in zip(videos, _results(examine, [video.path for video in videos], num_workers), strict=True):
+        for video, facts in zip(
+            videos, _check_ahead(check, [video.path for video in videos], num_workers), strict=True
+        ):
             if isinstance(facts, VideoFacts):
-                checked.append(_Checked(video, facts))
+                checked.append(_CheckedVideo(video, facts))
             else:
                 skipped[video.name] = facts
                 say(f"skipped {video.name}: {facts}")
@@ -119,71 +122,72 @@ def _check(
     return checked, skipped
 
 
-def _results(examine: _Examine, paths: Sequence[Path], num_workers: int) -> Iterator[VideoFacts | str]:
-    """Yield what is found of some videos, in order.
+def _check_ahead(check: _VideoCheck, paths: Sequence[Path], num_workers: int) -> Iterator[VideoFacts | str]:
+    """Yield the result of each video, in order.
 
-    When a process dies that decodes, the videos that were under way are decoded one at a time, to find which it was.
+    After the death of a process that decodes, the videos in progress are decoded one at a time, to find the one that
+    caused it.
     """
     done = 0
     while done < len(paths):
         try:
             with pool(num_workers, threads=os.cpu_count() or 1) as executor:
-                for result in in_order(executor, examine, paths[done:], _AHEAD):
+                for result in map_in_order(executor, check, paths[done:], _AHEAD):
                     yield result
                     done += 1
         except BrokenProcessPool:
-            for result in _one_by_one(examine, paths[done : done + _AHEAD + 1]):
+            for result in _check_sequentially(check, paths[done : done + _AHEAD + 1]):
                 yield result
                 done += 1
 
 
-def _one_by_one(examine: _Examine, paths: Sequence[Path]) -> Iterator[VideoFacts | str]:
+def _check_sequentially(check: _VideoCheck, paths: Sequence[Path]) -> Iterator[VideoFacts | str]:
     done = crashes = 0
     while done < len(paths):
         try:
             with pool(1, threads=0) as executor:
                 for path in paths[done:]:
-                    yield executor.submit(examine, path).result()
+                    yield executor.submit(check, path).result()
                     done, crashes = done + 1, 0
         except BrokenProcessPool:
             done, crashes = done + 1, crashes + 1
             if crashes == _MAX_CRASHES:
                 raise UserError(
-                    f"{crashes} videos one after the other end the process that decodes them, the last "
+                    f"{crashes} videos in a row end the process that decodes them, the last "
                     f"{paths[done - 1]}; give it memory, or decode in threads with --num_workers 0"
                 ) from None
             yield "decoding it ends the process: the decoder crashes, or the memory is too small"
 
 
-def _examine(min_seconds: float, path: Path) -> VideoFacts | str:
-    """Return a video's facts, or why it cannot be used."""
+def _check_video(min_seconds: float, path: Path) -> VideoFacts | str:
+    """Return a video's properties, or the reason why it cannot be used."""
     try:
         facts = check_file(path)
     except VideoError as error:
-        return shown(str(error))
-    except Exception as error:  # whatever PyAV raises for a codec or a file that it does not expect
-        return f"it cannot be decoded: {type(error).__name__}: {shown(str(error))}"
+        return short_line(str(error))
+    except Exception as error:  # PyAV raises errors of many types for an unexpected codec or file
+        return f"it cannot be decoded: {type(error).__name__}: {short_line(str(error))}"
     if facts.duration < min_seconds:
         return f"it lasts {facts.duration:.3g} s, less than {min_seconds:g} s"
     return facts
 
 
 class CaptionedVideos(tfds.core.ShardBasedBuilder):
-    """Encoded videos with their captions, each shard about `SHARD_BYTES`."""
+    """A TFDS builder of encoded videos with their captions, in shards of about `SHARD_BYTES`."""
 
     VERSION = tfds.core.Version(VERSION)
     name = DATASET
-    # TFDS 4.9.10 looks for it with importlib_resources, which it does not install.
+    # TFDS 4.9.10 finds the path with importlib_resources, which it does not install.
     code_path = Path(__file__)
 
-    def __init__(self, checked: Sequence[_Checked], bar: Bar, **options: Any):
+    def __init__(self, checked: Sequence[_CheckedVideo], bar: Bar, **options: Any):
         self._checked = checked
         self._bar = bar
         super().__init__(file_format="array_record", **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
         metadata = {
-            "sha256": _digest(self._checked),
+            "sha256": _dataset_sha256(self._checked),
             "shortest_seconds": min(entry.facts.duration for entry in self._checked),
         }
         return tfds.core.DatasetInfo(
@@ -194,12 +198,12 @@ class CaptionedVideos(tfds.core.ShardBasedBuilder):
         )
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> Mapping[str, Sequence[Any]]:
-        return {SPLIT: [partial(_examples, shard, self._bar) for shard in _shards(self._checked)]}
+        return {SPLIT: [partial(_read_examples, shard, self._bar) for shard in _split_into_shards(self._checked)]}
 
 
-def _shards(checked: Sequence[_Checked]) -> list[list[_Checked]]:
-    """Consecutive videos, a shard's worth of bytes together."""
-    shards: list[list[_Checked]] = []
+def _split_into_shards(checked: Sequence[_CheckedVideo]) -> list[list[_CheckedVideo]]:
+    """Return groups of consecutive videos, each of about `SHARD_BYTES`."""
+    shards: list[list[_CheckedVideo]] = []
     filled = SHARD_BYTES
     for entry in checked:
         if filled >= SHARD_BYTES:
@@ -210,7 +214,7 @@ def _shards(checked: Sequence[_Checked]) -> list[list[_Checked]]:
     return shards
 
 
-def _examples(shard: Sequence[_Checked], bar: Bar) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_examples(shard: Sequence[_CheckedVideo], bar: Bar) -> Iterator[tuple[str, dict[str, Any]]]:
     for entry in shard:
         video, facts = entry.video, entry.facts
         try:
@@ -233,16 +237,16 @@ def _examples(shard: Sequence[_Checked], bar: Bar) -> Iterator[tuple[str, dict[s
         bar.update()
 
 
-def _digest(checked: Sequence[_Checked]) -> str:
-    """A hash of the names, captions and files, in order."""
+def _dataset_sha256(checked: Sequence[_CheckedVideo]) -> str:
+    """Return a hash of the names, captions and files, in order."""
     digest = hashlib.sha256()
     for entry in checked:
         digest.update(repr((entry.video.name, entry.video.caption, entry.facts.sha256)).encode())
     return digest.hexdigest()
 
 
-def _write(checked: Sequence[_Checked], folder: Path) -> None:
-    """Run the builder, whose own words on stdout name a folder that is about to be renamed."""
+def _write_dataset(checked: Sequence[_CheckedVideo], folder: Path) -> None:
+    """Run the builder without its output on stdout, which names a folder that is renamed later."""
     work = folder / "building"
     with Bar("writing", len(checked), unit=" videos") as bar, contextlib.redirect_stdout(io.StringIO()):
         builder = CaptionedVideos(checked, bar, data_dir=work)
@@ -251,9 +255,7 @@ def _write(checked: Sequence[_Checked], folder: Path) -> None:
         except KeyError as error:
             if "getpwuid" not in str(error) and "getgrgid" not in str(error):
                 raise
-            raise UserError(
-                f"the files' owner has no name here, and TFDS asks for it ({error}); name the user"
-            ) from error
+            raise UserError(f"the files' owner has no user name, and TFDS needs one ({error}); give it one") from error
     for path in list(Path(builder.data_dir).iterdir()):
         os.rename(path, folder / path.name)
     shutil.rmtree(work)
@@ -268,4 +270,6 @@ def _check_target(out: Path, videos: Path, captions: Path | None, overwrite: boo
         if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
             raise UserError(f"{path} is in {out}, which would be replaced; choose another place with --out")
     if other:
-        raise UserError(f"{out} holds {shown(other)}, which `build` did not write, so it is not overwritten; move it")
+        raise UserError(
+            f"{out} holds {short_line(other)}, which `build` did not write, so it is not overwritten; move it"
+        )

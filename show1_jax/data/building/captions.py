@@ -1,7 +1,7 @@
-"""Which videos a folder holds, and what their captions are.
+"""The videos of a folder with their captions.
 
 A caption table has the layout of WebVid (arXiv 2104.00650): CSV with the columns videoid, contentUrl, duration,
-page_dir and name, the last being the caption. Without a table, `name.mp4` has its caption in `name.txt`.
+page_dir and name; the last is the caption. Without a table, the caption of `name.mp4` is in `name.txt`.
 """
 
 import errno
@@ -13,19 +13,19 @@ from typing import Final
 from show1_jax.data.building.left_out import LeftOut
 from show1_jax.data.building.listing import FoundFiles, find_files
 from show1_jax.data.building.table import read_rows
-from show1_jax.data.names import MAX_CAPTION, normal, one_line
+from show1_jax.data.names import MAX_CAPTION, normalise_name, one_line
 from show1_jax.files import read_bounded
 
 ID, PAGE, CAPTION = "videoid", "page_dir", "name"
 MISSING: Final = {"nan", "-nan", "none", "null", "nil", "na", "n/a", "#n/a", "#na", "<na>", "undefined"}
-"""What programs write for a caption that is missing."""
+"""Texts that programs write in place of a missing caption."""
 _TOO_LONG: Final = f"its caption has more than {MAX_CAPTION:,} characters"
 _MAX_TEXT_BYTES: Final = 4 * MAX_CAPTION + 1024
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionedVideo:
-    """A video file, what it is called in the dataset, and what it shows."""
+    """A video file, its name in the dataset, and its caption."""
 
     name: str
     path: Path
@@ -38,18 +38,18 @@ def list_videos(
     """List the captioned videos of a folder.
 
     Args:
-        folder: searched for videos, with its folders.
-        table: of captions; the video of a row is `<videoid>` or `<page_dir>/<videoid>`, with or without the suffix.
-            Without a table the caption is beside the video, as a `.txt` of the same name.
-        left_out: is told of all files and rows that cannot be used.
-        skip: files and folders inside `folder` to pass over.
+        folder: folder that is searched for videos, with its subfolders.
+        table: table of captions. The video of a row is `<videoid>` or `<page_dir>/<videoid>`, with or without the
+            suffix. Without a table the caption is beside the video, in a `.txt` of the same name.
+        left_out: receives all files and rows that cannot be used.
+        skip: files and folders inside `folder` to skip.
 
     Returns:
-        The videos by name, each once, in the order of the table or, without one, of the names.
+        The videos, each once, in the order of the table or, without a table, of their names.
 
     Raises:
-        UserError: there is no such folder or table, the folder has no videos, or the table is not UTF-8, not CSV, or
-            without its columns.
+        UserError: the folder or the table does not exist, the folder has no videos, or the table is not UTF-8, not
+            CSV, or lacks a column.
     """
     found = find_files(folder, left_out, [*skip, *([table] if table else [])])
     return list(_from_text_files(found, left_out) if table is None else _from_table(found, table, left_out))
@@ -71,34 +71,34 @@ def _from_text_files(found: FoundFiles, left_out: LeftOut) -> Iterator[Captioned
 
 
 def _read_caption(path: Path) -> tuple[str, str | None]:
-    """Return the caption in a file, and why it cannot be used."""
+    """Return the caption in a file, and the reason why it cannot be used, or None."""
     try:
         caption = one_line(read_bounded(path, _MAX_TEXT_BYTES).decode("utf-8-sig"))
     except UnicodeDecodeError:
         return "", "its caption is not UTF-8"
     except OSError as error:
         return "", _TOO_LONG if error.errno == errno.EFBIG else f"its caption cannot be read ({error.strerror})"
-    return caption, _problem(caption)
+    return caption, _caption_problem(caption)
 
 
-def _problem(caption: str) -> str | None:
+def _caption_problem(caption: str) -> str | None:
     if not caption:
         return "it has no caption"
     if len(caption) > MAX_CAPTION:
         return _TOO_LONG
-    return "its caption is a mark for a missing one, such as nan" if caption.casefold() in MISSING else None
+    return "its caption stands for a missing one, such as nan" if caption.casefold() in MISSING else None
 
 
 def _from_table(found: FoundFiles, table: Path, left_out: LeftOut) -> Iterator[CaptionedVideo]:
     used, names, named = set[str](), set[str](), set[str]()
     for row in read_rows(table, (ID, CAPTION), (PAGE,)):
-        name, page = normal(row.values[ID].strip()), normal(row.values.get(PAGE, "").strip("/ "))
+        name, page = normalise_name(row.values[ID].strip()), normalise_name(row.values.get(PAGE, "").strip("/ "))
         caption = one_line(row.values[CAPTION])
-        videos = found.called(name)
+        videos = found.videos_named(name)
         if len(videos) != 1:
-            videos = found.called(f"{page}/{name}") or videos
+            videos = found.videos_named(f"{page}/{name}") or videos
         named.update(videos)
-        if problem := row.problem or _row_problem(name, videos, used) or _problem(caption):
+        if problem := row.problem or _row_problem(name, videos, used) or _caption_problem(caption):
             place = f"{name} ({row.lines})" if row.problem else name
             left_out.add(place if name else row.lines, problem)
         else:

@@ -1,22 +1,22 @@
-"""What a build does not use, by name."""
+"""Files and table rows that a build does not use, by name."""
 
 import io
 from typing import Final
 
-from show1_jax.data.names import normal, one_line
+from show1_jax.data.names import normalise_name, one_line
 
 MAX_LISTED: Final = 10
-"""Names that are printed for each reason."""
+"""Most names that are printed for each reason."""
 _MAX_NAME: Final = 4096
 
 
 class LeftOut:
-    """The names and reasons of all that is left out, in a table; counts and the first names for the screen.
+    """A table file of everything that is left out, with the reasons, and a summary that is printed.
 
-    A table of captions may name millions of videos that are not there, so they are not kept in memory.
+    A table of captions may name millions of missing videos, so only counts and the first names are kept in memory.
 
     Attributes:
-        count: of all of them, without those that were only noted.
+        count: number of lines in the table; notes are not among them.
     """
 
     def __init__(self, table: io.TextIOBase):
@@ -27,18 +27,18 @@ class LeftOut:
         table.write("name\treason\n")
 
     def add(self, name: str, reason: str) -> None:
-        """Leave something out: a file, or a row of a table; there are few reasons."""
-        name = normal(one_line(name[:_MAX_NAME]))
+        """Leave out a file or a table row; the number of different reasons must be small."""
+        name = normalise_name(one_line(name[:_MAX_NAME]))
         self._count(f"left out {{}}: {reason}", name)
         self._write(name, reason)
 
     def skip(self, name: str, reason: str) -> None:
-        """Leave a video out whose reason is printed by itself."""
+        """Leave out a video whose reason the caller prints; the summary omits it."""
         self._write(name, reason)
 
     def note(self, name: str, remark: str) -> None:
-        """Note something about what is used."""
-        self._count(f"used {{}}: {remark}", normal(name))
+        """Add a remark about a video that is used."""
+        self._count(f"used {{}}: {remark}", normalise_name(name))
 
     def summary(self) -> list[str]:
         """Return a line for each reason and remark, with the first names."""

@@ -1,4 +1,4 @@
-"""Tables in CSV that others wrote: every row is read or named."""
+"""A reader of untrusted CSV tables: every row is either read or reported with a problem."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ TOO_MANY: Final = "more fields than columns; quote captions with commas"
 TOO_FEW: Final = "fewer fields than columns"
 CUT: Final = "the line after it has fewer fields than columns; quote captions with line breaks"
 _MAX_LINE: Final = 1 << 20
-"""Characters of a line that are looked at; a field has at most 131,072."""
+"""Most characters of a line that are read; a field has at most 131,072."""
 _NOT_CLOSED: Final = "unexpected end of data"
 
 
@@ -25,9 +25,9 @@ class Row(NamedTuple):
     """A row of a table.
 
     Attributes:
-        lines: where it is, e.g. "line 7" or "lines 7 to 9".
-        values: by column; what the row or the table lacks is empty.
-        problem: why it cannot be used, or None.
+        lines: its lines in the file, e.g. "line 7" or "lines 7 to 9".
+        values: values by column; "" if the row or the table lacks one.
+        problem: reason why the row cannot be used, or None.
     """
 
     lines: str
@@ -39,12 +39,13 @@ def read_rows(table: Path, required: Sequence[str], optional: Sequence[str]) -> 
     """Yield the rows of a table.
 
     Args:
-        table: UTF-8, with commas, the first line naming the columns.
-        required: columns.
-        optional: columns.
+        table: a UTF-8 file with commas, whose first line names the columns.
+        required: columns that the table must have.
+        optional: columns that it may have.
 
     Raises:
-        UserError: it cannot be read, is not UTF-8, lacks a column, or more than a line of it is not CSV.
+        UserError: the table cannot be read, is not UTF-8, lacks a column, or has an error of CSV that affects more
+            than one line.
     """
     try:
         with open_regular(table) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
@@ -63,7 +64,7 @@ def read_rows(table: Path, required: Sequence[str], optional: Sequence[str]) -> 
 
 
 def _rows(reader: "Reader", places: dict[str, int], width: int) -> Iterator[Row]:
-    """Yield each row when the next one is known: a line break without quotes makes a row too short."""
+    """Yield each row once the next one is known: an unquoted line break in a row makes the next row too short."""
     row: Row | None = None
     for lines, fields, problem in _fields(reader):
         if not problem and len(fields) != width:
@@ -80,7 +81,7 @@ def _fields(reader: "Reader") -> Iterator[tuple[str, list[str], str | None]]:
     """Yield the lines, the fields and the problem of each row that is not blank.
 
     Raises:
-        csv.Error: a quote is never closed, or so late that it hides rows.
+        csv.Error: a quote is never closed, or is closed so late that it hides rows.
     """
     while True:
         before = reader.line_num
@@ -99,7 +100,7 @@ def _fields(reader: "Reader") -> Iterator[tuple[str, list[str], str | None]]:
 
 
 def _lines(file: io.TextIOBase) -> Iterator[str]:
-    """Yield the lines of a file, each without what is beyond `_MAX_LINE`."""
+    """Yield the lines of a file, each cut at `_MAX_LINE` characters."""
     while line := file.readline(_MAX_LINE):
         yield line
         while len(line) == _MAX_LINE and not line.endswith(("\n", "\r")):

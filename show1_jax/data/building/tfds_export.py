@@ -1,6 +1,6 @@
-"""TFDS's own video datasets, such as UCF-101, as the files that `build` reads.
+"""Export of TFDS's own video datasets, such as UCF-101, to the files that `build` reads.
 
-Their features need TensorFlow, the extra `tfds-video`; what is exported and built is then read without it.
+Their features require TensorFlow, the extra `tfds-video`. The exported files and a dataset built from them do not.
 """
 
 import importlib
@@ -22,18 +22,18 @@ _NAME: Final = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\
 def export(name: str, out: Path, *, fps: float, split: str = "train", data_dir: Path | None = None) -> None:
     """Write every video of a TFDS dataset as an mp4, with its caption, or its class in words, in a `.txt` beside it.
 
-    The dataset is downloaded and prepared if it is not there.
+    The dataset is downloaded and prepared if necessary.
 
     Args:
-        name: as TFDS has it, e.g. "ucf101/ucf101_1".
+        name: name of the dataset in TFDS, e.g. "ucf101/ucf101_1".
         out: folder to make.
-        fps: of the videos, which TFDS does not say; UCF-101's is 25.
-        split: of the dataset.
-        data_dir: where TFDS keeps its datasets; None: where it always does.
+        fps: frames a second of the videos, which TFDS does not record; 25 for UCF-101.
+        split: split of the dataset.
+        data_dir: folder of TFDS's datasets; None: the default of TFDS.
 
     Raises:
-        UserError: TensorFlow is missing; there is no such dataset or split, or it has no videos or captions; `out`
-            exists or cannot be written. Nothing is left of it then.
+        UserError: TensorFlow is missing; the dataset or the split does not exist, or has no videos or captions; `out`
+            exists or cannot be written. After an error, `out` contains no partial export.
     """
     check_target(out)
     try:
@@ -46,8 +46,8 @@ def export(name: str, out: Path, *, fps: float, split: str = "train", data_dir: 
 
     parts = _NAME.fullmatch(name)
     if not parts:
-        raise UserError(f"{name!r} is no name of TFDS, such as ucf101/ucf101_1; see its catalogue")
-    try:  # not `tfds.builder`: it takes datasets of a folder, whose files can name modules to import
+        raise UserError(f"{name!r} is not a TFDS name such as ucf101/ucf101_1; see its catalogue")
+    try:  # not `tfds.builder`: it also reads a folder, whose files can name modules to import
         dataset = tfds.builder_cls(parts["name"])(config=parts["config"], version=parts["version"], data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         raise UserError(f"TFDS has no dataset {name} ({str(error).splitlines()[0]}); see its catalogue") from None
@@ -68,7 +68,7 @@ def export(name: str, out: Path, *, fps: float, split: str = "train", data_dir: 
 
 
 def _words(feature: Any, value: Any) -> str:
-    """A caption as it is; the name of a class, such as ApplyEyeMakeup, as words."""
+    """Return a caption unchanged, or the name of a class, such as ApplyEyeMakeup, as words."""
     if isinstance(value, bytes):
         return one_line(value.decode(errors="replace"))
     name = str(feature.int2str(int(value)))

@@ -1,4 +1,4 @@
-"""A small world of coloured shapes that move, with captions: data for tests and for the demo, made from an index.
+"""A synthetic world of moving coloured shapes with captions, generated from an index: data for tests and the demo.
 
-Measuring the things that a video of it shows is in `evaluation.demo_world`.
+Measuring the shapes in a video is in `evaluation.demo_world`.
 """

@@ -1,7 +1,7 @@
-"""Circles, squares and triangles, drawn with the exact share of every pixel that they cover.
+"""Circles, squares and triangles, drawn with the exact share of every pixel that each covers.
 
-A shape's centre is its centre of mass, and its radius is that of the circle of the same area. x runs to the right and y
-down. A pixel covers [i, i + 1] of each axis.
+A shape's centre is its centre of mass, and its radius is that of the circle of the same area. x points to the right,
+y down. A pixel covers [i, i + 1] of each axis.
 """
 
 import math
@@ -23,13 +23,13 @@ EXTENTS: Final[dict[str, tuple[tuple[float, float], tuple[float, float]]]] = {
     "square": ((_HALF_SQUARE, _HALF_SQUARE), (_HALF_SQUARE, _HALF_SQUARE)),
     "triangle": ((_HALF_TRIANGLE, _HALF_TRIANGLE), (_TRIANGLE_HEIGHT * 2 / 3, _TRIANGLE_HEIGHT / 3)),
 }
-"""How far a shape of radius 1 reaches from its centre: to the left and right, and up and down."""
+"""Distances from the centre of a shape of radius 1 to its edges: (left, right), (up, down)."""
 
 
 def coverage(
     shape: str, path: Float[np.ndarray, "time 3"], height: int, width: int
 ) -> tuple[list[int], list[int], Float[np.ndarray, "time rows columns"]]:
-    """The share of each pixel that a moving shape covers, in a patch around it.
+    """Return the share of each pixel that a moving shape covers, in a patch around it.
 
     With F(x, y) the shape's area above and to the left of a point, the area in a pixel is F's difference over the
     pixel's corners.
@@ -37,8 +37,8 @@ def coverage(
     Args:
       shape: one of `SHAPES`.
       path: x, y and radius at every time, in pixels; the shape is inside the frame.
-      height: of the frame, in pixels.
-      width: of the frame, in pixels.
+      height: height of the frame, in pixels.
+      width: width of the frame, in pixels.
 
     Returns:
       The patch's first row and first column at every time, and the shares in it, 0 to 1, in float32.
@@ -58,7 +58,7 @@ def coverage(
 def _pixels(
     low: Float[np.ndarray, " time"], high: Float[np.ndarray, " time"], size: int
 ) -> tuple[Int[np.ndarray, " time"], int]:
-    """The first pixel, at every time, of so many that hold all from low to high."""
+    """Return the first pixel at every time, and a number of pixels that covers `low` to `high` at all times."""
     first = np.floor(low).astype(int)
     count = int(np.max(np.ceil(high) - first, initial=0))
     return np.minimum(first, size - count), count
@@ -67,9 +67,9 @@ def _pixels(
 def _area(
     shape: str, x: Float[np.ndarray, "time 1 columns"], y: Float[np.ndarray, "time rows 1"]
 ) -> Float[np.ndarray, "time rows columns"]:
-    """The area of a shape of radius 1 that is above and to the left of a point; its centre is at 0.
+    """Return the area, above and to the left of a point, of a shape of radius 1 with its centre at 0.
 
-    Every shape is its own mirror image, so that the left half tells all.
+    Every shape is its own mirror image, so the area of the left half is enough.
     """
     left_area = _LEFT_AREAS[shape]
     mirrored = left_area(-np.abs(x), y)
@@ -84,7 +84,7 @@ def _left_area_of_circle(x: _Values, y: _Values) -> _Values:
 
 
 def _segment(x: _Values) -> _Values:
-    """The area of the unit circle to the left of x, from -1 to 1."""
+    """Return the area of the unit circle to the left of x, for x from -1 to 1."""
     return x * np.sqrt(1 - x**2) + np.arcsin(x) + np.pi / 2
 
 

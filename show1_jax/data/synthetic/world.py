@@ -1,16 +1,16 @@
-"""A small world of coloured shapes that move, with captions: data for tests and for the demo, made from an index.
+"""A synthetic world of moving coloured shapes with captions, generated from an index: data for tests and the demo.
 
-Every caption is a sentence of one grammar, and every sentence of the grammar can be shown:
+Every caption is a sentence of one grammar, and every sentence of the grammar has scenes:
 
     sentence := object " " motion [" and " object " " motion] [" on a " background " background"]
     object   := "a " [size " "] color " " shape
 
 A scene lasts `DURATION` seconds and is a continuous function of time, drawn with exact pixel coverage at any size. So
-all stages of the cascade train from the same world: a keyframe is exactly every fourth frame of the interpolated clip,
-and a large frame averaged down is the frame drawn small.
+all stages of the cascade train on the same world: every fourth frame of the interpolated clip is exactly a keyframe,
+and a large frame averaged down is the small frame.
 
-Lengths are in units of the frame's height, or of 5/8 of its width where that is less: a frame is at least 1.6 wide and
-1 high, and everything fits into it. Pixels are square. All shapes of one size have the area of the same circle, whose
+Lengths are in units of the frame's height, or of 5/8 of its width if that is less: a frame is at least 1.6 wide and 1
+high, and everything fits into it. Pixels are square. All shapes of one size have the area of the same circle, whose
 radius is `SIZES[size]`; a growing or shrinking thing has that radius halfway.
 """
 
@@ -27,11 +27,11 @@ from show1_jax.data.synthetic.shapes import EXTENTS, SHAPES, coverage
 from show1_jax.errors import UserError
 
 DURATION: Final = 3.5
-"""Seconds that a scene lasts: 8 keyframes at 2 a second, or 29 frames at 8 a second."""
+"""Seconds that a scene lasts: 8 keyframes at 2 fps, or 29 frames at 8 fps."""
 
 
 class Motion(NamedTuple):
-    """Direction along x (to the right) and y (down), and whether the radius grows; each is -1, 0 or 1."""
+    """Directions of x (to the right), y (down) and the radius; each is -1, 0 or 1."""
 
     x: int
     y: int
@@ -52,7 +52,7 @@ BACKGROUNDS: Final[dict[str, tuple[int, int, int]]] = {
     "navy": (0, 0, 128),
 }
 SIZES: Final[dict[str, float]] = {"small": 0.085, "": 0.125, "large": 0.18}
-"""Radius of the circle of the same area; "" is the unsaid one in the middle."""
+"""Radius of the circle of the same area; "" is the middle size, which a sentence does not name."""
 MOTIONS: Final[dict[str, Motion]] = {
     "moves left": Motion(-1, 0, 0),
     "moves right": Motion(1, 0, 0),
@@ -66,12 +66,12 @@ MOTIONS: Final[dict[str, Motion]] = {
 _UNSAID_BACKGROUND: Final = "black"
 _ASPECT: Final = 1.6
 _GROWTH: Final = 1 / 3
-"""Of the radius, either way from its middle: the last radius is twice the first, or half of it."""
-_MARGIN: Final = 0.025
-"""Least distance to the frame's edge; two things keep twice that between them."""
-_LEAST_TRAVEL: Final = 0.35
-"""Every moving thing travels at least so far, and at least `_LEAST_SHARE` of the way that its lane allows."""
-_LEAST_SHARE: Final = 0.6
+"""Change of the radius from the middle to either end, as a share of it: the last radius is twice or half the first."""
+_EDGE_MARGIN: Final = 0.025
+"""Least distance to the frame's edge; the distance between two things is at least twice as large."""
+_MIN_TRAVEL: Final = 0.35
+"""Least distance that a moving thing travels, which is also at least `_MIN_TRAVEL_SHARE` of its lane's free length."""
+_MIN_TRAVEL_SHARE: Final = 0.6
 
 _Choice = TypeVar("_Choice")
 _Triple = tuple[str, str, str]
@@ -83,12 +83,12 @@ _HELD_OUT: Final[frozenset[_Triple]] = frozenset(
     for (i, color), (j, shape), (k, motion) in product(enumerate(COLORS), enumerate(SHAPES), enumerate(MOTIONS))
     if (i + 2 * j + k) % 6 == 0
 )
-"""One colour of six for every shape and motion: 21 triples of 126. Every pair of two attributes is still trained."""
+"""One colour of six for every shape and motion: 21 triples of 126. Every pair of attributes is in the training data."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One coloured shape and what it does, in the grammar's words; size "" is the middle one."""
+    """One coloured shape and its motion, in the words of the grammar; size "" is the middle size."""
 
     color: str
     shape: str
@@ -96,7 +96,7 @@ class Thing:
     size: str = ""
 
     def clause(self) -> str:
-        """The thing's part of the sentence: `a large red circle moves right`."""
+        """Return the thing's part of the sentence: `a large red circle moves right`."""
         return " ".join(word for word in ("a", self.size, self.color, self.shape, self.motion) if word)
 
     @property
@@ -104,27 +104,27 @@ class Thing:
         return SIZES[self.size] * (1 + _GROWTH * abs(MOTIONS[self.motion].growth))
 
     def _reach(self, axis: int) -> tuple[float, float]:
-        """How far the thing reaches from its centre towards lower and higher coordinates, when it is largest."""
+        """Return the distances from the centre to the lower and the higher edge, at the largest radius."""
         before, after = EXTENTS[self.shape][axis]
         return before * self._peak_radius, after * self._peak_radius
 
     def _room(self, axis: int) -> float:
-        """The shortest lane along an axis that holds the thing."""
-        return sum(self._reach(axis)) + 2 * _MARGIN
+        """Return the length of the shortest lane along an axis that contains the thing."""
+        return sum(self._reach(axis)) + 2 * _EDGE_MARGIN
 
 
 @dataclass(frozen=True)
 class Scene:
     """One or two things on a background.
 
-    The world never makes two things of one colour, for they must be told apart; a sentence may ask for them.
+    The world never makes two things of one colour, since they must be distinguishable; a sentence may describe them.
     """
 
     things: tuple[Thing, ...]
     background: str = _UNSAID_BACKGROUND
 
     def sentence(self) -> str:
-        """The caption: the grammar's sentence for this scene, in which a black background is not said."""
+        """Return the caption: the grammar's sentence for this scene, without the background if that is black."""
         clauses = " and ".join(thing.clause() for thing in self.things)
         return clauses if self.background == _UNSAID_BACKGROUND else f"{clauses} on a {self.background} background"
 
@@ -132,10 +132,10 @@ class Scene:
 def parse_sentence(text: str) -> Scene:
     """Read a sentence of the grammar.
 
-    Case, repeated white space and a final full stop do not matter, and the black background may be said.
+    Case, repeated white space and a final full stop are ignored, and the black background may be named.
 
     Raises:
-      UserError: naming the first word that does not fit, and what could stand there.
+      UserError: the text is not a sentence; the line names the first word that does not fit, and the expected words.
     """
     reader = _Reader(text)
     things = [reader.read_thing()]
@@ -153,7 +153,7 @@ def parse_sentence(text: str) -> Scene:
 
 
 class _Reader:
-    """Reads a sentence phrase by phrase; its end is the word ""."""
+    """A reader of a sentence, phrase by phrase; the end is the word ""."""
 
     def __init__(self, text: str) -> None:
         self._words = [*text.lower().strip().removesuffix(".").split(), ""]
@@ -166,7 +166,7 @@ class _Reader:
         return Thing(color, self.read(*SHAPES), self.read(*MOTIONS), size)
 
     def read(self, *phrases: str) -> str:
-        """Take the one of these phrases that comes next; none may be the beginning of another."""
+        """Read the next phrase, which must be one of these; no phrase may be the beginning of another."""
         fitting = [phrase.split(" ") for phrase in phrases]
         for depth in range(max(map(len, fitting))):
             word = self._words[self._position]
@@ -182,7 +182,7 @@ class _Reader:
     def _misfit(self, word: str, possible: Sequence[str]) -> UserError:
         choices = ", ".join(repr(choice) if choice else "the end" for choice in dict.fromkeys(possible))
         place = f"word {self._position + 1}, {word[:40]!r}, does not fit" if word else "it ends too early"
-        return UserError(f"the prompt is no sentence of the synthetic world: {place}; here could stand {choices}")
+        return UserError(f"the prompt is not a sentence of the synthetic world: {place}; expected {choices}")
 
 
 @dataclass(frozen=True)
@@ -194,13 +194,13 @@ class Body:
     end: tuple[float, float, float]
 
     def path(self, times: _Times) -> Float[np.ndarray, "time 3"]:
-        """x, y and radius at the given seconds; before the scene and after it, everything stands still."""
+        """Return x, y and radius at the given seconds; before and after the scene nothing moves."""
         progress = np.clip(np.asarray(times, float) / DURATION, 0, 1)[:, None]
         return self.start + progress * np.subtract(self.end, self.start)
 
 
 class _Spot(NamedTuple):
-    """Where a thing is in its lane, and how far it travels, as shares of what is possible."""
+    """The position of a thing in its lane and the distance that it travels, as shares of the possible ranges."""
 
     x: float
     y: float
@@ -209,27 +209,27 @@ class _Spot(NamedTuple):
 
 @dataclass(frozen=True)
 class PlacedScene:
-    """A scene whose things have their places, as shares of the room that a frame of any shape has for them."""
+    """A scene with the places of its things, as shares of the free space in a frame of any shape."""
 
     scene: Scene
     swapped: bool
-    """Of two things, the first is the right one (or the lower one)."""
+    """True if the first of two things is on the right (or below)."""
     share: float
-    """Of the room that two things leave, in 0 to 1: how it is divided."""
+    """Division of the space that two things leave free, from 0 to 1."""
     spots: tuple[_Spot, ...]
 
     def bodies(self, height: int, width: int) -> tuple[Body, ...]:
-        """The things of the scene, in its order, in the pixels of a frame."""
+        """Return the things of the scene, in its order, in pixels of a frame."""
         unit = min(height, width / _ASPECT)
         things = self.scene.things
         lanes = self._lanes(width / unit, height / unit)
         return tuple(_body(*placed, unit) for placed in zip(things, self.spots, lanes, strict=True))
 
     def _lanes(self, width: float, height: float) -> tuple[_Lanes, ...]:
-        """The part of the frame, along x and y, that is each thing's own.
+        """Return each thing's part of the frame, along x and y.
 
-        Things that both move sideways are one above the other, all others side by side, where one that moves sideways
-        gets most of the room.
+        Two things that both move sideways are one above the other. All others are side by side, and one that moves
+        sideways gets most of the space.
         """
         things = self.scene.things
         frame = ((0.0, width), (0.0, height))
@@ -243,23 +243,24 @@ class PlacedScene:
         if axis == 1 or not any(sideways):
             first += self.share * left_over
         elif sideways[0]:
-            first += _most_of(left_over, self.share)
+            first += _larger_share(left_over, self.share)
         else:
-            first += left_over - _most_of(left_over, self.share)
+            first += left_over - _larger_share(left_over, self.share)
         parts = ((end - first, end), (0.0, end - first)) if self.swapped else ((0.0, first), (first, end))
         return tuple((part, frame[1]) if axis == 0 else (frame[0], part) for part in parts)
 
 
 def place(scene: Scene, seed: int, spread: float = 1.0) -> PlacedScene:
-    """Draw where the things of a scene are, and how far they move.
+    """Draw the positions of a scene's things, and the distances that they move.
 
-    In any frame they are inside and apart at all times; one that moves travels at least 0.35 units at constant speed.
+    In any frame the things are inside and do not touch at any time. A moving thing travels at least 0.35 units at
+    constant speed.
 
     Args:
-      scene: what is to be seen.
+      scene: the scene.
       seed: 0 to 2**64 - 1.
-      spread: 1 draws from all the room that there is; 0 puts everything in the middle of it, the first thing at the
-        left or at the top, and moves it by the middle distance.
+      spread: 1 draws from all free space; 0 puts everything in the middle of it, the first thing at the left or at
+        the top, and moves it by the middle distance.
     """
     order, *draws = _uniforms(2 + 3 * len(scene.things), seed)
     share, *places = (0.5 + spread * (draw - 0.5) for draw in draws)
@@ -268,9 +269,9 @@ def place(scene: Scene, seed: int, spread: float = 1.0) -> PlacedScene:
 
 
 def render(placed: PlacedScene, times: _Times, height: int, width: int) -> UInt8[np.ndarray, "time height width 3"]:
-    """Draw a scene at the given times, in seconds.
+    """Render a scene at the given times, in seconds, as uint8 RGB.
 
-    Every pixel is the average of what it covers, so that a large frame averaged down equals the small one.
+    Every pixel is the average colour of its area, so that a large frame averaged down equals the small one.
     """
     background = BACKGROUNDS[placed.scene.background]
     row = np.tile(np.array(background, np.uint8), (width, 1))
@@ -287,7 +288,7 @@ def render(placed: PlacedScene, times: _Times, height: int, width: int) -> UInt8
 
 
 def is_held_out(thing: Thing) -> bool:
-    """Whether this colour, shape and motion are never seen together in training."""
+    """Return True if this colour, shape and motion never occur together in training."""
     return (thing.color, thing.shape, thing.motion) in _HELD_OUT
 
 
@@ -300,18 +301,18 @@ def scene_from_index(
     pairs: float = 0.35,
     spread: float = 1.0,
 ) -> PlacedScene:
-    """The scene of an index: the same in every process and on every machine.
+    """Return the scene of an index: the same in every process and on every machine.
 
-    Half of the things have no said size and half of the scenes no said background.
+    The captions of half of the things name no size, and those of half of the scenes no background.
 
     Args:
       index: 0 to 2**64 - 1.
-      seed: of the world; 0 to 2**64 - 1.
+      seed: seed of the world; 0 to 2**64 - 1.
       held_out: False: no thing is held out (`is_held_out`), for training; True: the first thing is, the second may be;
         None: any may be.
-      num_things: 1 or 2, of different colours; None: as `pairs` says.
+      num_things: 1 or 2, of different colours; None: drawn according to `pairs`.
       pairs: share of the scenes that have two things.
-      spread: of places; see `place`.
+      spread: range of the positions; see `place`.
     """
     count, background, *draws, layout = _uniforms(7, seed, index)
     if num_things is None:
@@ -325,7 +326,7 @@ def scene_from_index(
 
 
 class SyntheticWorld:
-    """Clips and captions of `num_scenes` scenes for training, from index `first` of the world on."""
+    """Clips and captions of `num_scenes` training scenes, starting at index `first` of the world."""
 
     def __init__(self, num_scenes: int, seed: int, *, first: int = 0, pairs: float = 0.35, spread: float = 1.0) -> None:
         self._num_scenes = num_scenes
@@ -340,11 +341,11 @@ class SyntheticWorld:
     def clip(
         self, index: int, num_frames: int, fps: float, height: int, width: int, start_seconds: float
     ) -> UInt8[np.ndarray, "time height width 3"]:
-        """Frames of a scene, `fps` a second from `start_seconds` on; after `DURATION` the last one stays."""
+        """Return frames of a scene, `fps` a second from `start_seconds` on; after `DURATION` the last frame repeats."""
         return render(self._scene(index), start_seconds + np.arange(num_frames) / fps, height, width)
 
     def caption(self, index: int) -> str:
-        """What a scene shows, as a sentence."""
+        """Return the sentence of a scene."""
         return self._scene(index).scene.sentence()
 
     def _scene(self, index: int) -> PlacedScene:
@@ -355,7 +356,7 @@ class SyntheticWorld:
 
 @functools.cache
 def _choices(held_out: bool | None, other_color: str) -> tuple[_Triple, ...]:
-    """The triples that a thing may be, beside one of another colour."""
+    """Return the triples that a thing may have, without those of `other_color`."""
     return tuple(
         triple
         for triple in _TRIPLES
@@ -368,13 +369,13 @@ def _pick(choices: Sequence[_Choice], draw: float) -> _Choice:
 
 
 def _uniforms(count: int, seed: int, index: int = 0) -> list[float]:
-    """Numbers in [0, 1) from Philox's raw output, which NumPy promises never to change (NEP 19)."""
+    """Return numbers in [0, 1) from Philox's raw output, which NumPy guarantees never to change (NEP 19)."""
     raw = np.random.Philox(key=np.array([seed, index], np.uint64)).random_raw(count)
     return ((raw >> np.uint64(11)) * 2.0**-53).tolist()
 
 
-def _most_of(room: float, share: float) -> float:
-    least = max(_LEAST_TRAVEL, _LEAST_SHARE * room)
+def _larger_share(room: float, share: float) -> float:
+    least = max(_MIN_TRAVEL, _MIN_TRAVEL_SHARE * room)
     return least + share * (room - least)
 
 
@@ -383,8 +384,8 @@ def _body(thing: Thing, spot: _Spot, lanes: _Lanes, unit: float) -> Body:
     paths = []
     for axis, (start, end) in enumerate(lanes):
         free = end - start - thing._room(axis)
-        distance = _most_of(free, spot.travel) if motion[axis] else 0.0
-        low = unit * (start + _MARGIN + thing._reach(axis)[0] + spot[axis] * (free - distance))
+        distance = _larger_share(free, spot.travel) if motion[axis] else 0.0
+        low = unit * (start + _EDGE_MARGIN + thing._reach(axis)[0] + spot[axis] * (free - distance))
         high = low + unit * distance
         paths.append((high, low) if motion[axis] < 0 else (low, high))
     (x0, x1), (y0, y1) = paths

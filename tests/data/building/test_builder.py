@@ -72,7 +72,7 @@ def test_a_file_whose_decoder_fails_is_named_and_the_rest_is_built(
     num_workers: int,
 ) -> None:
     add(folder, mp4, "unknown")
-    monkeypatch.setattr(builder, "_examine", examine_but_unknown)
+    monkeypatch.setattr(builder, "_check_video", check_but_unknown)
     assert main(build_arguments(folder, tmp_path / "out", "--num_workers", str(num_workers))) == 0
     assert names_in(tmp_path / "out") == ["a", "b"]
     reason = "it cannot be decoded: AttributeError: 'NoneType' object has no attribute 'thread_count'"
@@ -80,7 +80,7 @@ def test_a_file_whose_decoder_fails_is_named_and_the_rest_is_built(
     assert f"skipped unknown: {reason}" in capfd.readouterr().err
 
 
-def examine_but_unknown(min_seconds: float, path: Path) -> VideoFacts | str:
+def check_but_unknown(min_seconds: float, path: Path) -> VideoFacts | str:
     """The real one, with a decoder that fails as PyAV does for a codec that it does not know."""
 
     def check(path: Path) -> VideoFacts:
@@ -90,10 +90,10 @@ def examine_but_unknown(min_seconds: float, path: Path) -> VideoFacts | str:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "check_file", check)
-        return EXAMINE(min_seconds, path)
+        return CHECK_VIDEO(min_seconds, path)
 
 
-EXAMINE = builder._examine
+CHECK_VIDEO = builder._check_video
 
 
 def build_arguments(folder: Path, out: Path, *more: str) -> list[str]:
@@ -110,21 +110,21 @@ def test_videos_that_end_their_process_are_found_and_the_rest_is_decoded() -> No
     names = [f"v{number}" for number in range(200)]
     for number in (3, 4, 150):
         names[number] = f"crash{number}"
-    results = list(builder._results(die_of_some, list(map(Path, names)), 2))
+    results = list(builder._check_ahead(die_of_some, list(map(Path, names)), 2))
     assert len(results) == 200
     for name, result in zip(names, results, strict=True):
         assert result == name or (name.startswith("crash") and "ends the process" in str(result))
 
 
 def test_a_process_that_never_works_is_one_line() -> None:
-    with pytest.raises(UserError, match="3 videos one after the other end the process"):
+    with pytest.raises(UserError, match="3 videos in a row end the process"):
         builder_with_few_crashes([Path(f"crash{number}") for number in range(50)])
 
 
 def builder_with_few_crashes(paths: list[Path]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "_MAX_CRASHES", 3)
-        list(builder._results(die_of_some, paths, 1))
+        list(builder._check_ahead(die_of_some, paths, 1))
 
 
 def test_all_that_is_left_out_is_named_in_the_dataset(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from show1_jax.data.building import listing
 from show1_jax.data.building.captions import MISSING, list_videos
 from show1_jax.data.building.left_out import MAX_LISTED, LeftOut
-from show1_jax.data.names import MAX_CAPTION, normal, one_line, shown
+from show1_jax.data.names import MAX_CAPTION, normalise_name, one_line, short_line
 from show1_jax.errors import UserError
 
 HEADER = "videoid,contentUrl,duration,page_dir,name\n"
@@ -95,7 +95,7 @@ def test_a_row_with_another_number_of_fields_is_left_out_by_its_line(folder: Pat
 
 @pytest.mark.parametrize("mark", ["nan", "NaN", "None", "NULL", "null", " n/a ", "N/A", "NA", "<NA>", "#N/A", "nil"])
 def test_marks_of_missing_captions_are_no_captions(folder: Path, mark: str) -> None:
-    reason = "its caption is a mark for a missing one, such as nan"
+    reason = "its caption stands for a missing one, such as nan"
     videos, left_out = listed(folder, f"videoid,name\n1,{mark}\n2,nan and none of it\n")
     assert videos == {"2": ("2.MP4", "nan and none of it")}
     assert left_out[reason] == ["1"]
@@ -276,10 +276,10 @@ def test_a_name_that_is_no_text_is_written_with_escapes(tmp_path: Path, name: by
 
 @given(st.text(max_size=300) | st.binary(max_size=300).map(lambda name: name.decode(errors="surrogateescape")))
 def test_any_name_can_be_written_on_a_line(name: str) -> None:
-    normal(name).encode()
-    assert normal(normal(name)) == normal(name)
-    assert len(shown(name).splitlines()) <= 1
-    assert len(shown("x" * 10_000)) < 250
+    normalise_name(name).encode()
+    assert normalise_name(normalise_name(name)) == normalise_name(name)
+    assert len(short_line(name).splitlines()) <= 1
+    assert len(short_line("x" * 10_000)) < 250
 
 
 def test_all_names_are_written_and_the_first_are_shown() -> None:
