@@ -1,13 +1,13 @@
-"""One video on several devices, counted: `python -m benchmarks.devices --config configs/full.py --num_devices 8`.
+"""The costs of a video on several devices: `python -m benchmarks.devices --config configs/full.py --num_devices 8`.
 
-Compiles the denoising step of every stage for one device and for so many, spread as --config.mesh.SETTING says, or over
-`guidance` and `height`, and prints what the compiled program costs each device: operations, bytes moved between memory
-and cores, weights, and working memory beside them. Nothing is run.
+Compiles the denoising step of every stage for one device and for --num_devices, sharded as --config.mesh.SETTING says,
+or over `guidance` and `height`. Prints the costs of the compiled program for each device: operations, bytes moved
+between memory and cores, weights, working memory and collectives. Nothing is run.
 
-The devices are simulated CPUs, whose code generation is left out, which changes none of these; or, with --topology,
-TPUs that need not be there, once `pip install libtpu` has brought their compiler: `TPU_SKIP_MDS_QUERY=1 python -m
-benchmarks.devices --config configs/demo.py --topology v5e:2x4`. A TPU's working memory is what does not stay in its
-cores' own.
+The devices are simulated CPUs, for which code generation is skipped; that changes none of these numbers. With
+--topology, they are TPUs, which need not exist, but `pip install libtpu` must have installed their compiler:
+`TPU_SKIP_MDS_QUERY=1 python -m benchmarks.devices --config configs/demo.py --topology v5e:2x4`. A TPU's working memory
+excludes the values that stay in the cores' own memory.
 """
 
 import sys
@@ -32,25 +32,25 @@ from show1_jax.parallel import platform_of
 GB: Final = 1e9
 HEADER: Final = (
     "| stage | devices | GFLOP each | share | GB moved each | share | working memory each, GB | share "
-    "| weights each, GB | exchanges | trace and compile s |"
+    "| weights each, GB | collectives | trace and compile s |"
 )
 NO_CODE_GENERATION: Final = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 COLLECTIVES: Final = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
 
 class Cost(NamedTuple):
-    """Of one compiled step, for each device."""
+    """Costs of one compiled step for each device."""
 
     flops: float
     num_bytes: float
     working_bytes: int
     weight_bytes: int
-    exchanges: int
+    collectives: int
     seconds: float
 
 
 def measure_cost(spec: CascadeSpec, stage: Stage) -> Cost:
-    """Compile a stage's step and count."""
+    """Compile a stage's step and return its costs."""
     on_cpu = platform_of(spec.mesh) == "cpu"
     started = perf_counter()
     with as_sampled(spec):
@@ -68,7 +68,7 @@ def measure_cost(spec: CascadeSpec, stage: Stage) -> Cost:
 
 
 def table_rows(stage: Stage, one: Cost, num_devices: int, many: Cost) -> str:
-    """Two lines of the table."""
+    """Return the two lines of a stage in the table."""
 
     def cells(devices: int, each: Cost) -> list[str]:
         values = [(each.flops, one.flops), (each.num_bytes, one.num_bytes), (each.working_bytes, one.working_bytes)]
@@ -80,7 +80,7 @@ def table_rows(stage: Stage, one: Cost, num_devices: int, many: Cost) -> str:
             str(devices),
             *counted,
             f"{each.weight_bytes / GB:.3f}",
-            str(each.exchanges),
+            str(each.collectives),
             f"{each.seconds:.0f}",
         ]
 
@@ -92,15 +92,17 @@ def _main(arguments: Sequence[str]) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="settings; --config.SETTING=VALUE changes one")
     parser.add_argument("--stages", default=",".join(STAGES), metavar="A,B")
     parser.add_argument("--num_devices", type=int, default=8, metavar="N", help="simulated CPU devices (8)")
-    parser.add_argument("--topology", metavar="NAME", help="of TPUs, as v5e:2x4, in place of --num_devices")
+    parser.add_argument(
+        "--topology", metavar="NAME", help="TPUs to compile for, such as v5e:2x4, in place of --num_devices"
+    )
     parsed, overrides = parser.parse_known_args(arguments)
     if parsed.topology:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=parsed.topology).devices
         parsed.num_devices = len(devices)
     if parsed.num_devices < 2:
         raise UserError(f"--num_devices={parsed.num_devices} must be at least 2")
-    spread = [f"--config.mesh.{axis}" for axis in SamplingMeshConfig.from_dict({}).to_dict()]
-    if not any(override.startswith(axis) for override in overrides for axis in spread):
+    mesh_flags = [f"--config.mesh.{axis}" for axis in SamplingMeshConfig.from_dict({}).to_dict()]
+    if not any(override.startswith(axis) for override in overrides for axis in mesh_flags):
         guidance = 2 - parsed.num_devices % 2
         overrides += ["--config.mesh.data=1", f"--config.mesh.guidance={guidance}", "--config.mesh.height=-1"]
     jax.config.update("jax_platforms", "cpu")

@@ -1,8 +1,9 @@
-"""What fewer steps change: `python -m benchmarks.fewer_steps --config configs/demo.py --stage superres_pixel`.
+"""The effect of fewer steps: `python -m benchmarks.fewer_steps --config configs/demo.py --stage superres_pixel`.
 
-Samples a few prompts with the first number of steps of --steps in that stage, and again with each of the others, from
-the same seeds and the same stages before, and prints how far the stage's frames and the final ones are apart: PSNR in
-decibels of 8-bit frames, over all videos and of the worst one. Weights must be trained: random ones amplify anything.
+Samples a few prompts with the first number of --steps in that stage, then with each of the others, from the same seeds
+and the same videos of the earlier stages. Prints the distance of the stage's frames and of the final frames from the
+first: PSNR in decibels of 8-bit frames, over all videos and of the worst one. The weights must be trained: random ones
+amplify any difference.
 """
 
 import dataclasses
@@ -23,13 +24,13 @@ LAST_STAGE: Final = STAGES[-1]
 
 
 def with_steps(cascade: Cascade, stage: Stage, num_steps: int) -> Cascade:
-    """The same cascade with another number of steps in one stage."""
+    """Return the same cascade with another number of steps in one stage."""
     changed: dict[str, Any] = {stage: dataclasses.replace(cascade.spec.config.stage(stage), num_steps=num_steps)}
     return cascade.with_config(dataclasses.replace(cascade.spec.config, **changed))
 
 
 def measure_rows(cascade: Cascade, stage: Stage, steps: Sequence[int]) -> Iterator[str]:
-    """The lines of the table, as they are known."""
+    """Yield the lines of the table, each as soon as it is measured."""
     before, after = STAGES[: STAGES.index(stage)], STAGES[STAGES.index(stage) :]
     given = sample(cascade, PROMPTS, before)[0] if before else {}
     reference, _ = sample(with_steps(cascade, stage, steps[0]), PROMPTS, after, given)
@@ -43,7 +44,7 @@ def _main(arguments: Sequence[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.fewer_steps", description=__doc__)
     parser.add_argument("--config", required=True, metavar="FILE", help="settings; --config.SETTING=VALUE changes one")
     parser.add_argument("--stage", default="superres_pixel", choices=STAGES)
-    parser.add_argument("--steps", default="125,50,25", metavar="N,N", help="the first is what others are compared to")
+    parser.add_argument("--steps", default="125,50,25", metavar="N,N", help="the others are compared with the first")
     parsed, overrides = parser.parse_known_args(arguments)
     try:
         steps = [int(count) for count in parsed.steps.split(",")]

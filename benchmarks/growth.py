@@ -1,9 +1,9 @@
-"""How a step grows: `python -m benchmarks.growth --config configs/demo.py`.
+"""Growth of a step with its input: `python -m benchmarks.growth --config configs/demo.py`.
 
-Every stage's denoising step, with random weights, as the config has it and with twice the frames, twice the height and
-width, and twice the videos: how many times the operations are then counted, the time measured, and the program's memory
-planned, against the first. The variants of a stage take turns. A measured growth below the counted one says that the
-device is not filled yet; one above it, that something grows faster than the work.
+Runs every stage's denoising step, with random weights, at the size of the config and with twice the frames, twice the
+height and width, and twice the videos. Prints the counted operations, the measured time and the compiler's memory of
+each variant, with their ratio to the first. The variants of a stage run alternately. If the time grows less than the
+operations, the device was not fully used; if it grows more, some part grows faster than the work.
 """
 
 import dataclasses
@@ -24,11 +24,11 @@ from show1_jax.errors import UserError
 
 HEADER: Final = "| stage | grown | sample | GFLOP counted | step ms (median, min to max) | program GB |"
 VARIANTS: Final = ("", "frames x2", "sides x2", "batch x2")
-"""The columns' growth is in brackets; the first is what the others are compared to."""
+"""Variants of a step; the table gives the ratio to the first one in brackets."""
 
 
 def grow(config: Config, grown: str) -> Config:
-    """The settings of a variant; the batch is no setting."""
+    """Return the settings of a variant; the size of the batch is not a setting."""
     keyframes, pixel, latent = config.keyframes, config.superres_pixel, config.superres_latent
     if grown == "frames x2":
         return dataclasses.replace(
@@ -46,7 +46,7 @@ def grow(config: Config, grown: str) -> Config:
 
 
 def measure_growth(config: Config, stage: Stage, num_steps: int) -> str:
-    """The lines of a stage."""
+    """Measure the variants of a stage and return their lines of the table."""
     steps: dict[str, Step] = {}
     for grown in VARIANTS:
         spec = described_spec(grow(config, grown))

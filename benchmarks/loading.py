@@ -1,10 +1,10 @@
-"""How fast weights come from disk: `python -m benchmarks.loading --config configs/demo.py --components keyframes`.
+"""Speed of loading weights from disk: `python -m benchmarks.loading --config configs/demo.py --components keyframes`.
 
-For every component, in turns and with its files taken out of the system's cache before each, as far as Linux does
-that: reading the files as they are, which is what the disk gives; hashing them, which every load does first; and
-loading the network onto the devices. `memory` is what the process had at most during the first load beyond what it had
-before it, for each byte of weights in the dtype that they are loaded in: on one CPU device, whose memory is the host's,
-1 is the least. It runs on Linux only.
+For every component, alternately times reading its files, which shows the speed of the disk; hashing them, which every
+load does first; and loading the network onto the devices. Before each measurement the files are dropped from the
+system's cache, as far as Linux allows that. `memory` is the growth of the process's memory to its peak during the first
+load, divided by the bytes of the weights in the dtype of the devices: on one CPU device, whose memory is the host's, 1
+is the least. It runs on Linux only.
 """
 
 import os
@@ -33,7 +33,7 @@ CHUNK: Final = 2**24
 
 
 def read(files: Sequence[Path]) -> None:
-    """All bytes of the files, a chunk at a time."""
+    """Read all bytes of the files, a chunk at a time."""
     buffer = bytearray(CHUNK)
     for path in files:
         with path.open("rb", buffering=0) as file:
@@ -42,7 +42,7 @@ def read(files: Sequence[Path]) -> None:
 
 
 def drop_from_cache(files: Sequence[Path]) -> None:
-    """Have the system read the files from disk when they are next asked for."""
+    """Drop the files from the system's cache, so that the next read is from disk."""
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -50,19 +50,19 @@ def drop_from_cache(files: Sequence[Path]) -> None:
 
 
 def resident_bytes(field: str) -> int:
-    """Of this process's memory: `VmRSS`, what it has now, or `VmHWM`, the most since `reset_peak`."""
+    """Return bytes of this process's memory: `VmRSS` is the present use, `VmHWM` the peak since `reset_peak`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{field}:"))
     return int(kilobytes) * 1024
 
 
 def reset_peak() -> None:
-    """Have the most memory so far be that of now."""
+    """Reset the peak memory to the present use."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure(cascade: Cascade, checkpoints: CheckpointSet, component: str, times: int) -> str:
-    """A line of the table."""
+    """Measure a component and return its line of the table."""
     folder = checkpoints.path(component) / component / "weights"
     files = [path for path in folder.rglob("*") if path.is_file()]
 
@@ -92,7 +92,7 @@ def measure(cascade: Cascade, checkpoints: CheckpointSet, component: str, times:
         seconds["read"].append(timed(lambda: read(files)))
         seconds["hash"].append(timed(lambda: check_weights(checkpoints.path(component), component)))
     size = sum(path.stat().st_size for path in files) / GB
-    cells = [table.spread(seconds[what], 1, 2) for what in ("read", "hash", "load")]
+    cells = [table.spread(seconds[name], 1, 2) for name in ("read", "hash", "load")]
     rate = size / statistics.median(seconds["load"])
     return table.row(component, f"{size:.3f}", *cells, f"{rate:.2f}", f"{memory:.2f}")
 
@@ -100,11 +100,11 @@ def measure(cascade: Cascade, checkpoints: CheckpointSet, component: str, times:
 def _main(arguments: Sequence[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.loading", description=__doc__)
     parser.add_argument("--config", required=True, metavar="FILE", help="settings; --config.SETTING=VALUE changes one")
-    parser.add_argument("--components", metavar="A,B", help="of its checkpoint; all, unless given")
+    parser.add_argument("--components", metavar="A,B", help="components of its checkpoint; default: all")
     parser.add_argument("--times", type=int, default=3, metavar="N", help="timed loads of every component")
     parsed, overrides = parser.parse_known_args(arguments)
     if sys.platform != "linux":
-        raise UserError("it asks Linux for memory and to forget files; run it there")
+        raise UserError("it needs Linux to measure memory and drop files; run it there")
     if parsed.times < 1:
         raise UserError(f"--times={parsed.times} must be at least 1")
     config = load_config(parsed.config, overrides)

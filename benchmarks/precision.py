@@ -1,9 +1,9 @@
-"""What bfloat16 changes: `python -m benchmarks.precision --config configs/demo.py`.
+"""The effect of bfloat16: `python -m benchmarks.precision --config configs/demo.py`.
 
-Samples a few prompts in float32, then every stage in bfloat16, text encoder included, from what float32 made before it
-and the same noise, and at last the whole cascade in bfloat16. Prints how far the frames are apart: PSNR in decibels of
-8-bit frames, over all videos and of the worst one; below 45 it fails. Weights must be trained: random ones amplify
-anything.
+Samples a few prompts in float32. Then samples every stage in bfloat16, with its text encoder, from the float32 videos
+of the earlier stages and the same noise, and finally the whole cascade in bfloat16. Prints the PSNR against float32, in
+decibels of 8-bit frames, over all videos and of the worst one; below 45 it fails. The weights must be trained: random
+ones amplify any difference.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ from show1_jax.errors import UserError
 from show1_jax.runtime import enable_compilation_cache
 
 MIN_PSNR: Final = 45.0
-"""Decibels that the worst video of any row must have: a root mean square of 1.4 of 255 levels."""
+"""Least PSNR of the worst video of any row, in dB: a root mean square error of 1.4 of 255 levels."""
 
 
 def measure_pairs(config: Config) -> Iterator[tuple[str, HostVideo, HostVideo]]:
-    """What is in bfloat16, what it made, and what float32 made, as they are known."""
+    """Yield the name of the stage in bfloat16, its videos, and those of float32, each as soon as they are sampled."""
     exact, rounded = (
         Cascade.load(config.checkpoint, dataclasses.replace(config, precision=precision))
         for precision in ("float32", "bfloat16")
@@ -37,7 +37,7 @@ def measure_pairs(config: Config) -> Iterator[tuple[str, HostVideo, HostVideo]]:
         result, _ = sample(rounded, PROMPTS, [stage], before)
         yield stage, result[stage], videos[stage]
     whole, _ = sample(rounded, PROMPTS, STAGES)
-    yield "all, one after the other", whole[STAGES[-1]], videos[STAGES[-1]]
+    yield "all stages", whole[STAGES[-1]], videos[STAGES[-1]]
 
 
 def _main(arguments: Sequence[str]) -> None:
@@ -48,13 +48,13 @@ def _main(arguments: Sequence[str]) -> None:
     enable_compilation_cache(config.compilation_cache)
     print(f"{describe_machine()}, {len(PROMPTS)} videos\n")
     print(table.head("| in bfloat16 | PSNR against float32, worst video |"), flush=True)
-    far = []
+    too_far = []
     for name, rounded, exact in measure_pairs(config):
         print(table.row(name, psnr_cell(rounded, exact)), flush=True)
         if worst_psnr(rounded, exact) < MIN_PSNR:
-            far.append(name)
-    if far:
-        raise UserError(f"a video is less than {MIN_PSNR} dB from float32: {', '.join(far)}")
+            too_far.append(name)
+    if too_far:
+        raise UserError(f"a video is less than {MIN_PSNR} dB from float32: {', '.join(too_far)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cascades that a config describes, with random weights drawn on the devices: one of full size needs no download."""
+"""Cascades that a config describes, with random weights drawn on the devices: full size needs no download."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from show1_jax.text.encoders import TEXT_ENCODERS
 
 
 def described_spec(config: Config, devices: Sequence[jax.Device] | None = None) -> CascadeSpec:
-    """Return the cascade that a config describes, without weights; on all devices if none are given."""
+    """Return the specification of the cascade that a config describes, on `devices` or, if None, on all devices."""
     manifest = described_manifest(config.architecture, config.schedulers, {"source": SOURCE})
     return CascadeSpec.of(config, manifest, devices)
 

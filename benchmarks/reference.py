@@ -1,15 +1,15 @@
-"""Our networks against PyTorch's: `python -m benchmarks.reference --config configs/demo.py --compile`.
+"""Our networks compared with PyTorch's: `python -m benchmarks.reference --config configs/demo.py --compile`.
 
-For every network of a config one call of the size that a denoising step has (both halves of guidance; a window where
-there are windows; for the autoencoder a frame, encoded and decoded; for the text encoders two texts), ours as a
-compiled program and PyTorch's eager and, if asked, compiled, on the same device with the same weights. They take turns,
-so that a slow minute of the machine slows all of them. A ratio above 1 says that ours is that much faster; the last
-column is how far the outputs are apart, norm over norm.
+For every network of a config, times one call of the size of a denoising step: the conditional and unconditional
+branches; one window if the stage has windows; one frame, encoded and decoded, for the autoencoder; two texts for the
+text encoders. Ours is a compiled program; PyTorch's is eager and, with --compile, also compiled; both have the same
+device and weights. They run alternately, so that a slow minute of the machine slows all of them. A ratio above 1 means
+that ours is faster by that factor. The last column is the norm of the outputs' difference over the norm of our output.
 
-`small_pixel_unet` is a network of no config: a pixel UNet that CPUs run in about a second.
+`small_pixel_unet` is not in any config: a pixel UNet that CPUs run in about a second.
 
-`--check` runs PyTorch's networks on the recorded run of the original instead, weights and inputs, and demands what the
-tests demand of ours. Both need PyTorch; the latent UNet and the autoencoder need diffusers.
+`--check` runs PyTorch's networks on the weights and inputs of the original's recorded run instead, with the tolerance
+of the tests of our networks. Both require PyTorch; the latent UNet and the autoencoder require diffusers.
 """
 
 import functools
@@ -51,7 +51,7 @@ from show1_jax.text.encoders import TEXT_ENCODERS, encoder_of_kind
 from show1_jax.text.tokenizers import MAX_LENGTH
 
 TOLERANCE: Final = 3e-5
-"""Of `--check`; see tests/checkpoints/test_networks_parity.py."""
+"""Tolerance of `--check`; see tests/checkpoints/test_networks_parity.py."""
 GOLDEN: Final = Path(__file__).parent.parent / "tests" / "golden"
 
 
@@ -69,7 +69,7 @@ RECORDED: Final = {
     "text_t5": (("text/t5_ids", "text/t5_mask"), "text/t5_prompt"),
     "text_clip": (("text/clip_ids",), "text/clip"),
 }
-"""Inputs and output of every network's recorded call."""
+"""Names of the inputs and the output of every network's recorded call."""
 HEADER: Final = (
     "| network | input | dtype | PyTorch | ours ms (median, min to max) | PyTorch ms | PyTorch / ours | difference |"
 )
@@ -95,8 +95,8 @@ class NetworkCase:
     """A network to compare, and the size of its call.
 
     Attributes:
-        kind: of network, as checkpoints name it.
-        architecture: what it is.
+        kind: kind of network, as checkpoints name it.
+        architecture: architecture of the network.
         size: frames, height and width of its input; None for text encoders.
     """
 
@@ -106,16 +106,16 @@ class NetworkCase:
 
     @property
     def batch_size(self) -> int:
-        """Both halves of guidance; one frame is enough for the autoencoder, which takes them one by one."""
+        """Batch of the call: two branches of guidance, or 1 for the autoencoder, which runs on single frames."""
         return 1 if self.kind == "vae" else 2
 
     @property
     def is_image(self) -> bool:
-        """PyTorch's network takes no time axis."""
+        """True if PyTorch's network has no time axis."""
         return self.kind == "vae" or (self.kind == "unet" and not self.architecture.temporal)
 
     def inputs(self) -> tuple[np.ndarray, ...]:
-        """Random inputs in our layout."""
+        """Return random inputs in our layout."""
         rng, batch = np.random.default_rng(0), self.batch_size
         if self.size is None:
             ids = rng.integers(0, self.architecture.vocab_size, (batch, MAX_LENGTH), np.int32)
@@ -128,13 +128,13 @@ class NetworkCase:
         return (video, np.full(batch, 500, np.int32), text, *levels)
 
     def to_torch_layout(self, array: np.ndarray) -> np.ndarray:
-        """Videos channels first, or images; anything else as it is."""
+        """Return a video as channels-first video or images, and any other array unchanged."""
         if array.ndim != 5:
             return array
         return rearrange(array, "b 1 h w c -> b c h w" if self.is_image else "b t h w c -> b c t h w")
 
     def describe_input(self) -> str:
-        """The call's size for a person."""
+        """Return the size of the call as text."""
         if self.size is None:
             return f"{self.batch_size} x {MAX_LENGTH} tokens"
         frames, height, width = self.size
@@ -143,21 +143,21 @@ class NetworkCase:
 
 @dataclass
 class TimedNetwork:
-    """One way to run a network, and the seconds that it took."""
+    """One way to run a network, and the seconds of its calls."""
 
     run: Callable[[], Any]
-    """Runs it and waits for the output."""
+    """Function that runs the network and waits for the output."""
     seconds: list[float] = field(default_factory=list)
 
-    def turn(self) -> None:
-        """One timed call."""
+    def time_call(self) -> None:
+        """Run and time one call."""
         start = time.perf_counter()
         self.run()
         self.seconds.append(time.perf_counter() - start)
 
 
 def network_cases(config: Config | None) -> dict[str, NetworkCase]:
-    """What can be compared, by name: the config's networks at the sizes that it samples, and the small pixel UNet."""
+    """Return the networks to compare, by name: those of the config at the sizes that it samples, and the small UNet."""
     found = {"small_pixel_unet": NetworkCase("unet", SMALL_PIXEL_UNET, (8, 20, 32))}
     if config is None:
         return found
@@ -170,21 +170,21 @@ def network_cases(config: Config | None) -> dict[str, NetworkCase]:
     return found
 
 
-def compare(name: str, subject: NetworkCase, dtype: str, pairs: int, *, compiled: bool) -> Iterator[str]:
-    """Time a network of ours against PyTorch's; gives the table's rows, one for each way to run PyTorch's.
+def compare(name: str, case: NetworkCase, dtype: str, pairs: int, *, compiled: bool) -> Iterator[str]:
+    """Time a network of ours and PyTorch's; yield a line of the table for each way to run PyTorch's.
 
     Raises:
-        UserError: PyTorch's network is not to be had here.
+        UserError: PyTorch's network is not available here.
     """
     import torch
 
     from benchmarks.torch_networks import call_network
 
-    network = _torch_network(subject.architecture, dtype)
-    program, weights = _our_network(subject, network, dtype)
-    inputs = subject.inputs()
+    network = _torch_network(case.architecture, dtype)
+    program, weights = _our_network(case, network, dtype)
+    inputs = case.inputs()
     placed = [jnp.asarray(array) for array in inputs]
-    moved = [_to_torch(subject.to_torch_layout(array), dtype) for array in inputs]
+    moved = [_to_torch(case.to_torch_layout(array), dtype) for array in inputs]
 
     def run_torch(call: Callable[..., Any]) -> Any:
         output = call(network, *moved)
@@ -195,44 +195,44 @@ def compare(name: str, subject: NetworkCase, dtype: str, pairs: int, *, compiled
     ours = TimedNetwork(lambda: jax.block_until_ready(program(weights, *placed)))
     others = {"eager": TimedNetwork(functools.partial(run_torch, call_network))}
     if compiled:
-        torch.compiler.reset()  # of what the network before it was specialised to
+        torch.compiler.reset()  # drops what was compiled for the previous network
         others["compiled"] = TimedNetwork(functools.partial(run_torch, torch.compile(call_network, dynamic=False)))
-    contestants = (ours, *others.values())
+    candidates = (ours, *others.values())
     with exact_float32(dtype), torch.inference_mode():
-        expected = subject.to_torch_layout(np.asarray(ours.run()))
+        expected = case.to_torch_layout(np.asarray(ours.run()))
         differences = {how: relative_difference(_to_numpy(other.run()), expected) for how, other in others.items()}
-        for contestant in contestants:
-            contestant.run()  # once more: some choose their kernels late
-        for contestant in contestants * pairs:
-            contestant.turn()
+        for candidate in candidates:
+            candidate.run()  # once more, as some choose their kernels late
+        for candidate in candidates * pairs:
+            candidate.time_call()
     for how, other in others.items():
         ratios = [theirs / mine for theirs, mine in zip(other.seconds, ours.seconds, strict=True)]
         numbers = (table.spread(ours.seconds, 1e3, 1), table.spread(other.seconds, 1e3, 1), table.spread(ratios, 1, 2))
-        yield table.row(name, subject.describe_input(), dtype, how, *numbers, f"{differences[how]:.1e}")
+        yield table.row(name, case.describe_input(), dtype, how, *numbers, f"{differences[how]:.1e}")
 
 
 def _torch_network(architecture: Architecture, dtype: str) -> Any:
-    """PyTorch's network with the weights that it is initialised with, the same in every run."""
+    """Return PyTorch's network with its initial random weights, which are the same in every run."""
     import torch
 
     from benchmarks.torch_networks import make_network
 
-    torch.cuda.empty_cache()  # of the network before it
+    torch.cuda.empty_cache()  # frees the memory of the previous network
     torch.manual_seed(0)
     with torch.device(_torch_device()):
         return make_network(architecture).to(getattr(torch, dtype)).eval()
 
 
-def _our_network(subject: NetworkCase, network: Any, dtype: str) -> tuple[Callable[..., Any], nnx.State]:
-    """Ours as a compiled program of weights and inputs, and the weights of PyTorch's network in our layout."""
-    graph, shapes = nnx.split(make_network(subject.kind, subject.architecture, dtype=dtype, param_dtype=dtype))
+def _our_network(case: NetworkCase, network: Any, dtype: str) -> tuple[Callable[..., Any], nnx.State]:
+    """Return our network as a compiled program of weights and inputs, and PyTorch's weights in our layout."""
+    graph, shapes = nnx.split(make_network(case.kind, case.architecture, dtype=dtype, param_dtype=dtype))
     initial = network.state_dict()
 
     def place(source: ReleasedTensor) -> jax.Array:
-        tensor: Any = source.to_ours(initial[source.key])  # einops takes PyTorch's tensors as it takes arrays
+        tensor: Any = source.to_ours(initial[source.key])  # einops accepts PyTorch's tensors as well as arrays
         return jnp.from_dlpack(tensor.contiguous(), copy=True)
 
-    weights = {path: place(source) for path, source in released_tensors(shapes, KINDS[subject.kind].table).items()}
+    weights = {path: place(source) for path, source in released_tensors(shapes, KINDS[case.kind].table).items()}
 
     def forward(weights: nnx.State, *inputs: Any) -> Any:
         network: Any = nnx.merge(graph, weights)
@@ -242,10 +242,10 @@ def _our_network(subject: NetworkCase, network: Any, dtype: str) -> tuple[Callab
 
 
 def check() -> None:
-    """Print how far PyTorch's networks are from the recorded run of the original, whose weights they take.
+    """Print the differences of PyTorch's networks, with the original's weights, from the original's recorded run.
 
     Raises:
-        UserError: one is farther away than ours may be.
+        UserError: a difference is larger than the tolerance of our networks.
     """
     trace = load_file(GOLDEN / "trace.safetensors")
     print(table.head(CHECK_HEADER), flush=True)
@@ -281,7 +281,7 @@ def _recorded_difference(
 
 
 def relative_difference(array: np.ndarray, expected: np.ndarray) -> float:
-    """Norm of the difference over norm of what was expected, in float64."""
+    """Return the norm of the difference over the norm of `expected`, in float64."""
     array, expected = array.astype(np.float64), expected.astype(np.float64)
     if array.shape != expected.shape:
         raise ValueError(f"shapes differ: {array.shape} and {expected.shape}")
@@ -300,18 +300,18 @@ def _to_numpy(tensor: Any) -> np.ndarray:
 
 
 def _torch_device() -> str:
-    """PyTorch's name of JAX's device."""
+    """Return PyTorch's name of JAX's device."""
     return "cuda" if jax.default_backend() == "gpu" else "cpu"
 
 
 def _start_torch() -> str:
-    """Settings under which both sides do the same; says what they are.
+    """Set PyTorch up for a fair comparison, with the same precision and all threads, and return a description.
 
     Raises:
-        UserError: PyTorch is not installed, or cannot run where JAX does.
+        UserError: PyTorch is not installed, or cannot run on JAX's device.
     """
     if importlib.util.find_spec("torch") is None:
-        raise UserError("PyTorch is not installed; do so with `pip install torch diffusers`")
+        raise UserError("PyTorch is not installed; run `pip install torch diffusers`")
     import torch
 
     if jax.default_backend() not in ("cpu", "gpu"):
@@ -319,23 +319,23 @@ def _start_torch() -> str:
     if _torch_device() == "cuda" and not torch.cuda.is_available():
         raise UserError("JAX has a GPU and PyTorch has none; install its CUDA build, or set JAX_PLATFORMS=cpu")
     torch.set_num_threads(os.cpu_count() or 1)
-    torch.backends.cudnn.benchmark = True  # XLA tries out its convolutions, too
+    torch.backends.cudnn.benchmark = True  # XLA also tries several convolution algorithms
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return f"PyTorch on {_torch_device()} with {torch.get_num_threads()} threads"
 
 
 def _main(arguments: Sequence[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.reference", description=__doc__)
-    parser.add_argument("--config", metavar="FILE", help="whose networks are compared")
-    parser.add_argument("--networks", type=lambda text: text.split(","), metavar="A,B", help="all, unless given")
-    parser.add_argument("--pairs", type=int, default=5, help="timed calls of everything that is compared")
+    parser.add_argument("--config", metavar="FILE", help="config of the networks to compare")
+    parser.add_argument("--networks", type=lambda text: text.split(","), metavar="A,B", help="default: all")
+    parser.add_argument("--pairs", type=int, default=5, help="timed calls of each network")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--compile", action="store_true", help="compare with torch.compile as well")
     parser.add_argument("--check", action="store_true", help="check PyTorch's networks on the recorded run instead")
     parsed = parser.parse_args(arguments)
     if parsed.pairs < 1:
         raise UserError(f"--pairs={parsed.pairs} must be at least 1")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # before JAX starts: PyTorch needs memory, too
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # before JAX starts, as PyTorch also needs memory
     config = load_config(parsed.config) if parsed.config else None
     known = network_cases(config)
     names = parsed.networks or list(known)
@@ -349,14 +349,12 @@ def _main(arguments: Sequence[str]) -> None:
         return
     print(table.head(HEADER), flush=True)
     for name in names:
-        subject = known[name]
+        case = known[name]
         try:
-            for line in compare(name, subject, parsed.dtype, parsed.pairs, compiled=parsed.compile):
+            for line in compare(name, case, parsed.dtype, parsed.pairs, compiled=parsed.compile):
                 print(line, flush=True)
         except UserError as error:
-            print(
-                table.row(name, subject.describe_input(), parsed.dtype, f"not measured: {error}", *[""] * 4), flush=True
-            )
+            print(table.row(name, case.describe_input(), parsed.dtype, f"not measured: {error}", *[""] * 4), flush=True)
         gc.collect()
 
 

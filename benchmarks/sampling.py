@@ -1,11 +1,12 @@
 """Speed of sampling: `python -m benchmarks.sampling --config configs/demo.py --whole`.
 
-For every stage, with random weights drawn on the devices: the seconds that its denoising step takes to trace, to
-compile, and to fetch from the persistent cache instead; the median step and its spread; operations and their rate; and
-the floor, the time that its operations or its bytes (weights and inputs, read once) need at the rates that one large
-matrix product and one large sum reach on this device, measured at the start. `program GB` is what the compiler says,
-which is not to be trusted for bfloat16 on CPUs; `peak GB` is the most that the process has had on a device so far. With
---whole, two videos of a whole cascade follow, one after the other: the first compiles, the second does not.
+For every stage, with random weights drawn on the devices, prints the seconds that its denoising step takes to trace, to
+compile, and to fetch from the persistent cache; the median step with its minimum and maximum; its operations and their
+rate; and the floor. The floor is the time that the operations or the bytes (weights and inputs, read once) need at the
+rates that one large matrix product and one large sum reach on this device, measured at the start. `program GB` is the
+compiler's figure, which is unreliable for bfloat16 on CPUs. `peak GB` is the most memory that the process has used on a
+device so far. --whole also samples two videos with the whole cascade sequentially: the first compiles, the second does
+not.
 """
 
 import contextlib
@@ -43,19 +44,19 @@ HEADER: Final = (
 
 
 class Rates(NamedTuple):
-    """What the device reaches: operations a second of a matrix product, bytes a second of a sum."""
+    """Rates that the device reaches: operations a second in a matrix product, bytes a second in a sum."""
 
     flops: float
     bandwidth: float
 
     def floor(self, flops: float, num_bytes: float) -> float:
-        """Seconds that so many operations and bytes need."""
+        """Return the least seconds that these operations and bytes need."""
         return max(flops / self.flops, num_bytes / self.bandwidth)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage's denoising step on the devices, and what it took to get there."""
+    """A stage's compiled denoising step on the devices, with its sizes and the seconds of its preparation."""
 
     run: Callable[[], Any]
     sample: tuple[int, ...]
@@ -68,7 +69,7 @@ class Step:
 
 
 def measure_rates(dtype: Any) -> Rates:
-    """The rates of the first device: the best of a few runs each."""
+    """Measure the rates of the first device: the best of 8 runs of each operation."""
     side, length = (1024, 2**26) if jax.default_backend() == "cpu" else (8192, 2**28)
     square, line = jnp.ones((side, side), dtype), jnp.ones(length, jnp.float32)
     product, total = jax.jit(jnp.matmul), jax.jit(jnp.sum)
@@ -79,7 +80,7 @@ def measure_rates(dtype: Any) -> Rates:
 
 
 def timed(run: Callable[[], Any], times: int) -> list[float]:
-    """Seconds of so many runs, after one that does not count."""
+    """Return the seconds of `times` runs, after one run that is not timed."""
     jax.block_until_ready(run())
     seconds = []
     for _ in range(times):
@@ -90,7 +91,7 @@ def timed(run: Callable[[], Any], times: int) -> list[float]:
 
 
 def prepare(spec: CascadeSpec, stage: Stage, batch_size: int) -> Step:
-    """Draw a stage's weights; trace, compile and fetch its step."""
+    """Draw a stage's weights, then trace its step, compile it, and fetch it from the cache."""
     network = random_network(spec.manifest.component(stage), spec.mesh, spec.dtype)
     program = denoising_step(spec, stage, batch_size, network)
     program = program._replace(arguments=jax.tree.map(_draw, program.arguments))
@@ -113,7 +114,7 @@ def prepare(spec: CascadeSpec, stage: Stage, batch_size: int) -> Step:
 
 
 def _draw(leaf: Any) -> Any:
-    """Gaussian values in place of a shape."""
+    """Return Gaussian values in place of a shape, and any other leaf unchanged."""
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
     return jax.device_put(jax.random.normal(jax.random.key(0), leaf.shape, leaf.dtype), leaf.sharding)
@@ -121,12 +122,12 @@ def _draw(leaf: Any) -> Any:
 
 @contextlib.contextmanager
 def _fresh_cache() -> Iterator[None]:
-    """An empty persistent cache of compiled programs, as long as the block lasts."""
+    """Use an empty persistent cache of compiled programs while the block lasts."""
     before = jax.config.values["jax_compilation_cache_dir"]
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        reset_cache()  # JAX opens a cache once, and would go on with the folder of the time before
+        reset_cache()  # JAX opens a cache once, and would continue to use the previous folder
         try:
             yield
         finally:
@@ -141,7 +142,7 @@ def _timed_once(run: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def measure_stage(spec: CascadeSpec, stage: Stage, rates: Rates, batch_size: int, num_steps: int) -> str:
-    """A line of the table."""
+    """Measure a stage and return its line of the table."""
     with as_sampled(spec):
         step = prepare(spec, stage, batch_size)
         seconds = timed(step.run, num_steps)
@@ -172,7 +173,7 @@ def _peak() -> str:
 
 
 def measure_cascade(cascade: Cascade, stages: Sequence[Stage], batch_size: int) -> str:
-    """A table of the seconds of two runs: the first compiles, or fetches from the cache."""
+    """Return a table of the seconds of two runs: the first compiles, or fetches from the cache."""
     first, second = (sample(cascade, [PROMPTS[0]] * batch_size, stages)[1] for _ in range(2))
     rows = [table.row(name, f"{seconds:.1f}", f"{second[name]:.1f}") for name, seconds in first.items()]
     return "\n".join([table.head("| stage | first s | second s |"), *rows])

@@ -1,8 +1,8 @@
-"""What a first and a second start take: `python -m benchmarks.start --config configs/demo.py`.
+"""Time of a first and a second start: `python -m benchmarks.start --config configs/demo.py`.
 
-Runs `sample.py` twice, each in a process of its own, with a compilation cache that is empty at first, and prints the
-seconds from the process's start to its end, those spent on importing, tracing, lowering and compiling (or fetching from
-the cache), and how many programs the cache had and had not.
+Runs `sample.py` twice, each time in a new process, with a compilation cache that is empty at first. Prints the seconds
+of the whole process, the seconds before `sample.py`, those of tracing, lowering and compiling (or fetching from the
+cache), and the numbers of programs that were fetched from the cache and compiled.
 """
 
 import json
@@ -32,7 +32,7 @@ SAMPLE: Final = Path(__file__).resolve().parents[1] / "sample.py"
 
 
 def sample_and_count(report: Path, arguments: Sequence[str]) -> None:
-    """Run `sample.py` here and write what JAX says of its programs."""
+    """Run `sample.py` in this process and write JAX's times and numbers of its programs to `report`."""
     import jax
 
     start, seconds, counts = time.perf_counter(), Counter[str](), Counter[str]()
@@ -52,7 +52,7 @@ def sample_and_count(report: Path, arguments: Sequence[str]) -> None:
 
 
 def measure_start(folder: Path, number: int, arguments: Sequence[str]) -> list[str]:
-    """A start in a process of its own, and its line of the table."""
+    """Run `sample.py` in a new process and return the cells of its line in the table."""
     report = folder / f"{number}.json"
     own = [f"--out={folder / str(number)}", f"--config.compilation_cache={folder / 'compiled'}"]
     began = time.perf_counter()
@@ -67,7 +67,9 @@ def measure_start(folder: Path, number: int, arguments: Sequence[str]) -> list[s
 def _main(arguments: Sequence[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.start", description=__doc__)
     parser.add_argument("--config", required=True, metavar="FILE", help="settings; other flags are sample.py's")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="sample here, and write its counts there")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="sample in this process, and write the counts there"
+    )
     parsed, rest = parser.parse_known_args(arguments)
     rest = ["--config", parsed.config, *rest]
     if parsed.report:

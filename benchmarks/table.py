@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 
 def head(header: str) -> str:
-    """A table's header line, and the line below it."""
+    """Return the header line of a table and the line below it."""
     return f"{header}\n|{' --- |' * header.count(' |')}"
 
 
 def row(*cells: str) -> str:
-    """A line of a table."""
+    """Return a line of a table."""
     return f"| {' | '.join(cells)} |"
 
 
 def spread(values: Sequence[float], scale: float, digits: int) -> str:
-    """Median, smallest and largest."""
+    """Return the median, smallest and largest value, each multiplied by `scale`."""
     median, least, most = (scale * value for value in (statistics.median(values), min(values), max(values)))
     return f"{median:.{digits}f} ({least:.{digits}f} to {most:.{digits}f})"

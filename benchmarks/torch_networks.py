@@ -1,11 +1,11 @@
-"""The cascade's networks in PyTorch, as its users would run them: what `benchmarks.reference` compares ours with.
+"""The cascade's networks in PyTorch as its users would run them, with which `benchmarks.reference` compares ours.
 
-Show-1's pixel UNets are plain modules here; the latent UNet and the autoencoder are those of diffusers, the text
-encoders those of transformers. State dicts have the names of the released weights, so that those load unchanged.
+Show-1's pixel UNets are plain modules here. The latent UNet and the autoencoder are those of diffusers, the text
+encoders those of transformers. State dicts have the names of the released weights, so that these load unchanged.
 
-Inside the pixel UNet frames are batch items, (batch * time, channel, height, width), and only what looks along time
-sees (batch, channel, time, height, width), as in the original. Unlike the original, what a text or a timestep says is
-projected once a video and not once a frame; that makes a stronger opponent.
+Inside the pixel UNet, frames are batch items, (batch * time, channel, height, width); only temporal layers have
+(batch, channel, time, height, width), as in the original. Unlike the original, texts and timesteps are projected once
+for each video and not for each frame, which makes PyTorch's network faster and the comparison stricter.
 """
 
 import importlib.util
@@ -28,10 +28,10 @@ _ACTIVATIONS: dict[Activation, Callable[[], Any]] = {"silu": nn.SiLU, "gelu": nn
 
 
 def make_network(architecture: Architecture) -> Any:
-    """A network of that architecture with random weights, in float32, on PyTorch's default device.
+    """Return a network of an architecture with random weights, in float32, on PyTorch's default device.
 
     Raises:
-        UserError: the library that has it is not installed, or has no such network.
+        UserError: the library of the network is not installed, or has no such network.
     """
     if isinstance(architecture, UNetConfig) and architecture.attention == "added_kv":
         return PixelUNet(architecture)
@@ -59,14 +59,14 @@ def _clip(architecture: CLIPTextConfig) -> Any:
 
     ends = {"bos_token_id": architecture.vocab_size - 2, "eos_token_id": architecture.vocab_size - 1}
     encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig(**(clip_json(architecture) | ends)))
-    return nn.ModuleDict({"text_model": encoder})  # as the released names begin
+    return nn.ModuleDict({"text_model": encoder})  # the prefix of the released names
 
 
 _TEXT_ENCODERS: Final[Mapping[type[TextArchitecture], Callable[[Any], Any]]] = {T5Config: _t5, CLIPTextConfig: _clip}
 
 
 def call_network(network: Any, *inputs: Any) -> Any:
-    """The call that is compared: a UNet's output, a text encoder's last states, an image encoded and decoded."""
+    """Return a UNet's output, a text encoder's last states, or an image encoded and decoded."""
     if isinstance(network, PixelUNet):
         return network(*inputs)
     if isinstance(network, nn.ModuleDict):
@@ -77,7 +77,7 @@ def call_network(network: Any, *inputs: Any) -> Any:
 
 
 class PixelUNet(nn.Module):
-    """The pixel UNet over video, or over images where the architecture has no temporal layers."""
+    """The pixel UNet for videos, or for images if the architecture has no temporal layers."""
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -104,7 +104,7 @@ class PixelUNet(nn.Module):
         )
 
     def forward(self, sample: Any, timestep: Any, text: Any, noise_level: Any = None) -> Any:
-        """Predict as `show1_jax.nn.unet.UNet`, from and to (b, c, t, h, w), or (b, c, h, w) where there is no time."""
+        """Predict as `show1_jax.nn.unet.UNet`, from and to (b, c, t, h, w), or (b, c, h, w) without a time axis."""
         embedding = self.time_embedding(self._sinusoids(timestep).to(sample.dtype))
         if noise_level is not None:
             embedding = embedding + self.class_embedding(self._sinusoids(noise_level).to(sample.dtype))
@@ -122,8 +122,8 @@ class PixelUNet(nn.Module):
             x = self.transformer_in(x, video.shape[2])
         skips = [x]
         for down_block in self.down_blocks:
-            x, of_block = down_block(x, embedding, text)
-            skips += of_block
+            x, block_skips = down_block(x, embedding, text)
+            skips += block_skips
         x = self.mid_block(x, embedding, text)
         for up_block in self.up_blocks:
             x = up_block(x, skips, embedding, text)
@@ -139,7 +139,7 @@ class PixelUNet(nn.Module):
 
 
 class Level(nn.Module):
-    """One level's layers; see `show1_jax.nn.blocks.Level`."""
+    """Layers of one level; see `show1_jax.nn.blocks.Level`."""
 
     def __init__(
         self, config: UNetConfig, channels: list[int], out_channels: int, attention: bool, head_dim: int, level: int
@@ -170,7 +170,7 @@ class Level(nn.Module):
 
 
 class DownBlock(Level):
-    """Layers, then a resnet that halves the sides, where another level follows."""
+    """Layers, then a resnet that halves the sides, except in the last level."""
 
     def __init__(self, config: UNetConfig, level: int):
         widths = config.block_out_channels
@@ -183,7 +183,7 @@ class DownBlock(Level):
         )
 
     def forward(self, x: Any, embedding: Any, text: Any) -> tuple[Any, list[Any]]:
-        """The next level's input, and the skips."""
+        """Return the input of the next level, and the skips."""
         skips = []
         for index in range(len(self.resnets)):
             x = self.layer(index, x, embedding, text)
@@ -210,7 +210,7 @@ class MidBlock(nn.Module):
             self.temp_attentions = nn.ModuleList([_temporal_attention(config, channels, head_dim)])
 
     def forward(self, x: Any, embedding: Any, text: Any) -> Any:
-        """The coarsest level's output."""
+        """Return the output of the coarsest level."""
         frames = len(x) // len(text)
         x = self.resnets[0](x, embedding)
         if self.temporal:
@@ -223,7 +223,7 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(Level):
-    """Layers that take in the skips, last first, then a resnet that doubles the sides, where a finer level is left."""
+    """Layers that read the skips, last first, then a resnet that doubles the sides, except in the finest level."""
 
     def __init__(self, config: UNetConfig, level: int):
         widths = config.block_out_channels[::-1]
@@ -238,7 +238,7 @@ class UpBlock(Level):
         self.upsamplers = nn.ModuleList([ResnetBlock(config, c, c, config.out_scale_factor, "up") for c in resampled])
 
     def forward(self, x: Any, skips: list[Any], embedding: Any, text: Any) -> Any:
-        """Take this level's skips off the end of `skips`."""
+        """Return the input of the next level; remove this level's skips from the end of `skips`."""
         for index in range(len(self.resnets)):
             x = self.layer(index, torch.cat([x, skips.pop()], dim=1), embedding, text)
         for upsampler in self.upsamplers:
@@ -247,7 +247,7 @@ class UpBlock(Level):
 
 
 class ResnetBlock(nn.Module):
-    """Norm, activation, convolution, twice, around a skip; resamples after the first activation."""
+    """Norm, activation and convolution, twice, with a residual connection; resamples after the first activation."""
 
     def __init__(
         self,
@@ -271,7 +271,7 @@ class ResnetBlock(nn.Module):
         self.resample = {"down": nn.AvgPool2d(2), "up": nn.Upsample(scale_factor=2), None: nn.Identity()}[resample]
 
     def forward(self, x: Any, embedding: Any) -> Any:
-        """Frames of any number of videos, and an embedding a video."""
+        """Apply to frames of any number of videos, with one embedding for each video."""
         y = self.resample(self.act(self.norm1(x)))
         x = self.resample(x)
         y = self.conv1(y)
@@ -287,7 +287,7 @@ class ResnetBlock(nn.Module):
 
 
 class AddedKVAttention(nn.Module):
-    """Attention of each frame's pixels over the text and themselves, or over the text alone, around a skip."""
+    """Attention of each frame's pixels to the text and themselves, or to the text only, with a residual connection."""
 
     def __init__(self, config: UNetConfig, channels: int, head_dim: int, only_cross: bool):
         super().__init__()
@@ -307,7 +307,7 @@ class AddedKVAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
     def forward(self, x: Any, text: Any) -> Any:
-        """Frames of any number of videos, and a text a video."""
+        """Apply to frames of any number of videos, with one text for each video."""
         pixels = self.group_norm(x).flatten(2).transpose(1, 2)
         if self.norm_text:
             text = self.norm_cross(text.transpose(1, 2)).transpose(1, 2)
@@ -321,7 +321,7 @@ class AddedKVAttention(nn.Module):
 
 
 class TemporalConv(nn.Module):
-    """Four norm-SiLU-convolution steps along time around a skip; dropout acts in training only."""
+    """Four times norm, SiLU and convolution along time, with a residual connection; dropout acts in training only."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -332,14 +332,14 @@ class TemporalConv(nn.Module):
             setattr(self, f"conv{number}", nn.Sequential(norm, nn.SiLU(), *dropout, conv))
 
     def forward(self, x: Any, frames: int) -> Any:
-        """Frames of any number of videos of `frames` each."""
+        """Apply to frames of any number of videos of `frames` frames each."""
         video = x.unflatten(0, (-1, frames)).transpose(1, 2)
         video = video + self.conv4(self.conv3(self.conv2(self.conv1(video))))
         return video.transpose(1, 2).flatten(0, 1)
 
 
 class TemporalTransformer(nn.Module):
-    """A transformer block over the frames of each pixel, around a skip."""
+    """A transformer block over the frames of each pixel, with a residual connection."""
 
     def __init__(self, channels: int, heads: int, head_dim: int, groups: int):
         super().__init__()
@@ -350,7 +350,7 @@ class TemporalTransformer(nn.Module):
         self.proj_out = nn.Linear(inner, channels)
 
     def forward(self, x: Any, frames: int) -> Any:
-        """Frames of any number of videos of `frames` each."""
+        """Apply to frames of any number of videos of `frames` frames each."""
         video = x.unflatten(0, (-1, frames)).transpose(1, 2)
         videos, channels, _, height, width = video.shape
         tokens = self.norm(video).permute(0, 3, 4, 2, 1).reshape(-1, frames, channels)
@@ -362,7 +362,7 @@ class TemporalTransformer(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self attention twice and a feed-forward layer, each after a layer norm and around a skip."""
+    """Self attention, twice, and a feed-forward layer, each with a layer norm before and a residual connection."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
@@ -374,7 +374,7 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(dim)
 
     def forward(self, x: Any) -> Any:
-        """Tokens to tokens."""
+        """Map tokens to tokens."""
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x))
         return x + self.ff(self.norm3(x))
@@ -392,19 +392,19 @@ class SelfAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
 
     def forward(self, x: Any) -> Any:
-        """Tokens to tokens."""
+        """Map tokens to tokens."""
         return self.to_out[0](_attend(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
 
 
 class GEGLU(nn.Module):
-    """A linear layer whose first half is gated by the GELU of its second."""
+    """A linear layer; the GELU of the second half of its output gates the first half."""
 
     def __init__(self, dim: int, inner: int):
         super().__init__()
         self.proj = nn.Linear(dim, 2 * inner)
 
     def forward(self, x: Any) -> Any:
-        """Tokens to wider tokens."""
+        """Map tokens to wider tokens."""
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * functional.gelu(gate)
 
@@ -417,7 +417,7 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Dropout(0.0), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Any) -> Any:
-        """Tokens to tokens."""
+        """Map tokens to tokens."""
         return self.net(x)
 
 
@@ -431,12 +431,12 @@ class TimestepEmbedding(nn.Module):
         self.linear_2 = nn.Linear(out_dim, out_dim)
 
     def forward(self, sinusoids: Any) -> Any:
-        """Sinusoids to an embedding."""
+        """Map sinusoids to an embedding."""
         return self.linear_2(self.act(self.linear_1(sinusoids)))
 
 
 class TextTimeEmbedding(nn.Module):
-    """The text's share of the timestep embedding."""
+    """The text's contribution to the timestep embedding."""
 
     def __init__(self, text_dim: int, out_dim: int, heads: int):
         super().__init__()
@@ -446,7 +446,7 @@ class TextTimeEmbedding(nn.Module):
         self.norm2 = nn.LayerNorm(out_dim)
 
     def forward(self, text: Any) -> Any:
-        """Text states to an embedding."""
+        """Map text states to an embedding."""
         return self.norm2(self.proj(self.pool(self.norm1(text))))
 
 
@@ -462,7 +462,7 @@ class AttentionPooling(nn.Module):
         self.v_proj = nn.Linear(dim, dim)
 
     def forward(self, tokens: Any) -> Any:
-        """Tokens to one."""
+        """Map tokens to one token."""
         query = tokens.mean(dim=1, keepdim=True) + self.positional_embedding
         tokens = torch.cat([query, tokens], dim=1)
         return _attend(self.q_proj(query), self.k_proj(tokens), self.v_proj(tokens), self.heads).squeeze(1)

@@ -1,9 +1,9 @@
 """Speed of training: `python -m benchmarks.train --config configs/demo.py --stages keyframes,superres_pixel`.
 
-For every stage and variant, on the synthetic world: seconds to trace and to compile, the median step and its spread,
-frames a second, the share of time waiting for data, model FLOP/s and, where the device's peak is known, utilisation,
-and the memory that the compiler gives the program (which is not to be trusted for bfloat16 on CPUs). Variants take
-turns, a few steps each, so that a slow minute of the machine slows all of them.
+For every stage and variant, on the synthetic world, prints the seconds to trace and to compile; the median step with
+its minimum and maximum; frames a second; the share of time waiting for data; model FLOP/s and, if the device's peak is
+known, utilisation; and the compiler's figure of the program's memory, which is unreliable for bfloat16 on CPUs. The
+variants run alternately, a few steps each, so that a slow minute of the machine slows all of them.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from show1_jax.training.plan import make_plan
 from show1_jax.training.run.training_run import TrainingRun
 
 ROUND = 3
-"""Steps that a variant runs before it is the next one's turn."""
+"""Steps that a variant runs before the next variant runs."""
 HEADER = (
     "| stage | precision | remat | clips x frames | trace s | compile s | step ms (median, min to max) | frames/s "
     "| waiting for data | model GFLOP/s | utilisation | program GB |"
@@ -44,7 +44,7 @@ HEADER = (
 
 @dataclass
 class Variant:
-    """One way to train a stage, and what was measured of it."""
+    """One way to train a stage, with its measurements."""
 
     run: TrainingRun
     trace_seconds: float = 0.0
@@ -54,7 +54,7 @@ class Variant:
     waits: list[float] = field(default_factory=list)
 
     def compile(self) -> None:
-        """Trace and compile the step, timed, and run it once."""
+        """Trace and compile the step, both timed, and run it once, untimed."""
         run, batch = self.run, self.run.next_batch()
         jitted: Any = run.compiled_step
         with jax.set_mesh(run.mesh):
@@ -70,7 +70,7 @@ class Variant:
         self.waits.clear()
 
     def step(self) -> None:
-        """One step, timed with its data."""
+        """Run one step, timed with its data."""
         start = time.perf_counter()
         batch = self.run.next_batch()
         self.waits.append(time.perf_counter() - start)
@@ -78,7 +78,7 @@ class Variant:
         self.steps.append(time.perf_counter() - start)
 
     def row(self) -> str:
-        """A line of the table."""
+        """Return the variant's line of the table."""
         plan, median = self.run.plan, statistics.median(self.steps)
         flops = model_flops(plan, self.run.model) / median
         peak = peak_flops(jax.devices()[0])
@@ -141,7 +141,7 @@ def _main(arguments: Sequence[str]) -> None:
         raise UserError(f"--steps={parsed.steps} must be at least 1")
     config = load_config(parsed.config)
     make_random_checkpoint(config)
-    jnp.zeros(()).block_until_ready()  # the backend's start is no variant's
+    jnp.zeros(()).block_until_ready()  # starts the backend, so that no variant's time includes it
     measure(config, parsed.stages, parsed.remat, parsed.batch_size, parsed.steps)
 
 

@@ -23,7 +23,11 @@ PROMPTS: Final = (
 def sample(
     cascade: Cascade, prompts: Sequence[str], stages: Sequence[Stage], given: Mapping[Stage, HostVideo] | None = None
 ) -> tuple[dict[Stage, HostVideo], dict[str, float]]:
-    """The prompts' videos with seeds 0, 1, ..., and the seconds of each stage and of `all`; shows a bar for each."""
+    """Sample the prompts with seeds 0, 1, ...; show a progress bar for each stage.
+
+    Returns:
+        The videos by stage; and the seconds by stage, with those of the whole call as `all`.
+    """
     with closing(StageBars(stages)) as bars:
         start = time.perf_counter()
         videos = cascade.sample(
@@ -39,16 +43,16 @@ def sample(
 
 
 def psnr(video: HostVideo, reference: HostVideo) -> float:
-    """Of 8-bit frames, in decibels."""
+    """Return the PSNR of 8-bit frames, in decibels."""
     error = to_uint8(video).astype(np.float64) - to_uint8(reference)
     return float(10 * np.log10(255**2 / max(np.square(error).mean(), 1e-12)))
 
 
 def worst_psnr(videos: HostVideo, references: HostVideo) -> float:
-    """Of the video that is farthest from its reference."""
+    """Return the PSNR of the video that is farthest from its reference, in decibels."""
     return min(map(psnr, videos, references))
 
 
 def psnr_cell(videos: HostVideo, references: HostVideo) -> str:
-    """PSNR over all videos, and of the worst one, as a table's cell."""
+    """Return the PSNR over all videos, and of the worst one, as a cell of a table."""
     return f"{psnr(videos, references):.1f} dB, {worst_psnr(videos, references):.1f} dB"

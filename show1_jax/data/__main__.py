@@ -46,8 +46,8 @@ def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     build = commands.add_parser(
         "build",
         help="a dataset from a folder of videos and their captions",
-        description="Build a dataset from videos and their captions. Every video is decoded once; those that cannot be used "
-        "are left out and listed in the dataset's left_out.tsv.",
+        description="Build a dataset from videos and their captions. Every video is decoded once; files that cannot "
+        "be used are left out and listed in the dataset's left_out.tsv.",
     )
     build.add_argument(
         "--videos",

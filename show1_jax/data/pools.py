@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import TypeVar
 
-Task = TypeVar("Item")
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 

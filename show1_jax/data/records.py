@@ -69,7 +69,7 @@ class Records:
         """Return the bytes of a record.
 
         Raises:
-            ValueError: the record declares more than `max_bytes`. ArrayRecord raises errors of several types for damage.
+            ValueError: it declares more than `max_bytes`. ArrayRecord raises errors of several types for damage.
         """
         self._check(index)
         record: bytes = self._source[index]

@@ -1,4 +1,4 @@
-"""The synthetic world through the functions that training reads, on machines that lack the libraries for videos."""
+"""The synthetic world through the functions that training calls, on machines without the video libraries."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Datasets that somebody else may have made: nothing of them runs, and nothing of them ends in a traceback."""
+"""Untrusted datasets: no code of them runs, and no content of them causes a traceback."""
 
 import copy
 import functools
@@ -39,7 +39,7 @@ JSON_FILES = ("features.json", "dataset_info.json", "metadata.json")
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of three videos."""
+    """Return a dataset of three videos."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "videos").mkdir()
     write_mp4(folder / "videos/a.mp4", np.zeros((33, 16, 16, 3), np.uint8), 8)
@@ -63,7 +63,7 @@ def change(folder: Path, name: str, edit: Callable[[Any], Any]) -> None:
 
 
 def refusal(folder: Path) -> str:
-    """What training says of a dataset."""
+    """Return the error line with which training refuses a dataset."""
     with pytest.raises(UserError) as raised:
         training_clips(DataConfig(path=str(folder), num_validation=1), SPEC, batch_size=1, rows=[0])
     assert "\n" not in str(raised.value)
@@ -109,7 +109,7 @@ EVIL_FEATURES: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @pytest.fixture
 def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that exists once the evil module was imported, which Python finds."""
+    """Return the path of a file that exists once the evil module, which Python can find, was imported."""
     marker = tmp_path / "it_ran"
     (tmp_path / f"{EVIL}.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -173,8 +173,8 @@ def test_only_files_of_the_folder_itself_are_read(dataset: Path, tmp_path: Path,
         "gone": lambda: None,
     }
     swaps[swap]()
-    said = refusal(dataset)
-    assert "is not a dataset of show1_jax" in said or f"is damaged ({name}" in said
+    message = refusal(dataset)
+    assert "is not a dataset of show1_jax" in message or f"is damaged ({name}" in message
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_any_json_is_a_dataset_or_refused(built: Path, tmp_path_factory: pytest.
 
 
 def replace_one(value: Any, number: int, new: Any) -> Any:
-    """Put another value in one place of some JSON, counted over all places."""
+    """Replace the value at one position of a JSON document, counted over all positions."""
     places: list[tuple[Any, Any]] = []
 
     def walk(inner: Any) -> None:
@@ -258,7 +258,7 @@ def replace_one(value: Any, number: int, new: Any) -> Any:
 
 
 def test_what_another_tfds_writes_about_a_feature_is_no_difference(dataset: Path) -> None:
-    """Descriptions are words; older datasets say of a video that it is an mp4."""
+    """Descriptions are free text; those of older datasets call a video an mp4."""
     change(dataset, "features.json", lambda found: of_features(found)["video"].update(description="The mp4 file."))
     assert len(VideoSource.open(dataset)) == 3
 
@@ -280,7 +280,7 @@ def source_of(path: Path, *records: bytes) -> VideoSource:
 
 
 def example(**fields: Any) -> bytes:
-    """A tf.Example with any lists of values, or without a field."""
+    """Return a tf.Example with any lists of values, or without a field."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     message = tf_example_pb2.Example.FromString(features().serialize_example(VIDEO))
@@ -348,21 +348,21 @@ def test_a_name_is_one_printable_line(tmp_path: Path) -> None:
 
 
 def test_a_record_that_would_fill_the_memory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Zeros are compressed to a thousandth; the other records are read."""
+    """Zeros are compressed to a thousandth; the other records are still read."""
     monkeypatch.setattr(videos, "_MAX_RECORD_BYTES", 1 << 20)
     source = source_of(tmp_path / "shard", example(), bytes(8 << 20), example(), bytes(1 << 20))
     assert (tmp_path / "shard").stat().st_size < 1 << 18
-    said = {}
+    messages = {}
     for position in range(4):
         with pytest.raises(VideoError) as raised:
             source.clip(position, SPEC, DRAW)
-        said[source._index(position)] = str(raised.value)
-    assert said[1] == "its record is damaged: it declares more than 1,048,576 bytes"
-    assert all("declares" not in said[index] for index in (0, 2, 3))
+        messages[source._index(position)] = str(raised.value)
+    assert messages[1] == "its record is damaged: it declares more than 1,048,576 bytes"
+    assert all("declares" not in messages[index] for index in (0, 2, 3))
 
 
 def test_sizes_are_found_in_files_of_many_blocks(tmp_path: Path) -> None:
-    """With records whose headers are interrupted by those of blocks, and with tiny ones."""
+    """With chunk headers that block headers interrupt, and with tiny records."""
     rng = random.Random(0)
     sizes = [rng.choice([0, 1, 30, 1000, 70_000]) for _ in range(600)]
     for number in (100, 300, 599):

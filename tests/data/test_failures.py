@@ -1,4 +1,4 @@
-"""What processes agree on of the clips that none of them, or one of them, could not read."""
+"""Clips that cannot be read: the counts that processes share, and the errors that they raise together."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from show1_jax.parallel import processes
 
 
 def check_all(job: list[Failures], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What `check` raises in each process of a job; the values that they exchange are collected beforehand."""
+    """Return the errors of `check` in each process of a job; the values that they exchange are collected first."""
     values: list[Any] = []
 
     def collect(value: Any) -> list[Any]:
@@ -36,7 +36,7 @@ def job_of(num: int, max_share: float = 0.1) -> list[Failures]:
 
 
 def test_all_stop_where_together_too_many_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One process is above the share by itself, but the whole job is what counts."""
+    """One process alone is above the allowed share, but only the share of the whole job is checked."""
     job = job_of(2)
     job[0].count([("a", "damaged")] * 10, 80)
     job[1].count([], 110)

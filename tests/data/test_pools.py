@@ -1,4 +1,4 @@
-"""Worker processes: they outlive the signals that stop a job, and end when they are not needed."""
+"""Worker processes: they ignore the signals that stop a job, and end when they are no longer needed."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def is_running(process: int) -> bool:
 
 
 def workers(executor: Executor) -> set[int]:
-    """Their process ids: both are at work at the same time."""
+    """Return the ids of two processes, which work at the same time."""
     return set(executor.map(process_id, [0.5, 0.5]))
 
 

@@ -1,4 +1,4 @@
-"""Caches of text states that somebody else may have made, and files of captions without bound."""
+"""Untrusted caches of text states, and files of captions of any size."""
 
 import json
 import os
@@ -32,7 +32,7 @@ RECORD = {
 
 
 def write_cache(folder: Path, *states: bytes, **changes: Any) -> Path:
-    """A cache whose first records are given."""
+    """Return a cache with the given first records."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     folder.mkdir()
@@ -88,8 +88,8 @@ def test_a_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_a_record_of_other_types_or_sizes_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
-    said = refusal(write_cache(tmp_path / "cache", **changes))
-    assert "cache.json: " in said or "format" in said or "different caches" in said
+    message = refusal(write_cache(tmp_path / "cache", **changes))
+    assert "cache.json: " in message or "format" in message or "different caches" in message
 
 
 @given(st.binary(max_size=40) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))

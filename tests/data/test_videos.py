@@ -1,4 +1,4 @@
-"""Videos into a dataset, and clips out of it: what is skipped, what is read, and in which order."""
+"""Building a dataset from videos and reading clips from it: skipped videos, frames, and the order of clips."""
 
 import json
 import os
@@ -35,7 +35,7 @@ NUM_VALIDATION, BATCH = 7, 10
 
 
 def counting_video(hue: int) -> np.ndarray:
-    """Frames whose green is 7 x their number, and whose red is theirs alone."""
+    """Return frames whose green is 7 x their number, and whose red is unique."""
     frames = np.zeros((FRAMES, HEIGHT, WIDTH, 3), np.uint8)
     frames[..., 0] = hue
     frames[..., 1] = 7 * np.arange(FRAMES)[:, None, None]
@@ -44,7 +44,7 @@ def counting_video(hue: int) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def mp4s(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """Ten small videos, 33 frames at 8 fps."""
+    """Ten small videos of 33 frames at 8 fps."""
     folder = tmp_path_factory.mktemp("mp4s")
     for number in range(10):
         write_mp4(folder / f"{number}.mp4", counting_video(25 * number), FPS)
@@ -66,7 +66,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory, mp4s: list[bytes]) -> Path:
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Path:
-    """Built from `videos`, in several shards."""
+    """A dataset of several shards, built from `videos`."""
     out = tmp_path_factory.mktemp("datasets") / "videos"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "SHARD_BYTES", 300_000)
@@ -104,7 +104,7 @@ def assert_equal(some: list[ClipBatch], others: list[ClipBatch]) -> None:
 def test_three_corrupt_of_200_are_skipped_and_named(
     videos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """With threads and with processes that decode, which make the same files."""
+    """Decoding in threads and in processes makes the same files."""
     for num_workers in (0, 2):
         report = builder.build(videos, tmp_path / str(num_workers), num_workers=num_workers)
         assert report.num_videos == 197
@@ -312,7 +312,7 @@ def test_frames_are_those_shown_at_the_times(mp4s: list[bytes]) -> None:
 
 @pytest.mark.parametrize("container", ["mp4", "mov"])
 def test_seeking_gives_what_decoding_everything_gives(tmp_path: Path, container: str) -> None:
-    """With several keyframes and frames that are stored in another order than they are shown."""
+    """A video with several keyframes, and with frames stored in another order than they are shown."""
     import av
 
     rng = np.random.default_rng(0)
@@ -409,7 +409,7 @@ def test_an_epoch_has_each_clip_once_and_the_next_another_order(config: DataConf
 
 
 def test_the_order_is_that_of_every_machine_and_version(config: DataConfig) -> None:
-    """A resumed run needs it: these numbers may never change."""
+    """Resumed runs depend on these numbers, which must never change."""
     assert [Order(197, 3).clip(element) for element in (0, 1, 196, 197, 10**9)] == [80, 78, 195, 163, 162]
     assert sorted(Order(197, 3).clip(197 * 5 + position) for position in range(197)) == list(range(197))
     assert sorted(shuffled(position, 1, "key") for position in range(1)) == [0]
@@ -440,7 +440,7 @@ def test_a_state_can_be_set_back(config: DataConfig) -> None:
 def test_closing_ends_the_threads(config: DataConfig) -> None:
     before = threading.active_count()
     batches(config, 1)
-    deadline = time.monotonic() + 10  # a thread that was told to end may take a moment
+    deadline = time.monotonic() + 10  # a thread may need a moment to end
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert threading.active_count() <= before
@@ -467,7 +467,7 @@ def test_fingerprints_differ_where_the_clips_do(config: DataConfig, folder: Path
 
 @pytest.fixture
 def broken(dataset: Path, tmp_path: Path) -> Path:
-    """The dataset with some of its bytes changed: a few records are damaged."""
+    """The dataset with some bytes changed, so that a few records are damaged."""
     out = tmp_path / "broken"
     shutil.copytree(dataset, out)
     shard = sorted(out.glob("*.array_record*"))[0]
@@ -513,7 +513,7 @@ def test_a_clip_that_fails_is_replaced_counted_and_named(
 
 
 def test_worker_processes_read_fail_and_resume_as_threads_do(config: DataConfig, broken: Path) -> None:
-    """Over an epoch's end, with rows that the workers do not share evenly."""
+    """Across the end of an epoch, with a number of rows that the workers do not divide."""
     config, rows = replace(config, path=str(broken)), range(1, 8)
     threads, expected = read(config, rows, num=22)
     processes, iterator = read(replace(config, num_workers=2), rows, num=20)
@@ -575,7 +575,7 @@ def test_validation_clips_are_fixed_and_the_last_batch_is_filled(config: DataCon
         np.testing.assert_array_equal(video, np.concatenate([batch.video for batch in whole]))
 
 
-# What is refused at the start
+# Refused at the start
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Building a dataset of other people's folders: what cannot be used is named, and the rest is built."""
+"""Building a dataset from untrusted folders: files that cannot be used are named, and the others are built."""
 
 import errno
 import os
@@ -81,7 +81,7 @@ def test_a_file_whose_decoder_fails_is_named_and_the_rest_is_built(
 
 
 def check_but_unknown(min_seconds: float, path: Path) -> VideoFacts | str:
-    """The real one, with a decoder that fails as PyAV does for a codec that it does not know."""
+    """The real check, with a decoder that fails as PyAV does for an unknown codec."""
 
     def check(path: Path) -> VideoFacts:
         if path.stem == "unknown":
@@ -163,7 +163,7 @@ def test_a_folder_without_a_video_that_can_be_used_says_why(
     assert sorted(os.listdir(tmp_path)) == ["links", "videos"]
 
 
-# Where the dataset goes
+# The output folder
 
 
 def test_a_dataset_inside_the_folder_of_videos_is_not_listed(folder: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS])
 def test_a_disk_that_fails_is_one_line_by_its_words_too(tmp_path: Path, number: int) -> None:
-    """ArrayRecord passes on the words alone."""
+    """ArrayRecord raises an error that has only the message."""
     for error in (OSError(number, os.strerror(number)), RuntimeError(f"write() failed: {os.strerror(number)}; x")):
         with (
             pytest.raises(UserError, match=r"out: (the disk is full|cannot be written \()"),

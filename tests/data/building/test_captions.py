@@ -1,4 +1,4 @@
-"""Videos and their captions: which belong together, and what is wrong with a table."""
+"""Videos and their captions: how they are matched, and the errors of a table."""
 
 import contextlib
 import csv
@@ -28,7 +28,7 @@ def touch(folder: Path, *names: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Videos by name alone: only their names are looked at."""
+    """Make empty files as videos: listing reads only their names."""
     folder = tmp_path / "videos"
     touch(folder, "1.mp4", "2.MP4", "page/3.mp4", "page/1.mp4")
     return folder
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 def listed(
     folder: Path, table: str | bytes | None = None, skip: Path | None = None
 ) -> tuple[dict[str, tuple[str, str]], dict[str, list[str]]]:
-    """The videos as (path, caption) by name, and the names of what is left out by reason."""
+    """Return the videos as (path, caption) by name, and the names of those left out by reason."""
     path = folder.parent / "table.csv"
     if table is not None:
         path.write_bytes(table if isinstance(table, bytes) else table.encode())
@@ -175,7 +175,7 @@ def test_a_caption_that_is_no_file_is_named(folder: Path) -> None:
     }
 
 
-# Which files are videos
+# Files that are videos
 
 
 def test_videos_of_all_suffixes_in_any_case_are_found(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_all_names_are_written_and_the_first_are_shown() -> None:
     ]
 
 
-# What is refused
+# Refused input
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The synthetic world: its grammar, where its things are, and what its pictures show when they are measured."""
+"""The synthetic world: its grammar, the positions of its things, and measurements of its rendered frames."""
 
 from itertools import combinations, product
 
@@ -36,7 +36,7 @@ RECORDED = {
         [36.523, 78.038, 18.0, 138.247, 78.038, 18.0],
     ),
 }
-"""Of seed 7: the caption, and x, y and radius of the first thing at the start and at the end, at 160x100."""
+"""Caption of each index with seed 7, and x, y and radius of its first thing at the start and the end, at 160x100."""
 
 DIRECTIONS = {
     "moves left": (-1, 0, 0),
@@ -47,7 +47,7 @@ DIRECTIONS = {
     "grows": (0, 0, 1),
     "shrinks": (0, 0, -1),
 }
-"""Which way x, y and the radius go; y is down."""
+"""Signs of the changes of x, y (which points down) and the radius."""
 
 KEYFRAME_TIMES = np.arange(8) / 2
 
@@ -67,16 +67,16 @@ def triple(thing: Thing) -> tuple[str, str, str]:
 
 
 def boxes(body: Body, times: np.ndarray) -> np.ndarray:
-    """The left, top, right and bottom of a body, each at every time."""
+    """Return the left, top, right and bottom edges of a body at every time."""
     x, y, radius = body.path(times).T
     (left, right), (above, below) = EXTENTS[body.thing.shape]
     return np.stack([x - left * radius, y - above * radius, x + right * radius, y + below * radius])
 
 
 def measured_coverage(placed: PlacedScene, video: np.ndarray) -> np.ndarray:
-    """How much of every pixel each thing covers, (things, time, height, width), from the colours alone.
+    """Return the share of each pixel that each thing covers, (things, time, height, width), from the colours alone.
 
-    A pixel is the thing's that covers more of it: the rounding of one thing's colours is not read as another far away.
+    A pixel counts for the thing that covers more of it, so that rounded colours of one do not look like the other.
     """
     background = np.array(BACKGROUNDS[placed.scene.background], float)
     contrasts = np.array([COLORS[thing.color] for thing in placed.scene.things]) - background
@@ -85,7 +85,7 @@ def measured_coverage(placed: PlacedScene, video: np.ndarray) -> np.ndarray:
 
 
 def measured_path(covered: np.ndarray) -> np.ndarray:
-    """x and y of the centre and the radius of the circle of the same area, (time, 3), from (time, height, width)."""
+    """Return the centre and the radius of the circle of the same area, (time, 3), from (time, height, width)."""
     area = covered.sum((1, 2))
     x = covered.sum(1) @ (np.arange(covered.shape[2]) + 0.5) / area
     y = covered.sum(2) @ (np.arange(covered.shape[1]) + 0.5) / area
@@ -156,11 +156,11 @@ def test_any_text_is_a_scene_or_refused_in_one_line(text: str, position: int, in
         assert parse_sentence(scene.sentence()) == scene
 
 
-# Where the things are
+# Positions of the things
 
 
 def hardest_scenes() -> list[Scene]:
-    """The largest things of every shape and motion, alone and in pairs."""
+    """Return scenes of the largest things of every shape and motion, alone and in pairs."""
     large = [Thing("red", shape, motion, "large") for shape, motion in product(SHAPES, MOTIONS)]
     return [Scene((thing,)) for thing in large] + [Scene(pair) for pair in product(large, large)]
 
@@ -224,7 +224,7 @@ def test_a_smaller_spread_draws_the_same_places_nearer_to_the_middle(scene: Scen
     np.testing.assert_allclose([near.share, *np.ravel(near.spots)], expected, atol=1e-12)
 
 
-# What the pictures show
+# Rendered frames
 
 
 def test_the_centre_of_every_thing_has_its_colour_and_the_corner_the_background() -> None:
@@ -241,7 +241,7 @@ def test_the_centre_of_every_thing_has_its_colour_and_the_corner_the_background(
 
 @pytest.mark.parametrize(("height", "width", "tolerance"), [(10, 16, 0.15), (40, 64, 0.05), (160, 256, 0.03)])
 def test_measured_paths_are_those_of_the_bodies(height: int, width: int, tolerance: float) -> None:
-    """In pixels; what is left is the rounding of colours to 8 bits."""
+    """Tolerances in pixels: colours are rounded to 8 bits."""
     for index in range(40):
         placed = scene_from_index(index, held_out=None)
         covered = measured_coverage(placed, render(placed, KEYFRAME_TIMES, height, width))
@@ -250,7 +250,7 @@ def test_measured_paths_are_those_of_the_bodies(height: int, width: int, toleran
 
 
 def test_moving_things_are_seen_to_move_steadily() -> None:
-    """In every step of 1/8 s at 64x40: at least 0.4 of the 0.5 pixels of the slowest, in one direction."""
+    """In every step of 1/8 s at 64x40: at least 0.4 of the 0.5 pixels of the slowest thing, in one direction."""
     times = np.arange(29) / 8
     for index in range(80):
         placed = scene_from_index(index, held_out=None)
@@ -273,7 +273,7 @@ def test_a_large_frame_averaged_down_is_the_small_one() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_pixel_is_covered_as_much_as_the_points_in_it(shape: str) -> None:
-    """Against counting which of 64 x 64 points of every pixel are inside the shape."""
+    """Compared with the number of 64 x 64 points of every pixel that are inside the shape."""
     placed = place(parse_sentence(f"a large white {shape} stays still"), 1)
     x, y, radius = placed.bodies(20, 32)[0].path([0.0])[0]
     points = (np.arange(64 * 32) + 0.5) / 64
@@ -319,7 +319,7 @@ def test_any_number_and_size_of_frames(num_frames: int, height: int, width: int)
 
 
 def test_all_colours_are_far_apart() -> None:
-    """Each from the others and from the backgrounds, in levels of 8 bits."""
+    """Distances of each colour to the others and to the backgrounds, in levels of 8 bits."""
     for one, other in combinations([*COLORS.values(), *BACKGROUNDS.values()], 2):
         assert np.linalg.norm(np.subtract(one, other)) > 100
 
@@ -335,7 +335,7 @@ def test_any_index_of_any_world_has_a_scene(index: int, seed: int) -> None:
 
 
 def test_the_world_stays_as_it_is() -> None:
-    """Weights and recorded numbers rest on it: an index gives the same scene on every machine and forever."""
+    """Weights and recorded numbers depend on it: an index gives the same scene on every machine, in every version."""
     for index, (sentence, path) in RECORDED.items():
         placed = scene_from_index(index, seed=7)
         assert placed.scene.sentence() == sentence
@@ -345,10 +345,10 @@ def test_the_world_stays_as_it_is() -> None:
 def test_scenes_are_mixed_as_stated() -> None:
     """Shares of 4000 scenes, within four standard deviations."""
     drawn = [scene_from_index(index).scene for index in range(4000)]
-    said = [thing.size for scene in drawn for thing in scene.things]
+    sizes = [thing.size for scene in drawn for thing in scene.things]
     assert np.mean([len(scene.things) == 2 for scene in drawn]) == pytest.approx(0.35, abs=0.03)
     assert np.mean([scene.background == "black" for scene in drawn]) == pytest.approx(0.5, abs=0.032)
-    assert np.mean([size == "" for size in said]) == pytest.approx(0.5, abs=0.028)
+    assert np.mean([size == "" for size in sizes]) == pytest.approx(0.5, abs=0.028)
     assert all(len({thing.color for thing in scene.things}) == len(scene.things) for scene in drawn)
 
 
