@@ -188,7 +188,7 @@ def test_what_exists_is_replaced_only_when_asked_and_ours(folder: Path, tmp_path
     assert builder.build(folder, out, overwrite=True).num_videos == 1
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "file").touch()
-    with pytest.raises(UserError, match="is not a dataset"):
+    with pytest.raises(UserError, match="is no dataset"):
         builder.build(folder, tmp_path / "foreign", overwrite=True)
     assert (tmp_path / "foreign" / "file").exists()
 
@@ -581,7 +581,7 @@ def test_validation_clips_are_fixed_and_the_last_batch_is_filled(config: DataCon
 @pytest.mark.parametrize(
     ("change", "batch_size", "says"),
     [
-        ({"path": "missing"}, 1, "there is not a dataset missing"),
+        ({"path": "missing"}, 1, "there is no dataset missing"),
         ({"num_validation": 198}, 1, "197 videos, fewer than data.num_validation=198"),
         ({"num_validation": 197}, 1, "0 clips are left to train on"),
         ({}, 191, "190 clips are left to train on, without 7 for validation, and a batch is 191"),
