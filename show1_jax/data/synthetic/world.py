@@ -67,11 +67,11 @@ _UNSAID_BACKGROUND: Final = "black"
 _ASPECT: Final = 1.6
 _GROWTH: Final = 1 / 3
 """Change of the radius from the middle to either end, as a share of it: the last radius is twice or half the first."""
-_EDGE_MARGIN: Final = 0.025
+_FRAME_MARGIN: Final = 0.025
 """Least distance to the frame's edge; the distance between two things is at least twice as large."""
-_MIN_TRAVEL: Final = 0.35
-"""Least distance that a moving thing travels, which is also at least `_MIN_TRAVEL_SHARE` of its lane's free length."""
-_MIN_TRAVEL_SHARE: Final = 0.6
+_MIN_SCENE_TRAVEL: Final = 0.35
+"""Least distance that a moving thing travels, which is also at least `_MIN_LANE_SHARE` of its lane's free length."""
+_MIN_LANE_SHARE: Final = 0.6
 
 _Choice = TypeVar("_Choice")
 _Triple = tuple[str, str, str]
@@ -110,7 +110,7 @@ class Thing:
 
     def _room(self, axis: int) -> float:
         """Return the length of the shortest lane along an axis that contains the thing."""
-        return sum(self._reach(axis)) + 2 * _EDGE_MARGIN
+        return sum(self._reach(axis)) + 2 * _FRAME_MARGIN
 
 
 @dataclass(frozen=True)
@@ -375,7 +375,7 @@ def _uniforms(count: int, seed: int, index: int = 0) -> list[float]:
 
 
 def _larger_share(room: float, share: float) -> float:
-    least = max(_MIN_TRAVEL, _MIN_TRAVEL_SHARE * room)
+    least = max(_MIN_SCENE_TRAVEL, _MIN_LANE_SHARE * room)
     return least + share * (room - least)
 
 
@@ -385,7 +385,7 @@ def _body(thing: Thing, spot: _Spot, lanes: _Lanes, unit: float) -> Body:
     for axis, (start, end) in enumerate(lanes):
         free = end - start - thing._room(axis)
         distance = _larger_share(free, spot.travel) if motion[axis] else 0.0
-        low = unit * (start + _EDGE_MARGIN + thing._reach(axis)[0] + spot[axis] * (free - distance))
+        low = unit * (start + _FRAME_MARGIN + thing._reach(axis)[0] + spot[axis] * (free - distance))
         high = low + unit * distance
         paths.append((high, low) if motion[axis] < 0 else (low, high))
     (x0, x1), (y0, y1) = paths
