@@ -1,11 +1,11 @@
-"""Sample videos of prompts with the cascade.
+"""Sample videos for prompts with the cascade.
 
   python sample.py --config configs/demo.py --prompt "a panda eating bamboo"
   python sample.py --config configs/full.py --prompts prompts.txt --config.keyframes.num_steps=50
 
 Each video has a directory OUT/<prompt, seed, and a hash of both>. It contains the exact result of every stage
 (n_STAGE.safetensors), the same as .mp4 and .gif, a contact_sheet.png of all stages, and run.json with the request and
-the settings. A video that exists already is skipped; anything else in its place is refused.
+the settings. A video that exists already is skipped. Other files in its place are refused without --overwrite.
 The stages: keyframes, interpolation, first_frame, superres_pixel, superres_latent.
 """
 
@@ -41,7 +41,7 @@ def define_flags() -> flags.FlagValues:
     number("videos_per_prompt", 1, "N: videos of each prompt, with seeds SEED, SEED + 1, ...", flag_values=values)
     text("negative_prompt", None, "TEXT: content that the video should not show", flag_values=values)
     number("seed", None, "SEED: seed of each prompt's first video", flag_values=values)
-    text("checkpoint", None, "A,B: checkpoints or training runs; later ones' parts are used", flag_values=values)
+    text("checkpoint", None, "A,B: checkpoints or training runs; components of later ones are used", flag_values=values)
     text("out", None, "DIR: parent of the videos' directories", flag_values=values)
     text("stages", None, "A,B: run only these stages", flag_values=values)
     text(

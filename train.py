@@ -33,12 +33,12 @@ def define_flags() -> flags.FlagValues:
     values = cli.new_flags()
     text, toggle = flags.DEFINE_string, flags.DEFINE_bool
     text("stage", None, "STAGE: the network to train", flag_values=values)
-    text("workdir", None, "DIR: directory of this run; an existing run is resumed", flag_values=values)
+    text("workdir", None, "DIR: working directory of the run; an existing run is resumed", flag_values=values)
     text("checkpoint", None, "A,B: text encoders and autoencoder, made by `python -m convert`", flag_values=values)
     toggle("dry_run", False, "print the memory that each device needs; do not train", flag_values=values)
     text("devices", None, "N,M: numbers of devices for --dry_run; default: all devices here", flag_values=values)
     text("profile", None, "STEP:N: profile N steps from STEP on, for TensorBoard", flag_values=values)
-    text("wandb", None, "PROJECT: send the metrics there too; needs the extra `wandb`", flag_values=values)
+    text("wandb", None, "PROJECT: W&B project that also gets the metrics; needs the extra `wandb`", flag_values=values)
     cli.define_process_flags(values)
     return values
 

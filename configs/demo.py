@@ -39,7 +39,7 @@ PIXEL_UNET: dict[str, Any] = {
     "cross_attention_dim": 64,
     "text_dim": TEXT_DIM,
     "text_embedding_heads": 4,
-    "norm_num_groups": 8,  # with a group for each channel the last norm would take every flat colour away
+    "norm_num_groups": 8,  # with a group for each channel the last norm would remove flat colours
     "act_fn": "silu",
     "out_act_fn": "silu",
 }
@@ -106,8 +106,8 @@ LATENT_DPM_SOLVER = DPM_SOLVER | {
     "beta_end": 0.012,
 }
 
-# Ours, for small networks on a CPU. The learning rate stays, so that a run can be as long as there is time for. With
-# AdamW's usual beta2 and clip_norm an autoencoder was lost at step 1880: gradients had become small, and then were not.
+# Our choices, for small networks on a CPU. The learning rate is constant, so that a run can stop after any step. With
+# AdamW's usual beta2 and clip_norm, an autoencoder diverged at step 1880: its gradients became small, then large again.
 TRAINING = {"num_steps": 100_000, "batch_size": 4, "remat": "none"}
 OPTIMIZER = {
     "kind": "muon",

@@ -1,11 +1,11 @@
-"""The paper's cascade with 25 denoising steps in pixel super-resolution in place of 125; all else is as in full.py.
+"""The paper's cascade with 25 denoising steps in pixel super-resolution, not 125; the rest is as in full.py.
 
   python sample.py --config configs/fast.py --prompt "a burning lamborghini driving on a rainbow"
 
 Hardware: as for configs/full.py. A video takes 13.1 PFLOP in place of 38.5: four fifths of the work are those steps.
 Result: 29 frames of 576x320 in outputs/. With the released weights the difference is not measured. In the demo cascade,
-whose world is simple, the final videos of 25 steps differ from those of 125 by a PSNR of 51.2 dB, the worst of four by
-48.2 dB; with 50 steps it is 56.3 and 52.1 dB (benchmarks/README.md has the command).
+whose world is simple, final videos of 25 steps have a PSNR of 51.2 dB to those of 125 steps, and the worst of four has
+48.2 dB. With 50 steps it is 56.3 and 52.1 dB (benchmarks/README.md has the command).
 """
 
 from ml_collections import ConfigDict

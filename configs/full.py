@@ -7,7 +7,7 @@ Convert the released weights once, then sample:
 
 Hardware: one GPU or TPU, or several (`--config.mesh`, README.md). A video takes 38.5 PFLOP. `--dry_run` prints the
 memory of each device, `--config.memory_limit_gb` reduces it.
-Result: outputs/*/5_superres_latent.mp4, 29 frames of 576x320 at 8 frames a second, as of the original code up to
+Result: outputs/*/5_superres_latent.mp4, 29 frames of 576x320 at 8 frames a second. They equal the original code's up to
 rounding (README.md has the differences). Times on GPUs and TPUs: not measured yet.
 
 Train a stage on captioned videos:

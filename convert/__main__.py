@@ -108,7 +108,7 @@ def _merge_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="python -m convert merge",
         description="Write components of several checkpoints as one checkpoint: later checkpoints replace components "
-        "of earlier ones. Of a training run, the averaged weights of its newest good step are used. Without "
+        "of earlier ones. For a training run, the averaged weights of its newest intact step are used. Without "
         "--component: all of them.",
     )
     _add_components(parser)

@@ -227,7 +227,7 @@ def vae_config(config: Mapping[str, Any]) -> VAEConfig:
         UserError: the class, a field's value or an unknown field is not supported; the message names it.
     """
     if config.get("_class_name") != "AutoencoderKL":
-        raise UserError(f"_class_name={shown(config.get('_class_name'))} is no AutoencoderKL")
+        raise UserError(f"_class_name={shown(config.get('_class_name'))} is not an AutoencoderKL")
     fields = _ConfigFields(VAE, config)
     down = fields.names("down_block_types", ("DownEncoderBlock2D",))
     up = fields.names("up_block_types", ("UpDecoderBlock2D",))

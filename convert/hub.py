@@ -97,8 +97,8 @@ def _from_hub(
 def _cached_snapshot(repository: str, revision: str) -> Path | None:
     """Return the folder of a revision in the hub's cache, or None if it is not there.
 
-    A download of one commit, as ours, does not record the branch of the commit: if a repository's cache holds a single
-    commit and no revision is given, that commit is used.
+    Our downloads are of one commit, and do not record its branch. So if no revision is given and a repository's cache
+    holds a single commit, that commit is used.
     """
     cache = Path(constants.HF_HUB_CACHE) / "--".join(("models", *repository.split("/")))
     try:

@@ -1,8 +1,8 @@
 """Initial checkpoints for training, as in the paper (Show-1, section 4.1).
 
-Image UNets become video UNets: an inflated UNet has the image UNet's weights and initial temporal layers, which are the
-identity, so that its output for every frame is the image UNet's. A keyframe UNet becomes the interpolation UNet: it
-keeps its weights, and its first convolution has zeros for the condition's channels.
+Image UNets become video UNets. An inflated UNet has the image UNet's weights, and temporal layers that are initialised
+as the identity: its output for every frame is that of the image UNet. A keyframe UNet becomes the interpolation UNet:
+it keeps its weights, and its first convolution has zeros for the condition's channels.
 """
 
 import os
@@ -125,7 +125,7 @@ def _with_temporal_layers(prepared: PreparedPart, seed: int, dtype: np.dtype | N
     zero = np.zeros((), stored)
     return replace(
         prepared,
-        origin={**prepared.origin, "start": [f"newborn temporal layers, seed {seed}"]},
+        origin={**prepared.origin, "start": [f"initial temporal layers, seed {seed}"]},
         architecture=architecture,
         config={},
         arrays=prepared.arrays | {path: np.broadcast_to(zero, shape) for path, shape in initial.items()},
@@ -192,7 +192,7 @@ def _with_condition(prepared: PreparedPart) -> PreparedPart:
         prepared,
         stage=stage,
         part=stage.parts[0],
-        origin={**prepared.origin, "start": [*starts, "the keyframe UNet, which sees no condition"]},
+        origin={**prepared.origin, "start": [*starts, "the keyframe UNet, with zeros for the condition"]},
         architecture=architecture,
         config={},
         arrays=prepared.arrays | {("conv_in", "kernel"): np.concatenate([kernel, zeros], axis=2)},

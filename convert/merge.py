@@ -99,7 +99,7 @@ def _merged_component(
     """Return a component to write, checked as far as possible without reading weights."""
     record, checkpoint = checkpoints.component(name), checkpoints.path(name)
     if not name.isidentifier():
-        raise UserError(f"{checkpoint}: {name!r} is no component's name; convert again")
+        raise UserError(f"{checkpoint}: {name!r} is not the name of a component; convert again")
     architecture = stored_architecture(checkpoint, name, record)
     record = replace(record, dtype=dtype.name if dtype else record.dtype)
     record = record if config is None else with_settings(record, name, config)

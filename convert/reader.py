@@ -167,7 +167,7 @@ def read_index(path: Path) -> dict[str, str]:
     for shard in set(weight_map.values()):
         if "\0" in shard or Path(shard).name != shard or Path(shard).suffix not in {".safetensors", ".bin"}:
             raise UserError(
-                f"{path}: names the shard {shown(shard)}, which is no file name of weights; do not trust it"
+                f"{path}: names the shard {shown(shard)}, which is not the name of a file of weights; do not trust it"
             )
     return weight_map
 

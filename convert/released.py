@@ -223,7 +223,7 @@ def check_text_widths(architectures: Mapping[str, Architecture]) -> None:
         served = [stage for stage, spec in STAGE_TABLE.items() if spec.text_encoder == encoder]
         text = architectures[encoder]
         if not isinstance(text, TextArchitecture):
-            raise UserError(f"{encoder} is no text encoder; give folders or checkpoints that belong together")
+            raise UserError(f"{encoder} is not a text encoder; give folders or checkpoints that belong together")
         width = text.state_width
         for name, unet in architectures.items():
             if name in served and isinstance(unet, UNetConfig) and unet.raw_text_dim != width:

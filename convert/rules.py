@@ -161,7 +161,7 @@ def match_weights(
 def check_values(key: str, array: np.ndarray, dtype: np.dtype, problems: Problems) -> None:
     """Add a problem if an array is not of floats, or has NaN, infinity or values that are too large for `dtype`."""
     if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
-        problems.add("weights that are no floats", f"{key} is {array.dtype}")
+        problems.add("weights that are not floats", f"{key} is {array.dtype}")
     elif not all(np.isfinite(chunk).all() for chunk in _chunks(array)):
         problems.add("weights with NaN or infinity", key)
     elif dtype != array.dtype:

@@ -31,7 +31,7 @@ ELEMENT_TYPES = {
     "BOOL": np.dtype("?"),
 }
 
-_LARGEST_SIZE = 2**48  # limit of a side or an offset; NumPy refuses far larger ones even if another side is 0
+_LARGEST_SIZE = 2**48  # limit of a dimension or an offset; NumPy refuses far larger dimensions even if another is 0
 _MAX_HEADER: Final = 16 << 20
 """Size limit in bytes, enough for 100,000 tensors. The library allows 100 MB, which need gigabytes when parsed."""
 
@@ -105,7 +105,7 @@ def _read_header(path: Path, buffer: mmap.mmap) -> tuple[dict[str, Any], int]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _is_text_table(value: Any) -> bool:

@@ -93,7 +93,7 @@ def read_torch_zip(path: Path) -> TensorTable:
     except _MalformedError as error:
         raise UserError(f"{path}: {error}") from None
     # Any other exception means that no writer of this format produced the bytes: pickletools and zipfile raise a dozen
-    # kinds on damaged input.
+    # kinds of exceptions on damaged input.
     except Exception as error:
         reason = shown_name(" ".join(str(error).split()) or type(error).__name__)
         raise UserError(f"{path}: truncated or damaged ({reason}); download it again") from None
@@ -240,7 +240,7 @@ class _PickleInterpreter:
             case "STACK_GLOBAL":
                 module, name = self._pop(2)
                 if not isinstance(module, str) or not isinstance(name, str):
-                    raise _MalformedError("its pickle asks for a name that is no text; do not trust this file")
+                    raise _MalformedError("its pickle asks for a name that is not text; do not trust this file")
                 stack.append(_permitted(f"{module} {name}"))
             case "BINUNICODE" | "SHORT_BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "LONG1":
                 stack.append(argument)

@@ -1,7 +1,7 @@
 """Command lines: flags, config files and overrides; every mistake of the user is reported in one line.
 
 absl parses the flags and ml_collections the config file; commands with sub-commands use argparse. This module checks
-their input and words their errors.
+their input and writes their errors.
 """
 
 import argparse

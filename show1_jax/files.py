@@ -1,6 +1,6 @@
 """Paths from the user, untrusted files, and folders that are written completely or not at all.
 
-Files are not trusted: only regular files are opened (reading a FIFO or a device may never end), and the size and depth
+Files are not trusted. Only regular files are opened, since reading a FIFO or a device may never end. The size and depth
 of JSON are checked before its values are used.
 """
 

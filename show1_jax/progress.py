@@ -54,7 +54,7 @@ class Bar:
             name: text before the bar.
             total: number of all steps; None if it is unknown.
             done: number of steps that are finished already.
-            unit: unit of a step, e.g. " videos"; "B" stands for bytes, shown with a prefix.
+            unit: unit of a step, e.g. " videos"; "B" means bytes, shown with a prefix.
             waiting: text until the first step is finished, which waits for the compiler. Times and speeds then exclude
                 the first step. Empty: the first step is counted like the others.
             rates: speeds to show after `waiting`: their unit, and the number of such units in one step.

@@ -88,14 +88,14 @@ def test_a_misspelt_override_is_refused_with_the_nearest_name(setting: str, data
         ("--config.keyframes.num_steps", "Missing value for flag --config.keyframes.num_steps"),
         ("--config.keyframes.num_steps=0", "num_steps=0 must be from 1 to 100000"),
         ("--config.keyframes.use_negative_prompt=maybe", "--config.keyframes.use_negative_prompt=maybe: "),
-        ("--config.keyframes.sampler=euler", "sampler='euler' is none of"),
+        ("--config.keyframes.sampler=euler", "sampler='euler' is not one of"),
         ("--config.keyframes={}", "there is no setting --config.keyframes;"),
         ("--config.=1", "there is no setting --config.;"),
         ("--config.keyframes[0]=1", "there is no setting --config.keyframes[0];"),
         ("--config.output.fps=51", "fps=51.0 must be from 0.1 to 50"),
         ("--config.output.keyframes_fps=nan", "keyframes_fps=nan must be"),
         ("--config.mesh.data=0", "sizes must be positive or -1"),
-        ("--config.precision=float16", "precision='float16' is none of"),
+        ("--config.precision=float16", "precision='float16' is not one of"),
         ("--seed=-1", "seed=-1 must be from 0"),
         ("--seed=x", "--seed=x: invalid literal"),
         (f"--seed={MAX_SEED + 1}", "must be from 0"),
@@ -209,7 +209,7 @@ def test_arguments_that_the_locale_cannot_read_are_utf8() -> None:
     command = [sys.executable, "sample.py", "--config", CONFIGS["demo"], "--prompt", "\U0001f43c"]
     c_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([*command, *command[-2:]], env=os.environ | c_locale, cwd=ROOT, capture_output=True)
-    assert done.stderr == b"sample: '\\U0001f43c' is asked for twice with seed 345; give it seeds of its own\n"
+    assert done.stderr == b"sample: '\\U0001f43c' is asked for twice with seed 345; give each a different seed\n"
     assert decode_argument("caf\udce9") == "caf\udce9"  # refused as a prompt
 
 

@@ -1,4 +1,4 @@
-"""The cascade: samples videos of prompts with the networks of a checkpoint."""
+"""The cascade: samples videos for prompts with the networks of a checkpoint."""
 
 import contextlib
 import functools
@@ -79,11 +79,11 @@ class Cascade:
         config: CascadeConfig | None = None,
         devices: Sequence[jax.Device] | None = None,
     ) -> "Cascade":
-        """Open one or several checkpoints of `python -m convert` or `train.py`; weights are read stage by stage.
+        """Open one or several checkpoints that `python -m convert` or `train.py` made; weights are read stage by stage.
 
         Args:
             checkpoint: directory of a checkpoint, or several separated by commas: components of later ones replace
-                those of earlier ones. The working directory of a training run means its newest step.
+                those of earlier ones. For the working directory of a training run, its newest intact step is used.
             config: settings; by default those that the checkpoint records for its networks.
             devices: devices to use; all by default.
 
@@ -117,7 +117,7 @@ class Cascade:
         on_step: OnStageStep = lambda stage, done, total: None,
         on_stage: OnStage = lambda stage, video: None,
     ) -> dict[Stage, Float32[np.ndarray, "b _ _ _ 3"]]:
-        """Sample one video of each prompt, all in one batch.
+        """Sample one video for each prompt, all in one batch.
 
         Args:
             prompts: texts, or `Prompt`s, which can have a negative prompt and a seed.
@@ -143,7 +143,7 @@ class Cascade:
             check_prompt(prompt.text)
             check_negative(self.spec.config.negative_prompt if prompt.negative is None else prompt.negative)
         if seeds is not None and len(seeds) != len(all_prompts):
-            raise UserError(f"{len(seeds)} seeds for {len(all_prompts)} prompts; give one a prompt")
+            raise UserError(f"{len(seeds)} seeds for {len(all_prompts)} prompts; give one for each prompt")
         chosen = tuple(stage for stage in STAGES if stage in stages)
         results = {stage: np.asarray(video, np.float32) for stage, video in (given or {}).items()}
         for stage, video in results.items():

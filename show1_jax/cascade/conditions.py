@@ -171,8 +171,8 @@ def interpolation_condition(
 def interpolate(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
     """Sample stage 2: frames between the keyframes (section 3.4).
 
-    All windows are in one batch, since they are independent. A frame that two windows share is taken from the later
-    window, as in the original.
+    All windows are in one batch, since they are independent. A frame that two windows share comes from the later window
+    in the result, as in the original.
     """
     settings, keyframes = config.interpolation, videos["keyframes"]
     num_windows, (height, width) = keyframes.shape[1] - 1, keyframes.shape[2:4]
@@ -207,7 +207,7 @@ def _noised(scheduler: SchedulerConfig, video: Video, noise: Video, timestep: in
 def superres_condition(
     context: StageContext, low: Video, scale: int, noise_level: int, window: int
 ) -> Float32[Array, "b t {scale}*h {scale}*w c"]:
-    """Return the low-resolution clip, upsampled and noised up to `noise_level` (section 3.5)."""
+    """Return the low-resolution clip, upsampled and noised to `noise_level` (section 3.5)."""
     assert context.noising_scheduler is not None
     upsampled = resize_bilinear(low, low.shape[2] * scale, low.shape[3] * scale)
     noise = context.draw("augmentation", upsampled.shape[1:], window=window)
@@ -231,8 +231,8 @@ def superres_first_frame(context: StageContext, config: CascadeConfig, videos: S
 def superres_pixel(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
     """Sample stage 3b: super-resolution in windows; each is conditioned on a clean frame of the window before.
 
-    Windows overlap: this frame is the first one of the window, and is taken from the later window in the result, as in
-    the original.
+    Windows overlap in this frame, which is the first one of the later window. In the result it comes from the later
+    window, as in the original.
     """
     settings, scale, low = config.superres_pixel, config.first_frame.scale, videos["interpolation"]
     starts = superres_starts(low.shape[1], settings.window, settings.stride)

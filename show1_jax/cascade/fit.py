@@ -32,7 +32,7 @@ def network_problems(
     channels = PIXEL_CHANNELS
     if spec.is_latent:
         if not isinstance(autoencoder, VAEConfig):
-            yield f"the checkpoint's component {AUTOENCODER!r} is no autoencoder"
+            yield f"the checkpoint's component {AUTOENCODER!r} is not an autoencoder"
             return
         channels = autoencoder.latent_channels
     yield from unet_problems(spec, network, channels)

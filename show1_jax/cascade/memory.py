@@ -43,7 +43,7 @@ class MemoryNeed(NamedTuple):
 
 
 def memory_needs(spec: CascadeSpec, stages: Sequence[Stage], batch_size: int = 1) -> Iterator[tuple[str, MemoryNeed]]:
-    """Yield the name and the need of each part of the cascade: text encoders, stages, autoencoder.
+    """Yield the name and the memory need of each part of the cascade: text encoders, stages, autoencoder.
 
     Every program is compiled and stored in the compilation cache, from which a run loads it. In bfloat16 the compiler
     for CPUs plans far more memory than the one for GPUs.

@@ -52,7 +52,7 @@ class StepShapes(NamedTuple):
 
 @contextmanager
 def as_sampled(spec: CascadeSpec) -> Iterator[None]:
-    """Use the precision and the mesh of `Cascade.sample` for programs that are traced while the block lasts."""
+    """Use the precision and the mesh of `Cascade.sample` for programs that are traced in the block."""
     with exact_float32(spec.dtype), jax.set_mesh(spec.mesh):
         yield
 

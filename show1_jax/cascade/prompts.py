@@ -15,7 +15,7 @@ _SLUG_LENGTH: Final = 40
 
 @dataclass(frozen=True)
 class Prompt:
-    """Prompt of one video; a negative prompt or a seed of None is taken from the config."""
+    """Prompt of one video. If the negative prompt or the seed is None, the config's is used."""
 
     text: str
     negative: str | None = None
@@ -57,7 +57,7 @@ def _check_text(text: str, name: str) -> str:
     if len(text) > MAX_PROMPT_LENGTH:
         raise UserError(
             f"the {name} {text[:40]!a}... has {len(text):,} characters, more than {MAX_PROMPT_LENGTH:,}; shorten it: "
-            "the text encoders see its first 77 tokens"
+            "the text encoders read its first 77 tokens"
         )
     if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
         raise UserError(f"{text[:40]!a} is not valid Unicode; write it in UTF-8")

@@ -64,7 +64,7 @@ class StageSpec:
 
     @property
     def is_noised(self) -> bool:
-        """True if the condition is noised up to a level that the network is conditioned on."""
+        """True if the condition is noised to a level that the network is conditioned on."""
         return self.condition.startswith("low_resolution")
 
     @property

@@ -85,16 +85,16 @@ class Manifest:
         """
         components, files = (_json_object(name, values.get(name)) for name in ("components", "files"))
         for name in components:
-            _require_valid(name.isidentifier(), f"{name!r} is no component's name")
+            _require_valid(name.isidentifier(), f"{name!r} is not the name of a component")
         for name, file in files.items():
             relative = PurePosixPath(name)
             is_inside = not relative.is_absolute() and ".." not in relative.parts
             _require_valid(is_inside, f"files: {name!r} is outside the checkpoint")
             size, digest = (_json_object(f"files: {name}", file).get(key) for key in ("size", "sha256"))
-            _require_valid(type(size) is int and size >= 0, f"files: {name}: size={size!r} is no number of bytes")
+            _require_valid(type(size) is int and size >= 0, f"files: {name}: size={size!r} is not a number of bytes")
             _require_valid(
                 isinstance(digest, str) and _SHA256.fullmatch(digest) is not None,
-                f"files: {name}: sha256={digest!r} is no SHA-256",
+                f"files: {name}: sha256={digest!r} is not a SHA-256",
             )
         return cls({name: _component(name, fields) for name, fields in components.items()}, dict(files))
 

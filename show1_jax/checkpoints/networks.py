@@ -45,7 +45,7 @@ def network_kind(name: str) -> NetworkKind:
     """
     kinds = network_kinds()
     if name not in kinds:
-        raise UserError(f"kind={name!r} is none of {', '.join(kinds)}")
+        raise UserError(f"kind={name!r} is not one of {', '.join(kinds)}")
     return kinds[name]
 
 
@@ -80,7 +80,7 @@ class LoadedNetwork(NamedTuple):
 
     @property
     def module(self) -> Any:
-        """The network as a callable module, e.g. a `show1_jax.nn.unet.UNet`."""
+        """Network as a callable module, e.g. a `show1_jax.nn.unet.UNet`."""
         return nnx.merge(self.graph, self.weights)
 
 

@@ -109,7 +109,7 @@ def new_component(
         UserError: the name or a field is wrong.
     """
     if not name.isidentifier():
-        raise UserError(f"architecture: {name!r} is no component's name; use letters, digits and _")
+        raise UserError(f"architecture: {name!r} is not the name of a component; use letters, digits and _")
     kind = kind_of(name)
     for role, settings in schedulers.items():
         try:

@@ -19,7 +19,7 @@ def with_settings(record: Component, name: str, config: CascadeConfig) -> Compon
     Args:
         record: record of the component.
         name: name of the component.
-        config: settings for which the network was made.
+        config: settings that the network was made for.
     """
     return dataclasses.replace(record, sampling=_stage_settings(config, name)) if name in STAGES else record
 

@@ -1,8 +1,8 @@
 """The smallest and the largest value of every number in a config, a checkpoint or a run's record.
 
-The ranges are wider than any real model needs. They are narrow enough that accepted settings can be computed, are
-refused because of their size, or fail with one line for lack of memory: no network is built and no memory allocated for
-a number that is a mistake or an attack.
+The ranges are wider than any real model needs. A number outside of them is a mistake or an attack, and is refused
+before a network is built or memory is allocated. Settings inside the ranges can be computed, are refused because of
+their size, or fail with one line for lack of memory.
 """
 
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from typing import Final
 
 MAX_SEED: Final = 2**32 - 1
 MAX_LEVELS: Final = 16
-"""Most entries of a tuple with one number a level."""
+"""Maximum number of entries of a tuple with one number for each level."""
 MAX_BLOCK_LAYERS: Final = 128
-"""Most layers of all levels of a network, in one direction (down or up); the largest released network has 17."""
+"""Maximum number of layers of all levels together, in one direction (down or up); released networks have up to 17."""
 MAX_VIDEO_PIXELS: Final = 2**32
-"""Most pixels of all frames of a video: 29 frames of 8K have a quarter of them."""
+"""Maximum number of pixels of all frames of a video together: 29 frames of 8K have a quarter of it."""
 MAX_TIMESTEPS: Final = 100_000
 
 _CHANNELS: Final = (1, 65_536)

@@ -76,8 +76,8 @@ class InterpolationConfig(StageConfig):
     num_between: int = 3
     """Number of new frames between two keyframes; the released network was trained for 3."""
     between: Between = "blend"
-    """Frames that the network is conditioned on between the keyframes: a linear `blend` of the two keyframes, as the
-    released network is trained and sampled, or the paper's `zeros`. Sampling must use the setting of training."""
+    """Frames that the network is conditioned on between the keyframes: a linear `blend` of the keyframes, or `zeros`. The
+    released network uses the blend, the paper zeros. Sampling must use the setting of training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class FirstFrameConfig(StageConfig):
     num_steps: int = 70
     guidance_scale: float = 4.0
     noise_level: int = 150
-    """Timestep up to which the upsampled frame is noised; the network is conditioned on it."""
+    """Timestep to which the upsampled frame is noised; the network is conditioned on it."""
     scale: int = 4
     """Factor by which both pixel super-resolution stages enlarge height and width."""
 
@@ -99,7 +99,7 @@ class SuperresPixelConfig(StageConfig):
     num_steps: int = 125
     guidance_scale: float = 7.0
     noise_level: int = 250
-    """Timestep up to which the upsampled clip is noised; the network is conditioned on it."""
+    """Timestep to which the upsampled clip is noised; the network is conditioned on it."""
     window: int = 8
     """Frames of a window."""
     stride: int = 7

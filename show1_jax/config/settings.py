@@ -89,7 +89,7 @@ def _plain_to_typed(kind: Any, value: Any) -> Any:
 
 
 def _has_type(kind: Any, value: Any) -> bool:
-    """Return whether a value has an annotated type; an int is accepted as a float, a bool is no number."""
+    """Return whether a value has an annotated type; an int is accepted as a float, a bool is not a number."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return True
@@ -126,7 +126,7 @@ def _expected(kind: Any) -> str:
     """Return the words for an annotated type in the error that refuses another value."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return f"is none of {', '.join(map(repr, arguments))}"
+        return f"is not one of {', '.join(map(repr, arguments))}"
     if origin is tuple:
         return f"must be a list of {_TYPE_WORDS.get(arguments[0], _SETTINGS_WORDS)[1]}"
     alternatives = arguments if origin in (Union, types.UnionType) else (kind,)

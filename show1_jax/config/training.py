@@ -113,7 +113,7 @@ class InterpolationTrainingConfig(DenoisingTrainingConfig):
     """Training settings of stage 2 (section 3.4)."""
 
     max_noise_level: int = 100
-    """Exclusive upper limit of the random timestep up to which the two end frames of the condition are noised; 0: they
+    """Exclusive upper limit of the random timestep to which the two end frames of the condition are noised; 0: they
     are clean. This is conditioning augmentation (arXiv 2106.15282). The network is not conditioned on the timestep. The
     released network is sampled with clean end frames. The default is our choice: the paper states no level."""
 
@@ -123,7 +123,7 @@ class SuperresPixelTrainingConfig(DenoisingTrainingConfig):
     """Training settings of both networks of stage 3 (section 3.5)."""
 
     max_noise_level: int = 1000
-    """Exclusive upper limit of the random timestep up to which the low-resolution condition is noised. The network is
+    """Exclusive upper limit of the random timestep to which the low-resolution condition is noised. The network is
     conditioned on this timestep. With all timesteps, as in the paper, a network can be sampled at any level; fewer
     timesteps are learned in fewer steps."""
 
@@ -147,7 +147,7 @@ class AutoencoderTrainingConfig(StageTrainingConfig):
     kl_weight: float = 1e-6
     """Weight of the KL divergence of the latents from the unit Gaussian."""
     decoder_only: bool = False
-    """Train the decoder only: the encoder, and so the latents that other networks use, stay. Requires `init`."""
+    """Train the decoder only: the encoder and so the latents, which other networks use, do not change. Requires `init`."""
     height: int = 256
     width: int = 256
 
@@ -172,7 +172,7 @@ class DataConfig(Settings):
     num_workers: int = 0
     """Processes that read and decode, for each process of the run; 0: threads of the process itself."""
     max_failed_share: float = 0.01
-    """Share of read clips that cannot be decoded above which the run stops."""
+    """The run stops if a larger share of the clips cannot be read."""
     seed: int = 0
     """Seed of the order and the choice of clips."""
 

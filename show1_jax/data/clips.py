@@ -32,7 +32,7 @@ from show1_jax.files import user_path
 BATCHES_AHEAD = 2
 """Batches of a process's rows that are read ahead."""
 MAX_ATTEMPTS = 20
-"""Most clips that are tried for one element."""
+"""Maximum number of clips that are tried for one element."""
 
 
 class ClipBatch(NamedTuple):

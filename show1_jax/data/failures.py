@@ -10,9 +10,9 @@ from show1_jax.media.errors import VideoError as VideoError
 from show1_jax.progress import say
 
 MIN_READ = 100
-"""Clips that must be read before the share of failures is checked."""
+"""Number of clips that must be read before the share of failures is checked."""
 MAX_NAMED = 100
-"""Most videos that are named."""
+"""Maximum number of videos that are named."""
 
 
 @dataclass

@@ -4,9 +4,9 @@ import unicodedata
 from typing import Final
 
 MAX_CAPTION: Final = 10_000
-"""Most characters of a caption. Text encoders read about 300."""
+"""Maximum number of characters of a caption. Text encoders read about 300."""
 MAX_VIDEO_BYTES: Final = 512 << 20
-"""Most bytes of a video: all of it is in memory while it is checked, written and read."""
+"""Size limit of a video, in bytes: all of it is in memory while it is checked, written and read."""
 _UNPRINTABLE: Final = {"Cc", "Cs", "Zl", "Zp"}
 _MAX_SHORT_LINE: Final = 200
 

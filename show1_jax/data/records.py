@@ -17,7 +17,8 @@ from show1_jax.errors import UserError
 from show1_jax.files import open_regular
 
 MAX_CHECKED: Final = 100_000
-"""Most records of a file whose headers are all read first, in about 0.4 s; files with more are not small downloads."""
+"""Maximum number of records of a file whose headers are all read first, which takes about 0.4 s; files with more are
+not small downloads."""
 _BLOCK: Final = 1 << 16
 _BLOCK_HEADER: Final = 24
 _CHUNK_HEADER: Final = struct.Struct("<5Q")
@@ -53,7 +54,7 @@ class Records:
 
         Args:
             files: the files that contain the records.
-            max_bytes: most bytes of a record; one that declares more is not read.
+            max_bytes: maximum size of a record; one that declares more is not read.
         """
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 

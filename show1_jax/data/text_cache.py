@@ -44,7 +44,7 @@ _KEY_BYTES: Final = 12
 _STATE_BYTES: Final = 2
 _UNIT: Final = " captions"
 _MAX_LINES_BYTES: Final = 1 << 30
-"""Most bytes of a file of captions, which are all in memory at once."""
+"""Size limit of a file of captions, which are all in memory at once."""
 _ENCODE_AGAIN: Final = "make the cache again with `python -m show1_jax.data encode_text`"
 # One record in each group, for random access; bfloat16 states hardly compress.
 _WRITER_OPTIONS: Final = "group_size:1,uncompressed"
@@ -198,7 +198,7 @@ def check_component(component: str) -> None:
         UserError: `component` is not a text encoder; the line names those that are.
     """
     if component not in TEXT_ENCODERS:
-        raise UserError(f"--component={component} is none of {', '.join(TEXT_ENCODERS)}")
+        raise UserError(f"--component={component} is not one of {', '.join(TEXT_ENCODERS)}")
 
 
 def write_text_cache(

@@ -77,7 +77,7 @@ class VideoSource:
             video = np.stack([decode.crop_and_resize(frame, spec.height, spec.width, draw.crop) for frame in frames])
         except VideoError:
             raise
-        except Exception as error:  # PyAV raises errors of many types for files that are made to do harm
+        except Exception as error:  # PyAV raises errors of many types for malicious files
             raise VideoError(f"it cannot be decoded: {type(error).__name__}: {short_line(str(error))}") from error
         return video, record["caption"]
 

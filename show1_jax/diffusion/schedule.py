@@ -319,12 +319,15 @@ def prediction_target(
 
 
 def x0_output_derivative(prediction_type: str, alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Return the derivative of `predict_x0` by the output: an error of the output times it is an error of x0."""
+    """Return the derivative of `predict_x0` with respect to the output: the error of x0 per error of the output."""
     return {"epsilon": -sigma / alpha, "sample": np.ones_like(alpha), "v_prediction": -sigma}[prediction_type]
 
 
 class Posterior(NamedTuple):
-    """The Gaussian q(x_s | x_t, x0), s < t: its mean is x0 x0 + sample x_t (Ho et al. 2020, equations 6 and 7)."""
+    """The Gaussian q(x_s | x_t, x0), s < t (Ho et al. 2020, equations 6 and 7).
+
+    Its mean is a x0 + b x_t, where a is the field `x0` and b the field `sample`.
+    """
 
     x0: np.ndarray
     sample: np.ndarray
@@ -350,7 +353,7 @@ def split_variance(
     """Split a network's output into the prediction and the variance.
 
     Args:
-        output: `channels` channels of the prediction; a variance has as many more.
+        output: `channels` channels of the prediction, then the same number of a variance if there is one.
         channels: channels of the sample.
 
     Returns:

@@ -162,13 +162,13 @@ def open_video(file: io.BufferedIOBase) -> Iterator[OpenVideo]:
     import av
 
     check_complete(file)
-    # Metadata that are not UTF-8 are no damage; PyAV 19 and later replace them by default.
+    # Metadata that are not UTF-8 are not damage; PyAV 19 and later replace them by default.
     lenient: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     with ffmpeg_errors():
         try:
             container = av.open(file, "r", options=_LIMITS, container_options=_CONTAINER_OPTIONS, **lenient)
         except av.ArgumentError:  # raised for formats that are not in the list
-            raise VideoError(f"its content is none of {_CONTAINER_FORMATS}, whatever its name") from None
+            raise VideoError(f"its content is not one of {_CONTAINER_FORMATS}; its name does not matter") from None
     with container:
         yield OpenVideo(container)
 

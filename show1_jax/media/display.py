@@ -146,5 +146,5 @@ def _turn(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     if max(abs(a), abs(d)) < max(abs(b), abs(c)):
         rgb, a, b, c, d = np.swapaxes(rgb, 0, 1), c, d, a, b
     if max(abs(b), abs(c)) > _MAX_SKEW * largest or a * d == 0:
-        raise VideoError("it is shown at an angle that is no quarter turn")
+        raise VideoError("it is shown at an angle that is not a quarter turn")
     return rgb[:: 1 if d > 0 else -1, :: 1 if a > 0 else -1]

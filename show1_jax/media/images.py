@@ -21,7 +21,7 @@ _OTHER_SUFFIXES: Final = (".avif", ".dng", ".dpx", ".exr", ".gif", ".hdr", ".hei
 """Suffixes of images that cannot be read. They are refused, since skipped frames would make another video."""
 MAX_IMAGE_PIXELS: Final = 64_000_000
 """Limit for one image: cameras have up to 61 million."""
-# Other formats of Pillow can run programs (EPS), or are no pictures.
+# Other formats of Pillow can run programs (EPS), or are not pictures.
 _IMAGE_FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 
 
@@ -35,7 +35,7 @@ def list_images(folder: Path) -> list[Path]:
     """
     files = [path for path in folder.iterdir() if not path.name.startswith(".")]
     if others := sorted(path.name for path in files if path.suffix.lower() in _OTHER_SUFFIXES):
-        raise VideoError(f"{others[0]} is none of {' '.join(IMAGE_SUFFIXES)}")
+        raise VideoError(f"{others[0]} is not one of {' '.join(IMAGE_SUFFIXES)}")
     return sorted((path for path in files if path.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
 
 
@@ -63,7 +63,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise VideoError(f"it has more than {MAX_IMAGE_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
-        raise VideoError(f"it is none of {', '.join(_IMAGE_FORMATS)}") from None
+        raise VideoError(f"it is not one of {', '.join(_IMAGE_FORMATS)}") from None
     except Exception as error:  # Pillow raises many types for a damaged file
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise VideoError(" ".join(text.split())) from error
@@ -75,7 +75,7 @@ def _to_rgb(image: "Image.Image") -> np.ndarray:
     if image.width * image.height > MAX_IMAGE_PIXELS:
         raise VideoError(f"it has more than {MAX_IMAGE_PIXELS:,} pixels")
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # the other frames of an MPO are previews
-        raise VideoError("it has several frames; save each as a file of its own")
+        raise VideoError("it has several frames; save each in a separate file")
     upright = ImageOps.exif_transpose(image)
     if (convert := _GREY.get(upright.mode)) is not None:
         return convert(np.asarray(upright))

@@ -57,9 +57,9 @@ class Timeline:
         return len(self.times) / self.duration if self.duration else 0.0
 
     def evenly_spaced(self) -> list[int]:
-        """Return the indices of the frames that are shown at evenly spaced moments, as many as there are frames.
+        """Return the indices of the frames that are shown at evenly spaced moments, one moment for each frame.
 
-        If all frames have the same duration, these are all frames, whatever the rounding of their times.
+        If all frames have the same duration, these are all frames, independently of the rounding of their times.
         """
         count = len(self.times)
         moments = self.start + np.linspace(_EDGE_MARGIN, count - _EDGE_MARGIN, count) * (self.duration / count)

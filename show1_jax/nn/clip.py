@@ -118,7 +118,7 @@ class CLIPTextEncoder(nnx.Module):
     def __init__(self, config: CLIPTextConfig, make: Layers):
         self.config = config
         self.dtype = make.dtype
-        # The lookup is in the dtype of the table: casting the whole table for a few rows would be a waste.
+        # The lookup is in the dtype of the table: casting the whole table for a few rows would cost time and memory.
         self.token_embedding = dataclasses.replace(make, dtype=make.param_dtype).embed(
             config.vocab_size, config.hidden_size
         )

@@ -23,8 +23,8 @@ def temporal_groups(channels: int) -> int:
 class UNetConfig(Architecture):
     """The architecture of a UNet: the pixel 3-D UNets, the latent 3-D UNet or the 2-D image UNet.
 
-    Tuples have one entry a level, from the finest to the coarsest, as the down blocks. `up_*` alone begin with the
-    coarsest, as the up blocks.
+    Tuples have one entry for each level, from the finest to the coarsest, in the order of the down blocks. Only `up_*`
+    begin with the coarsest level, in the order of the up blocks.
     """
 
     in_channels: int
@@ -101,7 +101,7 @@ class UNetConfig(Architecture):
                 )
         frequencies = self.block_out_channels[0] // 2
         self._require(
-            frequencies > self.freq_shift, f"freq_shift={self.freq_shift} leaves none of {frequencies} sinusoids"
+            frequencies > self.freq_shift, f"freq_shift={self.freq_shift} leaves no sinusoid of {frequencies}"
         )
         used = [(self.block_out_channels[-1], self.mid_head_dim)]
         for level, channels in enumerate(self.block_out_channels):

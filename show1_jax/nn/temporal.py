@@ -15,7 +15,7 @@ class TemporalConvStep(nnx.Module):
 
     def __init__(self, channels: int, make: Layers):
         self.norm = make.group_norm(channels, temporal_groups(channels), 1e-5)
-        # A 2-D convolution over (time, pixels): backends are far better at it than at a 3-D one.
+        # A 2-D convolution over (time, pixels): backends run it much faster than a 3-D one.
         self.conv = make.conv(channels, channels, (3, 1))
 
     def __call__(self, x: Float[Array, "b t p c"]) -> Float[Array, "b t p c"]:

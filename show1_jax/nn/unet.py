@@ -63,11 +63,11 @@ class UNet(nnx.Module):
             sample: noisy video or latents, with the stage's condition appended as channels.
             timestep: one for each video, 0 (least noise) to the schedule's length - 1.
             text: last states of the text encoder, padding included (no UNet of the cascade masks it).
-            noise_level: level of the noise on the low-resolution condition; exactly for networks that are conditioned
-                on it (`noise_level_embedding`).
+            noise_level: level of the noise on the low-resolution condition; required if the network is conditioned on
+                it (`noise_level_embedding`), and otherwise None.
 
         Returns:
-            The prediction in float32; pixel UNets append as many channels for the variance.
+            The prediction in float32; pixel UNets append the same number of channels for the variance.
 
         Raises:
             ValueError: `noise_level` is missing, or the network has no embedding for it.

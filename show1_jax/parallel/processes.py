@@ -21,7 +21,7 @@ def from_first_process(compute: Callable[[], Value]) -> Value:
 
     Raises:
         UserError: raised by the first process, or JAX has no devices. Any other exception is raised unchanged in the
-            first process and as a UserError of one line in the others, so that none of them waits for a dead process.
+            first process. The others raise a UserError of one line, so that they do not wait for a dead process.
     """
     all_devices()  # raises a UserError where JAX may raise any exception
     if jax.process_count() == 1:

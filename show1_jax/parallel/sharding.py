@@ -95,8 +95,8 @@ def constrain_activation(x: Shaped[Array, "b t p ..."]) -> Shaped[Array, "b t p 
 
     The batch is sharded over `data`, and over `fsdp` and `guidance` if they divide it. The third axis, rows or pixels,
     is sharded over `height`, and over `guidance` if the batch is not; it need not divide evenly. Without the constraint
-    the compiler may follow a sharded weight and shard channels, which adds communication to every norm, or compute the
-    attention of all pixels on every device.
+    the compiler may follow a sharded weight and shard channels, which adds communication to every norm. It may also
+    compute the attention of all pixels on every device.
     """
     sizes = jax.sharding.get_abstract_mesh().shape
     if "data" not in sizes:

@@ -15,7 +15,7 @@ class StageTime(TypedDict):
 
 
 class StageBars:
-    """A progress bar for each stage, sequentially, and the time of each.
+    """Progress bars of the stages, one after the other, and the time of each stage.
 
     Attributes:
         times: seconds of the finished stages.

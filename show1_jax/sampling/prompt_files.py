@@ -126,7 +126,7 @@ def _read_text_lines(text: str) -> Iterator[Entry]:
         raise _FormatError("a table (every line has a tab), whose name would end in .tsv")
     for number, line in lines.items():
         if line.startswith("{") or _LIST_ITEM.fullmatch(line) or not any(map(_is_letter_digit_or_symbol, line)):
-            raise _FormatError(f"{line[:40]!r} is no prompt", f"line {number}")
+            raise _FormatError(f"{line[:40]!r} is not a prompt", f"line {number}")
         yield Entry(f"line {number}", line)
 
 
@@ -206,7 +206,7 @@ def _read_table(text: str, delimiter: str) -> Iterator[Entry]:
 def _column_names(cells: list[str]) -> list[str]:
     names = [cell.lower() for cell in cells]
     if not {"prompt", _VBENCH_PROMPT} & set(names) or len(set(names)) < len(names):
-        raise _FormatError(f"the first line {','.join(cells)[:60]!r} is no header")
+        raise _FormatError(f"the first line {','.join(cells)[:60]!r} is not a header")
     return names
 
 

@@ -118,6 +118,6 @@ def choose_prompts(
             if seed > MAX_SEED:
                 raise UserError(f"seed {seed} is above {MAX_SEED}; give a smaller one with --seed")
             if (prompt.text, seed) in videos:
-                raise UserError(f"{prompt.text[:60]!r} is asked for twice with seed {seed}; give it seeds of its own")
+                raise UserError(f"{prompt.text[:60]!r} is asked for twice with seed {seed}; give each a different seed")
             videos[prompt.text, seed] = dataclasses.replace(prompt, seed=seed)
     return tuple(videos.values())

@@ -1,7 +1,7 @@
 """`run.json`: the request, how the video was made, and the hashes of the results. Users may edit the file.
 
-A record that is damaged or was edited to something invalid is refused with its file and field: it must neither be
-mistaken for the record of another video nor be overwritten without a message.
+A record that is damaged, or became invalid when it was edited, is refused with its file and field. It must not be
+mistaken for the record of another video, and must not be overwritten without a message.
 """
 
 import dataclasses
@@ -109,7 +109,7 @@ class _Fields:
         digests = self._digests("results", self.mapping("results"))
         for name in digests:
             if name not in STAGES:
-                self._refuse(f"results has {name[:40]!r}, which is no stage")
+                self._refuse(f"results has {name[:40]!r}, which is not a stage")
         return {stage: digests[stage] for stage in STAGES if stage in digests}
 
     def files(self) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The table of text encoders, with one row each. The facts of a row are stated nowhere else.
 
-A new encoder needs a row here, a module with its network and its architecture, a row of the converter's table of keys,
-and a config with the encoder. The stages that use an encoder name its component.
+CONTRIBUTING.md has the steps to add an encoder. The stages that use an encoder name its component.
 """
 
 import tempfile
@@ -90,7 +89,7 @@ def encoder_of_kind(kind: str) -> TextEncoder:
     """Return the row of a kind of text encoder.
 
     Raises:
-        UserError: there is no text encoder of this kind.
+        UserError: there is not a text encoder of this kind.
     """
     kinds = {encoder.kind: encoder for encoder in TEXT_ENCODERS.values()}
     if kind not in kinds:

@@ -39,7 +39,7 @@ def special_tokens(folder: Path) -> dict[str, str | None]:
         UserError: a file is damaged, or a token is not a string.
     """
     settings = _read_object(folder / _TOKENIZER_CONFIG) or {}
-    # Releases before 4.34 wrote the tokens to a file of their own, which then takes precedence.
+    # Releases before 4.34 wrote the tokens to a separate file, which then takes precedence.
     if "added_tokens_decoder" not in settings:
         settings |= _read_object(folder / _SPECIAL_TOKENS_MAP) or {}
     return {name: _token_text(folder, name, settings[name]) for name in _SPECIAL_TOKENS if name in settings}

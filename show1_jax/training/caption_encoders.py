@@ -4,8 +4,8 @@
 
 The released cascade's encoders are trained on text from the internet. These know one grammar, in which every word is
 one token. From each token's state, a linear layer predicts the words of the token's own clause and of the phrase that
-names the background; from the end token's state, all words of the caption. The layer is discarded after training. So a
-state that a pixel attends to contains which words belong together: which shape is red, which of two objects moves up.
+names the background; from the end token's state, all words of the caption. The layer is discarded after training. So
+the states that pixels attend to encode which words belong together: which shape is red, which of two objects moves up.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Memory that a training run requires of each device, from shapes only: a laptop can size a job for a pod."""
+"""Memory that a training run requires on each device, from shapes only: a laptop is enough to plan a job for a pod."""
 
 import math
 from collections.abc import Mapping
@@ -27,10 +27,9 @@ _UNEVEN_RATIO = 1.5
 def describe_training_memory(plan: Plan, num_devices: int, activation_bytes: int) -> str:
     """Return a table of the memory that each device requires, in GB (1e9 bytes), by use.
 
-    Counted: weights, their average, the optimiser's moments and the gradient (float32, sharded over the mesh), the
-    frozen networks in the compute dtype, and the activations that the forward pass saves for the backward pass. Not
-    counted: activations that `remat` computes again block by block, and the compiler's own buffers. Leave room for
-    them.
+    Counted are the weights, their average, the optimiser's moments and the gradient (float32, sharded over the mesh);
+    the frozen networks in the compute dtype; and the saved activations. Not counted are activations that `remat`
+    recomputes block by block, and the compiler's own buffers. Leave room for them.
 
     Args:
         plan: plan of the stage.

@@ -71,20 +71,20 @@ def diffusion_losses(
     """Compute the mean squared error and, for a network that predicts a variance, the variational bound.
 
     The mean squared error is that of Show-1, equations 5 and 6. The hybrid objective of Nichol and Dhariwal 2021 (arXiv
-    2102.09672, equation 16) is L_simple + lambda L_vlb, where L_vlb is the sum of the T terms L_t of all timesteps: for
-    one random timestep, T L_t. T is the length of the whole schedule, also if fewer timesteps are trained, so that the
-    proportion of both terms is the same at each timestep.
+    2102.09672, equation 16) is L_simple + lambda L_vlb. L_vlb is the sum of the T terms L_t of all timesteps, which is
+    estimated by T L_t of one random timestep. T is the length of the whole schedule, also if fewer timesteps are
+    trained, so that the proportion of both terms is the same at each timestep.
 
-    Twice the sample's channels mean that the network predicts a variance, whatever the scheduler's `variance_type`:
-    DPM-Solver and DDIM ignore the learned variance, and DDPM can be chosen later.
+    A network predicts a variance if its output has twice the sample's channels. The scheduler's `variance_type` does
+    not matter: DPM-Solver and DDIM ignore the learned variance, and DDPM can be chosen later.
 
     Args:
         scheduler: schedule and prediction type.
         variational_weight: lambda.
         x0: the clean sample.
         target: the ideal prediction.
-        output: the network's output, with the sample's channels or twice as many; the second half is a variance as of
-            the variance type `learned_range`.
+        output: the network's output, with the sample's channels or twice as many; the second half is a variance
+            of the type `learned_range`.
         timestep: timestep of each example.
 
     Raises:

@@ -96,7 +96,7 @@ class ClipCondition(NamedTuple):
     """Conditions of a network besides text and timestep; see `show1_jax.cascade.denoise.Condition`.
 
     Attributes:
-        channels: concatenated to the noisy sample, along the channels; None for a stage without.
+        channels: concatenated to the noisy sample, along the channels; None for a stage without a condition.
         noise_level: timestep of the noise in these channels; None if the network is not conditioned on it.
     """
 

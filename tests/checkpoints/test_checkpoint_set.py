@@ -191,7 +191,7 @@ def test_an_edited_manifest_is_used_or_refused_in_one_line(
         ("format_version", 10**400, "format version 1000"),
         ("files", [], "manifest.json: damaged (files is no JSON object)"),
         ("components/keyframes", 3, "damaged (components: keyframes: Component: 3 must be settings by name)"),
-        ("components/keyframes/kind", "gan", "manifest.json: components: keyframes: kind='gan' is none of unet"),
+        ("components/keyframes/kind", "gan", "manifest.json: components: keyframes: kind='gan' is not one of unet"),
         ("components/keyframes/kind", "vae", "components: keyframes: VAEConfig has no field"),
         ("components/keyframes/architecture/in_channels", 2**40, "components: keyframes: UNetConfig: in_channels="),
         ("components/keyframes/architecture/layers_per_block", [10**9], "layers_per_block=1000000000 must be from"),
@@ -199,7 +199,7 @@ def test_an_edited_manifest_is_used_or_refused_in_one_line(
         ("components/keyframes/schedulers/scheduler/num_train_timesteps", 10**12, "num_train_timesteps"),
         ("components/first_frame/schedulers/image_noising_scheduler", None, "schedulers=.* must be settings by name"),
         ("components/text_t5/architecture/d_model", "wide", "d_model='wide' must be a whole number"),
-        ("components/..", {}, "'..' is no component's name"),
+        ("components/..", {}, "'..' is not the name of a component"),
     ],
 )
 def test_edits_are_named_with_file_and_field(

@@ -123,7 +123,7 @@ def test_networks_for_different_text_paddings_are_refused(tmp_path: Path) -> Non
     [
         ({"num_steps": 0}, "num_steps=0 must be from 1"),
         ({"steps": 5}, "has no field 'steps'"),
-        (KeyframesConfig().to_dict() | {"text_padding": "ones"}, "text_padding='ones' is none of"),
+        (KeyframesConfig().to_dict() | {"text_padding": "ones"}, "text_padding='ones' is not one of"),
     ],
 )
 def test_invalid_recorded_settings_are_refused(sampling: dict[str, object], said: str, tmp_path: Path) -> None:

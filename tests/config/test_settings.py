@@ -160,7 +160,7 @@ def test_a_video_is_bounded_as_a_whole() -> None:
         ({"keyframes": {1: 2}}, "KeyframesConfig: {1: 2} must be settings by name"),
         ({"architecture": {"keyframes": 3}}, "must be settings by name"),
         ({"schedulers": {"keyframes": {"scheduler": []}}}, "must be settings by name"),
-        ({"text_padding": ["encoded"]}, "text_padding=('encoded',) is none of"),
+        ({"text_padding": ["encoded"]}, "text_padding=('encoded',) is not one of"),
         ({"memory_limit_gb": "8"}, "memory_limit_gb='8' must be a number"),
         ({"memory_limit_gb": 10**400}, "must be from 0 to 1000000"),
         ({"sed": 1}, "did you mean 'seed'?"),

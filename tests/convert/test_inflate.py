@@ -157,7 +157,7 @@ def test_the_contents_of_an_initial_checkpoint(start: Path, image_folder: Path, 
         for role, settings in component.schedulers.items():
             assert settings == json.loads((folder / role / "scheduler_config.json").read_text())
         assert component.provenance["source"] == str(folder)
-        assert component.provenance["start"] == ["newborn temporal layers, seed 3"]
+        assert component.provenance["start"] == ["initial temporal layers, seed 3"]
         assert "unet/config.json" in component.provenance["files"]
         assert component.provenance["licence"] == "as the owner of the folder says"
     assert set(manifest.component("superres_pixel").schedulers) == {"scheduler", "image_noising_scheduler"}

@@ -236,7 +236,7 @@ def test_a_component_s_name_leads_nowhere_else(merge: Merge, first: Path, tmp_pa
     (tmp_path / "evil").mkdir()
     Manifest({"../elsewhere": read_manifest(first).component("text_t5")}, {}).write(tmp_path / "evil")
     code, error = merge(tmp_path / "evil")
-    assert (code, "'../elsewhere' is no component's name" in error) == (2, True)
+    assert (code, "'../elsewhere' is not the name of a component" in error) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["evil"]
 
 
@@ -253,5 +253,5 @@ def test_too_little_room(merge: Merge, first: Path, tmp_path: Path, monkeypatch:
 
 def test_a_text_encoder_of_another_kind_is_refused() -> None:
     vae = network_kind("vae").architecture.from_dict(tiny_config.VAE)
-    with pytest.raises(UserError, match="text_t5 is no text encoder"):
+    with pytest.raises(UserError, match="text_t5 is not a text encoder"):
         check_text_widths({"text_t5": vae})

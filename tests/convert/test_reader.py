@@ -216,7 +216,7 @@ def header_of(path: Path, entry: object) -> None:
         ({"dtype": "F32", "shape": [10**400], "data_offsets": [0, 16]}, "damaged header entry"),
         ({"dtype": "F32", "shape": [1] * 10**5, "data_offsets": [0, 4]}, "damaged header entry"),
         ({"dtype": "x" * 10**6, "shape": [4], "data_offsets": [0, 16]}, "element type 'x"),
-        ({"dtype": "F32", "shape": [4], "data_offsets": [0, 16], "x": float("nan")}, "NaN is no number of JSON"),
+        ({"dtype": "F32", "shape": [4], "data_offsets": [0, 16], "x": float("nan")}, "NaN is not a number in JSON"),
         ({"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}, "4 bytes behind its last tensor"),
         ({"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}, "'a' leaves 8 bytes behind the header"),
     ],

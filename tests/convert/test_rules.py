@@ -123,7 +123,7 @@ def test_all_problems_at_once(toy: nnx.State, released: dict[str, np.ndarray]) -
         "1 wrong shapes: blocks.1.weight is (3, 4, 3, 5), not (4, 3, 3, 5);",
         "2 weights with NaN or infinity: time.3.bias, time.3.weight;",
         "1 duplicate keys: normalise.bias (norm.bias);",
-        "1 weights that are no floats: vector is int32;",
+        "1 weights that are not floats: vector is int32;",
         "1 weights too large for float16: norm.weight;",
         "25 unexpected keys: decoder.",
     ):

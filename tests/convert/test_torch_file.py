@@ -140,7 +140,7 @@ def test_a_hostile_pickle_is_refused_by_the_name_it_requests(
         (b"ctorch.nn\nLinear\n", r"asks for 'torch\.nn\.Linear'"),
         (b"\x8c\x05posix\x8c\x06system\x93", r"asks for 'posix\.system'"),
         (b"(iposix\nsystem\n", r"asks for 'posix\.system'"),
-        (b"}" + b"\x94" + b"\x8c\x01a" + b"\x93", r"a name that is no text"),
+        (b"}" + b"\x94" + b"\x8c\x01a" + b"\x93", r"a name that is not text"),
         (b"ccollections\nOrderedDict\n(K\x01tR", r"a call that no state dict has"),
         (b"ccollections\nOrderedDict\n)\x81", r"instruction NEWOBJ"),
         (b"]", r"instruction EMPTY_LIST"),

@@ -104,7 +104,7 @@ def test_an_image_that_is_large_when_decoded_is_refused_before(tmp_path: Path) -
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_a_file_that_is_no_video_is_one_line_whatever_its_name(tmp_path: Path, kind: str) -> None:
     Image.fromarray(numbered(1)[0]).save(tmp_path / "a.gif", kind)
-    with pytest.raises(UserError, match="its content is none of mov,mp4,matroska,webm,avi,gif, whatever its name"):
+    with pytest.raises(UserError, match="is not one of mov,mp4,matroska,webm,avi,gif; its name does not matter"):
         read_video(tmp_path / "a.gif")
 
 
@@ -124,7 +124,7 @@ def test_frames_in_an_unsupported_format_are_refused(tmp_path: Path, name: str) 
     for index, frame in enumerate(numbered(3)):
         Image.fromarray(frame).save(tmp_path / f"{index}.png")
     (tmp_path / "1.png").rename(tmp_path / name)
-    with pytest.raises(UserError, match=f"{name} is none of .png .*: convert or remove it"):
+    with pytest.raises(UserError, match=f"{name} is not one of .png .*: convert or remove it"):
         read_video(tmp_path)
 
 

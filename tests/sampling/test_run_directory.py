@@ -231,7 +231,7 @@ def test_a_damaged_record_is_named(copied: Sampler, text: str, said: str) -> Non
         ("stages", [["keyframes"]], "stages must be a list"),
         ("stages", {"keyframes": 1}, "stages must be a list"),
         ("results", [], "results must be an object"),
-        ("results", {"last": "0" * 64}, "results has 'last', which is no stage"),
+        ("results", {"last": "0" * 64}, "results has 'last', which is not a stage"),
         ("results", {"keyframes": None}, "results.keyframes must be a hexadecimal SHA-256"),
         ("results", {"keyframes": "0" * 63 + "g"}, "results.keyframes must be a hexadecimal SHA-256"),
         ("files", ["1_keyframes.mp4"], "files must be an object"),

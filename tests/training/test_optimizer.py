@@ -75,5 +75,5 @@ def test_the_state_of_muon_is_sharded_like_the_weights() -> None:
 
 
 def test_an_unknown_optimizer_is_refused() -> None:
-    with pytest.raises(UserError, match="kind='sgd' is none of 'adamw', 'muon'"):
+    with pytest.raises(UserError, match="kind='sgd' is not one of 'adamw', 'muon'"):
         OptimizerConfig(kind="sgd")  # type: ignore[arg-type]

@@ -104,7 +104,7 @@ def test_zeros_replace_the_states_of_padding_alone(tiny_checkpoint: Path, compon
 
 
 def test_config_refuses_other_paddings() -> None:
-    with pytest.raises(UserError, match="text_padding='none' is none of"):
+    with pytest.raises(UserError, match="text_padding='none' is not one of"):
         CascadeConfig(text_padding="none")  # type: ignore[arg-type]
 
 
@@ -273,7 +273,7 @@ def test_damaged_caches_never_give_wrong_states(caches: dict[tuple[str, TextPadd
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"component": "vae"}, "--component=vae is none of text_t5, text_clip"),
+        ({"component": "vae"}, "--component=vae is not one of text_t5, text_clip"),
         ({"checkpoint": Path("nowhere")}, "nowhere: no checkpoint"),
         ({"batch_size": 0}, "--batch_size=0 must be at least 1"),
     ],

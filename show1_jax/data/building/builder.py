@@ -36,9 +36,9 @@ MIN_SECONDS = 3.5
 SHARD_BYTES = 256 << 20
 """Approximate size of a shard, which TFDS holds in memory while it writes it."""
 _AHEAD = 64
-"""Most videos that are decoded ahead."""
+"""Maximum number of videos that are decoded ahead."""
 _MAX_CRASHES = 10
-"""Consecutive videos that may end the decoding process."""
+"""Maximum number of consecutive videos that may end the decoding process."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def build(
         videos: folder of videos, see `show1_jax.data.building.listing`.
         out: the dataset's folder; it appears when everything is written.
         captions: a table, see `show1_jax.data.building.captions`; None: `name.txt` beside `name.mp4`.
-        min_seconds: least duration; shorter videos are left out.
+        min_seconds: minimum duration; shorter videos are left out.
         num_workers: processes that decode; 0: threads of this process.
         overwrite: replace an existing dataset.
 
@@ -154,7 +154,7 @@ def _check_sequentially(check: _VideoCheck, paths: Sequence[Path]) -> Iterator[V
             if crashes == _MAX_CRASHES:
                 raise UserError(
                     f"{crashes} videos in a row end the process that decodes them, the last "
-                    f"{paths[done - 1]}; give it memory, or decode in threads with --num_workers 0"
+                    f"{paths[done - 1]}; give it more memory, or decode in threads with --num_workers 0"
                 ) from None
             yield "decoding it ends the process: the decoder crashes, or the memory is too small"
 

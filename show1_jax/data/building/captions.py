@@ -86,7 +86,7 @@ def _caption_problem(caption: str) -> str | None:
         return "it has no caption"
     if len(caption) > MAX_CAPTION:
         return _TOO_LONG
-    return "its caption stands for a missing one, such as nan" if caption.casefold() in MISSING else None
+    return "its caption is a placeholder, such as nan" if caption.casefold() in MISSING else None
 
 
 def _from_table(found: FoundFiles, table: Path, left_out: LeftOut) -> Iterator[CaptionedVideo]:

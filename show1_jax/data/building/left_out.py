@@ -6,7 +6,7 @@ from typing import Final
 from show1_jax.data.names import normalise_name, one_line
 
 MAX_LISTED: Final = 10
-"""Most names that are printed for each reason."""
+"""Maximum number of names that are printed for each reason."""
 _MAX_NAME: Final = 4096
 
 

@@ -13,7 +13,7 @@ from show1_jax.errors import UserError
 
 DATASET_VIDEO_SUFFIXES: Final = (".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi")
 """Suffixes of the files that a build uses: no .gif, which `media.containers` can also read."""
-_WRONG_SUFFIX: Final = f"its suffix is none of {' '.join(DATASET_VIDEO_SUFFIXES)}"
+_WRONG_SUFFIX: Final = f"its suffix is not one of {' '.join(DATASET_VIDEO_SUFFIXES)}"
 
 
 @dataclass

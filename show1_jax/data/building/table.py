@@ -17,7 +17,7 @@ TOO_MANY: Final = "more fields than columns; quote captions with commas"
 TOO_FEW: Final = "fewer fields than columns"
 CUT: Final = "the line after it has fewer fields than columns; quote captions with line breaks"
 _MAX_LINE: Final = 1 << 20
-"""Most characters of a line that are read; a field has at most 131,072."""
+"""Maximum number of characters that are read of a line; a field has at most 131,072."""
 _NOT_CLOSED: Final = "unexpected end of data"
 
 

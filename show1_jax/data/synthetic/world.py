@@ -6,11 +6,11 @@ Every caption is a sentence of one grammar, and every sentence of the grammar ha
     object   := "a " [size " "] color " " shape
 
 A scene lasts `DURATION` seconds and is a continuous function of time, drawn with exact pixel coverage at any size. So
-all stages of the cascade train on the same world: every fourth frame of the interpolated clip is exactly a keyframe,
+all stages of the cascade train on the same world. Every fourth frame of the interpolated clip is exactly a keyframe,
 and a large frame averaged down is the small frame.
 
-Lengths are in units of the frame's height, or of 5/8 of its width if that is less: a frame is at least 1.6 wide and 1
-high, and everything fits into it. Pixels are square. All shapes of one size have the area of the same circle, whose
+Lengths are in units of the frame's height, or of 5/8 of its width if that is less. So a frame is at least 1.6 wide and
+1 high, and everything fits into it. Pixels are square. All shapes of one size have the area of the same circle, whose
 radius is `SIZES[size]`; a growing or shrinking thing has that radius halfway.
 """
 
@@ -63,14 +63,14 @@ MOTIONS: Final[dict[str, Motion]] = {
     "shrinks": Motion(0, 0, -1),
 }
 
-_UNSAID_BACKGROUND: Final = "black"
+_DEFAULT_BACKGROUND: Final = "black"
 _ASPECT: Final = 1.6
 _GROWTH: Final = 1 / 3
 """Change of the radius from the middle to either end, as a share of it: the last radius is twice or half the first."""
 _FRAME_MARGIN: Final = 0.025
-"""Least distance to the frame's edge; the distance between two things is at least twice as large."""
+"""Minimum distance to the frame's edge; the distance between two things is at least twice as large."""
 _MIN_SCENE_TRAVEL: Final = 0.35
-"""Least distance that a moving thing travels, which is also at least `_MIN_LANE_SHARE` of its lane's free length."""
+"""Minimum distance that a moving thing travels, which is also at least `_MIN_LANE_SHARE` of its lane's free length."""
 _MIN_LANE_SHARE: Final = 0.6
 
 _Choice = TypeVar("_Choice")
@@ -121,12 +121,12 @@ class Scene:
     """
 
     things: tuple[Thing, ...]
-    background: str = _UNSAID_BACKGROUND
+    background: str = _DEFAULT_BACKGROUND
 
     def sentence(self) -> str:
         """Return the caption: the grammar's sentence for this scene, without the background if that is black."""
         clauses = " and ".join(thing.clause() for thing in self.things)
-        return clauses if self.background == _UNSAID_BACKGROUND else f"{clauses} on a {self.background} background"
+        return clauses if self.background == _DEFAULT_BACKGROUND else f"{clauses} on a {self.background} background"
 
 
 def parse_sentence(text: str) -> Scene:

@@ -34,8 +34,8 @@ class MetricsWriter:
 
     A resumed run has each step once. From `metrics.jsonl` it removes the lines after the step that it resumes from, and
     an incomplete last line of a killed process. The remaining lines are written to a new file, which then replaces the
-    old one, so that one of both is complete whenever the process is killed. In TensorBoard, an event marks later events
-    as outdated. W&B keeps its steps and skips those that are logged again.
+    old one, so that a complete file exists at any time. In TensorBoard, an event marks later events
+    as outdated. W&B keeps its own steps and ignores steps that are logged again.
     """
 
     def __init__(

@@ -143,7 +143,7 @@ def test_all_that_is_left_out_is_named_in_the_dataset(
     assert left_out_of(tmp_path / "out") == uncaptioned | {
         "b": "its caption cannot be read (not a regular file)",
         "empty": "the file is empty",
-        "notes.json": "its suffix is none of .mp4 .mov .m4v .webm .mkv .avi",
+        "notes.json": "its suffix is not one of .mp4 .mov .m4v .webm .mkv .avi",
     }
     err = capsys.readouterr().err
     assert "left out 20: it has no caption: c0, c1, c10, c11, c12, c13, c14, c15, c16, c17, ...\n" in err

@@ -95,7 +95,7 @@ def test_a_row_with_another_number_of_fields_is_left_out_by_its_line(folder: Pat
 
 @pytest.mark.parametrize("mark", ["nan", "NaN", "None", "NULL", "null", " n/a ", "N/A", "NA", "<NA>", "#N/A", "nil"])
 def test_marks_of_missing_captions_are_no_captions(folder: Path, mark: str) -> None:
-    reason = "its caption stands for a missing one, such as nan"
+    reason = "its caption is a placeholder, such as nan"
     videos, left_out = listed(folder, f"videoid,name\n1,{mark}\n2,nan and none of it\n")
     assert videos == {"2": ("2.MP4", "nan and none of it")}
     assert left_out[reason] == ["1"]
@@ -212,7 +212,7 @@ def test_every_other_file_is_named(folder: Path, tmp_path: Path, monkeypatch: py
     videos, left_out = listed(folder, table)
     assert sorted(videos) == ["1", "2", "linked", "page/1", "page/3"]
     assert {reason: sorted(names) for reason, names in left_out.items()} == {
-        "its suffix is none of .mp4 .mov .m4v .webm .mkv .avi": ["film.flv", "list.json"],
+        "its suffix is not one of .mp4 .mov .m4v .webm .mkv .avi": ["film.flv", "list.json"],
         "it is hidden": ["._1.mp4", ".trash"],
         "not a regular file": ["fifo.mp4"],
         "it has more than 512 MiB; cut it into clips": ["big.mp4"],
