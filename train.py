@@ -6,7 +6,7 @@
 
 The stages: keyframes, interpolation, first_frame, superres_pixel, superres_latent, autoencoder.
 The run writes checkpoints/, metrics.jsonl, tensorboard/, samples/ and config.json to its working directory. The same
-command resumes from the newest intact checkpoint. SIGTERM and Ctrl-C save before the command ends.
+command resumes from the newest intact step. SIGTERM and Ctrl-C save before the command ends.
 `sample.py --checkpoint A,DIR` samples with the trained network instead of A's.
 """
 

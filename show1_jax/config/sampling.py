@@ -76,8 +76,8 @@ class InterpolationConfig(StageConfig):
     num_between: int = 3
     """Number of new frames between two keyframes; the released network was trained for 3."""
     between: Between = "blend"
-    """Frames that the network is conditioned on between the keyframes: a linear `blend` of the keyframes, or `zeros`. The
-    released network uses the blend, the paper zeros. Sampling must use the setting of training."""
+    """Frames that the network is conditioned on between the keyframes: a linear `blend` of the keyframes, or `zeros`.
+    The released network uses the blend, the paper zeros. Sampling must use the setting of training."""
 
 
 @dataclasses.dataclass(frozen=True)

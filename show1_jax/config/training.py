@@ -147,7 +147,7 @@ class AutoencoderTrainingConfig(StageTrainingConfig):
     kl_weight: float = 1e-6
     """Weight of the KL divergence of the latents from the unit Gaussian."""
     decoder_only: bool = False
-    """Train the decoder only: the encoder and so the latents, which other networks use, do not change. Requires `init`."""
+    """Train the decoder only: the encoder, and with it the latents of other networks, do not change. Requires `init`."""
     height: int = 256
     width: int = 256
 
@@ -217,9 +217,9 @@ class TrainingConfig(Settings):
     sample_every: int = 5000
     """Steps between sampled videos; 0: never."""
     keep: int = 3
-    """Number of newest checkpoints that are kept."""
+    """Number of newest saved steps that are kept."""
     keep_every: int = 0
-    """Checkpoints of steps that are multiples of this number are also kept; 0: none."""
+    """Saved steps that are multiples of this number are also kept; 0: none."""
 
     def stage(self, name: TrainedStage) -> StageTrainingConfig:
         """Return the settings of a stage."""

@@ -31,7 +31,7 @@ def train(
     profile: tuple[int, int] | None = None,
     wandb_project: str = "",
 ) -> None:
-    """Train a stage to its last step, from the first step or from the newest intact checkpoint in `workdir`.
+    """Train a stage to its last step, from the first step or from the newest intact step in `workdir`.
 
     Args:
         config: all settings.

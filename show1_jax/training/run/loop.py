@@ -85,7 +85,7 @@ def divergence_error(step: int, saved_step: int | None) -> UserError:
 
     Args:
         step: the step before which a value was not finite.
-        saved_step: step of the last checkpoint; None if there is none.
+        saved_step: number of the last saved step; None if there is none.
     """
     again = "start again" if saved_step is None else f"resume from the checkpoint of step {saved_step}"
     return UserError(

@@ -47,7 +47,7 @@ class TrainingRun:
         workdir: working directory of the run.
         mesh: devices.
         state: the training state.
-        saved_step: step of the last checkpoint; None before the first.
+        saved_step: number of the last saved step; None before the first.
         latent_std: standard deviation of an autoencoder's latents; None until it is measured.
         rows: rows of the whole batch that this process reads.
         clips: iterator over the training batches.
@@ -84,7 +84,7 @@ class TrainingRun:
 
     @classmethod
     def open(cls, plan: Plan, workdir: Path, devices: Sequence[jax.Device] | None = None) -> "TrainingRun":
-        """Start a new run in `workdir`, or resume the run there from its newest intact checkpoint.
+        """Start a new run in `workdir`, or resume the run there from its newest intact step.
 
         Args:
             plan: plan of the stage's training.
@@ -93,7 +93,7 @@ class TrainingRun:
 
         Raises:
             UserError: the mesh or the batch does not fit the devices; data or a frozen network is missing; the run in
-                `workdir` is of another stage, network or data; or none of its checkpoints is intact.
+                `workdir` is of another stage, network or data; or none of its saved steps is intact.
         """
         return cls(plan, workdir, make_mesh(plan.config.train.mesh, devices, "train.mesh"))
 
@@ -171,7 +171,7 @@ class TrainingRun:
         self.checkpoints.close(agree=not failed)
 
     def resume(self) -> bool:
-        """Restore state and position in the data from the newest intact checkpoint; return False if there is none."""
+        """Restore state and position in the data from the newest intact step; return False if there is none."""
         self.checkpoints.wait()
         average: Any = self._abstract.average
         restored = self.checkpoints.restore(self.plan.component, average, self._abstract._replace(average={}))
