@@ -147,7 +147,7 @@ class AutoencoderTrainingConfig(StageTrainingConfig):
     kl_weight: float = 1e-6
     """Weight of the KL divergence of the latents from the unit Gaussian."""
     decoder_only: bool = False
-    """Train the decoder only: the encoder, and with it the latents of other networks, do not change. Requires `init`."""
+    """Train the decoder only: the encoder does not change, nor do the latents of other networks. Requires `init`."""
     height: int = 256
     width: int = 256
 

@@ -89,7 +89,7 @@ def encoder_of_kind(kind: str) -> TextEncoder:
     """Return the row of a kind of text encoder.
 
     Raises:
-        UserError: there is not a text encoder of this kind.
+        UserError: there is no text encoder of this kind.
     """
     kinds = {encoder.kind: encoder for encoder in TEXT_ENCODERS.values()}
     if kind not in kinds:
