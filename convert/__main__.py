@@ -63,6 +63,9 @@ def _convert_parser() -> argparse.ArgumentParser:
         metavar="A,B",
         help="convert only these",
     )
+    parser.add_argument(
+        "--config", metavar="FILE", help="record this config's sampling settings instead of the original's"
+    )
     _add_variant(parser)
     _add_output(parser)
     return parser
@@ -221,6 +224,7 @@ def _run_convert(arguments: Sequence[str]) -> None:
         _sources(parsed),
         variant=parsed.variant,
         dtype=DTYPES[parsed.dtype],
+        config=load_config(parsed.config) if parsed.config else None,
         overwrite=parsed.overwrite,
     )
 

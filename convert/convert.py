@@ -104,6 +104,7 @@ def convert(
     *,
     variant: str | None = None,
     dtype: np.dtype | None = None,
+    config: CascadeConfig | None = None,
     overwrite: bool = False,
 ) -> None:
     """Convert the released folders of some stages to one checkpoint.
@@ -113,6 +114,7 @@ def convert(
         sources: for each stage a local folder, or a hub id with an optional @revision.
         variant: the variant of the weight files to prefer, e.g. "fp16", if a folder has it.
         dtype: the dtype of the stored weights; None keeps each tensor's.
+        config: sampling settings to record; the original's if not given.
         overwrite: replace an existing checkpoint.
 
     Raises:
@@ -120,7 +122,7 @@ def convert(
     """
     check_new_checkpoint(out, overwrite=overwrite)
     prepared_parts = prepare([(RELEASED_STAGES[name], source) for name, source in sources.items()], variant, dtype)
-    write_checkpoint(out, prepared_parts, overwrite=overwrite)
+    write_checkpoint(out, prepared_parts, config=config or CascadeConfig(), overwrite=overwrite)
 
 
 def prepare(
@@ -163,8 +165,16 @@ def prepare(
     return prepared_parts
 
 
-def write_checkpoint(out: Path, prepared_parts: Sequence[PreparedPart], *, overwrite: bool = False) -> None:
+def write_checkpoint(
+    out: Path, prepared_parts: Sequence[PreparedPart], *, config: CascadeConfig | None = None, overwrite: bool = False
+) -> None:
     """Write prepared parts as a checkpoint, and print a line for each.
+
+    Args:
+        out: the checkpoint's directory.
+        prepared_parts: the parts to write.
+        config: sampling settings to record; None records none, as for networks that training starts from.
+        overwrite: replace an existing checkpoint.
 
     Raises:
         UserError: parts that do not fit each other, or a problem with `out` or the disk; `out` is then unchanged.
@@ -173,7 +183,7 @@ def write_checkpoint(out: Path, prepared_parts: Sequence[PreparedPart], *, overw
     check_space(out, sum(prepared.stored_bytes for prepared in prepared_parts))
     with new_checkpoint(out, overwrite=overwrite) as writer:
         for prepared in prepared_parts:
-            _write_part(writer, prepared)
+            _write_part(writer, prepared, config)
     _report(out, prepared_parts)
 
 
@@ -258,7 +268,7 @@ def _scratch_files(files: Mapping[str, bytes]) -> Iterator[dict[str, Path]]:
         yield paths
 
 
-def _write_part(writer: CheckpointWriter, prepared: PreparedPart) -> None:
+def _write_part(writer: CheckpointWriter, prepared: PreparedPart, config: CascadeConfig | None) -> None:
     drawn = prepared.draw(writer.directory)
     arrays = {path: drawn.get("/".join(path), array) for path, array in prepared.arrays.items()}
     component = Component(
@@ -270,7 +280,8 @@ def _write_part(writer: CheckpointWriter, prepared: PreparedPart) -> None:
         provenance=_provenance(prepared),
     )
     total = sum(array.nbytes for array in arrays.values())
-    component = with_settings(component, prepared.part.component, CascadeConfig())
+    if config is not None:
+        component = with_settings(component, prepared.part.component, config)
     with (
         _scratch_files(prepared.tokenizer) as tokenizer,
         _byte_progress(f"write {prepared.part.component}", total, prepared.weights, drawn) as advance,

@@ -12,6 +12,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
@@ -181,7 +182,7 @@ def decode_argument(text: str) -> str:
         return text
 
 
-def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Return the settings of a config file.
 
     Args:
@@ -192,7 +193,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
         UserError: the file does not exist, does not run, or does not return a ConfigDict; an override has an unknown
             name (the line has the nearest one); or a value has a wrong type or is outside its bounds.
     """
-    return Config.from_dict(parse_flags(new_flags(), ["", "--config", path, *overrides]).to_dict())
+    return Config.from_dict(parse_flags(new_flags(), ["", "--config", os.fspath(path), *overrides]).to_dict())
 
 
 def _run_config_file(path: str) -> ConfigDict:

@@ -32,6 +32,10 @@ def test_settings_are_loaded_with_overrides() -> None:
     assert config.keyframes.num_steps == 3
 
 
+def test_a_config_can_be_a_path() -> None:
+    assert load_config(ROOT / "configs" / "demo.py").keyframes.height == 10
+
+
 def test_importing_the_package_and_a_config_needs_no_jax() -> None:
     code = "import sys, show1_jax; show1_jax.load_config('configs/full.py'); assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -44,4 +48,7 @@ def test_a_network_is_loaded_and_called() -> None:
         sample = jnp.zeros((1, 8, 10, 16, 3), jnp.float32)
         output = np.asarray(network.module(sample, jnp.array([500]), text))
     assert output.shape == (1, 8, 10, 16, 3)
+    assert cascade.encode_texts("text_t5", []) == []
+    (none,) = cascade.encode_texts("text_t5", [[]])
+    assert none.shape == (0, 77, 64)
     assert np.isfinite(output).all()

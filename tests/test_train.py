@@ -1,12 +1,14 @@
 """The command line of train.py: every mistake is one line on stderr and exit code 2; a dry run needs no devices."""
 
 import re
+import shutil
 from pathlib import Path
 
 import jax
 import pytest
 
 import train
+from show1_jax.checkpoints.manifest import Manifest, read_manifest
 from show1_jax.cli import flag_help, load_config
 from show1_jax.config.config_file import Config
 from show1_jax.config.training import TRAINED_STAGES, OptimizerConfig, TrainedStage
@@ -97,6 +99,17 @@ def test_a_stage_without_its_frozen_networks_is_refused(tmp_path: Path) -> None:
     config.update(checkpoint=str(tmp_path / "none"), random_weights=False)
     with pytest.raises(UserError, match="none: no checkpoint"):
         make_plan(Config.from_dict(config.to_dict()), "superres_latent", "cpu").frozen_folder("vae")
+
+
+def test_a_frozen_autoencoder_that_is_none_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "edited")
+    manifest = read_manifest(tmp_path / "edited")
+    components = manifest.components | {"vae": manifest.component("keyframes")}
+    Manifest(components, manifest.files).write(tmp_path / "edited")
+    config = tiny_config.get_config()
+    config.checkpoint = str(tmp_path / "edited")
+    with pytest.raises(UserError, match="superres_latent: the component 'vae' is not an autoencoder"):
+        make_plan(Config.from_dict(config.to_dict()), "superres_latent", "cpu")
 
 
 @pytest.mark.parametrize("devices", ["8,x", "0", ""])

@@ -201,7 +201,11 @@ class Cascade:
         """
         spec, mesh, padding = self.spec, self.spec.mesh, self.spec.config.text_padding
         tokenizer, encoder = self._tokenizer(component), spec.text_encoder(component)
-        size = len(batches[0])
+        size = len(batches[0]) if batches else 0
+        if not size:
+            return [
+                jnp.zeros((0, encoder.length, spec.architecture(component).state_width), spec.dtype) for _ in batches
+            ]
         filled = [
             [*texts, *[""] * (-size % mesh.shape["data"])] for texts in batches
         ]  # the data axis must divide a batch

@@ -74,7 +74,8 @@ def text_need(spec: CascadeSpec, component: str, batch_size: int = 1) -> MemoryN
 
 def is_text_streamed(spec: CascadeSpec, component: str, batch_size: int) -> bool:
     """Return whether `memory_limit_gb` makes a text encoder run block by block."""
-    return spec.config.memory_limit_gb > 0 and text_need(spec, component, batch_size).is_streamed
+    can_stream = spec.config.memory_limit_gb > 0 and spec.text_encoder(component).streams
+    return can_stream and text_need(spec, component, batch_size).is_streamed
 
 
 def stage_need(spec: CascadeSpec, stage: Stage, batch_size: int = 1) -> MemoryNeed:

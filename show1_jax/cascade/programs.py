@@ -18,6 +18,7 @@ from show1_jax.nn.config import UNetConfig
 from show1_jax.parallel import batch_sharding
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.runtime import exact_float32
+from show1_jax.text.encoders import TEXT_ENCODERS
 from show1_jax.text.encoding import encode_text_jit
 from show1_jax.text.streaming import EMBEDDING, block_path, embed_tokens, run_block
 from show1_jax.text.tokenizers import Tokens
@@ -64,7 +65,7 @@ def step_shapes(spec: CascadeSpec, stage: Stage, batch_size: int = 1) -> StepSha
     assert isinstance(network, UNetConfig)
     batch = batch_size * row.num_clips(config)
     shape = clip_shape(spec, stage)
-    length = spec.text_encoder(row.text_encoder).length
+    length = TEXT_ENCODERS[row.text_encoder].length
     branches = 1 if config.negative_text(stage) is None else 2
     condition = (batch, *shape[:3], row.condition_channels)
     return StepShapes(

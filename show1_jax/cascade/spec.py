@@ -115,7 +115,7 @@ class CascadeSpec:
                 raise UserError(
                     f"the video given for {stage} is {_size_text(video.shape[2:4])}, not {_size_text(sizes[stage])}"
                 )
-            if spec.num_frames(self.config) == 1 and spec.condition != "none" and video.shape[1] != 1:
+            if spec.is_image and video.shape[1] != 1:
                 raise UserError(f"the video given for {stage} has {video.shape[1]} frames; it must have one")
             if not np.isfinite(video).all():
                 raise UserError(f"the video given for {stage} has NaN or infinite values; give finite ones")

@@ -43,6 +43,7 @@ class StageSpec:
             result is one clip.
         num_clips: function of the config that returns the number of clips of a video that are sampled in one batch.
         is_latent: the network works on the latents of the autoencoder.
+        is_image: the result is one frame, an image.
         has_keyframe_rate: the frames are shown at the rate of keyframes.
     """
 
@@ -55,6 +56,7 @@ class StageSpec:
     clip_frames: Callable[[CascadeConfig], int]
     num_clips: Callable[[CascadeConfig], int] = lambda config: 1
     is_latent: bool = False
+    is_image: bool = False
     has_keyframe_rate: bool = False
 
     @property
@@ -135,6 +137,7 @@ STAGE_TABLE: Final[dict[Stage, StageSpec]] = {
             size=_upscaled_size,
             num_frames=_one,
             clip_frames=_one,
+            is_image=True,
         ),
         StageSpec(
             name="superres_pixel",

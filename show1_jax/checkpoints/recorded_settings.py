@@ -41,13 +41,17 @@ def recorded_config(manifest: Manifest, where: str) -> CascadeConfig:
     if assumed := [stage for stage, settings in recorded.items() if not settings]:
         line = f"{where}: records no sampling settings of {', '.join(assumed)}; the original's are assumed"
         warnings.warn(line, stacklevel=3)
-    paddings = {stage: settings[_TEXT_PADDING] for stage, settings in recorded.items() if _TEXT_PADDING in settings}
+    original = CascadeConfig()
+    paddings = {stage: settings.get(_TEXT_PADDING, original.text_padding) for stage, settings in recorded.items()}
     if len(set(paddings.values())) > 1:
         listed = ", ".join(f"{stage}: {padding}" for stage, padding in paddings.items())
         raise UserError(f"{where}: networks were made for different text_padding ({listed}); give a config")
     settings = {stage: _without_padding(settings) for stage, settings in recorded.items() if settings}
-    shared = {_TEXT_PADDING: next(iter(paddings.values()))} if paddings else {}
-    return CascadeConfig.from_dict(settings | shared)
+    shared = {_TEXT_PADDING: next(iter(paddings.values()), original.text_padding)}
+    try:
+        return CascadeConfig.from_dict(settings | shared)
+    except UserError as error:
+        raise UserError(f"{where}: its recorded settings cannot be used together ({error}); give a config") from None
 
 
 def differing_settings(manifest: Manifest, config: CascadeConfig, stages: Sequence[Stage]) -> list[str]:
@@ -74,9 +78,10 @@ def check_recorded(name: str, record: Component) -> None:
     Raises:
         UserError: a field is wrong; the line names it.
     """
-    if record.sampling and name in STAGES:
-        padding = {_TEXT_PADDING: record.sampling[_TEXT_PADDING]} if _TEXT_PADDING in record.sampling else {}
-        CascadeConfig.from_dict({name: _without_padding(record.sampling)} | padding)
+    for stage in STAGES:
+        if stage == name and record.sampling:
+            type(CascadeConfig().stage(stage)).from_dict(_without_padding(record.sampling))
+            CascadeConfig.from_dict({key: record.sampling[key] for key in (_TEXT_PADDING,) if key in record.sampling})
 
 
 def _stage_settings(config: CascadeConfig, stage: Any) -> dict[str, Any]:

@@ -104,10 +104,21 @@ class Plan:
         """Return the shape of one clean clip as the network takes it: (time, height, width, channels)."""
         spec = self.spec
         if self.is_latent:
-            autoencoder = architecture_of(self.frozen_record(AUTOENCODER))
-            assert isinstance(autoencoder, VAEConfig)
-            return latent_shape(autoencoder, spec.num_frames, spec.height, spec.width)
+            return latent_shape(self.autoencoder(), spec.num_frames, spec.height, spec.width)
         return spec.num_frames, spec.height, spec.width, PIXEL_CHANNELS
+
+    def autoencoder(self) -> VAEConfig:
+        """Return the architecture of the frozen autoencoder.
+
+        Raises:
+            UserError: there is no such component, or it is not an autoencoder.
+        """
+        architecture = architecture_of(self.frozen_record(AUTOENCODER))
+        if not isinstance(architecture, VAEConfig):
+            raise UserError(
+                f"stage {self.stage}: the component {AUTOENCODER!r} is not an autoencoder; convert it again"
+            )
+        return architecture
 
     def frozen_record(self, name: str) -> Component:
         """Return the record of a frozen network, from its checkpoint or else from the config.
@@ -225,8 +236,7 @@ def _check_sizes(plan: Plan) -> None:
     """Refuse clips whose height or width the network, or the autoencoder before it, cannot downsample."""
     multiple, spec = getattr(plan.architecture, "size_multiple", 1), plan.spec
     if plan.is_latent:
-        vae, network = architecture_of(plan.frozen_record(AUTOENCODER)), plan.architecture
-        assert isinstance(vae, VAEConfig)
+        vae, network = plan.autoencoder(), plan.architecture
         assert isinstance(network, UNetConfig)
         multiple = vae.size_multiple
         if network.in_channels != vae.latent_channels:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from convert.__main__ import main as convert_main
 from convert.merge import merge
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.checkpoints.manifest import Manifest, read_manifest
@@ -134,3 +135,38 @@ def test_invalid_recorded_settings_are_refused(sampling: dict[str, object], said
     Manifest(manifest.components | {"keyframes": record}, manifest.files).write(out)
     with pytest.raises(UserError, match=said):
         Cascade.load(out)
+
+
+def test_a_stage_without_a_record_has_the_original_padding() -> None:
+    manifest = read_manifest(DEMO)
+    old = dataclasses.replace(manifest.component("keyframes"), sampling={})
+    mixed = Manifest(manifest.components | {"keyframes": old}, manifest.files)
+    with (
+        pytest.warns(UserWarning, match="no sampling settings of keyframes"),
+        pytest.raises(UserError, match=r"different text_padding \(keyframes: encoded, interpolation: zeros"),
+    ):
+        recorded_config(mixed, "mixed")
+
+
+def test_a_stage_is_checked_alone_and_all_of_them_together(tmp_path: Path) -> None:
+    tiny = tiny_config.settings()
+    large = dataclasses.replace(tiny.keyframes, num_frames=100, height=1024, width=1024)
+    between = dataclasses.replace(tiny.interpolation, num_between=1)
+    config = dataclasses.replace(
+        tiny, keyframes=large, interpolation=between, first_frame=dataclasses.replace(tiny.first_frame, scale=1)
+    )
+    write_random_checkpoint(tmp_path / "large", tiny.architecture, tiny.schedulers, config=config)
+    loaded = Cascade.load(tmp_path / "large", devices=jax.devices()[:1]).spec.config
+    assert settings_of(loaded) == settings_of(config)
+    merge(tmp_path / "large", tmp_path / "alone", ["keyframes"])
+    with pytest.raises(UserError, match=r"alone: its recorded settings cannot be used together .* give a config"):
+        Cascade.load(tmp_path / "alone")
+
+
+def test_conversion_records_the_settings_of_a_config(tmp_path: Path, golden: Path) -> None:
+    folder = golden / "checkpoints" / "show-1-interpolation"
+    arguments = ["--out", str(tmp_path / "out"), "--stages=interpolation", f"--interpolation={folder}"]
+    assert convert_main([*arguments, "--config", str(ROOT / "configs/demo.py")]) == 0
+    record = read_manifest(tmp_path / "out").component("interpolation")
+    assert record.sampling["num_steps"] == 4
+    assert record.sampling["text_padding"] == "zeros"

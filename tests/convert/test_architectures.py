@@ -315,7 +315,7 @@ def test_numbers_that_no_network_has_are_refused_at_once(base: dict[str, Any], f
     [
         ({"attention_head_dim": [8, 16, 64]}, "heads of 64 do not divide 96 channels"),
         ({"block_out_channels": [32, 48, 96]}, "48 channels do not divide into norm_num_groups=32"),
-        ({"block_out_channels": [32, 48, 96], "norm_num_groups": 16}, "48 do not divide"),
+        ({"block_out_channels": [32, 48, 96], "norm_num_groups": 16}, "48 channels do not divide"),
         ({"cross_attention_norm": "group_norm", "cross_attention_dim": 48}, "multiples of 32 channels, not 48"),
         (
             {"addition_embed_type": "text", "encoder_hid_dim": 48, "encoder_hid_dim_type": "text_proj"},

@@ -264,7 +264,7 @@ def test_widths_that_temporal_layers_cannot_have(refused: Refused, tmp_path: Pat
     export(tmp_path / "odd", tmp_path / "IF-I", ["keyframes"])
     line = refused("--keyframes", str(tmp_path / "IF-I"))
     assert "IF-I: cannot be inflated: UNetConfig: temporal layers have 32 groups" in line
-    assert "48 do not divide" in line
+    assert "48 channels do not divide" in line
 
 
 def test_text_encoders_must_fit(refused: Refused, image_checkpoint: Path, tmp_path: Path) -> None:

@@ -120,6 +120,13 @@ def test_bfloat16_is_near_float32(tiny_checkpoint: Path, alone: Videos) -> None:
     assert 0 < difference.mean() <= BFLOAT16
 
 
+def test_one_keyframe_leaves_the_length_of_given_videos_free(tiny_checkpoint: Path) -> None:
+    config = tiny_config.settings()
+    config = dataclasses.replace(config, keyframes=dataclasses.replace(config.keyframes, num_frames=1))
+    spec = Cascade.load(tiny_checkpoint, config, devices=jax.devices()[:1]).spec
+    spec.check(["first_frame", "superres_pixel"], {"interpolation": np.zeros((1, 29, 8, 8, 3), np.float32)})
+
+
 def test_given_videos_that_do_not_fit_are_refused(tiny_checkpoint: Path, alone: Videos) -> None:
     cascade = Cascade.load(tiny_checkpoint, tiny_config.settings(), devices=jax.devices()[:1])
     low, first = alone["interpolation"], alone["first_frame"]
