@@ -4,6 +4,7 @@ A noisy sample is x_t = alpha_t x0 + sigma_t eps with alpha_t^2 = alphas_cumprod
 (Ho et al. 2020, arXiv 2006.11239, equation 4). Schedules are float32, rounded where the original rounds.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -202,11 +203,8 @@ def _linspace(start: float, stop: float, num: int) -> Float32[np.ndarray, " {num
 
 def _squared_cosine_betas(num: int) -> Float32[np.ndarray, " {num}"]:
     """Return the betas of Nichol and Dhariwal 2021 (arXiv 2102.09672), equation 17, at most 0.999."""
-
-    def alpha_bar(time: float) -> float:
-        return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    betas = [min(1 - alpha_bar((i + 1) / num) / alpha_bar(i / num), 0.999) for i in range(num)]
+    alpha_bars = [math.cos((i / num + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(num + 1)]
+    betas = [min(1 - after / before, 0.999) for before, after in itertools.pairwise(alpha_bars)]
     return np.array(betas, np.float32)
 
 
