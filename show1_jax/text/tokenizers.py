@@ -54,31 +54,17 @@ class TextTokenizer(Protocol):
         """Return the end of a text that is cut off, decoded from its tokens; empty if the whole text fits."""
 
 
-@runtime_checkable
-class LibraryTokenizer(Protocol):
-    """The interface of a `transformers` tokenizer that this package uses."""
-
-    eos_token_id: int
-    pad_token_id: int
-
-    def get_vocab(self) -> dict[str, int]: ...
-
-    def encode(self, text: str, *, add_special_tokens: bool, verbose: bool) -> list[int]: ...
-
-    def decode(self, token_ids: list[int]) -> str: ...
-
-
 class _LibraryTokenizerBase:
     """A `TextTokenizer` that wraps a tokenizer of `transformers`.
 
     Every text has an end token, also after the cut-off. The empty text has the special tokens and padding alone.
 
     Attributes:
-        library: the tokenizer of `transformers`.
+        library: the tokenizer of `transformers`; its token ids are attributes that it makes when they are read.
         length: see `TextTokenizer`.
     """
 
-    def __init__(self, library: LibraryTokenizer, length: int, start: Sequence[int] = ()):
+    def __init__(self, library: Any, length: int, start: Sequence[int] = ()):
         self.library = library
         self.length = length
         self._start = tuple(start)
@@ -87,11 +73,11 @@ class _LibraryTokenizerBase:
     @property
     def largest_id(self) -> int:
         """See `TextTokenizer`."""
-        return max(self.library.get_vocab().values())
+        return int(max(self.library.get_vocab().values()))
 
     def cut_off(self, text: str) -> str:
         """See `TextTokenizer`."""
-        return self.library.decode(self._encode(text)[self._max_tokens :]).strip()
+        return str(self.library.decode(self._encode(text)[self._max_tokens :])).strip()
 
     def _rows(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of texts with their special tokens, without padding."""
@@ -105,7 +91,8 @@ class _LibraryTokenizerBase:
         return out
 
     def _encode(self, text: str) -> list[int]:
-        return self.library.encode(self._normalise(text), add_special_tokens=False, verbose=False)
+        ids: list[int] = self.library.encode(self._normalise(text), add_special_tokens=False, verbose=False)
+        return ids
 
     def _normalise(self, text: str) -> str:
         raise NotImplementedError
