@@ -119,6 +119,11 @@ def is_run(folder: Path) -> bool:
     return not os.path.exists(folder / MANIFEST) and os.path.isdir(folder / CHECKPOINTS)
 
 
+def is_checkpoint_or_run(folder: Path) -> bool:
+    """Return whether a folder is a checkpoint or the working directory of a training run, not whether it is whole."""
+    return (folder / MANIFEST).exists() or is_run(folder)
+
+
 def _resolve(folder: Path) -> Path:
     if not is_run(folder):
         return folder

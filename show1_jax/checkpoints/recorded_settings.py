@@ -73,15 +73,15 @@ def differing_settings(manifest: Manifest, config: CascadeConfig, stages: Sequen
 
 
 def check_recorded(name: str, record: Component) -> None:
-    """Refuse recorded settings that are invalid for any stage.
+    """Refuse recorded settings that are invalid for the stage; a component that is not a stage has none.
 
     Raises:
         UserError: a field is wrong; the line names it.
     """
-    for stage in STAGES:
-        if stage == name and record.sampling:
-            type(CascadeConfig().stage(stage)).from_dict(_without_padding(record.sampling))
-            CascadeConfig.from_dict({key: record.sampling[key] for key in (_TEXT_PADDING,) if key in record.sampling})
+    if name in STAGES and record.sampling:
+        type(getattr(CascadeConfig(), name)).from_dict(_without_padding(record.sampling))
+        if _TEXT_PADDING in record.sampling:
+            CascadeConfig.from_dict({_TEXT_PADDING: record.sampling[_TEXT_PADDING]})
 
 
 def _stage_settings(config: CascadeConfig, stage: Any) -> dict[str, Any]:

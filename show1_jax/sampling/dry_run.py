@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from show1_jax.cascade.memory import GIB, MemoryNeed, memory_needs
 from show1_jax.cascade.spec import CascadeSpec
-from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_run, split_names
-from show1_jax.checkpoints.manifest import MANIFEST, Manifest
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_checkpoint_or_run, split_names
+from show1_jax.checkpoints.manifest import Manifest
 from show1_jax.checkpoints.random import described_manifest
 from show1_jax.config.config_file import Config
 from show1_jax.sampling.request import Request
@@ -36,7 +36,7 @@ def describe_memory(config: Config, request: Request) -> Iterator[str]:
 
 def _manifest(config: Config) -> Manifest:
     first = split_names(config.checkpoint)[0]
-    if config.architecture and not (first / MANIFEST).exists() and not is_run(first):
+    if config.architecture and not is_checkpoint_or_run(first):
         return described_manifest(config.architecture, config.schedulers, {})
     return CheckpointSet.open(config.checkpoint).manifest
 

@@ -20,8 +20,8 @@ import numpy as np
 from show1_jax.cascade.cascade import Cascade, HostVideo
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.stages import STAGE_TABLE, components, text_encoders
-from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_run, split_names
-from show1_jax.checkpoints.manifest import MANIFEST, Manifest
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_checkpoint_or_run, split_names
+from show1_jax.checkpoints.manifest import Manifest
 from show1_jax.checkpoints.random import SOURCE as RANDOM
 from show1_jax.checkpoints.random import write_random_checkpoint
 from show1_jax.checkpoints.recorded_settings import differing_settings
@@ -97,7 +97,7 @@ def print_memory(config: Config, request: Request) -> None:
 def make_random_checkpoint(config: Config) -> None:
     """Make a checkpoint with random weights if the config has `random_weights` and there is no checkpoint."""
     first = split_names(config.checkpoint)[0]
-    if config.random_weights and not (first / MANIFEST).exists() and not is_run(first):
+    if config.random_weights and not is_checkpoint_or_run(first):
         write_random_checkpoint(first, config.architecture, config.schedulers, config=config)
 
 
