@@ -89,7 +89,7 @@ class CascadeSpec:
     def sizes(self, given: Mapping[Stage, np.ndarray]) -> dict[Stage, Size]:
         """Return height and width in pixels of every stage's result, if some results are given."""
         low = given.get("interpolation", given.get("keyframes"))
-        keyframes = (self.config.keyframes.height, self.config.keyframes.width) if low is None else low.shape[2:4]
+        keyframes = self.config.keyframes.size if low is None else low.shape[2:4]
         return {stage: spec.size(self.config, keyframes) for stage, spec in STAGE_TABLE.items()}
 
     def check(self, stages: Sequence[Stage], given: Mapping[Stage, np.ndarray] | None = None) -> None:

@@ -66,6 +66,11 @@ class KeyframesConfig(StageConfig):
     height: int = 40
     width: int = 64
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.height, self.width
+
 
 @dataclasses.dataclass(frozen=True)
 class InterpolationConfig(StageConfig):

@@ -123,7 +123,7 @@ def _read_user_video(config: Config, request: Request) -> Clip | None:
     if request.video is None or request.video_stage is None:
         return None
     spec = STAGE_TABLE[request.video_stage]
-    size = spec.size(config, (config.keyframes.height, config.keyframes.width))
+    size = spec.size(config, config.keyframes.size)
     return read_video(request.video, size, spec.num_frames(config))[0]
 
 

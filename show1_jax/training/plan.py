@@ -217,7 +217,7 @@ def clip_spec(config: Config, stage: TrainedStage) -> ClipSpec:
     assert row is not None
     frames = training.num_frames if isinstance(training, SuperresLatentTrainingConfig) else row.clip_frames(config)
     rate = fps if row.has_keyframe_rate else fps * (config.interpolation.num_between + 1)
-    return ClipSpec(frames, rate, *row.size(config, (config.keyframes.height, config.keyframes.width)))
+    return ClipSpec(frames, rate, *row.size(config, config.keyframes.size))
 
 
 def _record_from_config(config: Config, stage: TrainedStage) -> Component:

@@ -120,7 +120,7 @@ def cascade_videos(config: Config, stage: Stage) -> MakeVideos:
 
 def true_videos(config: Config, stage: Stage) -> MakeVideos:
     """Return a function that renders the true videos, the cascade's ideal output, at the size of a stage."""
-    height, width = STAGE_TABLE[stage].size(config, (config.keyframes.height, config.keyframes.width))
+    height, width = STAGE_TABLE[stage].size(config, config.keyframes.size)
     times = np.arange(config.num_frames) / config.output.fps
     return lambda cases: from_uint8(np.stack([render(case.placed, times, height, width) for case in cases]))
 

@@ -16,6 +16,7 @@ from show1_jax.cascade.denoise import Denoise, denoise
 from show1_jax.cascade.latents import AutoencoderCodec
 from show1_jax.cascade.noise import SeededNoise
 from show1_jax.cascade.resize import resize_bilinear
+from show1_jax.cascade.stages import STAGE_TABLE
 from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.config.sampling import Stage
 from show1_jax.errors import UserError
@@ -110,11 +111,10 @@ def _stage_inputs(plan: Plan, clips: Video) -> dict[Stage, StageVideo]:
     """Compute the inputs of a stage from true clips of its result."""
     config, row = plan.config, plan.row
     assert row is not None
-    scale = config.first_frame.scale
-    upscaled = (config.keyframes.height * scale, config.keyframes.width * scale)
+    upscaled = STAGE_TABLE["superres_pixel"].size(config, config.keyframes.size)
     made: dict[Stage, Callable[[], StageVideo]] = {
         "keyframes": lambda: clips[:, [0, -1]],
-        "interpolation": lambda: _downsampled(clips, scale),
+        "interpolation": lambda: _downsampled(clips, config.first_frame.scale),
         "first_frame": lambda: clips[:, :1],
         "superres_pixel": lambda: resize_bilinear(clips, *upscaled),
     }
