@@ -60,7 +60,9 @@ def _is_known_option(platform: str, name: str, value: str) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def network_program(function: Callable[..., Any], mesh: Mesh, *bound: Any, **settings: Any) -> Any:
+def network_program(
+    function: Callable[..., Any], mesh: Mesh, *bound: Any, keep_unused: bool = False, **settings: Any
+) -> Any:
     """Return `function` with its first arguments bound, jitted for the devices of a mesh.
 
     Equal arguments give the same object, so that a program is compiled once.
@@ -69,10 +71,12 @@ def network_program(function: Callable[..., Any], mesh: Mesh, *bound: Any, **set
         function: pure function whose arrays come after the bound arguments.
         mesh: mesh of the devices that the program runs on.
         bound: first arguments, e.g. the network's structure (`nnx.split`); hashable.
+        keep_unused: the compiled program has also the arguments that it does not read.
         settings: keyword arguments; hashable.
     """
     program = functools.partial(function, *bound, **settings)
-    return jax.jit(program, compiler_options=compiler_options(mesh.devices.flat[0].platform))
+    options = compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(program, keep_unused=keep_unused, compiler_options=options)
 
 
 _SUFFIX = ".program"

@@ -18,7 +18,7 @@ from einops import rearrange, repeat
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32
 
-from show1_jax.cascade.denoise import Condition, Denoise, OnStep, denoise
+from show1_jax.cascade.denoise import Condition, Denoise, OnStep, denoise, step_kinds
 from show1_jax.cascade.latents import LatentCodec, latent_shape
 from show1_jax.cascade.noise import Draw, NoiseSource, Purpose
 from show1_jax.cascade.resize import resize_bilinear
@@ -95,15 +95,17 @@ class StageContext:
             The clean videos or latents, in the shape of `start`.
         """
         text = repeat(self.text, "b g n d -> (b v) g n d", v=windows_per_video)
+        sampler = make_sampler(self.scheduler, config.num_steps, strength)
         return self.denoise(
             self.network,
-            make_sampler(self.scheduler, config.num_steps, strength),
+            sampler,
             start,
             condition=Condition(text, channels, noise_level),
             guidance_scale=config.guidance_scale,
             step_noise=step_noise,
             mesh=self.mesh,
             on_step=self.on_step,
+            kinds=step_kinds(config, sampler),
             sequential_guidance=self.sequential_guidance,
             name=f"stage {self.stage}{self.window}",
         )

@@ -1,8 +1,8 @@
 """The denoising loop of every stage; a step of network, guidance and sampler is one compiled program."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,56 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int32
 
 from show1_jax.checkpoints.networks import LoadedNetwork
+from show1_jax.config.sampling import StageConfig
 from show1_jax.diffusion.samplers import Coefficients, Sampler, SamplerState, guide
 from show1_jax.nn.array_types import Video
 from show1_jax.nn.unet import UNet
-from show1_jax.parallel import batch_sharding, check_finite, constrain_batch
+from show1_jax.parallel import batch_sharding, check_finite, constrain_batch, constrain_stored
 from show1_jax.runtime import network_program
 
 OnStep = Callable[[int, int], None]
 """Function that is called with the number of finished steps and their total."""
+
+
+class StepKind(NamedTuple):
+    """A kind of denoising step. Each kind is one compiled program; all have the same arguments, except `deep`.
+
+    Attributes:
+        is_guided: both branches of guidance run; otherwise the conditional one alone.
+        deep: features of the network's deep levels are computed, computed and kept for the next steps, or reused.
+        fine_levels: number of levels that are not deep; see `UNet.predict`.
+    """
+
+    is_guided: bool = True
+    deep: Literal["computed", "kept", "reused"] = "computed"
+    fine_levels: int = 1
+
+
+EVERY_BRANCH_AND_LEVEL: Final = StepKind()
+
+
+def step_kinds(config: StageConfig, sampler: Sampler) -> tuple[StepKind, ...]:
+    """Return the kind of every step of a sampler, in their order.
+
+    Deep features are computed at the first step, `deep_every` steps after they were last computed, and where guidance
+    begins or ends: so reused features have the branches of the step that reuses them.
+
+    Args:
+        config: settings of the stage.
+        sampler: sampler of the stage.
+    """
+    kinds: list[StepKind] = []
+    age = 0
+    for timestep in sampler.timesteps:
+        in_interval = config.guidance_min_timestep <= timestep <= config.guidance_max_timestep
+        is_guided = config.guidance_scale > 1 and bool(in_interval)
+        if config.deep_every == 1:
+            kinds.append(StepKind(is_guided))
+            continue
+        is_new = age % config.deep_every == 0 or is_guided != kinds[-1].is_guided
+        age = 1 if is_new else age + 1
+        kinds.append(StepKind(is_guided, "kept" if is_new else "reused", config.fine_levels))
+    return tuple(kinds)
 
 
 @dataclass(frozen=True)
@@ -38,44 +80,61 @@ class Condition:
     noise_level: int | None = None
 
 
+class GuidedOutput(NamedTuple):
+    """The guided output of a network, and the deep features of both branches if they are kept, otherwise None."""
+
+    output: Float32[Array, "b t h w o"]
+    deep: Float[Array, "_ t _ _ _"] | None
+
+
 def guided_output(
     graph: "nnx.GraphDef[nnx.Module]",
     weights: nnx.State,
     sample: Video,
+    deep: Float[Array, "_ t _ _ _"] | None,
     timestep: Int32[Array, ""],
     guidance_scale: Float32[Array, ""],
     text: Float[Array, "b g n d"],
     channels: Float32[Array, "b t h w e"] | None,
     noise_level: Int32[Array, ""] | None,
     *,
+    kind: StepKind = EVERY_BRANCH_AND_LEVEL,
     sequential_guidance: bool = False,
-) -> Float32[Array, "b t h w o"]:
+) -> GuidedOutput:
     """Return the network's guided output for a noisy sample; see `Condition` and `guide`. The function is pure.
 
     The unconditional and the conditional branch of a video are next to each other in the batch, so that a sharded batch
     is not moved between devices. With `sequential_guidance` the branches run sequentially: nearly as fast on a busy
-    device, with half of the working memory.
+    device, with half of the working memory. `deep` are the features that a step of kind "reused" reuses.
     """
     network = nnx.merge(graph, weights)
     assert isinstance(network, UNet)
     inputs = sample if channels is None else jnp.concatenate([sample, channels], axis=-1)
 
-    def output_for(text: Float[Array, "b g n d"]) -> Float32[Array, "b*g t h w o"]:
+    def outputs_for(text: Float[Array, "b g n d"], deep: Float[Array, "_ t _ _ _"] | None) -> GuidedOutput:
         batch, branches = text.shape[:2]
-        return network(
+        output, features = network.predict(
             repeat(inputs, "b t h w c -> (b g) t h w c", g=branches),
             jnp.broadcast_to(timestep, batch * branches),
             rearrange(text, "b g n d -> (b g) n d"),
             None if noise_level is None else jnp.broadcast_to(noise_level, batch * branches),
+            fine_levels=kind.fine_levels,
+            deep=deep,
         )
+        return GuidedOutput(output, features if kind.deep == "kept" else None)
 
-    if text.shape[1] == 1:
-        return output_for(text)
-    if sequential_guidance:
-        negative, prompt = jax.lax.map(output_for, rearrange(text, "b g n d -> g b 1 n d"))
+    if text.shape[1] == 1 or not kind.is_guided:
+        return outputs_for(text[:, -1:] if text.shape[1] > 1 else text, deep)
+    if not sequential_guidance:
+        outputs, features = outputs_for(text, deep)
+        negative, prompt = rearrange(outputs, "(b g) t h w c -> g b t h w c", g=2)
     else:
-        negative, prompt = rearrange(output_for(text), "(b g) t h w c -> g b t h w c", g=2)
-    return guide(negative, prompt, guidance_scale, sample.shape[-1])
+        by_branch = None if deep is None else rearrange(deep, "(b g) t h w c -> g b t h w c", g=2)
+        (negative, prompt), features = jax.lax.map(
+            lambda branch: outputs_for(*branch), (rearrange(text, "b g n d -> g b 1 n d"), by_branch)
+        )
+        features = None if features is None else rearrange(features, "g b t h w c -> (b g) t h w c")
+    return GuidedOutput(guide(negative, prompt, guidance_scale, sample.shape[-1]), features)
 
 
 def denoise_step(
@@ -83,11 +142,13 @@ def denoise_step(
     sampler: Sampler,
     weights: nnx.State,
     state: SamplerState,
+    deep: Float[Array, "_ t _ _ _"] | None,
     coefficients: Coefficients,
     noise: Video | None,
     *inputs: Any,
+    kind: StepKind = EVERY_BRANCH_AND_LEVEL,
     sequential_guidance: bool = False,
-) -> SamplerState:
+) -> tuple[SamplerState, Float[Array, "_ t _ _ _"] | None]:
     """Run one step of a stage: network, guidance and the sampler's update.
 
     Args:
@@ -95,20 +156,36 @@ def denoise_step(
         sampler: timesteps and coefficients.
         weights: weights of the network.
         state: the sampler's state before the step.
+        deep: features that a step of kind "reused" reuses, otherwise None.
         coefficients: the sampler's coefficients of the step.
         noise: noise of the step, if the sampler takes it.
-        inputs: arguments of `guided_output` after the sample.
+        inputs: arguments of `guided_output` after the features.
+        kind: kind of the step.
         sequential_guidance: see `guided_output`.
+
+    Returns:
+        The state after the step, and the features that a step of kind "kept" keeps, otherwise None.
     """
-    output = guided_output(graph, weights, state.sample, *inputs, sequential_guidance=sequential_guidance)
-    return jax.tree.map(constrain_batch, sampler.step(state, output, coefficients, noise))
+    output, features = guided_output(
+        graph, weights, state.sample, deep, *inputs, kind=kind, sequential_guidance=sequential_guidance
+    )
+    state = jax.tree.map(constrain_batch, sampler.step(state, output, coefficients, noise))
+    return state, None if features is None else constrain_stored(features)
 
 
 def step_program(
-    graph: "nnx.GraphDef[nnx.Module]", sampler: Sampler, mesh: Mesh, sequential_guidance: bool = False
+    graph: "nnx.GraphDef[nnx.Module]",
+    sampler: Sampler,
+    mesh: Mesh,
+    kind: StepKind = EVERY_BRANCH_AND_LEVEL,
+    sequential_guidance: bool = False,
 ) -> Any:
-    """Return the compiled `denoise_step` of a network and a sampler; one program serves all steps."""
-    return network_program(denoise_step, mesh, graph, sampler, sequential_guidance=sequential_guidance)
+    """Return the compiled `denoise_step` of a network, a sampler and a kind; one program serves all steps of a kind."""
+    # A step that reuses features does not read the deep levels' weights, but has the arguments of the other kinds.
+    keep_unused = kind.deep == "reused"
+    return network_program(
+        denoise_step, mesh, graph, sampler, keep_unused=keep_unused, kind=kind, sequential_guidance=sequential_guidance
+    )
 
 
 @runtime_checkable
@@ -126,6 +203,7 @@ class Denoise(Protocol):
         step_noise: Callable[[int], Video],
         mesh: Mesh,
         on_step: OnStep,
+        kinds: Sequence[StepKind],
         sequential_guidance: bool,
         name: str,
     ) -> Video:
@@ -142,6 +220,7 @@ def denoise(
     step_noise: Callable[[int], Video],
     mesh: Mesh,
     on_step: OnStep = lambda done, total: None,
+    kinds: Sequence[StepKind] = (),
     sequential_guidance: bool = False,
     name: str = "sampling",
 ) -> Video:
@@ -156,6 +235,7 @@ def denoise(
         step_noise: returns the noise of a step, by its number; called only if the sampler needs it.
         mesh: mesh of the devices.
         on_step: called after every step, when its result is computed.
+        kinds: kind of every step, from `step_kinds`; by default every step computes everything.
         sequential_guidance: see `guided_output`.
         name: name of the sampling in errors.
 
@@ -165,16 +245,19 @@ def denoise(
     Raises:
         UserError: the result of a step is not finite; no more steps run.
     """
-    program = step_program(network.graph, sampler, mesh, sequential_guidance)
-    state = jax.device_put(sampler.init(sample), batch_sharding(mesh))
+    state, deep = jax.device_put(sampler.init(sample), batch_sharding(mesh)), None
     noise_level = None if condition.noise_level is None else np.int32(condition.noise_level)
     unused = jnp.zeros_like(sample) if sampler.takes_noise else None
     num_steps = len(sampler.timesteps)
+    kinds = kinds or (EVERY_BRANCH_AND_LEVEL,) * num_steps
     with jax.set_mesh(mesh):
-        for step, timestep in enumerate(sampler.timesteps):
-            state = program(
+        for step, (timestep, kind) in enumerate(zip(sampler.timesteps, kinds, strict=True)):
+            if kind.deep != "reused":
+                deep = None  # frees its memory before the step
+            state, kept = step_program(network.graph, sampler, mesh, kind, sequential_guidance)(
                 network.weights,
                 state,
+                deep,
                 sampler.coefficients(step),
                 step_noise(step) if sampler.needs_noise(step) else unused,
                 timestep,
@@ -183,6 +266,7 @@ def denoise(
                 condition.channels,
                 noise_level,
             )
+            deep = kept if kind.deep == "kept" else deep
             check_finite(state.sample, mesh, f"{name}, step {step + 1} of {num_steps} (timestep {timestep})")
             on_step(step + 1, num_steps)
     return state.sample

@@ -79,12 +79,16 @@ def is_text_streamed(spec: CascadeSpec, component: str, batch_size: int) -> bool
 
 
 def stage_need(spec: CascadeSpec, stage: Stage, batch_size: int = 1) -> MemoryNeed:
-    """Return the need of a stage's steps; guidance is sequential if it would otherwise exceed `memory_limit_gb`."""
+    """Return the need of a stage's largest step; above `memory_limit_gb`, guidance is sequential."""
     row = STAGE_TABLE[stage]
     autoencoder = weight_bytes(autoencoder_programs(spec, stage)[0]) if row.is_latent else 0
 
     def need(sequential: bool) -> MemoryNeed:
-        step = _program_need(spec, denoising_step(spec, stage, batch_size, sequential_guidance=sequential))
+        steps = (
+            _program_need(spec, denoising_step(spec, stage, batch_size, kind=kind, sequential_guidance=sequential))
+            for kind in spec.step_kinds(stage)
+        )
+        step = max(steps, key=lambda need: need.total)
         return MemoryNeed(step.weights + autoencoder, step.working, sequential)
 
     together = need(sequential=False)

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from show1_jax.cascade.denoise import step_program
+from show1_jax.cascade.denoise import EVERY_BRANCH_AND_LEVEL, StepKind, step_program
 from show1_jax.cascade.latents import decoder_program, encoder_program, latent_shape
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE
 from show1_jax.checkpoints.networks import LoadedNetwork, abstract_network
 from show1_jax.config.sampling import Stage
 from show1_jax.nn.config import UNetConfig
-from show1_jax.parallel import batch_sharding
+from show1_jax.parallel import batch_sharding, stored_sharding
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.runtime import exact_float32
 from show1_jax.text.encoders import TEXT_ENCODERS
@@ -91,15 +91,17 @@ def denoising_step(
     stage: Stage,
     batch_size: int = 1,
     network: LoadedNetwork | None = None,
+    kind: StepKind = EVERY_BRANCH_AND_LEVEL,
     sequential_guidance: bool = False,
 ) -> Program:
-    """Return one denoising step of a stage.
+    """Return one denoising step of a stage; `CascadeSpec.step_kinds` are the kinds of its steps.
 
     Args:
         spec: settings, mesh and architectures.
         stage: name of the stage.
         batch_size: number of videos.
         network: network with its weights; by default their shapes are used.
+        kind: kind of the step.
         sequential_guidance: see `show1_jax.cascade.denoise.guided_output`.
     """
     network = network or _abstract(spec, stage)
@@ -109,6 +111,7 @@ def denoising_step(
     arguments = (
         network.weights,
         jax.tree.map(lambda leaf: _batch_sharded(spec, leaf), jax.eval_shape(sampler.init, shapes.sample)),
+        None if kind.deep != "reused" else _kept(spec, stage, batch_size, kind),
         sampler.coefficients(0),
         sample if sampler.takes_noise else None,
         sampler.timesteps[0],
@@ -117,7 +120,16 @@ def denoising_step(
         channels,
         None if shapes.noise_level is None else np.int32(0),
     )
-    return Program(step_program(network.graph, sampler, spec.mesh, sequential_guidance), arguments, network.weights)
+    program = step_program(network.graph, sampler, spec.mesh, kind, sequential_guidance)
+    return Program(program, arguments, network.weights)
+
+
+def _kept(spec: CascadeSpec, stage: Stage, batch_size: int, kind: StepKind) -> jax.ShapeDtypeStruct:
+    """Return the deep features that a step of a kind reuses."""
+    step = denoising_step(spec, stage, batch_size, kind=kind._replace(deep="kept"))
+    with as_sampled(spec):
+        _, deep = jax.eval_shape(step.function, *step.arguments)
+    return jax.ShapeDtypeStruct(deep.shape, deep.dtype, sharding=stored_sharding(spec.mesh, deep.shape))
 
 
 def text_encoding(spec: CascadeSpec, component: str, batch_size: int = 1) -> Program:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from show1_jax.cascade.denoise import StepKind, step_kinds
 from show1_jax.cascade.fit import network_problems
 from show1_jax.cascade.stages import AUTOENCODER, PIXEL_CHANNELS, STAGE_TABLE, Size, check_inputs
 from show1_jax.checkpoints.manifest import Manifest
@@ -82,6 +83,10 @@ class CascadeSpec:
         config = self.config.stage(stage)
         return make_sampler(self.scheduler(stage), config.num_steps, getattr(config, "strength", 1.0))
 
+    def step_kinds(self, stage: Stage) -> tuple[StepKind, ...]:
+        """Return the kinds of a stage's steps, each once; the first one reads all weights."""
+        return tuple(dict.fromkeys(step_kinds(self.config.stage(stage), self.sampler(stage))))
+
     def sample_channels(self, stage: Stage) -> int:
         """Return the channels of a stage's noisy sample: of pixels, or of the autoencoder's latents."""
         return self.architecture(AUTOENCODER).latent_channels if STAGE_TABLE[stage].is_latent else PIXEL_CHANNELS
@@ -135,6 +140,7 @@ class CascadeSpec:
                     f"{multiple}; change the sizes in the config"
                 )
             self._check_schedule(stage)
+            self._check_levels(stage)
 
     def _check_network(self, stage: Stage) -> None:
         spec, record = STAGE_TABLE[stage], self.manifest.component(stage)
@@ -142,6 +148,13 @@ class CascadeSpec:
         encoder = self.architecture(spec.text_encoder)
         for problem in network_problems(spec, record, self.architecture(stage), encoder, autoencoder):
             raise UserError(f"stage {stage}: {problem}; use the checkpoint of a network that was made for this stage")
+
+    def _check_levels(self, stage: Stage) -> None:
+        config, levels = self.config.stage(stage), len(self.architecture(stage).block_out_channels)
+        if config.deep_every > 1 and config.fine_levels > levels:
+            raise UserError(
+                f"stage {stage}: fine_levels={config.fine_levels} must be at most {levels}, the levels of its network"
+            )
 
     def _check_schedule(self, stage: Stage) -> None:
         scheduler, config = self.scheduler(stage), self.config.stage(stage)

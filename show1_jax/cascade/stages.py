@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from show1_jax.cascade.windows import superres_starts
 from show1_jax.config.config_file import OutputConfig
 from show1_jax.config.sampling import AUTOENCODER, STAGES, CascadeConfig, Stage
 from show1_jax.errors import UserError
@@ -42,6 +43,7 @@ class StageSpec:
         clip_frames: function of the config that returns the number of frames in one call of the network; a shorter
             result is one clip.
         num_clips: function of the config that returns the number of clips of a video that are sampled in one batch.
+        num_windows: function of the config that returns the number of windows that are sampled sequentially.
         is_latent: the network works on the latents of the autoencoder.
         is_image: the result is one frame, an image.
         has_keyframe_rate: the frames are shown at the rate of keyframes.
@@ -55,6 +57,7 @@ class StageSpec:
     num_frames: Callable[[CascadeConfig], int]
     clip_frames: Callable[[CascadeConfig], int]
     num_clips: Callable[[CascadeConfig], int] = lambda config: 1
+    num_windows: Callable[[CascadeConfig], int] = lambda config: 1
     is_latent: bool = False
     is_image: bool = False
     has_keyframe_rate: bool = False
@@ -147,6 +150,9 @@ STAGE_TABLE: Final[dict[Stage, StageSpec]] = {
             size=_upscaled_size,
             num_frames=_all_frames,
             clip_frames=lambda config: config.superres_pixel.window,
+            num_windows=lambda config: len(
+                superres_starts(config.num_frames, config.superres_pixel.window, config.superres_pixel.stride)
+            ),
         ),
         StageSpec(
             name="superres_latent",

@@ -71,6 +71,10 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     # sampling
     "num_steps": (1, MAX_TIMESTEPS),
     "guidance_scale": (-10_000, 10_000),
+    "guidance_min_timestep": (0, MAX_TIMESTEPS - 1),
+    "guidance_max_timestep": (0, MAX_TIMESTEPS - 1),
+    "deep_every": (1, MAX_TIMESTEPS),
+    "fine_levels": (1, MAX_LEVELS),
     "num_frames": (1, 10_000),
     "height": _SIDE,
     "width": _SIDE,

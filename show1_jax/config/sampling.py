@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Final, Literal, NamedTuple, get_args
 
-from show1_jax.config.bounds import MAX_VIDEO_PIXELS
+from show1_jax.config.bounds import MAX_TIMESTEPS, MAX_VIDEO_PIXELS
 from show1_jax.config.settings import Settings
 from show1_jax.errors import UserError
 
@@ -54,6 +54,21 @@ class StageConfig(Settings):
     """`checkpoint` uses the sampler of the checkpoint's scheduler; any other sampler uses the same noise schedule."""
     use_negative_prompt: bool = False
     """Condition the unconditional branch of guidance on the negative prompt; otherwise on the empty prompt."""
+    guidance_min_timestep: int = 0
+    """Lowest timestep with guidance. Outside the interval only the conditional branch runs, at half the cost
+    (Kynkäänniemi et al. 2024, arXiv 2404.07724; their noise level of a timestep t is sigma_t / alpha_t)."""
+    guidance_max_timestep: int = MAX_TIMESTEPS - 1
+    """Highest timestep with guidance."""
+    deep_every: int = 1
+    """The network's deep levels are computed at one of this many steps; the steps between reuse their features
+    (DeepCache, Ma et al. 2023, arXiv 2312.00858). 1: at every step."""
+    fine_levels: int = 1
+    """Levels of the network, finest first, that are computed at every step; used if `deep_every` is above 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.guidance_min_timestep, self.guidance_max_timestep
+        self._require(low <= high, f"guidance_min_timestep={low} must be at most guidance_max_timestep={high}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -203,7 +203,7 @@ class Level(nnx.Module):
 
 
 class DownBlock(Level):
-    """A level of the down path: layers, then resampling to the next level if there is one."""
+    """A level of the down path: layers, and resampling to the next level if there is one."""
 
     def __init__(self, config: UNetConfig, level: int, make: Layers):
         out_channels = config.block_out_channels[level]
@@ -232,16 +232,18 @@ class DownBlock(Level):
                 )
             )
 
-    def __call__(self, x: Features, embedding: Embedding, text: TextStates) -> tuple[Output, list[Output]]:
-        """Return the next level's input and the skips: the output of every layer and of the resampling."""
-        skips = []
+    def __call__(self, x: Features, embedding: Embedding, text: TextStates) -> list[Output]:
+        """Return the output of every layer; all are skips."""
+        outputs = []
         for index in range(len(self.resnets)):
             x = self.layer(index, x, embedding, text)
-            skips.append(x)
-        for downsampler in self.downsamplers:
-            x = rematerialised(downsampler.__call__, self.remat)(x, embedding)
-            skips.append(x)
-        return x, skips
+            outputs.append(x)
+        return outputs
+
+    def downsample(self, x: Features, embedding: Embedding) -> Output:
+        """Return the input of the next level, which is a skip as well."""
+        (downsampler,) = self.downsamplers
+        return rematerialised(downsampler.__call__, self.remat)(x, embedding)
 
 
 class MidBlock(nnx.Module):

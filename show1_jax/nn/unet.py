@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from show1_jax.nn.blocks import DownBlock, MidBlock, UpBlock
+from show1_jax.nn.array_types import TextStates
+from show1_jax.nn.blocks import DownBlock, Embedding, Features, MidBlock, Output, UpBlock
 from show1_jax.nn.config import UNetConfig, temporal_groups
 from show1_jax.nn.layers import (
     Layers,
@@ -72,6 +73,34 @@ class UNet(nnx.Module):
         Raises:
             ValueError: `noise_level` is missing, or the network has no embedding for it.
         """
+        return self.predict(sample, timestep, text, noise_level)[0]
+
+    def predict(
+        self,
+        sample: Float[Array, "b t h w c_in"],
+        timestep: Int[Array, " b"],
+        text: Float[Array, "b n d"],
+        noise_level: Int[Array, " b"] | None = None,
+        *,
+        fine_levels: int = 1,
+        deep: Float[Array, "b t _ _ _"] | None = None,
+    ) -> tuple[Float[Array, "b t h w c_out"], Float[Array, "b t _ _ _"]]:
+        """Predict as a call does; return the features of the deep levels too, or reuse some.
+
+        Features of these levels change little between neighbouring timesteps (DeepCache, Ma et al. 2023, arXiv
+        2312.00858). With given features the deep levels are not computed.
+
+        Args:
+            sample: see `__call__`, as for the other arguments.
+            timestep: one for each video.
+            text: states of the text encoder.
+            noise_level: level of the noise on the low-resolution condition.
+            fine_levels: number of levels that are not deep, finest first; 1 to the number of levels.
+            deep: features of an earlier call with the same `fine_levels`, which enter the up path of the fine levels.
+
+        Returns:
+            The prediction, and the features that entered the up path of the fine levels.
+        """
         text = text.astype(self.dtype)
         embedding = self._embed(timestep, text, noise_level)
         if self.config.text_dim:
@@ -81,15 +110,29 @@ class UNet(nnx.Module):
         x = self.conv_in(sample.astype(self.dtype))
         if self.config.transformer_in_head_dim:
             x = rematerialised(self.transformer_in.__call__, self.remat)(x)
+        levels = len(self.down_blocks)
         skips = [x]
-        for down_block in self.down_blocks:
-            x, block_skips = down_block(constrain_activation(x), embedding, text)
-            skips += block_skips
-        x = self.mid_block(constrain_activation(x), embedding, text)
-        for up_block in self.up_blocks:
-            x = up_block(constrain_activation(x), skips, embedding, text)
+        self._down(range(fine_levels), skips, embedding, text)
+        if deep is None:
+            self._down(range(fine_levels, levels), skips, embedding, text)
+            x = self.mid_block(constrain_activation(skips[-1]), embedding, text)
+            deep = self._up(range(levels - fine_levels), x, skips, embedding, text)
+        x = self._up(range(levels - fine_levels, levels), deep, skips, embedding, text)
         x = self.conv_out(activation(self.config.out_act_fn)(per_frame(self.conv_norm_out, x)))
-        return x.astype(jnp.float32)
+        return x.astype(jnp.float32), deep
+
+    def _down(self, levels: range, skips: list[Output], embedding: Embedding, text: TextStates) -> None:
+        """Run levels of the down path, each after the downsampling of the level before; append to `skips`."""
+        for level in levels:
+            if level > 0:
+                skips.append(self.down_blocks[level - 1].downsample(skips[-1], embedding))
+            skips += self.down_blocks[level](constrain_activation(skips[-1]), embedding, text)
+
+    def _up(self, levels: range, x: Features, skips: list[Output], embedding: Embedding, text: TextStates) -> Output:
+        """Run levels of the up path, counted from the coarsest; they pop their skips."""
+        for level in levels:
+            x = self.up_blocks[level](constrain_activation(x), skips, embedding, text)
+        return x
 
     def _embed(
         self, timestep: Int[Array, " b"], text: Float[Array, "b n d"], noise_level: Int[Array, " b"] | None

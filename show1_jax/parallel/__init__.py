@@ -20,12 +20,14 @@ from show1_jax.parallel.sharding import (
     check_finite,
     constrain_activation,
     constrain_batch,
+    constrain_stored,
     gather,
     local_rows,
     put_batch,
     put_rows,
     replicated_sharding,
     shardings_by_path,
+    stored_sharding,
     weight_shardings,
 )
 
@@ -37,6 +39,7 @@ __all__ = [
     "check_finite",
     "constrain_activation",
     "constrain_batch",
+    "constrain_stored",
     "from_all_processes",
     "from_first_process",
     "gather",
@@ -50,5 +53,6 @@ __all__ = [
     "put_rows",
     "replicated_sharding",
     "shardings_by_path",
+    "stored_sharding",
     "weight_shardings",
 ]

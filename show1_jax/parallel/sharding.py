@@ -11,6 +11,7 @@ would exchange all of it, and 29 frames do not divide evenly.
 """
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -101,13 +102,37 @@ def constrain_activation(x: Shaped[Array, "b t p ..."]) -> Shaped[Array, "b t p 
     sizes = jax.sharding.get_abstract_mesh().shape
     if "data" not in sizes:
         return x
+    batch, rows = _activation_axes(x.shape[0], sizes)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(batch, None, rows))
+
+
+def constrain_stored(x: Shaped[Array, "b t p ..."]) -> Shaped[Array, "b t p ..."]:
+    """Shard an activation that a program returns as `stored_sharding` says, if a mesh is set (`jax.set_mesh`)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if "data" not in mesh.shape else jax.lax.with_sharding_constraint(x, stored_sharding(mesh, x.shape))
+
+
+def stored_sharding(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> NamedSharding:
+    """Return the sharding of an activation between two programs: that of `constrain_activation`, if it is even.
+
+    Args:
+        mesh: mesh of the devices.
+        shape: shape of the activation, (batch, time, rows, ...). Rows that do not divide evenly are not sharded.
+    """
+    batch, rows = _activation_axes(shape[0], mesh.shape)
+    is_even = shape[2] % math.prod(mesh.shape[axis] for axis in rows) == 0
+    return NamedSharding(mesh, PartitionSpec(batch, None, rows if is_even else None))
+
+
+def _activation_axes(batch_size: int, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the mesh axes that shard the batch, and those that shard the rows, of an activation."""
     batch, num_shards = ["data"], sizes["data"]
     for axis in ("fsdp", "guidance"):
-        if axis in sizes and x.shape[0] % (num_shards * sizes[axis]) == 0:
+        if axis in sizes and batch_size % (num_shards * sizes[axis]) == 0:
             batch.append(axis)
             num_shards *= sizes[axis]
     rows = tuple(axis for axis in ("guidance", "height") if axis in sizes and axis not in batch)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(tuple(batch), None, rows))
+    return tuple(batch), rows
 
 
 def put_batch(x: np.ndarray, mesh: Mesh) -> Array:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from show1_jax.config.sampling import STAGES, Stage
+from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
 from show1_jax.config.settings import flatten
 from show1_jax.errors import FileError
 from show1_jax.files import read_json
@@ -25,6 +25,8 @@ _NOT_COMPARED: Final = {
     *("prompts", "seed", "negative_prompt", "precision"),  # a request contains their resolved values
     *("random_weights", "architecture", "schedulers", "train"),  # the checkpoint's hashes cover their results
 }
+_ADDED: Final = ("guidance_min_timestep", "guidance_max_timestep", "deep_every", "fine_levels")
+"""Settings of a stage that older records lack. Their defaults sample as before, and count as absent."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,4 +138,8 @@ _ABSENT = object()
 
 def _compared(request: Mapping[str, Any]) -> dict[str, Any]:
     config = {name: value for name, value in request["config"].items() if name not in _NOT_COMPARED}
-    return flatten({**request, "config": config})
+    defaults = {
+        f"config.{stage}.{name}": getattr(CascadeConfig().stage(stage), name) for stage in STAGES for name in _ADDED
+    }
+    flat = flatten({**request, "config": config})
+    return {name: value for name, value in flat.items() if name not in defaults or value != defaults[name]}

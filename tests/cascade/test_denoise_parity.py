@@ -36,9 +36,10 @@ def step_errors(cascade: Cascade, run: RecordedRun, stage: Stage) -> list[float]
             channels = None if condition is None else jnp.asarray(to_ours(condition))
             recorded = {part: run.trace[f"steps/{name}/{part}"] for part in ("timestep", "sample", "model_output")}
             for step, timestep in enumerate(recorded["timestep"]):
-                output = program(
+                output, _ = program(
                     network.weights,
                     jnp.asarray(rearrange(recorded["sample"][step], "t c h w -> 1 t h w c")),
+                    None,
                     np.int32(timestep),
                     np.float32(config.guidance_scale),
                     text,

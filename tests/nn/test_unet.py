@@ -313,6 +313,23 @@ def test_the_latent_unet_accepts_sizes_that_do_not_halve() -> None:
     assert output.shape == (1, 2, 5, 10, 6)
 
 
+@pytest.mark.parametrize("config", [PIXEL, LATENT])
+@pytest.mark.parametrize("fine_levels", [1, 3])
+def test_deep_features_of_the_same_inputs_give_the_same_prediction(config: UNetConfig, fine_levels: int) -> None:
+    network, _ = randomised(UNet(dataclasses.replace(config, layers_per_block=(1, 1, 1)), MAKE))
+    graph, state = nnx.split(network)
+    inputs, others = (
+        (scale * random(1, 2, 4, 8, 3), np.array([step]), random(1, 5, 64)) for scale, step in ((1, 7), (0.5, 3))
+    )
+    run = jax.jit(lambda *given, **deep: nnx.merge(graph, state).predict(*given, fine_levels=fine_levels, **deep))
+    whole, deep = run(*inputs)
+    np.testing.assert_array_equal(run(*inputs, deep=deep)[0], whole)
+    assert deep.shape == ((1, 2, 4, 8, 64), (1, 2, 1, 2, 128))[fine_levels == 3]
+    with_others = run(*others, deep=deep)[0]
+    assert np.abs(with_others - whole).max() > 1e-3
+    assert np.abs(with_others - run(*others)[0]).max() > 1e-3
+
+
 def test_position_channels_are_the_coordinates_of_the_pixels() -> None:
     positions = np.asarray(pixel_positions(jnp.zeros((2, 3, 5, 4, 1))))
     for frame, row, column in ((0, 0, 0), (1, 4, 3), (2, 1, 2)):

@@ -430,6 +430,18 @@ def test_stage_by_stage_gives_the_same_video(sampler: Sampler, finished: RunDire
     assert stage_bytes(sampler.run) == stage_bytes(finished)
 
 
+def test_records_from_before_a_setting_existed_count_as_made_with_its_default(finished: RunDirectory) -> None:
+    """Names are stated here: what older versions wrote never changes."""
+    request = record_of(finished).request
+    older = copy.deepcopy(dict(request))
+    for stage in STAGES:
+        for name in ("guidance_min_timestep", "guidance_max_timestep", "deep_every", "fine_levels"):
+            del older["config"][stage][name]
+    assert differences(older, request) == differences(request, older) == []
+    request["config"]["keyframes"]["deep_every"] = 2
+    assert differences(older, request) == ["config.keyframes.deep_every"]
+
+
 def test_overwrite_from_a_stage_keeps_the_stages_before(copied: Sampler, finished: RunDirectory) -> None:
     arguments = ["--from_stage=superres_latent", "--negative_prompt=dull"]
     assert copied(*arguments, "--overwrite") == 0

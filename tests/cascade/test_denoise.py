@@ -1,0 +1,191 @@
+"""Kinds of denoising steps: with fewer branches of guidance, and with reused features."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import Array
+
+from show1_jax.cascade.cascade import Cascade
+from show1_jax.cascade.denoise import Condition, StepKind, denoise, step_kinds, step_program
+from show1_jax.cascade.memory import stage_need
+from show1_jax.cascade.programs import as_sampled, denoising_step
+from show1_jax.config.sampling import STAGES, CascadeConfig, KeyframesConfig, SamplingMeshConfig, StageConfig
+from show1_jax.diffusion.samplers import make_sampler
+from show1_jax.diffusion.schedule import SchedulerConfig
+from show1_jax.errors import UserError
+from tests.helpers import tiny_config
+
+PROMPT, SEED = "a red circle moves right", 5
+SCHEDULER = SchedulerConfig.from_json(tiny_config.DPM_SOLVER)
+FEWER: dict[str, Any] = {"guidance_min_timestep": 200, "guidance_max_timestep": 800, "deep_every": 2}
+UNGUIDED = StepKind(is_guided=False)
+TOLERANCE = 1e-5
+
+timesteps = st.integers(0, 999)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    num_steps=st.integers(1, 40),
+    interval=st.tuples(timesteps, timesteps).map(sorted),
+    deep_every=st.integers(1, 50),
+    scale=st.sampled_from([1.0, 7.0]),
+)
+def test_guidance_is_in_the_interval_and_features_are_as_old_as_allowed(
+    num_steps: int, interval: list[int], deep_every: int, scale: float
+) -> None:
+    low, high = interval
+    config = StageConfig(num_steps, scale, guidance_min_timestep=low, guidance_max_timestep=high, deep_every=deep_every)
+    sampler = make_sampler(SCHEDULER, num_steps)
+    kinds = step_kinds(config, sampler)
+    assert [kind.is_guided for kind in kinds] == [scale > 1 and low <= t <= high for t in sampler.timesteps]
+    if deep_every == 1:
+        assert {kind.deep for kind in kinds} == {"computed"}
+        return
+    computed = [step for step, kind in enumerate(kinds) if kind.deep == "kept"]
+    for step, kind in enumerate(kinds):
+        newest = max(before for before in computed if before <= step)
+        assert step - newest < deep_every
+        assert kinds[newest].is_guided == kind.is_guided
+        assert (step == newest) or kind.deep == "reused"
+    changes = sum(one.is_guided != other.is_guided for one, other in itertools.pairwise(kinds))
+    assert len(computed) <= -(-num_steps // deep_every) + changes
+
+
+def test_by_default_every_step_is_the_same() -> None:
+    config = CascadeConfig()
+    for stage in STAGES:
+        assert set(step_kinds(config.stage(stage), make_sampler(SCHEDULER, 9))) == {StepKind()}
+
+
+def test_the_last_steps_of_an_interval() -> None:
+    config = KeyframesConfig(guidance_min_timestep=400, deep_every=2, fine_levels=3)
+    kinds = step_kinds(config, make_sampler(SCHEDULER.with_sampler("ddim"), 6))  # 830, 664, 498, 332, 166, 0
+    deep = ["kept", "reused", "kept", "kept", "reused", "kept"]
+    assert kinds == tuple(StepKind(step < 3, kind, 3) for step, kind in enumerate(deep))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def cascade(tiny_checkpoint: Path) -> Cascade:
+    return Cascade.load(tiny_checkpoint, tiny_config.settings(), jax.devices()[:1])
+
+
+def changed(cascade: Cascade, keyframes: dict[str, Any], **others: Any) -> Cascade:
+    config = cascade.spec.config
+    stage = dataclasses.replace(config.keyframes, num_steps=5, **keyframes)
+    return cascade.with_config(dataclasses.replace(config, keyframes=stage, **others))
+
+
+@pytest.fixture(scope="module")
+def keyframes(cascade: Cascade) -> Callable[..., np.ndarray]:
+    """Return a function that samples keyframes with some kinds of steps, from the same noise and text."""
+    text = cascade.encode_prompts(["keyframes"], [PROMPT])["keyframes"]
+    sampler = make_sampler(SCHEDULER, 3)
+    noise = jax.random.normal(jax.random.key(0), (1, 3, 8, 8, 3))
+
+    def run(kinds: tuple[StepKind, ...], text: Array = text, **options: Any) -> np.ndarray:
+        with cascade.network("keyframes") as network:
+            return np.asarray(
+                denoise(
+                    network,
+                    sampler,
+                    noise,
+                    condition=Condition(text),
+                    guidance_scale=3.0,
+                    step_noise=lambda step: noise,
+                    mesh=cascade.spec.mesh,
+                    kinds=kinds,
+                    **options,
+                )
+            )
+
+    return run
+
+
+def test_steps_without_guidance_are_those_of_the_prompt_alone(cascade: Cascade, keyframes: Any) -> None:
+    """A step after an unguided one is guided as always: a run by hand, one step at a time, gives the same."""
+    text = cascade.encode_prompts(["keyframes"], [PROMPT])["keyframes"]
+    alone = text[:, 1:]
+    np.testing.assert_allclose(keyframes((UNGUIDED,) * 3), keyframes((), alone), atol=TOLERANCE)
+    mixed = keyframes((UNGUIDED, StepKind(), UNGUIDED))
+    assert np.abs(mixed - keyframes(())).max() > 1e-3
+    sampler = make_sampler(SCHEDULER, 3)
+    state = sampler.init(jax.random.normal(jax.random.key(0), (1, 3, 8, 8, 3)))
+    with cascade.network("keyframes") as network, as_sampled(cascade.spec):
+        program = step_program(network.graph, sampler, cascade.spec.mesh)
+        for step, branches in enumerate((alone, text, alone)):
+            inputs = (sampler.timesteps[step], np.float32(3), branches, None, None)
+            state, kept = program(network.weights, state, None, sampler.coefficients(step), None, *inputs)
+            assert kept is None
+    np.testing.assert_allclose(mixed, state.sample, atol=10 * TOLERANCE)
+
+
+def test_kept_features_change_nothing_and_reused_ones_a_little(keyframes: Any) -> None:
+    whole = keyframes(())
+    np.testing.assert_allclose(keyframes((StepKind(deep="kept"),) * 3), whole, atol=TOLERANCE)
+    kinds = (StepKind(deep="kept"), StepKind(deep="reused"), StepKind(deep="kept"))
+    reused = keyframes(kinds)
+    assert np.abs(reused - whole).max() > 1e-4
+    np.testing.assert_allclose(keyframes(kinds, sequential_guidance=True), reused, atol=10 * TOLERANCE)
+
+
+def test_one_kind_for_each_step(keyframes: Any) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        keyframes((UNGUIDED,))
+
+
+def test_every_setting_in_every_stage(cascade: Cascade) -> None:
+    stages: dict[str, Any] = {
+        stage: dataclasses.replace(cascade.spec.config.stage(stage), num_steps=3, **FEWER) for stage in STAGES
+    }
+    fewer = cascade.with_config(dataclasses.replace(cascade.spec.config, **stages))
+    videos = fewer.sample([PROMPT], [SEED])
+    assert videos["superres_latent"].shape == (1, 5, 24, 24, 3)
+    assert {kind.deep for kind in fewer.spec.step_kinds("superres_pixel")} == {"kept", "reused"}
+    assert {kind.is_guided for kind in fewer.spec.step_kinds("superres_pixel")} == {True, False}
+
+
+@pytest.mark.parametrize(("mesh", "devices"), [({"guidance": 2}, 2), ({"guidance": 2, "height": 2}, 4)])
+def test_several_devices_give_the_same(cascade: Cascade, tiny_checkpoint: Path, mesh: Any, devices: int) -> None:
+    alone = changed(cascade, FEWER).sample([PROMPT], [SEED], stages=["keyframes"])
+    config = dataclasses.replace(tiny_config.settings(), mesh=SamplingMeshConfig(**mesh))
+    sharded = changed(Cascade.load(tiny_checkpoint, config, jax.devices()[:devices]), FEWER)
+    videos = sharded.sample([PROMPT], [SEED], stages=["keyframes"])
+    np.testing.assert_allclose(videos["keyframes"], alone["keyframes"], atol=1e-3)
+    spec = sharded.spec
+    with as_sampled(spec):
+        for kind in spec.step_kinds("keyframes"):
+            compiled = denoising_step(spec, "keyframes", kind=kind).trace().lower().compile()
+            if kind.deep == "kept":
+                _, placed = compiled.output_shardings
+                reused = denoising_step(spec, "keyframes", kind=kind._replace(deep="reused")).arguments[2]
+                _, made = compiled.out_info
+                assert (made.shape, made.dtype) == (reused.shape, reused.dtype)
+                assert placed.is_equivalent_to(reused.sharding, len(reused.shape))
+
+
+def test_memory_is_that_of_the_largest_step(cascade: Cascade) -> None:
+    together = [stage_need(changed(cascade, each).spec, "keyframes") for each in ({}, {"deep_every": 2})]
+    assert together[0].total < together[1].total  # features are kept
+    assert together[0].weights == together[1].weights
+    limited = changed(cascade, FEWER, memory_limit_gb=1e-6)
+    assert stage_need(limited.spec, "keyframes").sequential_guidance
+    videos = [each.sample([PROMPT], [SEED], stages=["keyframes"]) for each in (changed(cascade, FEWER), limited)]
+    np.testing.assert_allclose(videos[0]["keyframes"], videos[1]["keyframes"], atol=1e-3)
+
+
+def test_an_empty_interval_and_missing_levels_are_refused(cascade: Cascade) -> None:
+    with pytest.raises(UserError, match="guidance_min_timestep=5 must be at most guidance_max_timestep=4"):
+        KeyframesConfig(guidance_min_timestep=5, guidance_max_timestep=4)
+    many = changed(cascade, {"deep_every": 2, "fine_levels": 2})
+    with pytest.raises(UserError, match="stage keyframes: fine_levels=2 must be at most 1, the levels of its network"):
+        many.spec.check_settings(["keyframes"])
+    changed(cascade, {"fine_levels": 2}).spec.check_settings(["keyframes"])
