@@ -114,14 +114,15 @@ def cudnn(query: Queries, key: Keys, value: Keys, num_frames: int = 1) -> Querie
     """Apply cuDNN's fused attention (as Dao et al. 2022, arXiv 2205.14135), which writes no logits to memory.
 
     It takes bfloat16 and float16, and heads of a multiple of 8 channels, at most 128. Over several devices, videos and
-    heads are sharded; cuDNN requires that queries, keys and values are sharded in the same way.
+    heads are sharded, of queries, keys and values alike. JAX's own rules would take over the shardings of its arguments
+    and refuse those that differ.
     """
     batch, _ = activation_axes(len(query) // num_frames)
     heads = ("tensor",) if query.shape[2] % shards_of(("tensor",)) == 0 else ()
-    if shards_of((*batch, *heads)) > 1:
-        spec = PartitionSpec(batch, None, heads)
-        query, key, value = (jax.lax.with_sharding_constraint(x, spec) for x in (query, key, value))
-    return _cudnn(query, key, value)
+    if shards_of((*batch, *heads)) == 1:
+        return _cudnn(query, key, value)
+    spec = PartitionSpec(batch, None, heads)
+    return jax.shard_map(_cudnn, in_specs=spec, out_specs=spec)(query, key, value)
 
 
 VARIANTS: Final[Mapping[AttentionVariant, Callable[..., Queries]]] = {
