@@ -16,6 +16,7 @@ from show1_jax.parallel.mesh import (
 from show1_jax.parallel.processes import from_all_processes, from_first_process
 from show1_jax.parallel.sharding import (
     BATCH_AXES,
+    activation_axes,
     batch_sharding,
     check_finite,
     constrain_activation,
@@ -27,6 +28,7 @@ from show1_jax.parallel.sharding import (
     put_rows,
     replicated_sharding,
     shardings_by_path,
+    shards_of,
     stored_sharding,
     weight_shardings,
 )
@@ -34,6 +36,7 @@ from show1_jax.parallel.sharding import (
 __all__ = [
     "BATCH_AXES",
     "MeshConfig",
+    "activation_axes",
     "all_devices",
     "batch_sharding",
     "check_finite",
@@ -53,6 +56,7 @@ __all__ = [
     "put_rows",
     "replicated_sharding",
     "shardings_by_path",
+    "shards_of",
     "stored_sharding",
     "weight_shardings",
 ]

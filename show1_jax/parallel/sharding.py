@@ -13,7 +13,7 @@ would exchange all of it, and 29 frames do not divide evenly.
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import jax
@@ -99,11 +99,28 @@ def constrain_activation(x: Shaped[Array, "b t p ..."]) -> Shaped[Array, "b t p 
     the compiler may follow a sharded weight and shard channels, which adds communication to every norm. It may also
     compute the attention of all pixels on every device.
     """
-    sizes = jax.sharding.get_abstract_mesh().shape
+    batch, rows = activation_axes(x.shape[0])
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(batch, None, rows)) if batch else x
+
+
+def activation_axes(
+    batch_size: int, mesh: Mesh | AbstractMesh | None = None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the axes that shard the batch of an activation and its rows, as `constrain_activation` does.
+
+    Args:
+        batch_size: size of the batch.
+        mesh: mesh of the devices; by default the one that is set (`jax.set_mesh`). Without one, there are no axes.
+    """
+    sizes = (mesh or jax.sharding.get_abstract_mesh()).shape
     if "data" not in sizes:
-        return x
-    batch, rows = _activation_axes(x.shape[0], sizes)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(batch, None, rows))
+        return (), ()
+    batch, num_shards = ["data"], sizes["data"]
+    for axis in ("fsdp", "guidance"):
+        if axis in sizes and batch_size % (num_shards * sizes[axis]) == 0:
+            batch.append(axis)
+            num_shards *= sizes[axis]
+    return tuple(batch), tuple(axis for axis in ("guidance", "height") if axis in sizes and axis not in batch)
 
 
 def constrain_stored(x: Shaped[Array, "b t p ..."]) -> Shaped[Array, "b t p ..."]:
@@ -119,20 +136,15 @@ def stored_sharding(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> NamedS
         mesh: mesh of the devices.
         shape: shape of the activation, (batch, time, rows, ...). Rows that do not divide evenly are not sharded.
     """
-    batch, rows = _activation_axes(shape[0], mesh.shape)
+    batch, rows = activation_axes(shape[0], mesh)
     is_even = shape[2] % math.prod(mesh.shape[axis] for axis in rows) == 0
     return NamedSharding(mesh, PartitionSpec(batch, None, rows if is_even else None))
 
 
-def _activation_axes(batch_size: int, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the mesh axes that shard the batch, and those that shard the rows, of an activation."""
-    batch, num_shards = ["data"], sizes["data"]
-    for axis in ("fsdp", "guidance"):
-        if axis in sizes and batch_size % (num_shards * sizes[axis]) == 0:
-            batch.append(axis)
-            num_shards *= sizes[axis]
-    rows = tuple(axis for axis in ("guidance", "height") if axis in sizes and axis not in batch)
-    return tuple(batch), rows
+def shards_of(axes: Iterable[str]) -> int:
+    """Return the number of shards of an axis that is sharded over axes of the mesh that is set; 1 without a mesh."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return math.prod(sizes.get(axis, 1) for axis in axes)
 
 
 def put_batch(x: np.ndarray, mesh: Mesh) -> Array:

@@ -1,7 +1,6 @@
 """The UNet's layers against NumPy, with settings that the recorded run does not cover, and the use of each setting."""
 
 import dataclasses
-import functools
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,6 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from show1_jax.nn import attention
 from show1_jax.nn.blocks import ResnetBlock, Upsample, spatial_attention, temporal_attention
 from show1_jax.nn.config import UNetConfig
 from show1_jax.nn.init import initial_weight
@@ -151,25 +149,6 @@ def test_temporal_attention_is_along_time_with_the_right_number_of_heads(config:
     for clip, row, column in np.ndindex(2, 1, 2):
         y[clip, :, row, column] = transformer_block(w, "transformer_blocks.0", y[clip, :, row, column], heads)
     close(called(module, x), x + linear(w, "proj_out", y))
-
-
-@pytest.mark.parametrize("frames_at_a_time", [1, 2])
-def test_large_attention_computes_a_few_frames_at_a_time(
-    monkeypatch: pytest.MonkeyPatch, frames_at_a_time: int
-) -> None:
-    videos, frames, queries, keys, heads = 2, 3, 5, 7, 4
-    query, key, value = (jnp.asarray(random(videos * frames, tokens, heads, 8)) for tokens in (queries, keys, keys))
-    in_frames = functools.partial(attention.attend, num_frames=frames)
-
-    def has_all_logits() -> bool:
-        logits_of_all_frames = f"f32[{videos * frames},{heads},"
-        return logits_of_all_frames in str(jax.make_jaxpr(lambda *x: in_frames(*x))(query, key, value))
-
-    whole = in_frames(query, key, value)
-    assert has_all_logits()
-    monkeypatch.setattr(attention, "MAX_LOGITS_BYTES", 4 * frames_at_a_time * videos * heads * queries * keys)
-    assert not has_all_logits()
-    np.testing.assert_allclose(in_frames(query, key, value), whole, atol=1e-6)
 
 
 def test_the_latent_unet_s_spatial_attention_is_over_its_own_frame_then_the_text() -> None:
