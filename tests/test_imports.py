@@ -24,6 +24,7 @@ ORDER = (
     "media",
     "nn",
     "diffusion",
+    "ops",
     "parallel",
     # the ground
     "cli",

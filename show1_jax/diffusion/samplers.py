@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
-from show1_jax.diffusion.quantile import magnitude_quantile
 from show1_jax.diffusion.schedule import (
     Scale,
     SchedulerConfig,
@@ -29,6 +28,7 @@ from show1_jax.diffusion.schedule import (
     split_variance,
 )
 from show1_jax.errors import UserError
+from show1_jax.ops.quantile import magnitude_quantile
 
 DDPM, DPM_SOLVER, DDIM = "DDPMScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"
 

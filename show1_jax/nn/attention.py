@@ -1,49 +1,14 @@
 """Attention over pixels, frames and text."""
 
-from typing import Final
-
-import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 from flax import nnx
 from jaxtyping import Array, Float
 
 from show1_jax.nn.layers import Layers, exact_gelu, flatten_pixels, per_frame
+from show1_jax.ops.attention import attend, attend_to_shared
 
 TokenFeatures = Float[Array, "b n c"]
-
-MAX_LOGITS_BYTES: Final = 2**28
-"""Upper bound of the logits in memory at once, in bytes. At full size, those of a latent layer's pixels are 10 GB."""
-
-
-def attend(
-    query: Float[Array, "rows n h d"],
-    key: Float[Array, "rows m h d"],
-    value: Float[Array, "rows m h d"],
-    num_frames: int = 1,
-) -> Float[Array, "rows n h d"]:
-    """Apply scaled dot-product attention to every row of the batch; the only place that chooses the implementation.
-
-    Where the logits exceed `MAX_LOGITS_BYTES`, a few frames of all videos are computed at a time. Splitting over frames
-    and not over videos leaves videos that are sharded over devices in place.
-
-    Args:
-        query: a row is one frame of one video, videos first; n tokens, h heads, d channels a head.
-        key: m tokens for each row.
-        value: as `key`.
-        num_frames: frames of each video; divides the number of rows.
-
-    Returns:
-        A weighted mean of the values for every query.
-    """
-    rows, num_queries, num_heads, _ = query.shape
-    logits_of_frame = rows // num_frames * num_heads * num_queries * key.shape[1] * jnp.dtype(jnp.float32).itemsize
-    frames_at_a_time = max(1, MAX_LOGITS_BYTES // logits_of_frame)
-    if frames_at_a_time >= num_frames:
-        return jax.nn.dot_product_attention(query, key, value)
-    by_frame = tuple(rearrange(x, "(b t) n h d -> t b n h d", t=num_frames) for x in (query, key, value))
-    out = jax.lax.map(lambda parts: jax.nn.dot_product_attention(*parts), by_frame, batch_size=frames_at_a_time)
-    return rearrange(out, "t b n h d -> (b t) n h d")
 
 
 def split_heads(x: Float[Array, "... c"], head_dim: int) -> Float[Array, "... heads {head_dim}"]:
@@ -155,8 +120,7 @@ class AddedKVAttention(nnx.Module):
         query = split_heads(self.to_q(pixels), self.head_dim)
         key, value = (split_heads(project(text), self.head_dim) for project in (self.add_k_proj, self.add_v_proj))
         if self.to_k is None or self.to_v is None:
-            out = jax.vmap(attend, in_axes=(1, None, None), out_axes=1)(query, key, value)
-            out = rearrange(out, "b t p h d -> b t p (h d)")
+            out = rearrange(attend_to_shared(query, key, value), "b t p h d -> b t p (h d)")
         else:
             key, value = (
                 jnp.concatenate([repeat(of_text, "b n h d -> b t n h d", t=t), of_pixels], axis=2)

@@ -6,10 +6,10 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
-from show1_jax.nn.attention import attend
 from show1_jax.nn.blocks import ResnetBlock, Upsample
 from show1_jax.nn.config import VAEConfig
 from show1_jax.nn.layers import Layers, flatten_pixels, per_frame, rematerialised
+from show1_jax.ops.attention import attend
 from show1_jax.parallel import constrain_activation
 
 _NORM_EPSILON = 1e-6

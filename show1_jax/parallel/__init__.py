@@ -16,6 +16,7 @@ from show1_jax.parallel.mesh import (
 from show1_jax.parallel.processes import from_all_processes, from_first_process
 from show1_jax.parallel.sharding import (
     BATCH_AXES,
+    activation_axes,
     batch_sharding,
     check_finite,
     constrain_activation,
@@ -26,12 +27,14 @@ from show1_jax.parallel.sharding import (
     put_rows,
     replicated_sharding,
     shardings_by_path,
+    shards_of,
     weight_shardings,
 )
 
 __all__ = [
     "BATCH_AXES",
     "MeshConfig",
+    "activation_axes",
     "all_devices",
     "batch_sharding",
     "check_finite",
@@ -50,5 +53,6 @@ __all__ = [
     "put_rows",
     "replicated_sharding",
     "shardings_by_path",
+    "shards_of",
     "weight_shardings",
 ]

@@ -11,8 +11,9 @@ would exchange all of it, and 29 frames do not divide evenly.
 """
 
 import functools
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import jax
@@ -98,16 +99,30 @@ def constrain_activation(x: Shaped[Array, "b t p ..."]) -> Shaped[Array, "b t p 
     the compiler may follow a sharded weight and shard channels, which adds communication to every norm. It may also
     compute the attention of all pixels on every device.
     """
+    batch, rows = activation_axes(x.shape[0])
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(batch, None, rows)) if batch else x
+
+
+def activation_axes(batch_size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the axes that shard the batch of an activation and its rows; none if no mesh is set (`jax.set_mesh`).
+
+    See `constrain_activation`.
+    """
     sizes = jax.sharding.get_abstract_mesh().shape
     if "data" not in sizes:
-        return x
+        return (), ()
     batch, num_shards = ["data"], sizes["data"]
     for axis in ("fsdp", "guidance"):
-        if axis in sizes and x.shape[0] % (num_shards * sizes[axis]) == 0:
+        if axis in sizes and batch_size % (num_shards * sizes[axis]) == 0:
             batch.append(axis)
             num_shards *= sizes[axis]
-    rows = tuple(axis for axis in ("guidance", "height") if axis in sizes and axis not in batch)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(tuple(batch), None, rows))
+    return tuple(batch), tuple(axis for axis in ("guidance", "height") if axis in sizes and axis not in batch)
+
+
+def shards_of(axes: Iterable[str]) -> int:
+    """Return the number of shards of an axis that is sharded over axes of the mesh that is set; 1 without a mesh."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return math.prod(sizes.get(axis, 1) for axis in axes)
 
 
 def put_batch(x: np.ndarray, mesh: Mesh) -> Array:

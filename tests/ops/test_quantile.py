@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from show1_jax.diffusion.quantile import magnitude_quantile
+from show1_jax.ops.quantile import magnitude_quantile
 
 values = st.floats(-(2.0**100), 2.0**100, width=32) | st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-30])
 
