@@ -12,8 +12,8 @@ import jax
 
 KINDS: Final = (
     ("attention", "sdpa|flash|fmha|attention"),
-    ("conv", "conv|xmma|implicit|fprop|dgrad|wgrad"),
-    ("matmul", "nvjet|gemm|cublas|cutlass|splitk|matmul|dot"),
+    ("conv", "conv(?!ert)|implicit|fprop|dgrad|wgrad"),
+    ("matmul", "nvjet|gemm|cublas|cutlass|splitk|matmul|dot_|dot$"),
     ("transpose", "transpose"),
     ("copy", "memcpy|memset|copy"),
     ("reduce", "reduce|softmax|sort"),

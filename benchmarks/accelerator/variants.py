@@ -66,7 +66,7 @@ def attentions(setting: Setting) -> Results:
         sizes = [(shape.rows, tokens, shape.heads, shape.width) for tokens in (shape.queries, shape.keys, shape.keys)]
         arrays = [_draw(setting, number, size) for number, size in enumerate(sizes)]
         size = f"{shape.rows} x {shape.queries} to {shape.keys}, {shape.heads} heads of {shape.width}"
-        calls = {
+        calls: dict[str, Callable[..., Any]] = {
             name: functools.partial(run, num_frames=shape.frames)
             for name, run in attention.VARIANTS.items()
             if name != "elementwise" or max(shape.queries, shape.keys) <= 32  # it has all products in memory
@@ -85,7 +85,9 @@ def norms(setting: Setting) -> Results:
         def norm_and_silu(run: Callable[..., Any], x: Any, scale: Any, bias: Any) -> Any:
             return jax.nn.silu(run(x, scale, bias, GROUPS, 1e-5))
 
-        calls = {name: functools.partial(norm_and_silu, run) for name, run in group_norm.VARIANTS.items()}
+        calls: dict[str, Callable[..., Any]] = {
+            name: functools.partial(norm_and_silu, run) for name, run in group_norm.VARIANTS.items()
+        }
         yield from _measure(
             setting, "Group norm with SiLU, variants", place, f"{batch} x {pixels} x {channels}", calls, arrays
         )
@@ -95,7 +97,9 @@ def quantiles(setting: Setting) -> Results:
     """Measure all variants of the quantile of dynamic thresholding, which is in float32."""
     for place, size in QUANTILES.items():
         x = jnp.asarray(np.random.default_rng(0).standard_normal(size, np.float32))
-        calls = {name: functools.partial(run, share=SHARE) for name, run in quantile.VARIANTS.items()}
+        calls: dict[str, Callable[..., Any]] = {
+            name: functools.partial(run, share=SHARE) for name, run in quantile.VARIANTS.items()
+        }
         yield from _measure(setting, "Threshold, variants", place, " x ".join(map(str, size)), calls, [x])
 
 
