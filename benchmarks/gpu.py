@@ -2,8 +2,9 @@
 
 For whoever has an accelerator for a few minutes. It measures, in the order of what is worth knowing: the device's
 rates; every stage's step against its floor, with its kernels; the same networks in PyTorch, if it is installed; a whole
-video; the variants of attention, group norm and threshold; options of the compiler; two videos in one batch; training
-steps; text encoders and autoencoder; new processes with an empty and a full compilation cache, and with a memory limit.
+video; the variants of attention, group norm and threshold; options of the compiler; two videos in one batch; text
+encoders and autoencoder; training steps; new processes with an empty and a full compilation cache, and with a memory
+limit.
 
 Weights are random, made on the host in seconds. A measurement starts only if its estimated time fits into the minutes
 that are left. Every result is at once in DIR/results.jsonl and in DIR/report.md, which also lists what failed and what
@@ -17,7 +18,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,11 +29,14 @@ import jax
 from benchmarks.accelerator import encoders, steps, training, variants, videos
 from benchmarks.accelerator.report import Measurement, Report, run_all
 from benchmarks.accelerator.setting import Setting
+from benchmarks.accelerator.steps import Results
 from benchmarks.machine import describe_commit, describe_machine
 from show1_jax.cascade.stages import text_encoders
 from show1_jax.cli import ArgumentParser, run_command, run_config_file
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
+from show1_jax.config.settings import Remat
+from show1_jax.config.training import TrainedStage
 from show1_jax.errors import UserError
 from show1_jax.runtime import enable_compilation_cache
 
@@ -40,7 +44,7 @@ BY_WORK: Final[tuple[Stage, ...]] = ("superres_pixel", "superres_latent", "inter
 """Stages by their share of a video's time, the largest first."""
 CPU_SHARE: Final = 0.3
 """Time of a measurement of the demo on a CPU, as a share of the estimate for the full cascade on a GPU."""
-CLIPS: Final = {"keyframes": 4, "superres_pixel": 1}
+CLIPS: Final[dict[TrainedStage, int]] = {"keyframes": 4, "superres_pixel": 1}
 """Clips in a batch of the measured training steps."""
 MEMORY_LIMIT_GB: Final = 8.0
 
@@ -49,7 +53,14 @@ def measurements(setting: Setting) -> list[Measurement]:
     """Return all measurements, the most valuable first, with the seconds that they take on a CPU or an H200."""
     assert set(BY_WORK) == set(STAGES)
     call, first = functools.partial, BY_WORK[0]
-    found = [
+
+    def train(remat: Remat) -> list[tuple[str, float, Callable[[], Results]]]:
+        return [
+            (f"training:{stage}:{remat}", 120, call(training.training_step, setting, stage, remat, clips))
+            for stage, clips in CLIPS.items()
+        ]
+
+    found: list[tuple[str, float, Callable[[], Results]]] = [
         ("rates", 15, call(steps.device_rates, setting)),
         *((f"steps:{stage}", 65, call(steps.step, setting, stage)) for stage in BY_WORK),
         (f"pytorch:{first}", 75, call(steps.against_pytorch, setting, first, compiled=False)),
@@ -65,17 +76,15 @@ def measurements(setting: Setting) -> list[Measurement]:
         *((f"compiled:{stage}", 150, call(steps.against_pytorch, setting, stage, compiled=True)) for stage in BY_WORK),
         *((f"batch:{stage}", 70, call(steps.batch_of_two, setting, stage)) for stage in BY_WORK),
         *(
-            (f"training:{stage}:{remat}", 120, call(training.training_step, setting, stage, remat, CLIPS[stage]))
-            for remat in ("full", "dots", "none")
-            for stage in ("keyframes", "superres_pixel")
-        ),
-        *(
             (f"encoders:{component}", 40, call(encoders.text_encoder, setting, component))
             for component in text_encoders(STAGES)
         ),
         ("encoders:vae", 60, call(encoders.autoencoder, setting)),
+        *train("full"),
         ("starts", 300, call(videos.starts, setting)),
         ("memory", 330, call(videos.memory_limit, setting, MEMORY_LIMIT_GB)),
+        *train("dots"),
+        *train("none"),  # last, as JAX keeps the memory that it once had, and the processes above need some
         *((f"options:{stage}", 140, call(steps.options, setting, stage)) for stage in BY_WORK[1:]),
     ]
     share = CPU_SHARE if setting.platform == "cpu" else 1.0

@@ -50,11 +50,12 @@ def test_weights_differ_by_path_and_row() -> None:
 
 def test_no_value_grows_over_the_steps() -> None:
     """Through the first frame's learned variance, and the latent stage's guidance of 15 without a threshold."""
-    steps = {"first_frame": 70, "superres_latent": 10}
+    steps = {"first_frame": 70, "superres_latent": 5}
     config = tiny_config.settings()
     changed: dict[str, Any] = {
         stage: dataclasses.replace(getattr(config, stage), num_steps=count) for stage, count in steps.items()
     }
+    changed["superres_latent"] = dataclasses.replace(changed["superres_latent"], height=16, width=16)
     config = dataclasses.replace(config, **changed)
     assert config.superres_latent.guidance_scale == 15
     assert config.first_frame.guidance_scale == 4
