@@ -1,6 +1,6 @@
 """Speed of sampling: `python -m benchmarks.sampling --config configs/demo.py --whole`.
 
-For every stage, with random weights drawn on the devices, prints the seconds that its denoising step takes to trace, to
+For every stage, with random weights, prints the seconds that its denoising step takes to trace, to
 compile, and to fetch from the persistent cache; the median step with its minimum and maximum; its operations and their
 rate; and the floor. The floor is the time that the operations or the bytes (weights and inputs, read once) need at the
 rates that one large matrix product and one large sum reach on this device, measured at the start. `program GB` is the
