@@ -18,10 +18,10 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -170,8 +170,32 @@ def network_cases(config: Config | None) -> dict[str, NetworkCase]:
     return found
 
 
-def compare(name: str, case: NetworkCase, dtype: str, pairs: int, *, compiled: bool) -> Iterator[str]:
-    """Time a network of ours and PyTorch's; yield a line of the table for each way to run PyTorch's.
+class Comparison(NamedTuple):
+    """Seconds of the calls of one way to run PyTorch's network and of ours, which ran alternately."""
+
+    how: str
+    ours: list[float]
+    theirs: list[float]
+    difference: float
+    """Norm of the outputs' difference over the norm of our output."""
+
+    @property
+    def ratios(self) -> list[float]:
+        """PyTorch's seconds over ours, call by call."""
+        return [theirs / ours for theirs, ours in zip(self.theirs, self.ours, strict=True)]
+
+
+def compare(
+    case: NetworkCase, dtype: str, pairs: int, *, compiled: bool, channels_last: bool = False
+) -> list[Comparison]:
+    """Time a network of ours and PyTorch's, eager and, if `compiled`, compiled.
+
+    Args:
+        case: network and size of its call.
+        dtype: dtype of weights and activations.
+        pairs: timed calls of each.
+        compiled: compare with `torch.compile` as well.
+        channels_last: store PyTorch's 2-D convolutions with channels last, which tensor cores need.
 
     Raises:
         UserError: PyTorch's network is not available here.
@@ -182,6 +206,10 @@ def compare(name: str, case: NetworkCase, dtype: str, pairs: int, *, compiled: b
 
     network = _torch_network(case.architecture, dtype)
     program, weights = _our_network(case, network, dtype)
+    if channels_last:
+        for module in network.modules():  # one by one: networks with 3-D convolutions refuse it as a whole
+            if isinstance(module, torch.nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
     inputs = case.inputs()
     placed = [jnp.asarray(array) for array in inputs]
     moved = [_to_torch(case.to_torch_layout(array), dtype) for array in inputs]
@@ -205,10 +233,13 @@ def compare(name: str, case: NetworkCase, dtype: str, pairs: int, *, compiled: b
             candidate.run()  # once more, as some choose their kernels late
         for candidate in candidates * pairs:
             candidate.time_call()
-    for how, other in others.items():
-        ratios = [theirs / mine for theirs, mine in zip(other.seconds, ours.seconds, strict=True)]
-        numbers = (table.spread(ours.seconds, 1e3, 1), table.spread(other.seconds, 1e3, 1), table.spread(ratios, 1, 2))
-        yield table.row(name, case.describe_input(), dtype, how, *numbers, f"{differences[how]:.1e}")
+    return [Comparison(how, ours.seconds, other.seconds, differences[how]) for how, other in others.items()]
+
+
+def comparison_row(name: str, case: NetworkCase, dtype: str, found: Comparison) -> str:
+    """Return a comparison as a line of the table."""
+    times = (table.spread(found.ours, 1e3, 1), table.spread(found.theirs, 1e3, 1), table.spread(found.ratios, 1, 2))
+    return table.row(name, case.describe_input(), dtype, found.how, *times, f"{found.difference:.1e}")
 
 
 def _torch_network(architecture: Architecture, dtype: str) -> Any:
@@ -304,7 +335,7 @@ def _torch_device() -> str:
     return "cuda" if jax.default_backend() == "gpu" else "cpu"
 
 
-def _start_torch() -> str:
+def start_torch() -> str:
     """Set PyTorch up for a fair comparison, with the same precision and all threads, and return a description.
 
     Raises:
@@ -331,6 +362,7 @@ def _main(arguments: Sequence[str]) -> None:
     parser.add_argument("--pairs", type=int, default=5, help="timed calls of each network")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--compile", action="store_true", help="compare with torch.compile as well")
+    parser.add_argument("--channels_last", action="store_true", help="PyTorch's 2-D convolutions with channels last")
     parser.add_argument("--check", action="store_true", help="check PyTorch's networks on the recorded run instead")
     parsed = parser.parse_args(arguments)
     if parsed.pairs < 1:
@@ -341,7 +373,7 @@ def _main(arguments: Sequence[str]) -> None:
     names = parsed.networks or list(known)
     if unknown := sorted(set(names) - known.keys()):
         raise UserError(f"no network {', '.join(unknown)}; there are {', '.join(known)}")
-    settings = _start_torch()
+    settings = start_torch()
     installed = [name for name in ("torch", "diffusers") if importlib.util.find_spec(name)]
     print(f"{describe_machine('transformers', *installed)}; {settings}\n", flush=True)
     if parsed.check:
@@ -351,8 +383,11 @@ def _main(arguments: Sequence[str]) -> None:
     for name in names:
         case = known[name]
         try:
-            for line in compare(name, case, parsed.dtype, parsed.pairs, compiled=parsed.compile):
-                print(line, flush=True)
+            found = compare(
+                case, parsed.dtype, parsed.pairs, compiled=parsed.compile, channels_last=parsed.channels_last
+            )
+            for comparison in found:
+                print(comparison_row(name, case, parsed.dtype, comparison), flush=True)
         except UserError as error:
             print(table.row(name, case.describe_input(), parsed.dtype, f"not measured: {error}", *[""] * 4), flush=True)
         gc.collect()

@@ -1,6 +1,6 @@
 """Speed of sampling: `python -m benchmarks.sampling --config configs/demo.py --whole`.
 
-For every stage, with random weights drawn on the devices, prints the seconds that its denoising step takes to trace, to
+For every stage, with random weights, prints the seconds that its denoising step takes to trace, to
 compile, and to fetch from the persistent cache; the median step with its minimum and maximum; its operations and their
 rate; and the floor. The floor is the time that the operations or the bytes (weights and inputs, read once) need at the
 rates that one large matrix product and one large sum reach on this device, measured at the start. `program GB` is the
@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from benchmarks import table
@@ -71,7 +72,9 @@ class Step:
 def measure_rates(dtype: Any) -> Rates:
     """Measure the rates of the first device: the best of 8 runs of each operation."""
     side, length = (1024, 2**26) if jax.default_backend() == "cpu" else (8192, 2**28)
-    square, line = jnp.ones((side, side), dtype), jnp.ones(length, jnp.float32)
+    # Random numbers: with equal ones, some GPUs need less power and reach a rate that networks cannot.
+    square = jnp.asarray(np.random.default_rng(0).standard_normal((side, side), np.float32), dtype)
+    line = jnp.ones(length, jnp.float32)
     product, total = jax.jit(jnp.matmul), jax.jit(jnp.sum)
     return Rates(
         2 * side**3 / min(timed(lambda: product(square, square), 8)),
@@ -90,16 +93,21 @@ def timed(run: Callable[[], Any], times: int) -> list[float]:
     return seconds
 
 
-def prepare(spec: CascadeSpec, stage: Stage, batch_size: int) -> Step:
-    """Draw a stage's weights, then trace its step, compile it, and fetch it from the cache."""
+def prepare(spec: CascadeSpec, stage: Stage, batch_size: int, *, fetch: bool = True) -> Step:
+    """Draw a stage's weights, then trace its step, compile it, and fetch it from a cache that is empty at first.
+
+    Without `fetch`, compile it once, with the compilation cache that is in use.
+    """
     network = random_network(spec.manifest.component(stage), spec.mesh, spec.dtype)
     program = denoising_step(spec, stage, batch_size, network)
-    program = program._replace(arguments=jax.tree.map(_draw, program.arguments))
-    with _fresh_cache():
+    program = program._replace(arguments=jax.tree.map(draw, program.arguments))
+    with _fresh_cache() if fetch else contextlib.nullcontext():
         traced, trace_seconds = _timed_once(program.trace)
-        _, compile_seconds = _timed_once(lambda: traced.lower().compile())
-        jax.clear_caches()
-        compiled, fetch_seconds = _timed_once(lambda: program.trace().lower().compile())
+        compiled, compile_seconds = _timed_once(lambda: traced.lower().compile())
+        fetch_seconds = trace_seconds
+        if fetch:
+            jax.clear_caches()
+            compiled, fetch_seconds = _timed_once(lambda: program.trace().lower().compile())
     memory = compiled.memory_analysis()
     return Step(
         run=lambda: compiled(*program.arguments),
@@ -113,11 +121,14 @@ def prepare(spec: CascadeSpec, stage: Stage, batch_size: int) -> Step:
     )
 
 
-def _draw(leaf: Any) -> Any:
-    """Return Gaussian values in place of a shape, and any other leaf unchanged."""
+def draw(leaf: Any) -> Any:
+    """Return Gaussian values in place of a shape, zeros if they are integers, and any other leaf unchanged."""
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
-    return jax.device_put(jax.random.normal(jax.random.key(0), leaf.shape, leaf.dtype), leaf.sharding)
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+    drawn = np.random.default_rng(0).standard_normal(leaf.shape, np.float32)
+    return jax.device_put(drawn.astype(leaf.dtype), leaf.sharding)
 
 
 @contextlib.contextmanager
@@ -161,12 +172,13 @@ def measure_stage(spec: CascadeSpec, stage: Stage, rates: Rates, batch_size: int
         f"{1e3 * floor:.1f}",
         f"{median / floor:.1f}",
         f"{step.program_bytes / GB:.2f}",
-        _peak(),
+        peak_gb(),
     ]
     return table.row(*cells)
 
 
-def _peak() -> str:
+def peak_gb() -> str:
+    """Return the most memory that this process has used on its first device so far, in GB."""
     statistics_of = jax.local_devices()[0].memory_stats() or {}
     peak = statistics_of.get("peak_bytes_in_use")
     return "not known" if peak is None else f"{peak / GB:.2f}"

@@ -12,9 +12,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from benchmarks import table
 from benchmarks.machine import describe_machine
@@ -31,23 +31,33 @@ FETCHED: Final = "/jax/compilation_cache/cache_hits"
 SAMPLE: Final = Path(__file__).resolve().parents[1] / "sample.py"
 
 
-def sample_and_count(report: Path, arguments: Sequence[str]) -> None:
-    """Run `sample.py` in this process and write JAX's times and numbers of its programs to `report`."""
+def count_programs(run: Callable[[], None]) -> dict[str, float]:
+    """Run a function and return JAX's seconds of each part of compiling, and the numbers of programs."""
     import jax
 
-    start, seconds, counts = time.perf_counter(), Counter[str](), Counter[str]()
+    seconds, counts = Counter[str](), Counter[str]()
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, duration_secs, **_: seconds.update({event: duration_secs})
     )
     jax.monitoring.register_event_listener(lambda event, **_: counts.update([event]))
-    sys.argv = [str(SAMPLE), *arguments]
-    try:
-        runpy.run_path(str(SAMPLE), run_name="__main__")
-    except SystemExit as exit_:
-        if exit_.code:
-            raise
-    found: dict[str, Any] = {part: seconds[event] for part, event in PARTS.items()}
-    found |= {"fetched": counts[FETCHED], "compiled": counts[ASKED] - counts[FETCHED]}
+    run()
+    found: dict[str, float] = {part: seconds[event] for part, event in PARTS.items()}
+    return found | {"fetched": counts[FETCHED], "compiled": counts[ASKED] - counts[FETCHED]}
+
+
+def sample_and_count(report: Path, arguments: Sequence[str]) -> None:
+    """Run `sample.py` in this process and write JAX's times and numbers of its programs to `report`."""
+
+    def sample() -> None:
+        sys.argv = [str(SAMPLE), *arguments]
+        try:
+            runpy.run_path(str(SAMPLE), run_name="__main__")
+        except SystemExit as exit_:
+            if exit_.code:
+                raise
+
+    start = time.perf_counter()
+    found = count_programs(sample)
     report.write_text(json.dumps(found | {"sample.py": time.perf_counter() - start}))
 
 

@@ -120,13 +120,18 @@ def measure(config: Config, stages: Sequence[str], remats: Sequence[Remat], batc
             gc.collect()
 
 
-def _variant(config: Config, stage: str, remat: Remat, batch_size: int, workdir: Path) -> Variant:
+def with_training(config: Config, stage: str, remat: Remat, batch_size: int) -> Config:
+    """Return a config that trains a stage on the synthetic world, with one microbatch."""
     train = config.train
     data = dataclasses.replace(train.data, name="synthetic", num_validation=1)
     own = dataclasses.replace(train.stage(stage), remat=remat, batch_size=batch_size, num_microbatches=1)  # type: ignore[arg-type]
     changed: dict[str, Any] = {"data": data, stage: own}
-    config = dataclasses.replace(config, train=dataclasses.replace(train, **changed))
-    return Variant(TrainingRun.open(make_plan(config, check_stage(stage), jax.devices()[0].platform), workdir))
+    return dataclasses.replace(config, train=dataclasses.replace(train, **changed))
+
+
+def _variant(config: Config, stage: str, remat: Remat, batch_size: int, workdir: Path) -> Variant:
+    plan = make_plan(with_training(config, stage, remat, batch_size), check_stage(stage), jax.devices()[0].platform)
+    return Variant(TrainingRun.open(plan, workdir))
 
 
 def _main(arguments: Sequence[str]) -> None:

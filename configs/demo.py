@@ -19,8 +19,7 @@ keyframes. docs/demo.md has the commands of all stages, and the differences from
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from show1_jax.config.config_dict import ConfigDict
 from show1_jax.config.config_file import Config
 from show1_jax.config.training import TRAINED_STAGES
 

@@ -8,9 +8,8 @@ whose world is simple, final videos of 25 steps have a PSNR of 51.2 dB to those 
 48.2 dB. With 50 steps it is 56.3 and 52.1 dB (benchmarks/README.md has the command).
 """
 
-from ml_collections import ConfigDict
-
 from configs import full
+from show1_jax.config.config_dict import ConfigDict
 
 
 def get_config() -> ConfigDict:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
 
+from show1_jax.config.config_dict import ConfigDict
 from show1_jax.config.config_file import Config
 from show1_jax.errors import BAD_INPUT, UserError
 from show1_jax.files import user_path
@@ -125,10 +125,12 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
         UserError: a flag or an override is unknown (the line has the nearest name) or has a wrong type, or the config
             is missing.
     """
+    from ml_collections import config_flags  # here, as commands without overrides run without it
+
     path, argv = _split_config_path(argv)
     if not path:
         raise UserError("no --config; give --config configs/demo.py or --config configs/full.py")
-    config = _run_config_file(path)
+    config = run_config_file(path)
     _check_overrides(config, argv)
     del values.config  # until here the file's path, below its settings
     try:
@@ -196,7 +198,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return Config.from_dict(parse_flags(new_flags(), ["", "--config", os.fspath(path), *overrides]).to_dict())
 
 
-def _run_config_file(path: str) -> ConfigDict:
+def run_config_file(path: str) -> ConfigDict:
+    """Return the settings of a config file as it states them, without overrides; see `load_config`.
+
+    Raises:
+        UserError: the file does not exist, does not run, or does not return a ConfigDict.
+    """
     user_path(path)  # refuse a URL, before its colon is read as the start of an argument
     name, *argument = path.split(":", 1)
     file = user_path(name)

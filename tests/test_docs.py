@@ -305,7 +305,7 @@ def known_flags() -> set[str]:
     """Return the flags of all commands, without settings."""
     known = {f"--{name}" for command in (sample, train) for name in command.define_flags()}
     sources = [inspect.getsource(module) for module in (convert_command, data_command, alignment, caption_encoders)]
-    sources += [path.read_text() for path in (ROOT / "benchmarks").glob("*.py")]
+    sources += [path.read_text() for path in (ROOT / "benchmarks").rglob("*.py")]
     known |= {flag for source in sources for flag in re.findall(r"\"(--\w+)\"", source)}
     return known | {f"--{stage}" for stage in STAGES}  # of `python -m convert`
 

@@ -15,7 +15,7 @@ from show1_jax.config.sampling import AUTOENCODER
 from show1_jax.config.settings import Remat
 from show1_jax.errors import UserError
 from show1_jax.nn.config import Architecture, UNetConfig, VAEConfig
-from show1_jax.nn.init import initial_weight_on_devices
+from show1_jax.nn.init import random_weight
 from show1_jax.nn.layers import Layers
 from show1_jax.nn.unet import UNet
 from show1_jax.nn.vae import Autoencoder
@@ -146,11 +146,8 @@ def load_network(
 def random_network(record: Component, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
     """Return the network of a component's record with random weights; see `abstract_network` for the arguments.
 
-    Weights are drawn on the devices, already sharded: this takes seconds for a network of full size.
+    They are for measurements: this takes seconds for a network of full size (see `random_weight`).
     """
     network = abstract_network(record, mesh, dtype, part)
-    weights = {
-        path: initial_weight_on_devices((*part, *path), leaf, temporal_identity=False)
-        for path, leaf in to_weights(network.weights).items()
-    }
+    weights = {path: random_weight((*part, *path), leaf) for path, leaf in to_weights(network.weights).items()}
     return network._replace(weights=to_state(network.weights, weights))

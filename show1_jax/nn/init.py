@@ -1,8 +1,6 @@
-"""Initial weights: one rule for their distribution; the draws are on the host or on the devices.
+"""Initial weights: one rule for their distribution. NumPy draws them: nothing is compiled, and meshes do not matter."""
 
-On the host NumPy draws them: nothing is compiled, and a weight is the same on any mesh.
-"""
-
+import functools
 import math
 import re
 import zlib
@@ -10,12 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from show1_jax.diffusion.random_keys import new_key, normal
 from show1_jax.parallel.weights import WeightPath, Weights
 
 # The last layers along time: without them a video network is the image network that it is inflated from (Show-1,
@@ -23,6 +18,8 @@ from show1_jax.parallel.weights import WeightPath, Weights
 _LAST_TEMPORAL_KERNEL: Final = re.compile(
     r"(temp_convs/\d+/conv4/conv|temp_attentions/\d+/proj_out|transformer_in/proj_out)/kernel$"
 )
+_NUM_DRAWS: Final = 2**20 - 3
+"""Length of the buffer of `random_weight`: a prime, so that rows of a weight are not equal."""
 
 
 class Distribution(NamedTuple):
@@ -84,24 +81,31 @@ def initial_weights(shapes: Mapping[WeightPath, Any], shardings: Mapping[WeightP
     return weights
 
 
-def initial_weight_on_devices(path: WeightPath, leaf: jax.ShapeDtypeStruct, *, temporal_identity: bool = True) -> Array:
-    """Return one initial weight, drawn on its devices; the draw differs from that of `initial_weight`.
+def random_weight(path: WeightPath, leaf: jax.ShapeDtypeStruct) -> Array:
+    """Return a random weight for measurements, on its devices; the draw differs from that of `initial_weight`.
+
+    Its elements are copied from one buffer of draws, again and again, from a place that depends on the path. So a
+    network of full size takes seconds: drawing as many numbers takes minutes on the host, and on an accelerator the
+    compiler takes minutes for the programs, one for each shape.
 
     Args:
-        path: determines the distribution and the draw.
+        path: determines the distribution and the place in the buffer.
         leaf: shape, dtype and sharding of the weight.
-        temporal_identity: see `initial_distribution`.
     """
-    constant, num_inputs = initial_distribution(path, leaf.shape, temporal_identity=temporal_identity)
+    constant, num_inputs = initial_distribution(path, leaf.shape, temporal_identity=False)
     if constant is not None:
-        return jnp.full(leaf.shape, constant, leaf.dtype, device=leaf.sharding)
-    draw = jax.jit(_gaussian, static_argnums=(1, 2, 3), out_shardings=leaf.sharding)
-    drawn: Array = draw(new_key(np.uint32(_path_hash(path))), leaf.shape, num_inputs, leaf.dtype)
-    return drawn
+        weight = np.full(leaf.shape, constant, leaf.dtype)
+    else:
+        draws, start = _draws(num_inputs, np.dtype(leaf.dtype)), _path_hash(path) % _NUM_DRAWS
+        weight = np.resize(draws[start : start + _NUM_DRAWS], leaf.shape)
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, weight.__getitem__)
 
 
-def _gaussian(key: Key[Array, ""], shape: tuple[int, ...], num_inputs: int, dtype: DTypeLike) -> Float[Array, "..."]:
-    return (normal(key, shape) / jnp.float32(num_inputs**0.5)).astype(dtype)
+@functools.lru_cache(maxsize=128)
+def _draws(num_inputs: int, dtype: np.dtype[Any]) -> Float[np.ndarray, " n"]:
+    """Return the buffer of `random_weight`, scaled and cast, twice in a row."""
+    draws = np.random.default_rng(0).standard_normal(_NUM_DRAWS, np.float32) / np.float32(num_inputs**0.5)
+    return np.tile(draws.astype(dtype), 2)
 
 
 def _path_hash(path: WeightPath) -> int:

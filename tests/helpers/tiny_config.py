@@ -6,8 +6,7 @@ its pixel UNets predict noise and a variance.
 
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from show1_jax.config.config_dict import ConfigDict
 from show1_jax.config.config_file import Config
 from show1_jax.config.training import TRAINED_STAGES
 

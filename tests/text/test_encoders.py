@@ -161,7 +161,7 @@ def test_another_component_than_a_text_encoder_is_refused(tiny_checkpoint: Path)
         CheckpointSet.open(tiny_checkpoint).tokenizer("keyframes")
 
 
-def test_random_weights_are_drawn_on_the_devices(checkpoint: Path) -> None:
+def test_random_weights_are_made_for_it(checkpoint: Path) -> None:
     record, mesh = read_manifest(checkpoint).component("text_toy"), make_mesh(MeshConfig(data=2, fsdp=4))
     whole = to_weights(random_network(record, mesh, jnp.bfloat16).weights)
     part = to_weights(random_network(record, mesh, jnp.bfloat16, ("table",)).weights)
