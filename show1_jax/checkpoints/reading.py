@@ -21,6 +21,13 @@ Key = TypeVar("Key")
 _ALIGNMENT: Final = 64
 """Bytes; a CPU device uses a NumPy array's memory without a copy if it is aligned so."""
 _MOVED_AT_ONCE: Final = 4
+_CONTEXT: Final = {
+    # Files are mapped: otherwise TensorStore allocates new memory for each array. As with any mapped file, the system
+    # ends the process (SIGBUS) if the disk fails, or if the file is truncated, while it is read.
+    "file_io_mode": {"mode": "memmap"},
+    "file_io_concurrency": {"limit": 32},
+    "cache_pool#ocdbt": {"total_bytes_limit": 100_000_000},  # the name is Orbax's: its specs refer to it
+}
 
 
 class ByteLimit:
@@ -62,16 +69,16 @@ class ArrayReader(type_handlers.ArrayHandler):
         self, infos: Sequence[type_handlers.ParamInfo], args: Sequence[type_handlers.RestoreArgs] | None = None
     ) -> Sequence[jax.Array]:
         """Read arrays; all `args` are `ArrayRestoreArgs` with dtype and sharding."""
-        limit = ByteLimit(self._max_bytes)
+        limit, context = ByteLimit(self._max_bytes), ts.Context(_CONTEXT)
         return await asyncio.gather(
-            *(_read_array(info, arg, limit) for info, arg in zip(infos, args or (), strict=True))
+            *(_read_array(info, arg, context, limit) for info, arg in zip(infos, args or (), strict=True))
         )
 
 
-async def _read_array(info: Any, arg: Any, limit: ByteLimit) -> jax.Array:
+async def _read_array(info: Any, arg: Any, context: ts.Context, limit: ByteLimit) -> jax.Array:
     """Read this process's shards of an array; a shard that several devices hold is read once."""
     spec = type_handlers.get_json_tspec_read(info, use_ocdbt=info.is_ocdbt_checkpoint)
-    stored = await ts.open(spec, open=True, read=True, context=info.ts_context)
+    stored = await ts.open(spec, open=True, read=True, context=context)
     stored, shape = ts.cast(stored, np.dtype(arg.dtype)), stored.shape
 
     def bounds(index: tuple[slice, ...]) -> tuple[tuple[int, int], ...]:
