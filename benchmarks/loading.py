@@ -1,12 +1,14 @@
 """Speed of loading weights from disk: `python -m benchmarks.loading --config configs/demo.py --components keyframes`.
 
-For every component, alternately times reading its files, which shows the speed of the disk; hashing them, which every
-load does first; and loading the network onto the devices. Before each measurement the files are dropped from the
-system's cache, as far as Linux allows that. `memory` is the growth of the process's memory to its peak during the first
-load, divided by the bytes of the weights in the dtype of the devices: on one CPU device, whose memory is the host's, 1
-is the least. It runs on Linux only.
+For every component, alternately times loading the network onto the devices; reading its files; and hashing them, which
+is a part of every load. The files are in the system's cache, and as much free memory as they need has been in use just
+before. With `--cold` neither is so: the files are dropped from the cache, as far as Linux allows that, and reading
+shows the speed of the disk; a virtual machine may have to fetch free memory from its host. `memory` is the growth of
+the process's memory to its peak during a first load, divided by the bytes of the weights in the dtype of the devices:
+on one CPU device, whose memory is the host's, 1 is the least. It runs on Linux only.
 """
 
+import mmap
 import os
 import statistics
 import sys
@@ -27,7 +29,7 @@ from show1_jax.errors import UserError
 
 GB: Final = 1e9
 HEADER: Final = (
-    "| component | files GB | read s (median, min to max) | hash s | load s | load, GB/s of files | memory |"
+    "| component | files GB | read s (median, min to max) | hash s | load s | load / read | load / hash | memory |"
 )
 CHUNK: Final = 2**24
 
@@ -39,6 +41,14 @@ def read(files: Sequence[Path]) -> None:
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
+
+
+def use_memory(num_bytes: int) -> None:
+    """Allocate memory, write to each of its pages, and free it."""
+    with mmap.mmap(-1, num_bytes) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        for start in range(0, num_bytes, mmap.PAGESIZE):
+            memory[start] = 1
 
 
 def drop_from_cache(files: Sequence[Path]) -> None:
@@ -61,13 +71,17 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def measure(cascade: Cascade, checkpoints: CheckpointSet, component: str, times: int) -> str:
+def measure(cascade: Cascade, checkpoints: CheckpointSet, component: str, times: int, *, cold: bool) -> str:
     """Measure a component and return its line of the table."""
     folder = checkpoints.path(component) / component / "weights"
     files = [path for path in folder.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
 
     def timed(run: Callable[[], None]) -> float:
-        drop_from_cache(files)
+        if cold:
+            drop_from_cache(files)
+        else:
+            use_memory(size + CHUNK)
         start = time.perf_counter()
         run()
         return time.perf_counter() - start
@@ -82,19 +96,20 @@ def measure(cascade: Cascade, checkpoints: CheckpointSet, component: str, times:
         for leaf in leaves:
             leaf.delete()
 
+    read(files)
     reset_peak()
     before = resident_bytes("VmRSS")
     seconds: dict[str, list[float]] = {"read": [], "hash": [], "load": []}
-    for turn in range(times):
+    load()
+    memory = (resident_bytes("VmHWM") - before) / num_bytes
+    for _ in range(times):
         seconds["load"].append(timed(load))
-        if turn == 0:
-            memory = (resident_bytes("VmHWM") - before) / num_bytes
         seconds["read"].append(timed(lambda: read(files)))
         seconds["hash"].append(timed(lambda: check_weights(checkpoints.path(component), component)))
-    size = sum(path.stat().st_size for path in files) / GB
     cells = [table.spread(seconds[name], 1, 2) for name in ("read", "hash", "load")]
-    rate = size / statistics.median(seconds["load"])
-    return table.row(component, f"{size:.3f}", *cells, f"{rate:.2f}", f"{memory:.2f}")
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ratios = [f"{medians['load'] / medians[other]:.2f}" for other in ("read", "hash")]
+    return table.row(component, f"{size / GB:.3f}", *cells, *ratios, f"{memory:.2f}")
 
 
 def _main(arguments: Sequence[str]) -> None:
@@ -102,6 +117,7 @@ def _main(arguments: Sequence[str]) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="settings; --config.SETTING=VALUE changes one")
     parser.add_argument("--components", metavar="A,B", help="components of its checkpoint; default: all")
     parser.add_argument("--times", type=int, default=3, metavar="N", help="timed loads of every component")
+    parser.add_argument("--cold", action="store_true", help="read from the disk, not from the system's cache")
     parsed, overrides = parser.parse_known_args(arguments)
     if sys.platform != "linux":
         raise UserError("it needs Linux to measure memory and drop files; run it there")
@@ -112,7 +128,7 @@ def _main(arguments: Sequence[str]) -> None:
     cascade = Cascade.of(checkpoints, config)
     print(f"{describe_machine('orbax-checkpoint')}, {cascade.spec.dtype}\n\n{table.head(HEADER)}", flush=True)
     for component in parsed.components.split(",") if parsed.components else checkpoints.manifest.components:
-        print(measure(cascade, checkpoints, component, parsed.times), flush=True)
+        print(measure(cascade, checkpoints, component, parsed.times, cold=parsed.cold), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checkpoint weights; the only module that uses Orbax.
+"""Checkpoint weights; with `reading`, the only module that uses Orbax.
 
 A checkpoint is a directory with `manifest.json` and one subfolder for each component. The subfolder contains `weights`
 (Orbax) and, for a text encoder, the files of its `tokenizer`. Weights are a tree of dictionaries. Their keys are the
@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath  # type: ignore[import-untyped]
 from flax import nnx
+from jax.experimental.layout import Format
 from orbax.checkpoint import type_handlers
 from orbax.checkpoint._src import asyncio_utils
 
@@ -27,6 +28,7 @@ from show1_jax.checkpoints.manifest import (
     MANIFEST,
     CheckpointError,
     Component,
+    HashCheck,
     Manifest,
     check_hashes,
     check_sizes,
@@ -34,13 +36,14 @@ from show1_jax.checkpoints.manifest import (
     file_names,
     read_manifest,
 )
+from show1_jax.checkpoints.reading import ArrayReader, ByteLimit, move_to_layouts
 from show1_jax.files import MAX_JSON_BYTES, check_target, new_folder
 from show1_jax.parallel.weights import WeightPath, to_state, to_weights, weight_path
 
 CoroutineResult = TypeVar("CoroutineResult")
 
 _SAVE_CONCURRENT_BYTES = 2**28
-_RESTORE_CONCURRENT_GB = 4
+_READ_CONCURRENT_BYTES = 2**28
 _INTERRUPTED_SECONDS = 3.0
 _COMPRESS = False  # compression makes float32 weights a twelfth smaller, but writing takes five times as long
 
@@ -87,17 +90,19 @@ def load_weights(
     dtype: Any = None,
     part: WeightPath = (),
 ) -> nnx.State:
-    """Restore a component's weights directly to the devices, after checking their files' hashes.
+    """Restore a component's weights directly to the devices, while their files' hashes are checked.
 
-    All processes must call this at the same point: each process hashes its share of the files. With a `part`, hashes
-    are not checked, because all parts are in the same files: see `check_weights`.
+    All processes must call this at the same point: each process hashes its share of the files. A thread may call it
+    while others compute; with several processes use `read_weights` there. With a `part`, hashes are not checked,
+    because all parts are in the same files: see `check_weights`.
 
     Args:
       checkpoint: the checkpoint's directory.
       component: e.g. "keyframes".
       abstract_state: the parameters to fill, as shapes: `nnx.state(model, nnx.Param)` of an abstract model.
       shardings: one sharding for all parameters, or a state of shardings with the structure of `abstract_state`; by
-        default everything is placed on the default device.
+        default everything is placed on the default device. Instead of a sharding there may be a
+        `jax.experimental.layout.Format`: a sharding with the layout of the weights on the devices.
       dtype: dtype to cast to while reading; by default the dtypes of `abstract_state`.
       part: path of the module whose parameters are in `abstract_state`; by default the whole network.
 
@@ -108,15 +113,78 @@ def load_weights(
       UserError: no such checkpoint or component, damaged files, or names or shapes that differ from `abstract_state`
         (all listed).
     """
-    placed = _sharding_by_path(abstract_state, shardings)
+    return read_weights(checkpoint, component, abstract_state, shardings, dtype, part).finish()
+
+
+class UncheckedWeights:
+    """Weights that one process has read, and the check of their files; made by `read_weights`."""
+
+    def __init__(self, check: HashCheck | None, read: Callable[[], nnx.State]) -> None:
+        self._check = check
+        self._failure: Exception | None = None
+        try:
+            self._weights = read()
+        except Exception as failure:  # if the files are damaged, which `finish` reports, it is of any class
+            self._failure = failure
+        if check:
+            check.wait()
+
+    def finish(self) -> nnx.State:
+        """Return the weights, after all processes have found their share of the files unchanged.
+
+        All processes must call this at the same point.
+
+        Raises:
+          UserError: see `load_weights`.
+        """
+        if self._check:
+            self._check.finish()
+        if self._failure:
+            raise self._failure
+        return self._weights
+
+
+def read_weights(
+    checkpoint: Path,
+    component: str,
+    abstract_state: nnx.State,
+    shardings: Any = None,
+    dtype: Any = None,
+    part: WeightPath = (),
+) -> UncheckedWeights:
+    """Do the work of `load_weights` that needs no other process: read the weights and this process's share of hashes.
+
+    With several processes, a background thread must not call `load_weights`: its exchange of results between the
+    processes could be mixed up with those of the main thread. It calls this function, and then the main thread of
+    every process calls `UncheckedWeights.finish` at the same point.
+
+    Args:
+      checkpoint: see `load_weights`, as for the other arguments.
+      component: e.g. "keyframes".
+      abstract_state: the parameters to fill, as shapes.
+      shardings: shardings or formats.
+      dtype: dtype to cast to while reading.
+      part: path of a module.
+
+    Raises:
+      UserError: no such checkpoint or component, or a missing or truncated file. All other errors of `load_weights`
+        are raised by `UncheckedWeights.finish`.
+    """
+    placed = _placement_by_path(abstract_state, shardings)
     wanted = {
         (*part, *path): jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=placed[path])
         for path, leaf in to_weights(abstract_state).items()
     }
-    if not part:
-        check_weights(checkpoint, component)
-    arrays = load_arrays(checkpoint, f"{component}/weights", wanted, part)
-    return to_state(abstract_state, {path[len(part) :]: array for path, array in arrays.items()})
+
+    def read() -> nnx.State:
+        arrays = load_arrays(checkpoint, f"{component}/weights", wanted, part)
+        return to_state(abstract_state, {path[len(part) :]: array for path, array in arrays.items()})
+
+    if part:
+        return UncheckedWeights(None, read)
+    check_sizes(checkpoint, component)
+    with HashCheck(checkpoint, f"{component}/weights", together=True) as check:
+        return UncheckedWeights(check, read)
 
 
 def check_weights(checkpoint: Path, component: str) -> None:
@@ -139,7 +207,8 @@ def load_arrays(
     Args:
       checkpoint: the checkpoint's directory.
       folder: relative path of the Orbax folder, e.g. "keyframes/weights".
-      wanted: for every array its shape, the dtype to cast to, and its sharding; by default the default device.
+      wanted: for every array its shape, the dtype to cast to, and its sharding or format; by default the default
+        device.
       part: path of the arrays to load; by default all stored arrays.
 
     Returns:
@@ -157,14 +226,17 @@ def load_arrays(
     args = ocp.args.PyTreeRestore(
         item=_nest(dict.fromkeys(wanted, 0)), restore_args=_nest(restore_args), partial_restore=bool(part)
     )
+    registry = type_handlers.create_type_handler_registry((jax.Array, ArrayReader(_READ_CONCURRENT_BYTES)))
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     with _orbax_errors(checkpoint, folder):
-        return _flatten(_reader().restore(_orbax_path(checkpoint / folder), args=args))
+        arrays = _flatten(handler.restore(_orbax_path(checkpoint / folder), args=args))
+    return move_to_layouts(arrays, {path: leaf.format for path, leaf in wanted.items()})
 
 
 def _stored_shapes(checkpoint: Path, folder: str) -> dict[WeightPath, jax.ShapeDtypeStruct]:
     try:
         _check_readable(checkpoint / folder)
-        tree = _reader().metadata(_orbax_path(checkpoint / folder)).tree
+        tree = ocp.PyTreeCheckpointHandler().metadata(_orbax_path(checkpoint / folder)).tree
         return {path: jax.ShapeDtypeStruct(leaf.shape, np.dtype(leaf.dtype)) for path, leaf in _flatten(tree).items()}
     except Exception as error:  # Orbax does not check its metadata: if damaged, exceptions of any type are raised
         raise _read_error(checkpoint, folder, error) from error
@@ -259,10 +331,12 @@ class BackgroundWrite:
         self._handler.finalize(self._folder)
 
 
-def _sharding_by_path(abstract_state: nnx.State, shardings: Any) -> dict[WeightPath, jax.sharding.Sharding]:
+def _placement_by_path(
+    abstract_state: nnx.State, shardings: Any
+) -> Mapping[WeightPath, jax.sharding.Sharding | Format]:
     if shardings is None:
         shardings = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    if isinstance(shardings, jax.sharding.Sharding):
+    if isinstance(shardings, jax.sharding.Sharding | Format):
         return {weight_path(path): shardings for path, _ in nnx.to_flat_state(abstract_state)}
     return {
         weight_path(path): leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
@@ -353,21 +427,11 @@ class _BoundedNumpyHandler(type_handlers.NumpyHandler):
     def __init__(self, progress: Callable[[int], object]) -> None:
         super().__init__(deepcopy_host_arrays=False)
         self._progress = progress
-        self._in_flight = 0
-        self._changed = asyncio.Condition()
+        self._limit = ByteLimit(_SAVE_CONCURRENT_BYTES)
 
     async def _open_and_write(self, value: np.ndarray, tspec: dict[str, Any], ts_context: Any) -> None:
-        async with self._changed:
-            await self._changed.wait_for(
-                lambda: not self._in_flight or self._in_flight + value.nbytes <= _SAVE_CONCURRENT_BYTES
-            )
-            self._in_flight += value.nbytes
-        try:
+        async with self._limit.reserve(value.nbytes):
             await super()._open_and_write(value, tspec, ts_context)
-        finally:
-            async with self._changed:
-                self._in_flight -= value.nbytes
-                self._changed.notify_all()
         self._progress(value.nbytes)
 
 
@@ -383,10 +447,6 @@ def _orbax_errors(checkpoint: Path, folder: str) -> Iterator[None]:
 def _read_error(checkpoint: Path, folder: str, error: Exception) -> CheckpointError:
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     return CheckpointError(checkpoint, f"{checkpoint}: {folder} cannot be read ({reason})")
-
-
-def _reader() -> ocp.PyTreeCheckpointHandler:
-    return ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_RESTORE_CONCURRENT_GB)
 
 
 def _orbax_path(folder: Path) -> epath.Path:

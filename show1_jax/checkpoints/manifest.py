@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
@@ -26,6 +26,8 @@ _READ_VERSIONS: Final = (2, 3)
 MANIFEST = "manifest.json"
 TRAINING = "training"
 """The second folder of a training run's step; the first is its component's."""
+_CHUNK_BYTES: Final = 2**20
+"""Between two chunks a thread waits for Python's global lock; the chunks of `hashlib.file_digest` are too small."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -176,28 +178,69 @@ def check_sizes(checkpoint: Path, component: str) -> None:
             raise CheckpointError(checkpoint, f"{path}: missing or truncated")
 
 
-def check_hashes(checkpoint: Path, folder: str = "", *, together: bool = False) -> None:
-    """Compare the SHA-256 of the files of a checkpoint, or of one folder of it, with the manifest, in threads.
+class HashCheck:
+    """A comparison of the SHA-256 of files with the manifest, in threads, while the caller reads the files.
+
+    As a context manager, it gives up the files that are not yet hashed if the block raises.
 
     Args:
       checkpoint: the checkpoint's directory.
       folder: relative path of the folder, e.g. "keyframes/weights", or of one file; empty: the whole checkpoint.
-      together: all processes call this at the same point, and each hashes its share of the files; otherwise the
-        calling process hashes all of them.
+      together: each process hashes its share of the files; otherwise the calling process hashes all of them.
+
+    Raises:
+      UserError: `checkpoint` is missing or not a checkpoint, or is damaged or of another format version.
+    """
+
+    def __init__(self, checkpoint: Path, folder: str = "", *, together: bool = False) -> None:
+        self._checkpoint = checkpoint
+        self._together = together
+        files = read_manifest(checkpoint).files
+        is_inside = {name: not folder or f"{name}/".startswith(f"{folder}/") for name in files}
+        sizes = {name: file["size"] for name, file in files.items() if is_inside[name]}
+        own = files_to_hash(sizes) if together else sizes
+        self._pool = ThreadPoolExecutor()
+        self._same = {name: self._pool.submit(_matches_record, checkpoint / name, files[name]) for name in own}
+        self._pool.shutdown(wait=False)
+
+    def __enter__(self) -> "HashCheck":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def wait(self) -> None:
+        """Wait until this process's files are hashed."""
+        wait(self._same.values())
+
+    def finish(self) -> None:
+        """Wait for the hashes; with `together`, all processes must call this at the same point.
+
+        Raises:
+          UserError: files are missing or changed; with `together`, it is raised in all processes.
+        """
+        wrong = [name for name, is_same in self._same.items() if not is_same.result()]
+        if self._together:
+            wrong = [name for names in from_all_processes(wrong) for name in names]
+        if wrong:
+            listed = ", ".join(sorted(wrong)[:5]) + (", ..." if len(wrong) > 5 else "")
+            raise CheckpointError(self._checkpoint, f"{self._checkpoint}: missing or changed: {listed}")
+
+
+def check_hashes(checkpoint: Path, folder: str = "", *, together: bool = False) -> None:
+    """Compare the SHA-256 of the files of a checkpoint, or of one folder of it, with the manifest; see `HashCheck`.
+
+    Args:
+      checkpoint: the checkpoint's directory.
+      folder: relative path of the folder or of one file; empty: the whole checkpoint.
+      together: all processes call this at the same point, and each hashes its share of the files.
 
     Raises:
       UserError: files are missing or changed; with `together`, it is raised in all processes.
     """
-    files = read_manifest(checkpoint).files
-    sizes = {name: file["size"] for name, file in files.items() if not folder or f"{name}/".startswith(f"{folder}/")}
-    names = files_to_hash(sizes) if together else list(sizes)
-    same = _in_threads(lambda name: _matches_record(checkpoint / name, files[name]), names)
-    wrong = [name for name, is_same in zip(names, same, strict=True) if not is_same]
-    if together:
-        wrong = [name for names in from_all_processes(wrong) for name in names]
-    if wrong:
-        listed = ", ".join(sorted(wrong)[:5]) + (", ..." if len(wrong) > 5 else "")
-        raise CheckpointError(checkpoint, f"{checkpoint}: missing or changed: {listed}")
+    with HashCheck(checkpoint, folder, together=together) as check:
+        check.finish()
 
 
 def verify_files(checkpoint: Path, progress: Callable[[int], object] = lambda size: None) -> None:
@@ -245,8 +288,11 @@ def files_to_hash(sizes: Mapping[str, int]) -> list[str]:
 
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a regular file."""
+    digest, chunk = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES))
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while num_bytes := file.readinto(chunk):
+            digest.update(chunk[:num_bytes])
+    return digest.hexdigest()
 
 
 def _sync_to_disk(path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,20 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental.layout import Format, Layout
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from show1_jax.checkpoints import arrays as checkpoints
-from show1_jax.checkpoints.arrays import load_weights, new_checkpoint, tokenizer_folder, weight_shapes
+from show1_jax.checkpoints import reading
+from show1_jax.checkpoints.arrays import (
+    load_weights,
+    new_checkpoint,
+    read_weights,
+    tokenizer_folder,
+    weight_shapes,
+)
 from show1_jax.checkpoints.manifest import Component, read_manifest, verify_files
+from show1_jax.checkpoints.reading import move_to_layouts
 from show1_jax.errors import UserError
 from show1_jax.parallel.weights import weight_path
 
@@ -203,14 +213,90 @@ def test_a_manifest_with_a_flipped_byte_is_equal_or_refused(written: Path) -> No
             assert read_manifest(written) == manifest
 
 
-def test_a_flipped_byte_is_found_before_it_is_loaded(written: Path, abstract: nnx.State) -> None:
-    """Orbax itself loads most of such files without an error."""
-    largest = max((written / "keyframes/weights").rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+def flip_a_byte(checkpoint: Path) -> str:
+    """Flip a byte of the largest file of the weights; return the file's name."""
+    files = (checkpoint / "keyframes/weights").rglob("*")
+    largest = max(files, key=lambda path: path.is_file() and path.stat().st_size)
     data = bytearray(largest.read_bytes())
     data[len(data) // 2] ^= 1
     largest.write_bytes(data)
-    with pytest.raises(UserError, match=rf"missing or changed: .*{largest.name}; convert again"):
+    return largest.name
+
+
+def test_a_flipped_byte_is_found_before_weights_are_used(written: Path, abstract: nnx.State) -> None:
+    """Orbax itself loads most of such files without an error."""
+    name = flip_a_byte(written)
+    with pytest.raises(UserError, match=rf"missing or changed: .*{name}; convert again"):
         load_weights(written, "keyframes", abstract)
+
+
+@pytest.mark.parametrize("placed", ["one device", "sharded"])
+def test_weights_are_loaded_in_the_layouts_of_their_formats(written: Path, abstract: nnx.State, placed: str) -> None:
+    mesh = jax.make_mesh((8,), ("fsdp",))
+    sharding: jax.sharding.Sharding = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+    if placed == "one device":
+        sharding = SingleDeviceSharding(jax.devices()[1])
+    columns = Format(Layout(major_to_minor=(1, 0)), sharding)
+    whole = NamedSharding(mesh, PartitionSpec())
+    formats = jax.tree.map(lambda leaf: columns if leaf.ndim == 2 else whole, abstract)
+    for path, array in values(load_weights(written, "keyframes", abstract, formats)).items():
+        if array.ndim == 2:
+            assert array.format.layout is not None
+            assert array.format.layout.major_to_minor == (1, 0)
+        assert array.sharding == (sharding if array.ndim == 2 else whole)
+        np.testing.assert_array_equal(array, WEIGHTS[path].astype(np.float32))
+
+
+def test_the_original_of_an_array_in_another_layout_is_deleted() -> None:
+    device = SingleDeviceSharding(jax.devices()[0])
+    arrays = {name: jax.device_put(np.arange(6, dtype=np.float32).reshape(2, 3), device) for name in "abc"}
+    formats = {"a": Format(Layout((1, 0)), device), "b": Format(Layout((0, 1)), device), "c": None}
+    moved = move_to_layouts(arrays, formats)
+    assert [arrays[name].is_deleted() for name in "abc"] == [True, False, False]
+    assert (moved["b"], moved["c"]) == (arrays["b"], arrays["c"])
+    np.testing.assert_array_equal(moved["a"], arrays["b"])
+
+
+def test_a_cpu_device_uses_the_memory_into_which_weights_are_read(
+    written: Path, abstract: nnx.State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocate, starts = reading._aligned_array, set()
+
+    def recording(*arguments: Any) -> np.ndarray:
+        array = allocate(*arguments)
+        starts.add(array.ctypes.data)
+        return array
+
+    monkeypatch.setattr(reading, "_aligned_array", recording)
+    arrays = values(load_weights(written, "keyframes", abstract)).values()
+    assert {array.unsafe_buffer_pointer() for array in arrays} == starts
+
+
+def test_threads_load_while_others_compute(written: Path, abstract: nnx.State) -> None:
+    double = jax.jit(lambda x: x * 2)
+    with ThreadPoolExecutor(2) as pool:
+        loading = [pool.submit(load_weights, written, "keyframes", abstract) for _ in range(4)]
+        while not all(load.done() for load in loading):
+            np.testing.assert_array_equal(double(np.ones(3)), 2)
+        for load in loading:
+            for path, array in values(load.result()).items():
+                np.testing.assert_array_equal(array, WEIGHTS[path].astype(np.float32))
+
+
+def test_changed_files_are_reported_whatever_reading_them_raises(
+    written: Path, abstract: nnx.State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("damaged")
+
+    monkeypatch.setattr(checkpoints, "load_arrays", fail)
+    unchecked = read_weights(written, "keyframes", abstract)
+    with pytest.raises(RuntimeError, match="damaged"):
+        unchecked.finish()
+    name = flip_a_byte(written)
+    unchecked = read_weights(written, "keyframes", abstract)
+    with pytest.raises(UserError, match=rf"missing or changed: .*{name}; convert again"):
+        unchecked.finish()
 
 
 @pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "_sharding", "folder"])
