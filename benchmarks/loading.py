@@ -45,8 +45,8 @@ def read(files: Sequence[Path]) -> None:
 
 def use_memory(num_bytes: int) -> None:
     """Allocate memory, write to each of its pages, and free it."""
-    with mmap.mmap(-1, num_bytes) as memory:
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    with mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)  # like the memory of large NumPy arrays
         for start in range(0, num_bytes, mmap.PAGESIZE):
             memory[start] = 1
 

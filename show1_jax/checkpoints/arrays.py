@@ -45,6 +45,7 @@ CoroutineResult = TypeVar("CoroutineResult")
 _SAVE_CONCURRENT_BYTES = 2**28
 _READ_CONCURRENT_BYTES = 2**28
 _INTERRUPTED_SECONDS = 3.0
+_METADATA = "_METADATA"
 _COMPRESS = False  # compression makes float32 weights a twelfth smaller, but writing takes five times as long
 
 # Orbax's threads log errors with a traceback and also raise them: the user gets one line, from this package.
@@ -177,6 +178,8 @@ def read_weights(
     }
 
     def read() -> nnx.State:
+        if not part:  # it is small; if it is damaged, Orbax leaves coroutines that Python warns of
+            check_hashes(checkpoint, f"{component}/weights/{_METADATA}")
         arrays = load_arrays(checkpoint, f"{component}/weights", wanted, part)
         return to_state(abstract_state, {path[len(part) :]: array for path, array in arrays.items()})
 
@@ -251,7 +254,7 @@ def _check_readable(folder: Path) -> None:
     for path in folder.rglob("*"):
         if not path.is_file() and (path.is_symlink() or not path.is_dir()):
             raise OSError(f"{path.relative_to(folder)} is not a regular file")
-    metadata = folder / "_METADATA"
+    metadata = folder / _METADATA
     if metadata.is_file() and metadata.stat().st_size > MAX_JSON_BYTES:
         raise OSError(f"{metadata.name} has more than {MAX_JSON_BYTES:,} bytes")
 

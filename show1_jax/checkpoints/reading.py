@@ -81,7 +81,7 @@ async def _read_array(info: Any, arg: Any, context: ts.Context, limit: ByteLimit
     stored = await ts.open(spec, open=True, read=True, context=context)
     stored, shape = ts.cast(stored, np.dtype(arg.dtype)), stored.shape
 
-    def bounds(index: tuple[slice, ...]) -> tuple[tuple[int, int], ...]:
+    def bounds(index: Any) -> tuple[tuple[int, int], ...]:
         return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
 
     wanted = {bounds(index) for index in arg.sharding.addressable_devices_indices_map(shape).values()}
@@ -116,10 +116,11 @@ def move_to_layouts(arrays: Mapping[Key, jax.Array], formats: Mapping[Key, Forma
     """
 
     def moved(key: Key) -> jax.Array:
-        array, wanted = arrays[key], formats[key]
+        array: Any = arrays[key]
+        wanted = formats[key]
         if wanted is None or wanted.layout is None or _is_same_layout(array.format.layout, wanted.layout):
             return array
-        copy = jax.block_until_ready(jax.device_put(array, wanted))
+        copy: jax.Array = jax.block_until_ready(jax.device_put(array, wanted))
         array.delete()
         return copy
 

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -240,9 +241,8 @@ def test_weights_are_loaded_in_the_layouts_of_their_formats(written: Path, abstr
     whole = NamedSharding(mesh, PartitionSpec())
     formats = jax.tree.map(lambda leaf: columns if leaf.ndim == 2 else whole, abstract)
     for path, array in values(load_weights(written, "keyframes", abstract, formats)).items():
-        if array.ndim == 2:
-            assert array.format.layout is not None
-            assert array.format.layout.major_to_minor == (1, 0)
+        layout = cast(Any, array).format.layout
+        assert layout.major_to_minor == ((1, 0) if array.ndim == 2 else (0,))
         assert array.sharding == (sharding if array.ndim == 2 else whole)
         np.testing.assert_array_equal(array, WEIGHTS[path].astype(np.float32))
 
@@ -281,6 +281,15 @@ def test_threads_load_while_others_compute(written: Path, abstract: nnx.State) -
         for load in loading:
             for path, array in values(load.result()).items():
                 np.testing.assert_array_equal(array, WEIGHTS[path].astype(np.float32))
+
+
+@pytest.mark.filterwarnings("error")
+def test_damaged_metadata_is_refused_before_orbax_reads_it(written: Path, abstract: nnx.State) -> None:
+    path = written / "keyframes/weights/_METADATA"
+    path.write_bytes(path.read_bytes().replace(b"np.ndarray", b"np.mdarray"))
+    with pytest.raises(UserError, match=r"missing or changed: keyframes/weights/_METADATA; convert again"):
+        load_weights(written, "keyframes", abstract)
+    gc.collect()
 
 
 def test_changed_files_are_reported_whatever_reading_them_raises(
