@@ -21,7 +21,7 @@ from jax.experimental import topologies
 from benchmarks import table
 from benchmarks.random_cascade import described_spec
 from show1_jax.cascade.memory import weight_bytes
-from show1_jax.cascade.programs import as_sampled, denoising_step
+from show1_jax.cascade.programs import as_sampled, denoising_step, trace_with_formats
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.config.config_file import Config
@@ -55,7 +55,8 @@ def measure_cost(spec: CascadeSpec, stage: Stage) -> Cost:
     started = perf_counter()
     with as_sampled(spec):
         step = denoising_step(spec, stage)
-        compiled: Any = step.trace().lower().compile(compiler_options=NO_CODE_GENERATION if on_cpu else None)
+        lowered = step.trace().lower() if on_cpu else trace_with_formats(spec, step).lower()
+        compiled: Any = lowered.compile(compiler_options=NO_CODE_GENERATION if on_cpu else None)
     counted, program = compiled.cost_analysis(), compiled.as_text()
     return Cost(
         counted["flops"],
@@ -67,24 +68,22 @@ def measure_cost(spec: CascadeSpec, stage: Stage) -> Cost:
     )
 
 
-def table_rows(stage: Stage, one: Cost, num_devices: int, many: Cost) -> str:
-    """Return the two lines of a stage in the table."""
+def table_row(stage: Stage, devices: int, each: Cost, one: Cost | None) -> str:
+    """Return a line of the table; shares are those of the costs of one device, if they are known."""
 
-    def cells(devices: int, each: Cost) -> list[str]:
-        values = [(each.flops, one.flops), (each.num_bytes, one.num_bytes), (each.working_bytes, one.working_bytes)]
-        counted = [
-            text for value, whole in values for text in (f"{value / GB:.3f}", f"1/{whole / value:.2f}" if value else "")
-        ]
-        return [
-            stage,
-            str(devices),
-            *counted,
-            f"{each.weight_bytes / GB:.3f}",
-            str(each.collectives),
-            f"{each.seconds:.0f}",
-        ]
+    def pair(value: float, whole: float | None) -> tuple[str, str]:
+        return f"{value / GB:.3f}", f"1/{whole / value:.2f}" if value and whole is not None else ""
 
-    return "\n".join(table.row(*cells(*line)) for line in ((1, one), (num_devices, many)))
+    return table.row(
+        stage,
+        str(devices),
+        *pair(each.flops, one and one.flops),
+        *pair(each.num_bytes, one and one.num_bytes),
+        *pair(each.working_bytes, one and one.working_bytes),
+        f"{each.weight_bytes / GB:.3f}",
+        str(each.collectives),
+        f"{each.seconds:.0f}",
+    )
 
 
 def _main(arguments: Sequence[str]) -> None:
@@ -95,6 +94,7 @@ def _main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--topology", metavar="NAME", help="TPUs to compile for, such as v5e:2x4, in place of --num_devices"
     )
+    parser.add_argument("--many_only", action="store_true", help="do not compile for one device, to compare with")
     parsed, overrides = parser.parse_known_args(arguments)
     if parsed.topology:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=parsed.topology).devices
@@ -118,7 +118,10 @@ def _main(arguments: Sequence[str]) -> None:
         flush=True,
     )
     for stage in stages:
-        print(table_rows(stage, measure_cost(one, stage), parsed.num_devices, measure_cost(many, stage)), flush=True)
+        alone = None if parsed.many_only else measure_cost(one, stage)
+        if alone is not None:
+            print(table_row(stage, 1, alone, alone), flush=True)
+        print(table_row(stage, parsed.num_devices, measure_cost(many, stage), alone), flush=True)
 
 
 if __name__ == "__main__":

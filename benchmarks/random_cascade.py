@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,8 +29,11 @@ def random_cascade(config: Config) -> Cascade:
     """Return the cascade that a config describes, with random weights."""
     spec = described_spec(config)
 
-    def load(component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
-        return random_network(spec.manifest.component(component), mesh, dtype, part)
+    def load(component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = (), formats: Any = None) -> LoadedNetwork:
+        network = random_network(spec.manifest.component(component), mesh, dtype, part)
+        if formats is None:
+            return network
+        return network._replace(weights=jax.tree.map(jax.device_put, network.weights, formats))
 
     return Cascade(spec, load, lambda component: ByteTokenizer(TEXT_ENCODERS[component].length))
 

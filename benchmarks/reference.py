@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
+from jax.experimental.layout import Format, Layout
 from safetensors.numpy import load_file
 
 from benchmarks import table
@@ -46,7 +47,7 @@ from show1_jax.errors import UserError
 from show1_jax.nn.config import Architecture, UNetConfig
 from show1_jax.nn.vae import Autoencoder
 from show1_jax.parallel.weights import to_state
-from show1_jax.runtime import compiler_options, exact_float32
+from show1_jax.runtime import compiler_options, exact_float32, weight_formats
 from show1_jax.text.encoders import TEXT_ENCODERS, encoder_of_kind
 from show1_jax.text.tokenizers import MAX_LENGTH
 
@@ -205,13 +206,13 @@ def compare(
     from benchmarks.torch_networks import call_network
 
     network = _torch_network(case.architecture, dtype)
-    program, weights = _our_network(case, network, dtype)
     if channels_last:
         for module in network.modules():  # one by one: networks with 3-D convolutions refuse it as a whole
             if isinstance(module, torch.nn.Conv2d):
                 module.to(memory_format=torch.channels_last)
     inputs = case.inputs()
     placed = [jnp.asarray(array) for array in inputs]
+    program, weights = _our_network(case, network, dtype, placed)
     moved = [_to_torch(case.to_torch_layout(array), dtype) for array in inputs]
 
     def run_torch(call: Callable[..., Any]) -> Any:
@@ -254,8 +255,10 @@ def _torch_network(architecture: Architecture, dtype: str) -> Any:
         return make_network(architecture).to(getattr(torch, dtype)).eval()
 
 
-def _our_network(case: NetworkCase, network: Any, dtype: str) -> tuple[Callable[..., Any], nnx.State]:
-    """Return our network as a compiled program of weights and inputs, and PyTorch's weights in our layout."""
+def _our_network(
+    case: NetworkCase, network: Any, dtype: str, inputs: Sequence[jax.Array]
+) -> tuple[Callable[..., Any], nnx.State]:
+    """Return our network as a compiled program of weights and inputs, and PyTorch's weights in the layouts it reads."""
     graph, shapes = nnx.split(make_network(case.kind, case.architecture, dtype=dtype, param_dtype=dtype))
     initial = network.state_dict()
 
@@ -269,7 +272,12 @@ def _our_network(case: NetworkCase, network: Any, dtype: str) -> tuple[Callable[
         network: Any = nnx.merge(graph, weights)
         return network.decode(network.encode(*inputs)[0]) if isinstance(network, Autoencoder) else network(*inputs)
 
-    return jax.jit(forward, compiler_options=compiler_options(jax.default_backend())), to_state(shapes, weights)
+    options = compiler_options(jax.default_backend())
+    formats = (Format(Layout.AUTO), *(None for _ in inputs))
+    program = jax.jit(forward, in_shardings=formats, keep_unused=True, compiler_options=options)
+    with exact_float32(dtype):
+        compiled = program.lower(shapes, *inputs).compile()
+    return compiled, jax.device_put(to_state(shapes, weights), weight_formats(compiled))
 
 
 def check() -> None:

@@ -28,13 +28,13 @@ from benchmarks.machine import describe_machine
 from benchmarks.random_cascade import random_cascade
 from benchmarks.videos import PROMPTS, sample
 from show1_jax.cascade.cascade import Cascade
-from show1_jax.cascade.programs import as_sampled, denoising_step
+from show1_jax.cascade.programs import as_sampled, denoising_step, trace_with_formats
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.checkpoints.networks import random_network
 from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
 from show1_jax.errors import UserError
-from show1_jax.runtime import enable_compilation_cache
+from show1_jax.runtime import enable_compilation_cache, weight_formats
 from show1_jax.training.flops import count_flops
 
 GB = 1e9
@@ -96,21 +96,24 @@ def timed(run: Callable[[], Any], times: int) -> list[float]:
 def prepare(spec: CascadeSpec, stage: Stage, batch_size: int, *, fetch: bool = True) -> Step:
     """Draw a stage's weights, then trace its step, compile it, and fetch it from a cache that is empty at first.
 
+    As in sampling, the compiler chooses the layouts of the weights.
+
     Without `fetch`, compile it once, with the compilation cache that is in use.
     """
     network = random_network(spec.manifest.component(stage), spec.mesh, spec.dtype)
     program = denoising_step(spec, stage, batch_size, network)
     program = program._replace(arguments=jax.tree.map(draw, program.arguments))
     with _fresh_cache() if fetch else contextlib.nullcontext():
-        traced, trace_seconds = _timed_once(program.trace)
+        traced, trace_seconds = _timed_once(lambda: trace_with_formats(spec, program))
         compiled, compile_seconds = _timed_once(lambda: traced.lower().compile())
         fetch_seconds = trace_seconds
         if fetch:
             jax.clear_caches()
-            compiled, fetch_seconds = _timed_once(lambda: program.trace().lower().compile())
+            compiled, fetch_seconds = _timed_once(lambda: trace_with_formats(spec, program).lower().compile())
+    arguments = (jax.device_put(network.weights, weight_formats(compiled)), *program.arguments[1:])
     memory = compiled.memory_analysis()
     return Step(
-        run=lambda: compiled(*program.arguments),
+        run=lambda: compiled(*arguments),
         sample=program.arguments[1].sample.shape,
         flops=count_flops(traced.jaxpr.jaxpr),
         num_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(program.arguments)),

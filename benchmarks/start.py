@@ -1,6 +1,7 @@
-"""Time of a first and a second start: `python -m benchmarks.start --config configs/demo.py`.
+"""Time of a first and a second start, and of many videos: `python -m benchmarks.start --config configs/demo.py`.
 
-Runs `sample.py` twice, each time in a new process, with a compilation cache that is empty at first. Prints the seconds
+Runs `sample.py` twice, each time in a new process, with a compilation cache that is empty at first; then once more for
+--videos videos. The last ratio is that of its seconds to as many second starts. Prints the seconds
 of the whole process, the seconds before `sample.py`, those of tracing, lowering and compiling (or fetching from the
 cache), and the numbers of programs that were fetched from the cache and compiled.
 """
@@ -61,17 +62,17 @@ def sample_and_count(report: Path, arguments: Sequence[str]) -> None:
     report.write_text(json.dumps(found | {"sample.py": time.perf_counter() - start}))
 
 
-def measure_start(folder: Path, number: int, arguments: Sequence[str]) -> list[str]:
-    """Run `sample.py` in a new process and return the cells of its line in the table."""
-    report = folder / f"{number}.json"
-    own = [f"--out={folder / str(number)}", f"--config.compilation_cache={folder / 'compiled'}"]
+def measure_start(folder: Path, name: str, arguments: Sequence[str]) -> tuple[float, list[str]]:
+    """Run `sample.py` in a new process; return the seconds of the process, and the cells of its line in the table."""
+    report = folder / f"{name}.json"
+    own = [f"--out={folder / name}", f"--config.compilation_cache={folder / 'compiled'}"]
     began = time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.start", "--report", str(report), *arguments, *own]
     if subprocess.run(command, check=False).returncode:
         raise UserError("sample.py failed; its message is above")
     whole, found = time.perf_counter() - began, json.loads(report.read_text())
     cells = [whole, whole - found["sample.py"], *(found[part] for part in PARTS)]
-    return [str(number), *(f"{seconds:.1f}" for seconds in cells), str(found["fetched"]), str(found["compiled"])]
+    return whole, [name, *(f"{seconds:.1f}" for seconds in cells), str(found["fetched"]), str(found["compiled"])]
 
 
 def _main(arguments: Sequence[str]) -> None:
@@ -80,15 +81,24 @@ def _main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="sample in this process, and write the counts there"
     )
+    parser.add_argument("--videos", type=int, default=8, metavar="N", help="videos of the last command")
     parsed, rest = parser.parse_known_args(arguments)
     rest = ["--config", parsed.config, *rest]
     if parsed.report:
         sample_and_count(parsed.report, rest)
         return
+    if parsed.videos < 1:
+        raise UserError(f"--videos={parsed.videos} must be at least 1")
     with tempfile.TemporaryDirectory() as folder:
-        lines = [table.row(*measure_start(Path(folder), number, rest)) for number in (1, 2)]
+        _, first = measure_start(Path(folder), "first", rest)
+        alone, second = measure_start(Path(folder), "second", rest)
+        together, many = measure_start(
+            Path(folder), f"{parsed.videos} videos", [*rest, f"--videos_per_prompt={parsed.videos}"]
+        )
     columns = ["start", "seconds", "before sample.py", *PARTS, "programs fetched", "compiled"]
+    lines = [table.row(*cells) for cells in (first, second, many)]
     print("\n".join([describe_machine(), "", table.head(table.row(*columns)), *lines]))
+    print(f"\n{parsed.videos} videos in one command: {together / (parsed.videos * alone):.2f} of as many commands")
 
 
 if __name__ == "__main__":

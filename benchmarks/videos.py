@@ -39,7 +39,7 @@ def sample(
             on_stage=lambda stage, _: bars.finish(stage),
         )
         total = time.perf_counter() - start
-    return videos, {**{stage: bars.times[stage]["seconds"] for stage in stages}, "all": total}
+    return videos, {**{stage: bars.times[0][stage]["seconds"] for stage in stages}, "all": total}
 
 
 def psnr(video: HostVideo, reference: HostVideo) -> float:

@@ -22,9 +22,11 @@ def refresh_seconds() -> float:
     return 0.1 if sys.stderr.isatty() else _LOG_INTERVAL
 
 
-def say(line: str) -> None:
-    """Print a line on stderr, above the bars."""
-    tqdm.write(line, file=sys.stderr)
+def say(line: str, file: Any = None) -> None:
+    """Print a line above the bars, on stderr or on another stream."""
+    file = file or sys.stderr
+    tqdm.write(line, file=file)
+    file.flush()
 
 
 class Bar:

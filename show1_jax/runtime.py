@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax._src import compilation_cache as jax_cache  # private: JAX has no public way to check what it loads
 from jax._src.compilation_cache_interface import CacheInterface
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
@@ -77,6 +78,40 @@ def network_program(
     program = functools.partial(function, *bound, **settings)
     options = compiler_options(mesh.devices.flat[0].platform)
     return jax.jit(program, keep_unused=keep_unused, compiler_options=options)
+
+
+def with_weight_formats(program: Any, mesh: Mesh, num_arguments: int, formats: Any = None) -> Any:
+    """Return a program for weights in given formats, or in the layouts that the compiler chooses.
+
+    A weight in another layout than the compiled program reads would be transposed at every call.
+
+    Args:
+        program: program of `network_program`; its first argument is a network's weights.
+        mesh: mesh of the devices.
+        num_arguments: number of its arguments.
+        formats: a `jax.experimental.layout.Format` of every weight; None: the compiler chooses the layouts.
+
+    Returns:
+        A jitted function, to be compiled ahead of time; `weight_formats` are then the formats of its weights.
+    """
+    chosen = Format(Layout.AUTO) if formats is None else formats
+    return jax.jit(
+        program.__wrapped__,
+        in_shardings=(chosen, *(None for _ in range(num_arguments - 1))),
+        keep_unused=True,
+        compiler_options=compiler_options(mesh.devices.flat[0].platform),
+    )
+
+
+def weight_formats(compiled: Any) -> Any:
+    """Return the format of every weight that a compiled program of `with_weight_formats` reads."""
+    return compiled.input_formats[0][0]
+
+
+def takes_arguments(compiled: Any, arguments: tuple[Any, ...]) -> bool:
+    """Return whether a program was compiled ahead of time for arguments of these shapes."""
+    expected, given = jax.tree.leaves(compiled.args_info[0][1:]), jax.tree.leaves(arguments[1:])
+    return [leaf.shape for leaf in expected] == [leaf.shape for leaf in given]
 
 
 _SUFFIX = ".program"

@@ -15,6 +15,9 @@ from typing import Any, Final, NoReturn
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended, as shells report it."""
 
+BACKGROUND: Final = "background"
+"""Start of the names of threads that a process does not wait for when it ends."""
+
 _RETRY_SECONDS: Final = 0.05
 
 
@@ -61,12 +64,17 @@ def interruptible(program: str) -> Iterator[threading.Event]:
 
 
 def exit_process(code: int) -> NoReturn:
-    """End the process with an exit code; after Ctrl-C, without waiting for running threads.
+    """End the process with an exit code; after Ctrl-C or an error, without waiting for threads in the background.
 
-    Interrupted threads of XLA and TensorStore can crash the interpreter while it shuts down.
+    Interrupted threads of XLA and TensorStore can crash the interpreter while it shuts down, and a program for a GPU
+    may be compiled for a minute.
     """
-    if code != INTERRUPTED:
+    is_busy = any(thread.name.startswith(BACKGROUND) for thread in threading.enumerate())
+    if code != INTERRUPTED and not is_busy:
         sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
     if "multiprocessing" in sys.modules:
         for child in sys.modules["multiprocessing"].active_children():
             child.terminate()

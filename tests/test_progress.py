@@ -34,16 +34,27 @@ def test_a_stage_shows_that_it_waits_and_then_the_time_left(capsys: pytest.Captu
     assert re.fullmatch(r"first frame:  50%\|#+ +\| 2/4 \[00:00, \? left\]", lines[1])
     assert re.fullmatch(r"first frame: 100%\|#+\| 4/4 \[00:00, 00:00 left\]", lines[-2])
     assert lines[-1] == "interpolation: loading and compiling"
-    assert set(bars.times) == {"first_frame"}
-    assert 0 <= bars.times["first_frame"]["first_step"] <= bars.times["first_frame"]["seconds"]
+    assert set(bars.times[0]) == {"first_frame"}
+    assert 0 <= bars.times[0]["first_frame"]["first_step"] <= bars.times[0]["first_frame"]["seconds"]
 
 
 def test_a_stage_without_steps_has_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     bars = StageBars(["keyframes"], shown=False)
     bars.finish("keyframes")
     bars.close()
-    assert bars.times["keyframes"]["first_step"] == bars.times["keyframes"]["seconds"]
+    assert bars.times[0]["keyframes"]["first_step"] == bars.times[0]["keyframes"]["seconds"]
     assert capsys.readouterr().err == ""
+
+
+def test_batches_share_the_bar_of_a_stage_and_have_their_own_times(capsys: pytest.CaptureFixture[str]) -> None:
+    bars = StageBars(["keyframes"], num_batches=2)
+    for batch in (0, 1):
+        for done in (1, 2):
+            bars.step("keyframes", done, 2, batch)
+        bars.finish("keyframes", batch)
+    bars.close()
+    assert re.search(r"keyframes: 100%\|#+\| 4/4", capsys.readouterr().err)
+    assert all(0 <= times["keyframes"]["first_step"] <= times["keyframes"]["seconds"] for times in bars.times)
 
 
 def test_speeds_are_of_the_steps_after_the_first(capsys: pytest.CaptureFixture[str]) -> None:

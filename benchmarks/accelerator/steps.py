@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import jax
+from jax.experimental.layout import Format, Layout
 
 from benchmarks.accelerator.kernels import profile
 from benchmarks.accelerator.report import Row
@@ -18,7 +19,7 @@ from show1_jax.cascade.programs import as_sampled, denoising_step
 from show1_jax.checkpoints.networks import random_network
 from show1_jax.config.sampling import Stage
 from show1_jax.errors import UserError
-from show1_jax.runtime import compiler_options
+from show1_jax.runtime import compiler_options, weight_formats
 
 Results = Iterator[tuple[str, Row]]
 
@@ -106,17 +107,26 @@ def options(setting: Setting, stage: Stage) -> Results:
     network = random_network(spec.manifest.component(stage), spec.mesh, spec.dtype)
     weights, state, *inputs = jax.tree.map(draw, denoising_step(spec, stage, 1, network).arguments)
     own, function = compiler_options(platform), functools.partial(denoise_step, network.graph, spec.sampler(stage))
+    network_shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), network.weights
+    )
     tried: dict[str, Mapping[str, Any]] = {
         "as sampled": {},
+        "default layouts": {},
         "donated state": {},
         **OPTIONS_OF_PLATFORM.get(platform, {}),
     }
     for name, more in tried.items():
         donated = (1,) if name == "donated state" else ()
+        layouts = None if name == "default layouts" else Format(Layout.AUTO)
+        placed = (layouts, *(None for _ in (state, *inputs)))
         try:
             with as_sampled(spec):
-                jitted = jax.jit(function, donate_argnums=donated, compiler_options=own | dict(more))
-                compiled: Any = jitted.lower(weights, state, *inputs).compile()
+                jitted = jax.jit(
+                    function, in_shardings=placed, donate_argnums=donated, compiler_options=own | dict(more)
+                )
+                compiled: Any = jitted.lower(network_shapes, state, *inputs).compile()
+                weights = jax.device_put(weights, weight_formats(compiled))  # with another option, other layouts
                 seconds = timed(
                     _Loop(compiled, weights, jax.tree.map(jax.numpy.copy, state), inputs), setting.num_steps
                 )
@@ -134,7 +144,7 @@ class _Loop:
         self._compiled, self._weights, self._state, self._inputs = compiled, weights, state, inputs
 
     def __call__(self) -> Any:
-        self._state = self._compiled(self._weights, self._state, *self._inputs)
+        self._state, _, _ = self._compiled(self._weights, self._state, *self._inputs)
         return self._state
 
 

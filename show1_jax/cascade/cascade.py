@@ -1,21 +1,20 @@
 """The cascade: samples videos for prompts with the networks of a checkpoint."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
 from show1_jax.cascade.conditions import SAMPLING, StageContext
 from show1_jax.cascade.latents import AutoencoderCodec
-from show1_jax.cascade.memory import is_guidance_sequential, is_text_streamed
+from show1_jax.cascade.memory import is_text_streamed, keeps_all_weights
+from show1_jax.cascade.networks import LoadNetwork, Networks
 from show1_jax.cascade.noise import NoiseSource, SeededNoise
 from show1_jax.cascade.prompts import Prompt, check_negative, check_prompt
 from show1_jax.cascade.spec import CascadeSpec
@@ -37,40 +36,62 @@ OnStageStep = Callable[[Stage, int, int], None]
 """Function that is called after every denoising step with the stage, the number of finished steps and their total."""
 OnStage = Callable[[Stage, HostVideo], None]
 """Function that is called with every stage's result, as soon as the stage is finished."""
+OnBatchStep = Callable[[int, Stage, int, int], None]
+"""`OnStageStep` of one of several batches, whose number comes first."""
+OnBatchStage = Callable[[int, Stage, HostVideo], None]
+"""`OnStage` of one of several batches, whose number comes first."""
 
 
-@runtime_checkable
-class LoadNetwork(Protocol):
-    """A function that loads networks, such as `CheckpointSet.load`."""
+@dataclasses.dataclass(frozen=True)
+class VideoBatch:
+    """Videos that are sampled together.
 
-    def __call__(self, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
-        """Return a network, or its module at the path `part`, with weights on the devices of `mesh`."""
+    Attributes:
+        prompts: texts, or `Prompt`s, which can have a negative prompt and a seed.
+        seeds: seed of every video, 0 to 2^32 - 1; by default 0, 1, ... The seed of a `Prompt` replaces it.
+        given: results of stages that do not run, (batch, time, height, width, 3) in [-1, 1], one video per prompt.
+    """
+
+    prompts: Sequence[str | Prompt]
+    seeds: Sequence[int] | None = None
+    given: Mapping[Stage, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 class Cascade:
-    """The networks and settings that sample videos; one stage's weights are on the devices at a time.
+    """The networks and settings that sample videos.
+
+    As a context manager, a cascade keeps its networks on the devices between calls, if they fit (see the setting
+    `resident_weights`), until the block ends. Otherwise the weights of one stage at a time are on the devices.
 
     Attributes:
         spec: settings, architectures, mesh and dtype.
 
     Example:
-        >>> cascade = Cascade.load("checkpoints/show1")
-        >>> videos = cascade.sample(["a burning lamborghini driving on a rainbow"], seeds=[345])
+        >>> with Cascade.load("checkpoints/show1") as cascade:
+        ...     videos = cascade.sample(["a burning lamborghini driving on a rainbow"], seeds=[345])
         >>> videos["superres_latent"].shape
         (1, 29, 320, 576, 3)
     """
 
-    def __init__(self, spec: CascadeSpec, load: LoadNetwork, tokenizer: Callable[[str], TextTokenizer]):
+    def __init__(self, spec: CascadeSpec, load: LoadNetwork | Networks, tokenizer: Callable[[str], TextTokenizer]):
         """Create a cascade; `Cascade.load` creates one from a checkpoint.
 
         Args:
             spec: settings, architectures, mesh and dtype.
-            load: function that loads a component's network.
+            load: function that loads a component's network; or networks that several cascades share.
             tokenizer: function that returns the tokenizer of a text encoder's component.
         """
         self.spec = spec
-        self._load = load
+        self._networks = load if isinstance(load, Networks) else Networks(load)
         self._tokenizer = tokenizer
+
+    def __enter__(self) -> "Cascade":
+        self._networks.keeps_weights = keeps_all_weights(self.spec, STAGES)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._networks.keeps_weights = False
+        self._networks.release()
 
     @classmethod
     def load(
@@ -104,7 +125,8 @@ class Cascade:
     def with_config(self, config: CascadeConfig) -> "Cascade":
         """Return a cascade with the same networks and devices, and other settings."""
         spec = CascadeSpec.of(config, self.spec.manifest, list(self.spec.mesh.devices.flat))
-        return type(self)(spec, self._load, self._tokenizer)
+        is_same = (spec.mesh, spec.dtype) == (self.spec.mesh, self.spec.dtype)
+        return type(self)(spec, self._networks if is_same else self._networks.load, self._tokenizer)
 
     def sample(
         self,
@@ -120,10 +142,10 @@ class Cascade:
         """Sample one video for each prompt, all in one batch.
 
         Args:
-            prompts: texts, or `Prompt`s, which can have a negative prompt and a seed.
-            seeds: seed of every video, 0 to 2^32 - 1; by default 0, 1, ... The seed of a `Prompt` replaces it.
+            prompts: see `VideoBatch`.
+            seeds: see `VideoBatch`.
             stages: stages to run, in any order; they run in the cascade's order.
-            given: results of stages that do not run, (batch, time, height, width, 3) in [-1, 1], one video per prompt.
+            given: see `VideoBatch`.
             noise: source of all Gaussian draws; by default they are drawn from the seeds.
             on_step: called after every denoising step.
             on_stage: called with every stage's result.
@@ -136,42 +158,95 @@ class Cascade:
             UserError: a prompt is empty or too long, a stage lacks its input, a network does not support a size, or
                 values are not finite; the line then names their origin, e.g. the stage and its step.
         """
-        all_prompts = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-        if not all_prompts:
+        results: dict[Stage, HostVideo] = {}
+
+        def keep(number: int, stage: Stage, video: HostVideo) -> None:
+            results[stage] = video
+            on_stage(stage, video)
+
+        self.sample_batches(
+            [VideoBatch(prompts, seeds, given or {})],
+            stages=stages,
+            noise=noise,
+            on_step=lambda number, stage, done, total: on_step(stage, done, total),
+            on_stage=keep,
+        )
+        return results
+
+    def sample_batches(
+        self,
+        batches: Sequence[VideoBatch],
+        *,
+        stages: Sequence[Stage] = STAGES,
+        noise: NoiseSource | None = None,
+        on_step: OnBatchStep = lambda number, stage, done, total: None,
+        on_stage: OnBatchStage = lambda number, stage, video: None,
+    ) -> None:
+        """Sample several batches of videos stage by stage, so that the weights of each network are loaded once.
+
+        Results wait on the host until the last stage that needs them.
+
+        Args:
+            batches: videos that are sampled together.
+            stages: see `sample`.
+            noise: see `sample`; shared by all batches.
+            on_step: called after every denoising step.
+            on_stage: called with every stage's result of every batch; the results are not returned.
+
+        Raises:
+            UserError: see `sample`.
+        """
+        chosen = tuple(stage for stage in STAGES if stage in stages)
+        jobs = [self._job(batch, chosen, noise) for batch in batches]
+        sizes = tuple(dict.fromkeys(len(job.prompts) for job in jobs))
+        with self._networks.in_background(self.spec, chosen, sizes):
+            for stage in chosen[:1]:
+                self._networks.prefetch(self.spec, stage, sizes[0])
+            texts = self._encode_jobs(chosen, [job.prompts for job in jobs])
+            for number, stage in enumerate(chosen):
+                self._run_stage(
+                    stage,
+                    [states[stage] for states in texts],
+                    jobs,
+                    later=chosen[number + 1 :],
+                    on_step=on_step,
+                    on_stage=on_stage,
+                )
+
+    def _job(self, batch: VideoBatch, stages: Sequence[Stage], noise: NoiseSource | None) -> "_Job":
+        """Check a batch, and pad it so that it can be sharded over the devices."""
+        prompts = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in batch.prompts]
+        if not prompts:
             raise UserError("no prompts; give at least one")
-        for prompt in all_prompts:
+        for prompt in prompts:
             check_prompt(prompt.text)
             check_negative(self.spec.config.negative_prompt if prompt.negative is None else prompt.negative)
-        if seeds is not None and len(seeds) != len(all_prompts):
-            raise UserError(f"{len(seeds)} seeds for {len(all_prompts)} prompts; give one for each prompt")
-        chosen = tuple(stage for stage in STAGES if stage in stages)
-        results = {stage: np.asarray(video, np.float32) for stage, video in (given or {}).items()}
-        for stage, video in results.items():
-            if video.ndim != 5 or video.shape[0] != len(all_prompts) or video.shape[-1] != 3 or not video.size:
-                wanted = f"({len(all_prompts)} prompts, time, height, width, 3)"
+        if batch.seeds is not None and len(batch.seeds) != len(prompts):
+            raise UserError(f"{len(batch.seeds)} seeds for {len(prompts)} prompts; give one for each prompt")
+        given = {stage: np.asarray(video, np.float32) for stage, video in batch.given.items()}
+        for stage, video in given.items():
+            if video.ndim != 5 or video.shape[0] != len(prompts) or video.shape[-1] != 3 or not video.size:
+                wanted = f"({len(prompts)} prompts, time, height, width, 3)"
                 raise UserError(f"the video given for {stage} has shape {video.shape}, not {wanted}")
-        self.spec.check(chosen, results)
+        self.spec.check(stages, given)
 
-        mesh, dtype = self.spec.mesh, self.spec.dtype
-        padding = -len(all_prompts) % mesh.shape["data"]
-        batch = all_prompts + [all_prompts[-1]] * padding
-        numbers = [
-            (number if seeds is None else seeds[number]) if prompt.seed is None else prompt.seed
-            for number, prompt in enumerate(all_prompts)
+        padding = -len(prompts) % self.spec.mesh.shape["data"]
+        seeds = [
+            (number if batch.seeds is None else batch.seeds[number]) if prompt.seed is None else prompt.seed
+            for number, prompt in enumerate(prompts)
         ]
-        noise = noise or SeededNoise(numbers + [numbers[-1]] * padding, mesh)
-        videos = {stage: put_batch(_pad(video, padding), mesh) for stage, video in results.items()}
-        texts = self.encode_prompts(chosen, batch)
-        for stage in chosen:
-            with exact_float32(dtype):
-                videos[stage] = self._run(stage, texts[stage], videos, noise, functools.partial(on_step, stage))
-            results[stage] = gather(videos[stage], mesh)[: len(all_prompts)]
-            on_stage(stage, results[stage])
-        return {stage: results[stage] for stage in chosen}
+        return _Job(
+            prompts + [prompts[-1]] * padding,
+            len(prompts),
+            {stage: _pad(video, padding) for stage, video in given.items()},
+            noise or SeededNoise(seeds + [seeds[-1]] * padding, self.spec.mesh),
+        )
 
     @contextlib.contextmanager
     def network(self, component: str, part: WeightPath = ()) -> Iterator[LoadedNetwork]:
         """Load a network, or its module at the path `part`; its weights are deleted when the block ends.
+
+        Weights that the cascade keeps (see the class) stay on the devices.
 
         Yields:
             The network, with its weights on the devices.
@@ -179,19 +254,15 @@ class Cascade:
         Raises:
             UserError: there is no such component, or its files are damaged.
         """
-        network = self._load(component, self.spec.mesh, self.spec.dtype, part)
-        try:
+        with self._networks.loaded(self.spec, component, part) as network:
             yield network
-        finally:
-            for array in jax.tree.leaves(network.weights):
-                array.delete()
 
-    def encode_texts(self, component: str, batches: Sequence[Sequence[str]]) -> list[Float[Array, "b n d"]]:
+    def encode_texts(self, component: str, batches: Sequence[Sequence[str]]) -> list[Float[Array, "_ n d"]]:
         """Encode batches of texts with a text encoder, which is loaded once.
 
         Args:
             component: component of the text encoder, e.g. "text_t5".
-            batches: batches of texts, all of the same size.
+            batches: batches of texts.
 
         Returns:
             The states of each batch, (texts, tokens, channels), padded as the setting `text_padding` says.
@@ -200,18 +271,17 @@ class Cascade:
             UserError: there is no such component, its files are damaged, or the states are not finite.
         """
         spec, mesh, padding = self.spec, self.spec.mesh, self.spec.config.text_padding
-        tokenizer, encoder = self._tokenizer(component), spec.text_encoder(component)
-        size = len(batches[0]) if batches else 0
+        encoder, size = spec.text_encoder(component), max(map(len, batches), default=0)
         if not size:
-            return [
-                jnp.zeros((0, encoder.length, spec.architecture(component).state_width), spec.dtype) for _ in batches
-            ]
+            width = spec.architecture(component).state_width
+            return [jnp.zeros((0, encoder.length, width), spec.dtype) for _ in batches]
+        tokenizer = self._tokenizer(component)
         filled = [
-            [*texts, *[""] * (-size % mesh.shape["data"])] for texts in batches
+            [*texts, *[""] * (-len(texts) % mesh.shape["data"])] for texts in batches
         ]  # the data axis must divide a batch
         tokens = [Tokens(*(put_batch(array, mesh) for array in tokenizer(texts))) for texts in filled]
         with exact_float32(spec.dtype), jax.set_mesh(mesh):
-            if is_text_streamed(spec, component, len(filled[0])):
+            if is_text_streamed(spec, component, max(map(len, filled))):
                 load, num_layers = functools.partial(self.network, component), spec.architecture(component).num_layers
                 states = encode_by_blocks(load, num_layers, tokens, padding, spec.dtype)
             else:
@@ -219,7 +289,10 @@ class Cascade:
                     states = [encode_text_jit(encoder, graph, weights, batch, padding) for batch in tokens]
         for array in states:
             check_finite(array, mesh, f"the text encoder {component}")
-        return states if len(filled[0]) == size else [array[:size] for array in states]
+        return [
+            array if len(texts) == len(array) else array[: len(texts)]
+            for array, texts in zip(states, batches, strict=True)
+        ]
 
     def encode_prompts(
         self, stages: Sequence[Stage], prompts: Sequence[str | Prompt]
@@ -234,47 +307,102 @@ class Cascade:
             UserError: see `encode_texts`.
         """
         all_prompts = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-        states: dict[Stage, Float[Array, "b _ _ _"]] = {}
+        return self._encode_jobs(stages, [all_prompts])[0]
+
+    def _encode_jobs(
+        self, stages: Sequence[Stage], jobs: Sequence[Sequence[Prompt]]
+    ) -> list[dict[Stage, Float[Array, "_ _ _ _"]]]:
+        """Encode the prompts of several batches; see `encode_prompts`."""
+        states: list[dict[Stage, Float[Array, "_ _ _ _"]]] = [{} for _ in jobs]
         for component, served in text_encoders(stages).items():
-            branches = {stage: self._branch_texts(stage, all_prompts) for stage in served}
-            batches = list(dict.fromkeys(texts for branch in branches.values() for texts in branch))
+            branches = [{stage: self._branch_texts(stage, prompts) for stage in served} for prompts in jobs]
+            batches = list(dict.fromkeys(texts for of_job in branches for pair in of_job.values() for texts in pair))
             encoded = dict(zip(batches, self.encode_texts(component, batches), strict=True))
-            for stage in served:
-                states[stage] = jnp.stack([encoded[texts] for texts in branches[stage]], axis=1)
+            for of_job, found in zip(branches, states, strict=True):
+                stacked = {texts: _stack_branches(tuple(encoded[text] for text in texts)) for texts in of_job.values()}
+                found.update({stage: stacked[of_job[stage]] for stage in served})
         return states
 
-    def _branch_texts(self, stage: Stage, prompts: Sequence[Prompt]) -> list[tuple[str, ...]]:
+    def _branch_texts(self, stage: Stage, prompts: Sequence[Prompt]) -> tuple[tuple[str, ...], ...]:
         """Return the texts of the unconditional and the conditional branch; without guidance only the latter."""
         positive = tuple(prompt.text for prompt in prompts)
         negative = [self.spec.config.negative_text(stage, prompt.negative) for prompt in prompts]
         guided = tuple(text for text in negative if text is not None)
-        return [guided, positive] if guided else [positive]
+        return (guided, positive) if guided else (positive,)
+
+    def _run_stage(
+        self,
+        stage: Stage,
+        texts: Sequence[Float[Array, "_ _ _ _"]],
+        jobs: Sequence["_Job"],
+        *,
+        later: Sequence[Stage],
+        on_step: OnBatchStep,
+        on_stage: OnBatchStage,
+    ) -> None:
+        """Run a stage for all batches; keep its results for the stages after it, `later`, that need them."""
+        spec, networks = self.spec, self._networks
+        networks.programs(spec, stage, len(jobs[0].prompts))  # they choose the layouts of the weights
+        with contextlib.ExitStack() as stack:
+            loaded = {name: stack.enter_context(self.network(name)) for name in STAGE_TABLE[stage].networks}
+            for following in later[:1]:
+                networks.prefetch(spec, following, len(jobs[0].prompts))
+            for number, (job, text) in enumerate(zip(jobs, texts, strict=True)):
+                result = self._run(stage, text, job, loaded, functools.partial(on_step, number, stage))
+                if any(stage in STAGE_TABLE[name].inputs for name in later):
+                    job.videos[stage] = result
+                on_stage(number, stage, result[: job.num_videos])
 
     def _run(
         self,
         stage: Stage,
-        text: Float[Array, "b g n d"],
-        videos: Mapping[Stage, Any],
-        noise: NoiseSource,
+        text: Float[Array, "_ _ _ _"],
+        job: "_Job",
+        loaded: Mapping[str, LoadedNetwork],
         on_step: Callable[[int, int], None],
-    ) -> Any:
-        spec, mesh = self.spec, self.spec.mesh
-        with contextlib.ExitStack() as stack:
-            network = stack.enter_context(self.network(stage))
-            is_latent = STAGE_TABLE[stage].is_latent
-            context = StageContext(
-                stage=stage,
-                network=network,
-                scheduler=spec.scheduler(stage),
-                noising_scheduler=spec.noising_scheduler(stage),
-                text=text,
-                noise=noise,
-                mesh=mesh,
-                on_step=on_step,
-                sequential_guidance=is_guidance_sequential(spec, stage, len(text)),
-                codec=AutoencoderCodec(stack.enter_context(self.network(AUTOENCODER)), mesh) if is_latent else None,
-            )
-            return SAMPLING[stage](context, spec.config, videos)
+    ) -> HostVideo:
+        """Run a stage for a batch, and return its result on the host; padding is included."""
+        spec, mesh, row = self.spec, self.spec.mesh, STAGE_TABLE[stage]
+        compiled = self._networks.programs(spec, stage, len(job.prompts))
+        context = StageContext(
+            stage=stage,
+            network=loaded[stage],
+            scheduler=spec.scheduler(stage),
+            noising_scheduler=spec.noising_scheduler(stage),
+            text=text,
+            noise=job.noise,
+            mesh=mesh,
+            on_step=on_step,
+            compiled=compiled.steps,
+            sequential_guidance=compiled.need.sequential_guidance,
+            codec=AutoencoderCodec(loaded[AUTOENCODER], mesh, compiled.codec) if row.is_latent else None,
+        )
+        with exact_float32(spec.dtype):
+            videos = {name: put_batch(job.videos[name], mesh) for name in row.inputs}
+            return gather(SAMPLING[stage](context, spec.config, videos), mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A batch that is sampled, padded to a multiple of the mesh's `data` axis.
+
+    Attributes:
+        prompts: prompts, with padding.
+        num_videos: number of videos without padding.
+        videos: results of stages on the host, for the stages that still need them; with padding.
+        noise: source of all draws.
+    """
+
+    prompts: list[Prompt]
+    num_videos: int
+    videos: dict[Stage, HostVideo]
+    noise: NoiseSource
+
+
+@jax.jit
+def _stack_branches(states: tuple[Float[Array, "b n d"], ...]) -> Float[Array, "b g n d"]:
+    """Return the text states of the branches of guidance, with the branches as the second axis."""
+    return jnp.stack(states, axis=1)
 
 
 def _pad(video: HostVideo, padding: int) -> Float32[np.ndarray, "b+{padding} t h w c"]:

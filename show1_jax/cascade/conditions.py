@@ -8,7 +8,7 @@ height, width, channel) in about [-1, 1], and are not clamped between stages, as
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
 
 import jax
@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, repeat
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, ArrayLike, Float, Float32, Int
 
-from show1_jax.cascade.denoise import Condition, Denoise, OnStep, denoise, step_kinds
+from show1_jax.cascade.denoise import CompiledSteps, Condition, Denoise, OnStep, denoise, step_kinds
 from show1_jax.cascade.latents import LatentCodec, latent_shape
 from show1_jax.cascade.noise import Draw, NoiseSource, Purpose
 from show1_jax.cascade.resize import resize_bilinear
-from show1_jax.cascade.windows import superres_starts
+from show1_jax.cascade.stages import superres_starts
 from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.config.sampling import Between, CascadeConfig, Stage, StageConfig
 from show1_jax.diffusion.samplers import make_sampler
@@ -49,6 +49,7 @@ class StageContext:
         noise: source of all draws.
         mesh: mesh of the devices.
         on_step: called after every denoising step with the number of finished steps and their total, over all windows.
+        compiled: see `denoise`.
         sequential_guidance: see `guided_output`.
         codec: autoencoder between pixels and latents; None if the stage works on pixels.
         window: number of this window among several, as text for errors.
@@ -63,6 +64,7 @@ class StageContext:
     noise: NoiseSource
     mesh: Mesh
     on_step: OnStep
+    compiled: CompiledSteps = field(default_factory=dict)
     sequential_guidance: bool = False
     codec: LatentCodec | None = None
     window: str = ""
@@ -94,7 +96,7 @@ class StageContext:
         Returns:
             The clean videos or latents, in the shape of `start`.
         """
-        text = repeat(self.text, "b g n d -> (b v) g n d", v=windows_per_video)
+        text = self.text if windows_per_video == 1 else _repeat_text(self.text, windows_per_video)
         sampler = make_sampler(self.scheduler, config.num_steps, strength)
         return self.denoise(
             self.network,
@@ -106,6 +108,7 @@ class StageContext:
             mesh=self.mesh,
             on_step=self.on_step,
             kinds=step_kinds(config, sampler),
+            compiled=self.compiled,
             sequential_guidance=self.sequential_guidance,
             name=f"stage {self.stage}{self.window}",
         )
@@ -121,6 +124,15 @@ class StageContext:
     def draw(self, purpose: Purpose, shape: tuple[int, ...], *, step: int = 0, window: int = 0) -> Video:
         """Return the noise of a draw of this stage; `shape` is (time, height, width, channel)."""
         return self.noise(Draw(self.stage, purpose, step, window), shape)
+
+
+# What a stage computes around its denoising loop is jitted in few pieces: operations one by one would each be compiled
+# at every start.
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _repeat_text(text: Float[Array, "b g n d"], times: int) -> Float[Array, "b*{times} g n d"]:
+    return repeat(text, "b g n d -> (b v) g n d", v=times)
 
 
 @runtime_checkable
@@ -148,6 +160,7 @@ def sample_keyframes(context: StageContext, config: CascadeConfig, videos: Stage
     )
 
 
+@functools.partial(jax.jit, static_argnames=("num_between", "between"))
 def interpolation_condition(
     keyframes: Video, num_between: int, between: Between = "blend"
 ) -> Float32[Array, "b*(t-1) {num_between}+2 h w c+1"]:
@@ -183,8 +196,8 @@ def interpolate(context: StageContext, config: CascadeConfig, videos: StageVideo
     shape = (settings.num_between + 2, height, width, 3)
 
     def draw(purpose: Purpose, step: int = 0) -> Video:
-        draws = [context.draw(purpose, shape, step=step, window=window) for window in range(num_windows)]
-        return rearrange(jnp.stack(draws, axis=1), "b v t h w c -> (b v) t h w c")
+        draws = tuple(context.draw(purpose, shape, step=step, window=window) for window in range(num_windows))
+        return _batch_windows(draws)
 
     clips = context.sample(
         settings,
@@ -193,6 +206,18 @@ def interpolate(context: StageContext, config: CascadeConfig, videos: StageVideo
         channels=interpolation_condition(keyframes, settings.num_between, settings.between),
         windows_per_video=num_windows,
     )
+    return _join_windows(clips, num_windows)
+
+
+@jax.jit
+def _batch_windows(draws: tuple[Video, ...]) -> Float32[Array, "_ t h w c"]:
+    """Return the draws of every window as one batch, with the windows of a video next to each other."""
+    return rearrange(jnp.stack(draws, axis=1), "b v t h w c -> (b v) t h w c")
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _join_windows(clips: Video, num_windows: int) -> Float32[Array, "_ _ h w c"]:
+    """Return the videos of windows that overlap in one frame, which comes from the later window."""
     clips = rearrange(clips, "(b v) t h w c -> b v t h w c", v=num_windows)
     starts = rearrange(clips[:, :, :-1], "b v t h w c -> b (v t) h w c")
     return jnp.concatenate([starts, clips[:, -1, -1:]], axis=1)
@@ -202,30 +227,51 @@ def _step_noise(context: StageContext, shape: tuple[int, ...], window: int, step
     return context.draw("step", shape, step=step, window=window)
 
 
-def _noised(scheduler: SchedulerConfig, video: Video, noise: Video, timestep: int) -> Video:
-    return add_noise(alphas_cumprod(scheduler), video, noise, np.full(len(video), timestep, np.int32))
+@functools.partial(jax.jit, static_argnums=0)
+def _noised(scheduler: SchedulerConfig, video: Video, noise: Video, timestep: Int[ArrayLike, ""]) -> Video:
+    return add_noise(alphas_cumprod(scheduler), video, noise, jnp.full(len(video), timestep))
 
 
-def superres_condition(
-    context: StageContext, low: Video, scale: int, noise_level: int, window: int
-) -> Float32[Array, "b t {scale}*h {scale}*w c"]:
-    """Return the low-resolution clip, upsampled and noised to `noise_level` (section 3.5)."""
-    assert context.noising_scheduler is not None
-    upsampled = resize_bilinear(low, low.shape[2] * scale, low.shape[3] * scale)
-    noise = context.draw("augmentation", upsampled.shape[1:], window=window)
-    return _noised(context.noising_scheduler, upsampled, noise, noise_level)
+@functools.partial(jax.jit, static_argnums=0)
+def _superres_condition(
+    scheduler: SchedulerConfig,
+    low: StageVideo,
+    start: Int[ArrayLike, ""],
+    noise: Video,
+    noise_level: Int[ArrayLike, ""],
+    known: StageVideo | None,
+) -> Video:
+    """Return a low-resolution clip, upsampled to the size of `noise` and noised to `noise_level` (section 3.5).
+
+    Args:
+        scheduler: schedule of the noise.
+        low: whole video at low resolution.
+        start: first frame of the clip.
+        noise: noise of the clip.
+        noise_level: timestep of the noise.
+        known: clean first frame at high resolution, which replaces the clip's; None: there is none.
+    """
+    clip = jax.lax.dynamic_slice_in_dim(low, start, noise.shape[1], axis=1)
+    condition = _noised(scheduler, resize_bilinear(clip, *noise.shape[2:4]), noise, noise_level)
+    return condition if known is None else jnp.concatenate([known, condition[:, 1:]], axis=1)
+
+
+def _augmentation(context: StageContext, low: StageVideo, num_frames: int, scale: int, window: int = 0) -> Video:
+    _, _, height, width, channels = low.shape
+    return context.draw("augmentation", (num_frames, height * scale, width * scale, channels), window=window)
 
 
 def superres_first_frame(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
     """Sample stage 3a: super-resolution of the first frame, with the image network."""
-    settings = config.first_frame
-    channels = superres_condition(context, videos["interpolation"][:, :1], settings.scale, settings.noise_level, 0)
-    shape = channels.shape[1:]
+    settings, low, scheduler = config.first_frame, videos["interpolation"], context.noising_scheduler
+    assert scheduler is not None
+    noise = _augmentation(context, low, 1, settings.scale)
+    shape = noise.shape[1:]
     return context.sample(
         settings,
         context.draw("initial", shape),
         step_noise=functools.partial(_step_noise, context, shape, 0),
-        channels=channels,
+        channels=_superres_condition(scheduler, low, 0, noise, settings.noise_level, None),
         noise_level=settings.noise_level,
     )
 
@@ -236,25 +282,35 @@ def superres_pixel(context: StageContext, config: CascadeConfig, videos: StageVi
     Windows overlap in this frame, which is the first one of the later window. In the result it comes from the later
     window, as in the original.
     """
-    settings, scale, low = config.superres_pixel, config.first_frame.scale, videos["interpolation"]
+    settings, low, scheduler = config.superres_pixel, videos["interpolation"], context.noising_scheduler
+    assert scheduler is not None
     starts = superres_starts(low.shape[1], settings.window, settings.stride)
     known, finished = videos["first_frame"], []
     for window, start in enumerate(starts):
-        clip = low[:, start : start + settings.window]
-        channels = superres_condition(context, clip, scale, settings.noise_level, window)
-        channels = jnp.concatenate([known, channels[:, 1:]], axis=1)
-        shape = channels.shape[1:]
+        noise = _augmentation(context, low, min(settings.window, low.shape[1]), config.first_frame.scale, window)
+        shape = noise.shape[1:]
         clip = context.in_window(window, len(starts)).sample(
             settings,
             context.draw("initial", shape, window=window),
             step_noise=functools.partial(_step_noise, context, shape, window),
-            channels=channels,
+            channels=_superres_condition(scheduler, low, start, noise, settings.noise_level, known),
             noise_level=settings.noise_level,
         )
-        kept = starts[window + 1] - start if window + 1 < len(starts) else clip.shape[1]
-        known = clip[:, kept : kept + 1]
-        finished.append(clip[:, :kept])
-    return jnp.concatenate(finished, axis=1)
+        if window + 1 < len(starts):
+            clip, known = _split_clip(clip, starts[window + 1] - start)
+        finished.append(clip)
+    return _join_clips(tuple(finished))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _split_clip(clip: StageVideo, kept: int) -> tuple[StageVideo, StageVideo]:
+    """Return the first frames of a clip that are kept, and the frame after them."""
+    return clip[:, :kept], clip[:, kept : kept + 1]
+
+
+@jax.jit
+def _join_clips(clips: tuple[StageVideo, ...]) -> StageVideo:
+    return jnp.concatenate(clips, axis=1)
 
 
 def resize_for_latents(video: Video, height: int, width: int, mesh: Mesh) -> Float32[Array, "b t {height} {width} c"]:

@@ -1,7 +1,8 @@
 """The denoising loop of every stage; a step of network, guidance and sampler is one compiled program."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -10,16 +11,25 @@ import numpy as np
 from einops import rearrange, repeat
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.config.sampling import StageConfig
 from show1_jax.diffusion.samplers import Coefficients, Sampler, SamplerState, guide
 from show1_jax.nn.array_types import Video
 from show1_jax.nn.unet import UNet
-from show1_jax.parallel import batch_sharding, check_finite, constrain_batch, constrain_stored
-from show1_jax.runtime import network_program
+from show1_jax.parallel import (
+    batch_sharding,
+    constrain_batch,
+    constrain_replicated,
+    constrain_stored,
+    not_finite,
+    put_batch,
+)
+from show1_jax.runtime import network_program, takes_arguments
 
+CompiledSteps = Mapping["StepKind", Any]
+"""Programs of a stage's steps that are compiled ahead of time, with their weights first; see `step_program`."""
 OnStep = Callable[[int, int], None]
 """Function that is called with the number of finished steps and their total."""
 
@@ -137,6 +147,20 @@ def guided_output(
     return GuidedOutput(guide(negative, prompt, guidance_scale, sample.shape[-1]), features)
 
 
+class StepResult(NamedTuple):
+    """The results of a denoising step.
+
+    Attributes:
+        state: the sampler's state after the step.
+        deep: features that a step of kind "kept" keeps, otherwise None.
+        is_finite: true if all values of the sample are finite.
+    """
+
+    state: SamplerState
+    deep: Float[Array, "_ t _ _ _"] | None
+    is_finite: Bool[Array, ""]
+
+
 def denoise_step(
     graph: "nnx.GraphDef[nnx.Module]",
     sampler: Sampler,
@@ -148,7 +172,7 @@ def denoise_step(
     *inputs: Any,
     kind: StepKind = EVERY_BRANCH_AND_LEVEL,
     sequential_guidance: bool = False,
-) -> tuple[SamplerState, Float[Array, "_ t _ _ _"] | None]:
+) -> StepResult:
     """Run one step of a stage: network, guidance and the sampler's update.
 
     Args:
@@ -170,7 +194,8 @@ def denoise_step(
         graph, weights, state.sample, deep, *inputs, kind=kind, sequential_guidance=sequential_guidance
     )
     state = jax.tree.map(constrain_batch, sampler.step(state, output, coefficients, noise))
-    return state, None if features is None else constrain_stored(features)
+    deep = None if features is None else constrain_stored(features)
+    return StepResult(state, deep, constrain_replicated(jnp.isfinite(state.sample).all()))
 
 
 def step_program(
@@ -204,6 +229,7 @@ class Denoise(Protocol):
         mesh: Mesh,
         on_step: OnStep,
         kinds: Sequence[StepKind],
+        compiled: CompiledSteps,
         sequential_guidance: bool,
         name: str,
     ) -> Video:
@@ -221,6 +247,7 @@ def denoise(
     mesh: Mesh,
     on_step: OnStep = lambda done, total: None,
     kinds: Sequence[StepKind] = (),
+    compiled: CompiledSteps = MappingProxyType({}),
     sequential_guidance: bool = False,
     name: str = "sampling",
 ) -> Video:
@@ -236,6 +263,7 @@ def denoise(
         mesh: mesh of the devices.
         on_step: called after every step, when its result is computed.
         kinds: kind of every step, from `step_kinds`; by default every step computes everything.
+        compiled: programs by kind; a kind without a program, or with one for other shapes, is compiled.
         sequential_guidance: see `guided_output`.
         name: name of the sampling in errors.
 
@@ -243,30 +271,45 @@ def denoise(
         The predicted clean video or latents, not clamped.
 
     Raises:
-        UserError: the result of a step is not finite; no more steps run.
+        UserError: the result of a step is not finite. The step after it has been started already.
     """
-    state, deep = jax.device_put(sampler.init(sample), batch_sharding(mesh)), None
+    sharding, num_steps = batch_sharding(mesh), len(sampler.timesteps)
+    text, channels = jax.device_put((condition.text, condition.channels), sharding)
     noise_level = None if condition.noise_level is None else np.int32(condition.noise_level)
-    unused = jnp.zeros_like(sample) if sampler.takes_noise else None
-    num_steps = len(sampler.timesteps)
+    state, deep = _start(sampler, jax.device_put(sample, sharding), mesh), None
+
+    def finish(step: int, is_finite: Bool[Array, ""]) -> None:
+        if not is_finite:
+            raise not_finite(f"{name}, step {step + 1} of {num_steps} (timestep {sampler.timesteps[step]})")
+        on_step(step + 1, num_steps)
+
     kinds = kinds or (EVERY_BRANCH_AND_LEVEL,) * num_steps
+    previous: Bool[Array, ""] | None = None
     with jax.set_mesh(mesh):
         for step, (timestep, kind) in enumerate(zip(sampler.timesteps, kinds, strict=True)):
             if kind.deep != "reused":
                 deep = None  # frees its memory before the step
-            state, kept = step_program(network.graph, sampler, mesh, kind, sequential_guidance)(
-                network.weights,
-                state,
-                deep,
-                sampler.coefficients(step),
-                step_noise(step) if sampler.needs_noise(step) else unused,
-                timestep,
-                np.float32(guidance_scale),
-                condition.text,
-                condition.channels,
-                noise_level,
+            noise = step_noise(step) if sampler.needs_noise(step) else state.sample  # which the step ignores
+            arguments = (
+                *(network.weights, state, deep, sampler.coefficients(step)),
+                jax.device_put(noise, sharding) if sampler.takes_noise else None,
+                *(timestep, np.float32(guidance_scale), text, channels, noise_level),
             )
+            program = compiled.get(kind)
+            if program is None or not takes_arguments(program, arguments):
+                program = step_program(network.graph, sampler, mesh, kind, sequential_guidance)
+            state, kept, is_finite = program(*arguments)
             deep = kept if kind.deep == "kept" else deep
-            check_finite(state.sample, mesh, f"{name}, step {step + 1} of {num_steps} (timestep {timestep})")
-            on_step(step + 1, num_steps)
+            if previous is not None:
+                finish(step - 1, previous)  # only now: the device has the next step already, and does not wait
+            previous = is_finite
+        if previous is not None:
+            finish(num_steps - 1, previous)
     return state.sample
+
+
+def _start(sampler: Sampler, sample: Video, mesh: Mesh) -> SamplerState:
+    """Return the sampler's first state; its zeros come from the host, since a program for them would be compiled."""
+    shapes = jax.eval_shape(sampler.init, sample)
+    history = tuple(put_batch(np.zeros(leaf.shape, leaf.dtype), mesh) for leaf in shapes.history)
+    return SamplerState(sample, history)

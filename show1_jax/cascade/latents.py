@@ -1,5 +1,6 @@
 """Encoding and decoding of videos by the latent stage's autoencoder, frame by frame to limit memory."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -13,8 +14,8 @@ from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.nn.array_types import Latents, Video
 from show1_jax.nn.config import VAEConfig
 from show1_jax.nn.vae import Autoencoder
-from show1_jax.parallel import constrain_batch
-from show1_jax.runtime import network_program
+from show1_jax.parallel import batch_sharding, constrain_batch
+from show1_jax.runtime import network_program, takes_arguments
 
 
 @runtime_checkable
@@ -33,22 +34,33 @@ class LatentCodec(Protocol):
 
 
 class AutoencoderCodec:
-    """A `LatentCodec` with the weights of an autoencoder on the devices of a mesh, which must be set."""
+    """A `LatentCodec` with the weights of an autoencoder on the devices of a mesh, which must be set.
 
-    def __init__(self, network: LoadedNetwork, mesh: Mesh):
+    Programs for encoding and decoding may be given, compiled ahead of time; for arrays of other shapes, and by default,
+    they are compiled at the first call.
+    """
+
+    def __init__(self, network: LoadedNetwork, mesh: Mesh, compiled: tuple[Any, Any] | None = None):
         assert isinstance(network.architecture, VAEConfig)
         self.architecture = network.architecture
         self._network, self._mesh = network, mesh
+        self._compiled = compiled or (None, None)
 
     def encode(self, video: Video, noise: Latents) -> Latents:
         """Sample scaled latents of a video; see `LatentCodec`."""
-        latents: Latents = encoder_program(self._network.graph, self._mesh)(self._network.weights, video, noise)
+        latents: Latents = self._run(encoder_program, self._compiled[0], video, noise)
         return latents
 
     def decode(self, latents: Latents) -> Video:
         """Return the video of scaled latents; see `LatentCodec`."""
-        video: Video = decoder_program(self._network.graph, self._mesh)(self._network.weights, latents)
+        video: Video = self._run(decoder_program, self._compiled[1], latents)
         return video
+
+    def _run(self, make_program: Callable[..., Any], compiled: Any, *inputs: Any) -> Any:
+        arguments = (self._network.weights, *jax.device_put(inputs, batch_sharding(self._mesh)))
+        if compiled is None or not takes_arguments(compiled, arguments):
+            compiled = make_program(self._network.graph, self._mesh)
+        return compiled(*arguments)
 
 
 def latent_shape(architecture: VAEConfig, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:

@@ -1,11 +1,13 @@
 """Device memory that sampling needs, as the compiler plans it, and the choices that keep it below a limit."""
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import jax
 
+from show1_jax.cascade.denoise import CompiledSteps
 from show1_jax.cascade.programs import (
     Program,
     as_sampled,
@@ -13,12 +15,18 @@ from show1_jax.cascade.programs import (
     denoising_step,
     streamed_text_encoding,
     text_encoding,
+    trace_with_formats,
 )
 from show1_jax.cascade.spec import CascadeSpec
-from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, text_encoders
+from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, components, text_encoders
+from show1_jax.checkpoints.networks import abstract_network
 from show1_jax.config.sampling import STAGES, Stage
+from show1_jax.parallel import from_first_process
+from show1_jax.runtime import weight_formats
 
 GIB: Final = 2**30
+_RESIDENT_SHARE: Final = 0.5
+"""Share of the memory that all weights may take; the rest is for inputs, results and intermediate arrays."""
 
 
 class MemoryNeed(NamedTuple):
@@ -52,12 +60,12 @@ def memory_needs(spec: CascadeSpec, stages: Sequence[Stage], batch_size: int = 1
         yield component, text_need(spec, component, batch_size)
     for stage in STAGES:
         if stage in stages:
-            need = stage_need(spec, stage, batch_size)
-            yield stage, need
-            if STAGE_TABLE[stage].is_latent:
-                programs = autoencoder_programs(spec, stage, batch_size)
-                working = max(_program_need(spec, program).working for program in programs)
-                yield AUTOENCODER, MemoryNeed(need.weights, working)
+            compiled = compile_stage(spec, stage, batch_size)
+            yield stage, compiled.need
+            if compiled.codec is not None:
+                programs = zip(compiled.codec, autoencoder_programs(spec, stage, batch_size), strict=True)
+                working = max(_need_of(code, program).working for code, program in programs)
+                yield AUTOENCODER, MemoryNeed(compiled.need.weights, working)
 
 
 def text_need(spec: CascadeSpec, component: str, batch_size: int = 1) -> MemoryNeed:
@@ -78,32 +86,95 @@ def is_text_streamed(spec: CascadeSpec, component: str, batch_size: int) -> bool
     return can_stream and text_need(spec, component, batch_size).is_streamed
 
 
-def stage_need(spec: CascadeSpec, stage: Stage, batch_size: int = 1) -> MemoryNeed:
-    """Return the need of a stage's largest step; above `memory_limit_gb`, guidance is sequential."""
-    row = STAGE_TABLE[stage]
-    autoencoder = weight_bytes(autoencoder_programs(spec, stage)[0]) if row.is_latent else 0
+class CompiledStage(NamedTuple):
+    """The programs of a stage, compiled ahead of time from shapes.
 
-    def need(sequential: bool) -> MemoryNeed:
-        steps = (
-            _program_need(spec, denoising_step(spec, stage, batch_size, kind=kind, sequential_guidance=sequential))
-            for kind in spec.step_kinds(stage)
-        )
-        step = max(steps, key=lambda need: need.total)
-        return MemoryNeed(step.weights + autoencoder, step.working, sequential)
+    Attributes:
+        steps: denoising steps by their kind.
+        codec: encoding and decoding of a latent stage; None for the others.
+        formats: layouts and shardings of the weights of the stage's UNet.
+        need: memory while the stage runs.
+    """
 
-    together = need(sequential=False)
-    is_enough = together.total <= _limit_bytes(spec)
-    return together if is_enough or spec.config.negative_text(stage) is None else need(sequential=True)
+    steps: CompiledSteps
+    codec: tuple[Any, Any] | None
+    formats: Any
+    need: MemoryNeed
 
 
-def is_guidance_sequential(spec: CascadeSpec, stage: Stage, batch_size: int) -> bool:
-    """Return whether `memory_limit_gb` makes a stage run the two branches of guidance sequentially."""
-    return spec.config.memory_limit_gb > 0 and stage_need(spec, stage, batch_size).sequential_guidance
+def compile_stage(spec: CascadeSpec, stage: Stage, batch_size: int = 1, formats: Any = None) -> CompiledStage:
+    """Compile the programs of a stage; guidance is sequential if it would otherwise exceed `memory_limit_gb`.
+
+    Args:
+        spec: settings, mesh and architectures.
+        stage: name of the stage.
+        batch_size: number of videos.
+        formats: formats of the UNet's weights; None: the compiler chooses the layouts.
+    """
+    together = _compile_steps(spec, stage, batch_size, formats, sequential_guidance=False)
+    if together.need.total <= _limit_bytes(spec) or spec.config.negative_text(stage) is None:
+        return together
+    return _compile_steps(spec, stage, batch_size, formats, sequential_guidance=True)
+
+
+def _compile_steps(
+    spec: CascadeSpec, stage: Stage, batch_size: int, formats: Any, *, sequential_guidance: bool
+) -> CompiledStage:
+    steps, needs = {}, []
+    for kind in spec.step_kinds(stage):
+        program = denoising_step(spec, stage, batch_size, kind=kind, sequential_guidance=sequential_guidance)
+        steps[kind] = trace_with_formats(spec, program, formats).lower().compile()
+        formats = weight_formats(steps[kind])  # all kinds read the same weights
+        needs.append(_need_of(steps[kind], program))
+    step, codec = max(needs, key=lambda need: need.total), None
+    if STAGE_TABLE[stage].is_latent:
+        programs = autoencoder_programs(spec, stage, batch_size)
+        codec = _compile(spec, programs[0]), _compile(spec, programs[1])
+        step = step._replace(weights=step.weights + weight_bytes(programs[0]))
+    return CompiledStage(steps, codec, formats, step._replace(sequential_guidance=sequential_guidance))
+
+
+def keeps_all_weights(spec: CascadeSpec, stages: Sequence[Stage]) -> bool:
+    """Return whether the weights of all networks of some stages stay on the devices (setting `resident_weights`)."""
+    present = [name for name in components(stages) if name in spec.manifest.components]
+    total = sum(component_bytes(spec, name) for name in present)
+    return from_first_process(lambda: total <= resident_limit(spec))
+
+
+def resident_limit(spec: CascadeSpec) -> float:
+    """Return the bytes of each device that the weights of several networks may take together."""
+    if spec.config.resident_weights == "all":
+        return math.inf
+    return 0 if spec.config.resident_weights == "one" else _RESIDENT_SHARE * memory_bytes(spec)
+
+
+def component_bytes(spec: CascadeSpec, component: str) -> int:
+    """Return the bytes of a component's weights on each device."""
+    return _weight_bytes(abstract_network(spec.manifest.component(component), spec.mesh, spec.dtype).weights)
+
+
+def memory_bytes(spec: CascadeSpec) -> float:
+    """Return the memory of each device, at most `memory_limit_gb`; 0 if it is not known.
+
+    The devices of a CPU share the memory of the host.
+    """
+    device = next(iter(spec.mesh.local_devices), None)
+    if device is None:
+        known = 0.0
+    elif device.platform == "cpu":
+        known = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(spec.mesh.local_devices)
+    else:
+        known = (device.memory_stats() or {}).get("bytes_limit", 0)
+    return min(known, _limit_bytes(spec))
 
 
 def weight_bytes(program: Program) -> int:
     """Return the bytes of a program's weights on each device."""
-    leaves = jax.tree.leaves(program.weights)
+    return _weight_bytes(program.weights)
+
+
+def _weight_bytes(weights: Any) -> int:
+    leaves = jax.tree.leaves(weights)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
@@ -112,8 +183,15 @@ def _limit_bytes(spec: CascadeSpec) -> float:
 
 
 def _program_need(spec: CascadeSpec, program: Program) -> MemoryNeed:
+    return _need_of(_compile(spec, program), program)
+
+
+def _compile(spec: CascadeSpec, program: Program) -> Any:
     with as_sampled(spec):
-        plan: Any = program.trace().lower().compile().memory_analysis()
-    weights = weight_bytes(program)
+        return program.trace().lower().compile()
+
+
+def _need_of(compiled: Any, program: Program) -> MemoryNeed:
+    plan, weights = compiled.memory_analysis(), weight_bytes(program)
     used = plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
     return MemoryNeed(weights, used - weights)

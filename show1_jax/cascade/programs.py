@@ -17,7 +17,7 @@ from show1_jax.config.sampling import Stage
 from show1_jax.nn.config import UNetConfig
 from show1_jax.parallel import batch_sharding, stored_sharding
 from show1_jax.parallel.weights import WeightPath
-from show1_jax.runtime import exact_float32
+from show1_jax.runtime import exact_float32, with_weight_formats
 from show1_jax.text.encoders import TEXT_ENCODERS
 from show1_jax.text.encoding import encode_text_jit
 from show1_jax.text.streaming import EMBEDDING, block_path, embed_tokens, run_block
@@ -124,11 +124,24 @@ def denoising_step(
     return Program(program, arguments, network.weights)
 
 
+def trace_with_formats(spec: CascadeSpec, step: Program, formats: Any = None) -> Any:
+    """Trace a denoising step as `Cascade` compiles it; see `show1_jax.runtime.with_weight_formats`.
+
+    Args:
+        spec: settings, mesh and architectures.
+        step: program of `denoising_step`.
+        formats: formats of the weights; None: the compiler chooses the layouts.
+    """
+    program = with_weight_formats(step.function, spec.mesh, len(step.arguments), formats)
+    with as_sampled(spec):
+        return program.trace(*step.arguments)
+
+
 def _kept(spec: CascadeSpec, stage: Stage, batch_size: int, kind: StepKind) -> jax.ShapeDtypeStruct:
     """Return the deep features that a step of a kind reuses."""
     step = denoising_step(spec, stage, batch_size, kind=kind._replace(deep="kept"))
     with as_sampled(spec):
-        _, deep = jax.eval_shape(step.function, *step.arguments)
+        deep = jax.eval_shape(step.function, *step.arguments).deep
     return jax.ShapeDtypeStruct(deep.shape, deep.dtype, sharding=stored_sharding(spec.mesh, deep.shape))
 
 

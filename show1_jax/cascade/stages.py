@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from show1_jax.cascade.windows import superres_starts
 from show1_jax.config.config_file import OutputConfig
 from show1_jax.config.sampling import AUTOENCODER, STAGES, CascadeConfig, Stage
 from show1_jax.errors import UserError
@@ -80,7 +79,12 @@ class StageSpec:
     @property
     def components(self) -> tuple[str, ...]:
         """Components of a checkpoint that the stage needs, its own network first."""
-        return (self.name, self.text_encoder, *([AUTOENCODER] if self.is_latent else []))
+        return (self.name, self.text_encoder, *self.networks[1:])
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Components whose networks run while the stage samples: its UNet, and the autoencoder of a latent stage."""
+        return (self.name, AUTOENCODER) if self.is_latent else (self.name,)
 
     @property
     def video_input(self) -> Stage | None:
@@ -90,6 +94,18 @@ class StageSpec:
     def fps(self, output: OutputConfig) -> float:
         """Return the frames per second at which the result is shown."""
         return output.keyframes_fps if self.has_keyframe_rate else output.fps
+
+
+def superres_starts(num_frames: int, window: int, stride: int) -> list[int]:
+    """Return the first frame of every super-resolution window.
+
+    Windows start every `stride` frames; the last one is moved back to end on the last frame. 29 frames in windows of 8
+    with stride 7 give 0, 7, 14, 21, as in the original, which drops frames after the last full window; 61 frames end
+    with 49, 53. A video shorter than a window is one window.
+    """
+    last = max(num_frames - window, 0)
+    starts = list(range(0, last + 1, stride))
+    return starts if starts[-1] == last else [*starts, last]
 
 
 def _keyframe_size(config: CascadeConfig, keyframes: Size) -> Size:

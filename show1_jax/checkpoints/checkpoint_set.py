@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
@@ -37,6 +38,7 @@ class CheckpointSet:
         self.paths: dict[str, Path] = {}
         self.manifest = Manifest({}, {})
         self._checked: set[str] = set()
+        self._tokenizers: dict[str, TextTokenizer] = {}
         for checkpoint in checkpoints:
             self._add(checkpoint, read_manifest(checkpoint))
 
@@ -62,7 +64,9 @@ class CheckpointSet:
         self.component(name)
         return self.paths[name]
 
-    def load(self, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
+    def load(
+        self, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = (), formats: Any = None
+    ) -> LoadedNetwork:
         """Load a component's network, or one module of it by path; see `load_network`.
 
         Hashes are checked each time a whole network is loaded, but only once for all parts of a network.
@@ -71,12 +75,14 @@ class CheckpointSet:
         if part and component not in self._checked:
             check_weights(path, component)
             self._checked.add(component)
-        return load_network(path, component, mesh, dtype, part)
+        return load_network(path, component, mesh, dtype, part, formats)
 
     def tokenizer(self, component: str) -> TextTokenizer:
-        """Return the tokenizer of a text encoder; a UserError names a damaged or missing file."""
-        encoder = encoder_of_kind(self.component(component).kind)
-        return encoder.load_tokenizer(tokenizer_folder(self.path(component), component))
+        """Return the tokenizer of a text encoder, read once; a UserError names a damaged or missing file."""
+        if component not in self._tokenizers:
+            encoder = encoder_of_kind(self.component(component).kind)
+            self._tokenizers[component] = encoder.load_tokenizer(tokenizer_folder(self.path(component), component))
+        return self._tokenizers[component]
 
     def check_sizes(self, components: Sequence[str]) -> None:
         """Check for missing and truncated files without reading them.

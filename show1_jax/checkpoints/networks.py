@@ -1,5 +1,6 @@
 """The kinds of network in a checkpoint, and networks with their weights."""
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,10 +112,7 @@ def abstract_network(record: Component, mesh: Mesh, dtype: DTypeLike, part: Weig
         UserError: the record's kind is unknown, or a field is wrong.
     """
     architecture = architecture_of(record)
-    module: Any = make_network(record.kind, architecture, dtype=dtype, param_dtype=dtype)
-    for name in part:
-        module = module[int(name)] if name.isdigit() else getattr(module, name)
-    graph, shapes = nnx.split(module)
+    graph, shapes = _split_network(record.kind, architecture, jnp.dtype(dtype), part)
     placed = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -123,8 +121,20 @@ def abstract_network(record: Component, mesh: Mesh, dtype: DTypeLike, part: Weig
     return LoadedNetwork(graph, placed, architecture)
 
 
+@functools.lru_cache(maxsize=16)
+def _split_network(
+    kind: str, architecture: Architecture, dtype: DTypeLike, part: WeightPath
+) -> tuple["nnx.GraphDef[nnx.Module]", nnx.State]:
+    """Return structure and shapes of a network, which a start needs often, and which take long to build."""
+    module: Any = make_network(kind, architecture, dtype=dtype, param_dtype=dtype)
+    for name in part:
+        module = module[int(name)] if name.isdigit() else getattr(module, name)
+    graph, shapes = nnx.split(module)
+    return graph, shapes
+
+
 def load_network(
-    checkpoint: Path, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()
+    checkpoint: Path, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = (), formats: Any = None
 ) -> LoadedNetwork:
     """Load a network of a checkpoint, or a part of it, with weights sharded over the mesh.
 
@@ -134,12 +144,13 @@ def load_network(
         mesh: the mesh of the shardings.
         dtype: dtype of the weights and of the computation.
         part: path of one module of the network; by default the whole network. Hashes of a part are not checked.
+        formats: state of `jax.experimental.layout.Format` for the weights; by default they have the default layouts.
 
     Raises:
         UserError: no such checkpoint or component, or its weights are damaged.
     """
     network = abstract_network(read_manifest(checkpoint).component(component), mesh, dtype, part)
-    places = jax.tree.map(lambda leaf: leaf.sharding, network.weights)
+    places = jax.tree.map(lambda leaf: leaf.sharding, network.weights) if formats is None else formats
     return network._replace(weights=load_weights(checkpoint, component, network.weights, places, dtype, part))
 
 

@@ -15,6 +15,7 @@ SamplerName = Literal["checkpoint", "ddpm", "dpm_solver++", "ddim"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Between = Literal["blend", "zeros"]
 TextPadding = Literal["encoded", "zeros"]
+ResidentWeights = Literal["auto", "all", "one"]
 
 
 class SamplerClass(NamedTuple):
@@ -198,6 +199,9 @@ class CascadeConfig(Settings):
     memory_limit_gb: float = 0.0
     """Memory limit of each device, in GiB. A stage that needs more runs the branches of guidance sequentially; a T5
     encoder that needs more loads its blocks sequentially. 0: no limit."""
+    resident_weights: ResidentWeights = "auto"
+    """Networks whose weights are on the devices at the same time, if several batches are sampled: `all`; `one` stage's,
+    so that batches are sampled stage by stage; or `auto`: all, if they take at most half of the devices' memory."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

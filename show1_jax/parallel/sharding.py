@@ -91,6 +91,13 @@ def constrain_batch(x: Shaped[Array, "b ..."]) -> Shaped[Array, "b ..."]:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(("data",)))
 
 
+def constrain_replicated(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """Replicate an array on every device, if a mesh is set (`jax.set_mesh`)."""
+    if "data" not in jax.sharding.get_abstract_mesh().axis_names:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
 def constrain_activation(x: Shaped[Array, "b t p ..."]) -> Shaped[Array, "b t p ..."]:
     """Shard the batch and the rows of an activation, but not its time and channels, if a mesh is set (`jax.set_mesh`).
 
@@ -198,10 +205,15 @@ def check_finite(x: Array, mesh: Mesh, source: str) -> None:
         UserError: a value is NaN or infinite.
     """
     if not _all_finite(mesh)(x):
-        raise UserError(
-            f"{source} gave values that are NaN or infinite; check the weights with `python -m convert verify "
-            "CHECKPOINT`, or use --config.precision=float32, a smaller guidance_scale or another sampler"
-        )
+        raise not_finite(source)
+
+
+def not_finite(source: str) -> UserError:
+    """Return the error for a computation, named by `source`, whose results are not all finite."""
+    return UserError(
+        f"{source} gave values that are NaN or infinite; check the weights with `python -m convert verify "
+        "CHECKPOINT`, or use --config.precision=float32, a smaller guidance_scale or another sampler"
+    )
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from show1_jax.cascade.memory import GIB, MemoryNeed, memory_needs
+from show1_jax.cascade.memory import GIB, MemoryNeed, component_bytes, keeps_all_weights, memory_needs
 from show1_jax.cascade.spec import CascadeSpec
+from show1_jax.cascade.stages import components
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_checkpoint_or_run, split_names
 from show1_jax.checkpoints.manifest import Manifest
 from show1_jax.checkpoints.random import described_manifest
@@ -13,6 +14,8 @@ from show1_jax.sampling.request import Request
 
 def describe_memory(config: Config, request: Request) -> Iterator[str]:
     """Yield the lines of a table: the memory of each device for each part of the cascade, in GiB, and the maximum.
+
+    The last line is the memory with the weights of all networks, and states whether several batches are sampled so.
 
     Lines are yielded one at a time, because every part takes minutes to compile at full size. The architectures come
     from the checkpoint or, if it does not exist yet, from the config.
@@ -27,11 +30,15 @@ def describe_memory(config: Config, request: Request) -> Iterator[str]:
     mesh = " x ".join(f"{axis}={size}" for axis, size in spec.mesh.shape.items())
     yield f"{len(devices)} x {devices[0].device_kind}, mesh {mesh}, {spec.dtype}, videos at a time: {batch_size}"
     yield f"{'GiB of each device':<18}{'weights':>10}{'working':>10}{'together':>10}"
-    largest = 0
+    largest = working = 0
     for name, need in memory_needs(spec, request.stages, batch_size):
         yield _line(name, need, config.memory_limit_gb)
-        largest = max(largest, need.total)
+        largest, working = max(largest, need.total), max(working, need.working)
     yield f"{'at most':<38}{largest / GIB:>10.3f}"
+    together = MemoryNeed(sum(component_bytes(spec, name) for name in components(request.stages)), working)
+    is_kept = keeps_all_weights(spec, request.stages)
+    note = "all networks stay loaded" if is_kept else "one stage is loaded at a time"
+    yield f"{_line('all networks', together, 0)}  resident_weights={config.resident_weights}: {note}"
 
 
 def _manifest(config: Config) -> Manifest:

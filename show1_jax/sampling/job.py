@@ -6,18 +6,18 @@ import platform
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import repeat
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jax
 import numpy as np
 
-from show1_jax.cascade.cascade import Cascade, HostVideo
+from show1_jax.cascade.cascade import Cascade, HostVideo, VideoBatch
+from show1_jax.cascade.memory import keeps_all_weights
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.stages import STAGE_TABLE, components, text_encoders
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_checkpoint_or_run, split_names
@@ -32,6 +32,7 @@ from show1_jax.media.contact_sheet import CONTACT_SHEET
 from show1_jax.media.read import read_video
 from show1_jax.media.stage_files import video_sha256
 from show1_jax.parallel import from_first_process, is_first_process
+from show1_jax.progress import say
 from show1_jax.runtime import enable_compilation_cache, memory_errors
 from show1_jax.sampling.dry_run import describe_memory
 from show1_jax.sampling.progress import StageBars
@@ -39,6 +40,11 @@ from show1_jax.sampling.request import Request
 from show1_jax.sampling.run_directory import Clip, RunDirectory, describe_request
 from show1_jax.sampling.run_record import Record, differences
 
+_MEMORY_ADVICE: Final = (
+    "use a smaller --batch_size, --config.resident_weights=one, or shard the weights with --config.mesh.fsdp"
+)
+_MAX_WAITING: Final = 64
+"""Videos that are sampled together stage by stage: their directories are locked, and their results wait in memory."""
 _DISTRIBUTIONS: Final = ("show1-jax", "jax", "jaxlib", "flax", "orbax-checkpoint", "numpy")
 
 
@@ -49,6 +55,13 @@ class VideoJob:
     prompt: Prompt
     directory: RunDirectory
     request: dict[str, Any]
+
+
+class _Claimed(NamedTuple):
+    """A job whose directory is locked by this process, and its inputs."""
+
+    job: VideoJob
+    inputs: dict[Stage, Clip]
 
 
 def sample_videos(config: Config, request: Request) -> None:
@@ -72,18 +85,29 @@ def sample_videos(config: Config, request: Request) -> None:
             lambda: _print_warnings(checkpoints, config, [jobs[number].prompt for number in pending], request.stages)
         )
     size = request.batch_size or cascade.spec.mesh.shape["data"]
-    for start in range(0, len(pending), size):
-        batch = [jobs[number] for number in pending[start : start + size]]
-        with ExitStack() as stack:
-            stack.enter_context(
-                memory_errors("use a smaller --batch_size, or shard the weights with --config.mesh.fsdp")
-            )
-            claimed = from_first_process(functools.partial(_lock_pending, stack, batch, request, user_video))
-            _print_batch({start + number: batch[number] for number in claimed}, len(pending))
-            if claimed:
-                _sample_batch(cascade, config, request, [batch[number] for number in claimed], list(claimed.values()))
+    batches = [pending[start : start + size] for start in range(0, len(pending), size)]
+    keeps_all = len(batches) > 1 and keeps_all_weights(cascade.spec, request.stages)
+    with ExitStack() as stack:
+        stack.enter_context(memory_errors(_MEMORY_ADVICE))
+        if keeps_all:
+            stack.enter_context(cascade)
+        places = {number: place for place, number in enumerate(pending, 1)}
+        for together in _rounds(batches, 1 if keeps_all else max(1, _MAX_WAITING // size)):
+            with ExitStack() as locks:
+                round_jobs = {number: jobs[number] for batch in together for number in batch}
+                claimed = from_first_process(functools.partial(_lock_pending, locks, round_jobs, request, user_video))
+                _print_jobs({places[number]: jobs[number] for number in claimed}, len(pending))
+                parts = [[_Claimed(jobs[n], claimed[n]) for n in batch if n in claimed] for batch in together]
+                if claimed:
+                    _sample_batches(cascade, config, request, list(filter(None, parts)))
     if is_first_process():
         print(_viewing_hint(_video_file(jobs[-1], request)), flush=True)
+
+
+def _rounds(batches: Sequence[list[int]], size: int) -> Iterator[Sequence[list[int]]]:
+    """Yield the batches in groups that are sampled together, stage by stage."""
+    for start in range(0, len(batches), size):
+        yield batches[start : start + size]
 
 
 def print_memory(config: Config, request: Request) -> None:
@@ -221,11 +245,11 @@ def _print_warnings(
 
 
 def _lock_pending(
-    stack: ExitStack, batch: Sequence[VideoJob], request: Request, user_video: Clip | None
+    stack: ExitStack, jobs: Mapping[int, VideoJob], request: Request, user_video: Clip | None
 ) -> dict[int, dict[Stage, Clip]]:
-    """Lock the directories of a batch until `stack` ends; return the inputs of the jobs still to be run, by index."""
+    """Lock the directories of some jobs until `stack` ends; return the inputs of the jobs still to be run, by index."""
     claimed = {}
-    for number, job in enumerate(batch):
+    for number, job in jobs.items():
         stack.enter_context(job.directory.locked())
         inputs = _inputs(job, request, user_video)
         if _is_pending(job, request, inputs):  # another process may have written here since the first check
@@ -233,52 +257,73 @@ def _lock_pending(
     return claimed
 
 
-def _print_batch(jobs: Mapping[int, VideoJob], total: int) -> None:
+def _print_jobs(jobs: Mapping[int, VideoJob], total: int) -> None:
     if is_first_process():
         for number, job in jobs.items():
-            print(f"[{number + 1}/{total}] {job.directory.path}: {' '.join(job.prompt.text.split())}", flush=True)
+            print(f"[{number}/{total}] {job.directory.path}: {' '.join(job.prompt.text.split())}", flush=True)
 
 
-def _sample_batch(
-    cascade: Cascade, config: Config, request: Request, batch: Sequence[VideoJob], inputs: Sequence[dict[Stage, Clip]]
-) -> None:
-    """Sample a batch and write the result of every stage as soon as it exists; only the first process writes."""
-    given = {stage: np.stack([clips[stage] for clips in inputs]) for stage in inputs[0]}
-    results = [_digests(clips) for clips in inputs]
-    before = from_first_process(lambda: list(map(_recorded_stages, batch, repeat(request), results)))
-    with closing(StageBars(request.stages, shown=is_first_process())) as bars:
+class _Output:
+    """The files of a batch of videos, written stage by stage; only the first process writes."""
 
-        def write(stage: Stage, videos: HostVideo) -> None:
-            for job, video, digests in zip(batch, videos, results, strict=True):
-                job.directory.write_stage(stage, video, STAGE_TABLE[stage].fps(config.output))
-                digests[stage] = video_sha256(video)
+    def __init__(self, batch: Sequence[_Claimed], config: Config, request: Request):
+        self._jobs = [claimed.job for claimed in batch]
+        self._config, self._request = config, request
+        self._results = [_digests(claimed.inputs) for claimed in batch]
+        self._earlier = [
+            _recorded_stages(job, request, digests) for job, digests in zip(self._jobs, self._results, strict=True)
+        ]
 
-        def on_stage(stage: Stage, videos: HostVideo) -> None:
-            from_first_process(lambda: write(stage, videos))
-            bars.finish(stage)
-
-        def clear() -> None:
-            for job in batch:
-                job.directory.remove(request.replaced)
-
-        if request.overwrite:
-            from_first_process(clear)
-        if request.video is not None:
+    def prepare(self, given: Mapping[Stage, HostVideo]) -> None:
+        """Remove the files that the request replaces, and write the user's video, if there is one."""
+        if self._request.overwrite:
+            for job in self._jobs:
+                job.directory.remove(self._request.replaced)
+        if self._request.video is not None:
             for stage, videos in given.items():
-                from_first_process(functools.partial(write, stage, videos))
-        prompts = [job.prompt for job in batch]
-        cascade.sample(prompts, stages=request.stages, given=given, on_step=bars.step, on_stage=on_stage)
+                self.write(stage, videos)
 
-    def finish() -> None:
-        made = _provenance(cascade, request, len(batch)) | {"times": bars.times}
-        for job, earlier, digests in zip(batch, before, results, strict=True):
-            record = Record(job.request, (*earlier, *request.stages), digests, made=made)
+    def write(self, stage: Stage, videos: HostVideo) -> None:
+        """Write a stage's results."""
+        for job, video, digests in zip(self._jobs, videos, self._results, strict=True):
+            job.directory.write_stage(stage, video, STAGE_TABLE[stage].fps(self._config.output))
+            digests[stage] = video_sha256(video)
+
+    def finish(self, made: Mapping[str, Any]) -> None:
+        """Write the contact sheets and the records, and print the paths of the videos."""
+        for job, earlier, digests in zip(self._jobs, self._earlier, self._results, strict=True):
+            record = Record(job.request, (*earlier, *self._request.stages), digests, made=made)
             job.directory.finish(job.prompt.text, record)
+            say(f"done: {_video_file(job, self._request)} (all stages: {CONTACT_SHEET} beside it)", sys.stdout)
 
-        for job in batch:
-            print(f"done: {_video_file(job, request)} (all stages: {CONTACT_SHEET} beside it)", flush=True)
 
-    from_first_process(finish)
+def _sample_batches(cascade: Cascade, config: Config, request: Request, batches: Sequence[Sequence[_Claimed]]) -> None:
+    """Sample batches stage by stage, and write the result of every stage as soon as it exists."""
+    videos = [
+        VideoBatch(
+            [claimed.job.prompt for claimed in batch],
+            given={stage: np.stack([claimed.inputs[stage] for claimed in batch]) for stage in batch[0].inputs},
+        )
+        for batch in batches
+    ]
+    outputs = from_first_process(lambda: [_Output(batch, config, request) for batch in batches])
+    with closing(StageBars(request.stages, len(batches), shown=is_first_process())) as bars:
+
+        def on_stage(number: int, stage: Stage, result: HostVideo) -> None:
+            from_first_process(lambda: outputs[number].write(stage, result))
+            bars.finish(stage, number)
+            if stage == request.stages[-1]:
+                made = _provenance(cascade, request, len(batches[number])) | {"times": bars.times[number]}
+                from_first_process(lambda: outputs[number].finish(made))
+
+        for output, batch in zip(outputs, videos, strict=True):
+            from_first_process(functools.partial(output.prepare, batch.given))
+        cascade.sample_batches(
+            videos,
+            stages=request.stages,
+            on_step=lambda number, stage, done, total: bars.step(stage, done, total, number),
+            on_stage=on_stage,
+        )
 
 
 def _video_file(job: VideoJob, request: Request) -> Path:

@@ -15,33 +15,37 @@ class StageTime(TypedDict):
 
 
 class StageBars:
-    """Progress bars of the stages, one after the other, and the time of each stage.
+    """Progress bars of the stages, one after the other, and the time of each stage of each batch.
 
     Attributes:
-        times: seconds of the finished stages.
+        times: for every batch, the seconds of its finished stages.
     """
 
-    def __init__(self, stages: Sequence[str], *, shown: bool = True):
-        self.times: dict[str, StageTime] = {}
+    def __init__(self, stages: Sequence[str], num_batches: int = 1, *, shown: bool = True):
+        self.times: list[dict[str, StageTime]] = [{} for _ in range(num_batches)]
         self._coming = list(stages)
         self._shown = shown
         self._first_step: float | None = None
+        self._start = time.monotonic()
         self._bar = self._next()
 
-    def step(self, stage: str, done: int, total: int) -> None:
-        """Show that a stage has done `done` of `total` steps."""
+    def step(self, stage: str, done: int, total: int, batch: int = 0) -> None:
+        """Show that a stage of a batch has done `done` of `total` steps; the batches of a stage share a bar."""
         if self._first_step is None:
             self._first_step = time.monotonic() - self._start
-        self._bar.total = total
-        self._bar.update(done - self._bar.done)
+        self._bar.total = total * len(self.times)
+        self._bar.update(batch * total + done - self._bar.done)
 
-    def finish(self, stage: str) -> None:
-        """Close a stage's bar and open the bar of the next stage."""
-        seconds = time.monotonic() - self._start
+    def finish(self, stage: str, batch: int = 0) -> None:
+        """Record the time of a batch; after the last batch, close the stage's bar and open that of the next stage."""
+        now = time.monotonic()
+        seconds = now - self._start
         first_step = seconds if self._first_step is None else self._first_step
-        self.times[stage] = {"seconds": round(seconds, 3), "first_step": round(first_step, 3)}
-        self.close()
-        self._bar = self._next()
+        self.times[batch][stage] = {"seconds": round(seconds, 3), "first_step": round(first_step, 3)}
+        self._start, self._first_step = now, None
+        if batch == len(self.times) - 1:
+            self.close()
+            self._bar = self._next()
 
     def close(self) -> None:
         """Close the bar of a stage that did not finish."""
@@ -51,6 +55,4 @@ class StageBars:
         """Return the bar of the next stage; after the last stage, a hidden one."""
         shown = self._shown and bool(self._coming)
         name = self._coming.pop(0).replace("_", " ") if self._coming else ""
-        self._start = time.monotonic()
-        self._first_step = None
         return Bar(name, waiting="loading and compiling", shown=shown)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -145,7 +146,7 @@ def test_kinds_of_kernels(kernel: str, operation: str, kind: str) -> None:
 def test_the_first_value_that_is_not_finite_is_reported() -> None:
     spec = described_spec(tiny_config.settings(), jax.devices()[:1])
 
-    def load(component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
+    def load(component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = (), formats: Any = None) -> LoadedNetwork:
         network = random_network(spec.manifest.component(component), mesh, dtype, part)
         if component != "keyframes":
             return network

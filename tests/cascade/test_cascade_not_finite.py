@@ -25,8 +25,8 @@ def refusal(checkpoint: Path, broken: str = "", noise: Any = None) -> tuple[str,
     """Return the error of sampling with a component of NaN weights, and the stages that were finished before it."""
     checkpoints = CheckpointSet.open(checkpoint)
 
-    def load(component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
-        network = checkpoints.load(component, mesh, dtype, part)
+    def load(component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = (), formats: Any = None) -> LoadedNetwork:
+        network = checkpoints.load(component, mesh, dtype, part, formats)
         if component != broken:
             return network
         return network._replace(weights=jax.tree.map(lambda leaf: leaf * jnp.nan, network.weights))

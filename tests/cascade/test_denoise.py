@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.denoise import Condition, StepKind, denoise, step_kinds, step_program
-from show1_jax.cascade.memory import stage_need
+from show1_jax.cascade.memory import compile_stage
 from show1_jax.cascade.programs import as_sampled, denoising_step
 from show1_jax.config.sampling import STAGES, CascadeConfig, KeyframesConfig, SamplingMeshConfig, StageConfig
 from show1_jax.diffusion.samplers import make_sampler
@@ -123,7 +123,7 @@ def test_steps_without_guidance_are_those_of_the_prompt_alone(cascade: Cascade, 
         program = step_program(network.graph, sampler, cascade.spec.mesh)
         for step, branches in enumerate((alone, text, alone)):
             inputs = (sampler.timesteps[step], np.float32(3), branches, None, None)
-            state, kept = program(network.weights, state, None, sampler.coefficients(step), None, *inputs)
+            state, kept, _ = program(network.weights, state, None, sampler.coefficients(step), None, *inputs)
             assert kept is None
     np.testing.assert_allclose(mixed, state.sample, atol=10 * TOLERANCE)
 
@@ -165,19 +165,19 @@ def test_several_devices_give_the_same(cascade: Cascade, tiny_checkpoint: Path, 
         for kind in spec.step_kinds("keyframes"):
             compiled = denoising_step(spec, "keyframes", kind=kind).trace().lower().compile()
             if kind.deep == "kept":
-                _, placed = compiled.output_shardings
+                placed = compiled.output_shardings.deep
                 reused = denoising_step(spec, "keyframes", kind=kind._replace(deep="reused")).arguments[2]
-                _, made = compiled.out_info
+                made = compiled.out_info.deep
                 assert (made.shape, made.dtype) == (reused.shape, reused.dtype)
                 assert placed.is_equivalent_to(reused.sharding, len(reused.shape))
 
 
 def test_memory_is_that_of_the_largest_step(cascade: Cascade) -> None:
-    together = [stage_need(changed(cascade, each).spec, "keyframes") for each in ({}, {"deep_every": 2})]
+    together = [compile_stage(changed(cascade, each).spec, "keyframes").need for each in ({}, {"deep_every": 2})]
     assert together[0].total < together[1].total  # features are kept
     assert together[0].weights == together[1].weights
     limited = changed(cascade, FEWER, memory_limit_gb=1e-6)
-    assert stage_need(limited.spec, "keyframes").sequential_guidance
+    assert compile_stage(limited.spec, "keyframes").need.sequential_guidance
     videos = [each.sample([PROMPT], [SEED], stages=["keyframes"]) for each in (changed(cascade, FEWER), limited)]
     np.testing.assert_allclose(videos[0]["keyframes"], videos[1]["keyframes"], atol=1e-3)
 

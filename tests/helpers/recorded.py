@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Array
 
 from show1_jax.cascade.noise import Draw
-from show1_jax.cascade.windows import superres_starts
+from show1_jax.cascade.stages import superres_starts
 from show1_jax.config.sampling import CascadeConfig, Stage
 
 NAMES: dict[Stage, str] = {

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from show1_jax.cascade.cascade import Cascade
-from show1_jax.cascade.memory import stage_need
+from show1_jax.cascade.memory import compile_stage
 from show1_jax.checkpoints.networks import make_network
 from show1_jax.config.sampling import STAGES, MeshConfig, SamplingMeshConfig, Stage
 from show1_jax.errors import UserError
@@ -91,7 +91,7 @@ def test_one_video_on_eight_devices(tiny_checkpoint: Path, alone: Videos) -> Non
 def test_branches_of_guidance_that_run_sequentially(tiny_checkpoint: Path, alone: Videos) -> None:
     config = dataclasses.replace(tiny_config.settings(), memory_limit_gb=1e-6)
     cascade = Cascade.load(tiny_checkpoint, config, devices=jax.devices()[:1])
-    assert stage_need(cascade.spec, "keyframes").sequential_guidance
+    assert compile_stage(cascade.spec, "keyframes").need.sequential_guidance
     videos = cascade.sample(PROMPTS[:1], SEEDS[:1], stages=["keyframes"])
     np.testing.assert_allclose(videos["keyframes"], alone["keyframes"], atol=1e-4)
 

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import errno
-import functools
 import json
 import os
 import platform
@@ -19,11 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sample
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.conditions import SAMPLING
 from show1_jax.cascade.prompts import Prompt
-from show1_jax.cli import run_command
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
@@ -34,9 +31,8 @@ from show1_jax.sampling import job
 from show1_jax.sampling.progress import StageBars
 from show1_jax.sampling.run_directory import RunDirectory
 from show1_jax.sampling.run_record import Record, differences
-from tests.helpers import tiny_config
+from tests.helpers.sample_runs import PROMPT, SEED, Sampler, snapshot, stage_bytes
 
-PROMPT, SEED = "a red fox in the snow", 7
 LONG = "a fox " * 80
 FILES = {
     "contact_sheet.png",
@@ -45,57 +41,12 @@ FILES = {
 }
 
 
-class Sampler:
-    """sample.py with the tiny config, a checkpoint, one device, and its output under `folder`."""
-
-    def __init__(self, checkpoint: Path, folder: Path, capsys: pytest.CaptureFixture[str] | None = None):
-        self.checkpoint, self.folder, self.capsys = checkpoint, folder, capsys
-
-    def __call__(self, *arguments: str) -> int:
-        argv = [
-            *("sample.py", "--config", tiny_config.__file__, "--out", str(self.folder / "out"), f"--seed={SEED}"),
-            *(f"--checkpoint={self.checkpoint}", "--prompt", PROMPT, *arguments),
-        ]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Cascade, "of", functools.partial(Cascade.of, devices=jax.devices()[:1]))
-            return run_command("sample", lambda: sample.sample(argv))
-
-    def refusal(self, *arguments: str) -> str:
-        """Return the one line on stderr with which the command is refused; the folder must not change."""
-        assert self.capsys is not None
-        before, _ = snapshot(self.folder), self.capsys.readouterr()
-        assert self(*arguments) == 2
-        captured = self.capsys.readouterr()
-        assert captured.out == ""
-        assert captured.err.startswith("sample: ")
-        assert captured.err.count("\n") == 1
-        assert snapshot(self.folder) == before
-        return captured.err
-
-    @property
-    def run(self) -> RunDirectory:
-        return RunDirectory.of(self.folder / "out", Prompt(PROMPT, seed=SEED))
-
-
-def snapshot(folder: Path) -> dict[str, bytes | None]:
-    return {str(path.relative_to(folder)): (path.is_file() and path.read_bytes()) or None for path in folder.rglob("*")}
-
-
-def stage_bytes(run: RunDirectory) -> dict[Stage, bytes]:
-    return {stage: run.stage_file(stage).read_bytes() for stage in STAGES if run.has(stage)}
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> RunDirectory:
     """The run directory of a finished video; tests must not change it."""
     sampler = Sampler(tiny_checkpoint, tmp_path_factory.mktemp("finished"))
     assert sampler() == 0
     return sampler.run
-
-
-@pytest.fixture
-def sampler(tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Sampler:
-    return Sampler(tiny_checkpoint, tmp_path, capsys)
 
 
 @pytest.fixture
@@ -165,7 +116,7 @@ def test_the_paths_of_videos_and_how_to_view_them_are_printed(
 
 
 def test_a_finished_video_is_skipped(copied: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Cascade, "sample", lambda *_, **__: pytest.fail("sampled again"))
+    monkeypatch.setattr(Cascade, "sample_batches", lambda *_, **__: pytest.fail("sampled again"))
     before = snapshot(copied.folder)
     assert copied("--config.compilation_cache=") == copied("--stages=keyframes,interpolation") == 0
     assert copied("--from_stage=superres_latent") == copied("--overwrite") == 0
@@ -357,7 +308,7 @@ def test_a_stage_of_another_video_is_not_resumed_from(copied: Sampler) -> None:
 
 
 def test_two_runs_do_not_write_one_video(copied: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Cascade, "sample", lambda *_, **__: pytest.fail("sampled"))
+    monkeypatch.setattr(Cascade, "sample_batches", lambda *_, **__: pytest.fail("sampled"))
     before = snapshot(copied.folder)
     with locked_folder(copied.run.path):
         assert copied("--overwrite", "--from_stage=superres_latent", "--negative_prompt=dull") == 2
@@ -371,7 +322,7 @@ def test_a_video_that_another_run_has_finished_meanwhile_is_skipped(
     sampler: Sampler, finished: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two runs plan the same video; the second one begins with it after the first one has finished it."""
-    monkeypatch.setattr(Cascade, "sample", lambda *_, **__: pytest.fail("sampled"))
+    monkeypatch.setattr(Cascade, "sample_batches", lambda *_, **__: pytest.fail("sampled"))
     monkeypatch.setattr(job, "_print_warnings", lambda *_: shutil.copytree(finished.path, sampler.run.path))
     assert sampler() == 0
     assert sampler.capsys is not None
@@ -576,7 +527,7 @@ def test_no_writable_output_folder(sampler: Sampler, monkeypatch: pytest.MonkeyP
 
 
 def test_a_prompt_that_is_cut_off_gives_a_warning(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Cascade, "sample", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(Cascade, "sample_batches", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert sampler("--prompt", LONG) == 130
     assert sampler.capsys is not None
     warnings = [line for line in sampler.capsys.readouterr().err.splitlines() if line.startswith("warning: the prompt")]

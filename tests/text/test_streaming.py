@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -33,8 +34,10 @@ def test_the_text_encoder_block_by_block(
     checkpoints = CheckpointSet.open(tiny_checkpoint)
     limited = CascadeSpec.of(dataclasses.replace(config, memory_limit_gb=1e-6), checkpoints.manifest, devices)
 
-    def recording_load(component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
-        network = checkpoints.load(component, mesh, dtype, part)
+    def recording_load(
+        component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = (), formats: Any = None
+    ) -> LoadedNetwork:
+        network = checkpoints.load(component, mesh, dtype, part, formats)
         loaded_sizes.append(sum(leaf.size for leaf in jax.tree.leaves(network.weights)))
         return network
 

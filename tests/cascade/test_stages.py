@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from show1_jax.cascade.windows import superres_starts
+from show1_jax.cascade.stages import superres_starts
 from show1_jax.config.sampling import CascadeConfig, InterpolationConfig, KeyframesConfig
 
 

@@ -1,0 +1,200 @@
+"""The networks of a cascade: their compiled programs, and their weights on the devices.
+
+Programs are compiled before weights are loaded, so that weights are loaded in the layouts that the compiler chose. With
+one process, both happen in background threads while other stages sample. With several processes they happen at the
+first use: compiling and loading exchange data between processes, which must all do it in the same order.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Final, Protocol, runtime_checkable
+
+import jax
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from show1_jax.cascade.memory import CompiledStage, compile_stage, component_bytes, resident_limit
+from show1_jax.cascade.programs import step_shapes
+from show1_jax.cascade.spec import CascadeSpec
+from show1_jax.cascade.stages import STAGE_TABLE
+from show1_jax.checkpoints.networks import LoadedNetwork
+from show1_jax.config.sampling import STAGES, Stage
+from show1_jax.parallel.weights import WeightPath
+from show1_jax.terminal import BACKGROUND
+
+_CORES_PER_COMPILER: Final = 4
+_MAX_COMPILERS: Final = 4
+
+
+@runtime_checkable
+class LoadNetwork(Protocol):
+    """A function that loads networks, such as `CheckpointSet.load`."""
+
+    def __call__(
+        self, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = (), formats: Any = None
+    ) -> LoadedNetwork:
+        """Return a network, or its module at the path `part`, with weights on the devices of `mesh`.
+
+        `formats` is a state of `jax.experimental.layout.Format`; None: the default layouts.
+        """
+
+
+class Networks:
+    """Networks on the devices and their compiled programs, for cascades with the same devices and dtype.
+
+    Attributes:
+        load: function that loads a network.
+        keeps_weights: weights stay on the devices after their use, until `release`.
+    """
+
+    def __init__(self, load: LoadNetwork):
+        self.keeps_weights = False
+        self.load = load
+        self._compiled: dict[Hashable, Future[CompiledStage]] = {}
+        self._first_compiled: dict[str, Future[CompiledStage]] = {}
+        self._loaded: dict[str, LoadedNetwork] = {}
+        self._loading: dict[str, Future[LoadedNetwork]] = {}
+        self._users: Counter[str] = Counter()
+        self._bytes: dict[str, int] = {}
+        self._loader: ThreadPoolExecutor | None = None
+
+    @contextmanager
+    def in_background(self, spec: CascadeSpec, stages: Sequence[Stage], batch_sizes: Sequence[int]) -> Iterator[None]:
+        """Compile the programs of some stages in the background while the block runs, and let `prefetch` load weights.
+
+        An error is raised where the program or the network is used.
+        """
+        if jax.process_count() > 1:
+            yield
+            return
+        num_compilers = max(1, min(_MAX_COMPILERS, (os.cpu_count() or 1) // _CORES_PER_COMPILER))
+        compilers = ThreadPoolExecutor(num_compilers, f"{BACKGROUND} compiler")
+        self._loader = ThreadPoolExecutor(1, f"{BACKGROUND} loader")
+        try:
+            for stage in stages:
+                for batch_size in batch_sizes:
+                    self._compile(spec, stage, batch_size, compilers.submit)
+            yield
+        finally:
+            compilers.shutdown(wait=False, cancel_futures=True)
+            self._loader.shutdown(wait=False, cancel_futures=True)
+            self._loader = None
+            for component, loading in self._loading.items():
+                self._bytes.pop(component)
+                loading.add_done_callback(_delete_result)
+            self._loading.clear()
+
+    def programs(self, spec: CascadeSpec, stage: Stage, batch_size: int) -> CompiledStage:
+        """Return the compiled programs of a stage, for a batch of videos with the sizes of the settings."""
+        return self._compile(spec, stage, batch_size, _submit_here).result()
+
+    def prefetch(self, spec: CascadeSpec, stage: Stage, batch_size: int) -> None:
+        """Load the networks of a stage in the background, if the setting `resident_weights` allows it beside others."""
+        if self._loader is None or spec.config.resident_weights == "one":
+            return
+        compiled = self._compile(spec, stage, batch_size, _submit_here)
+        for component in STAGE_TABLE[stage].networks:
+            size = component_bytes(spec, component)
+            if component in self._bytes or sum(self._bytes.values()) + size > resident_limit(spec):
+                continue
+            self._bytes[component] = size
+            self._loading[component] = self._loader.submit(self._load_after, compiled, spec, component)
+
+    @contextmanager
+    def loaded(self, spec: CascadeSpec, component: str, part: WeightPath = ()) -> Iterator[LoadedNetwork]:
+        """Load a network, or its module at the path `part`, unless it is on the devices already.
+
+        Yields:
+            The network. Its weights are deleted when the last such block ends, unless they are kept.
+        """
+        if part:
+            module = self.load(component, spec.mesh, spec.dtype, part)
+            try:
+                yield module
+            finally:
+                _delete(module)
+            return
+        if component not in self._loaded:
+            self._loaded[component] = self._take(spec, component)
+        self._users[component] += 1
+        try:
+            yield self._loaded[component]
+        finally:
+            self._users[component] -= 1
+            if not self.keeps_weights:
+                self.release([component])
+
+    def release(self, components: Sequence[str] | None = None) -> None:
+        """Delete the weights of some networks, by default of all, from the devices, except those in use."""
+        for component in list(self._loaded) if components is None else components:
+            if not self._users[component]:
+                _delete(self._loaded.pop(component))
+                self._bytes.pop(component)
+
+    def _take(self, spec: CascadeSpec, component: str) -> LoadedNetwork:
+        """Return a network that is loaded in the background already, or load it."""
+        self._bytes[component] = component_bytes(spec, component)
+        loading = self._loading.pop(component, None)
+        try:
+            return self._load_now(spec, component) if loading is None else loading.result()
+        except BaseException:
+            self._bytes.pop(component)
+            raise
+
+    def _compile(
+        self, spec: CascadeSpec, stage: Stage, batch_size: int, submit: Callable[..., Future[CompiledStage]]
+    ) -> Future[CompiledStage]:
+        """Return the programs of a stage, which `submit` compiles if they are not known yet."""
+        key = (
+            *(stage, batch_size, step_shapes(spec, stage, batch_size), spec.sampler(stage), spec.step_kinds(stage)),
+            *(spec.mesh, spec.dtype, spec.config.memory_limit_gb),
+        )
+        known = self._compiled.get(key)
+        if known is None or _has_failed(known):
+            first = self._first_compiled.get(stage)
+            first = None if first is None or _has_failed(first) else first
+            known = self._compiled[key] = submit(_compile_like, first, spec, stage, batch_size)
+            if first is None:
+                self._first_compiled[stage] = known
+        return known
+
+    def _load_after(self, compiled: Future[CompiledStage], spec: CascadeSpec, component: str) -> LoadedNetwork:
+        formats = compiled.result().formats if component in STAGES else None
+        return self.load(component, spec.mesh, spec.dtype, formats=formats)
+
+    def _load_now(self, spec: CascadeSpec, component: str) -> LoadedNetwork:
+        """Load a network in the layouts of its programs, if they are compiled."""
+        compiled = self._first_compiled.get(component)
+        formats = None if compiled is None or _has_failed(compiled) else compiled.result().formats
+        return self.load(component, spec.mesh, spec.dtype, formats=formats)
+
+
+def _compile_like(
+    first: Future[CompiledStage] | None, spec: CascadeSpec, stage: Stage, batch_size: int
+) -> CompiledStage:
+    """Compile a stage's programs for weights in the layouts of the programs that were compiled first, if any."""
+    return compile_stage(spec, stage, batch_size, None if first is None else first.result().formats)
+
+
+def _submit_here(work: Callable[..., CompiledStage], *arguments: Any) -> Future[CompiledStage]:
+    """Do some work at once, as `Executor.submit` does it in the background; errors are raised at once."""
+    future: Future[CompiledStage] = Future()
+    future.set_result(work(*arguments))
+    return future
+
+
+def _has_failed(future: Future[Any]) -> bool:
+    return future.cancelled() or (future.done() and future.exception() is not None)
+
+
+def _delete(network: LoadedNetwork) -> None:
+    for array in jax.tree.leaves(network.weights):
+        array.delete()
+
+
+def _delete_result(loading: Future[LoadedNetwork]) -> None:
+    if not _has_failed(loading):
+        _delete(loading.result())

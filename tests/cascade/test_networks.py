@@ -1,0 +1,198 @@
+"""Programs are compiled before weights are loaded, in the background; weights are loaded once for many videos."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.layout import Format, Layout
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from show1_jax.cascade import memory, networks
+from show1_jax.cascade.cascade import Cascade, VideoBatch
+from show1_jax.cascade.spec import CascadeSpec
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet
+from show1_jax.checkpoints.networks import LoadedNetwork
+from show1_jax.config.sampling import STAGES, CascadeConfig, ResidentWeights, Stage
+from show1_jax.errors import UserError
+from show1_jax.parallel.weights import WeightPath, to_weights
+from tests.helpers import tiny_config
+
+COMPONENTS = {*STAGES, "text_t5", "text_clip", "vae"}
+PROMPTS = ["a red circle", "a square", "a blue triangle"]
+
+
+class Loader:
+    """A checkpoint that records which components are loaded, and which others are on the devices then."""
+
+    def __init__(self, checkpoint: Path, broken: str = ""):
+        self.checkpoints, self.broken = CheckpointSet.open(checkpoint), broken
+        self.loaded: list[str] = []
+        self.beside: list[set[str]] = []
+        self._weights: list[tuple[str, jax.Array]] = []
+
+    def __call__(
+        self, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = (), formats: Any = None
+    ) -> LoadedNetwork:
+        self.loaded.append(component)
+        self.beside.append(self.on_devices())
+        if component == self.broken:
+            raise UserError(f"{component} is damaged")
+        network = self.checkpoints.load(component, mesh, dtype, part, formats)
+        self._weights += [(component, leaf) for leaf in jax.tree.leaves(network.weights)]
+        return network
+
+    def on_devices(self) -> set[str]:
+        """Return the components with weights that are not deleted."""
+        return {component for component, leaf in self._weights if not leaf.is_deleted()}
+
+    def cascade(self, resident_weights: ResidentWeights = "auto") -> Cascade:
+        """Return a cascade on one device that loads its networks here."""
+        config = dataclasses.replace(tiny_config.settings(), resident_weights=resident_weights)
+        spec = CascadeSpec.of(config, self.checkpoints.manifest, jax.devices()[:1])
+        return Cascade(spec, self, self.checkpoints.tokenizer)
+
+
+Load = Callable[..., Loader]
+
+
+@pytest.fixture
+def load(tiny_checkpoint: Path) -> Load:
+    return lambda **options: Loader(tiny_checkpoint, **options)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_checkpoint: Path) -> list[dict[Stage, np.ndarray]]:
+    """The videos of each prompt, sampled in a call of its own."""
+    cascade = Loader(tiny_checkpoint).cascade()
+    return [cascade.sample([prompt], [number]) for number, prompt in enumerate(PROMPTS)]
+
+
+def sample_batches(
+    cascade: Cascade, batches: Sequence[VideoBatch]
+) -> tuple[list[dict[Stage, np.ndarray]], list[tuple[int, Stage]]]:
+    """Return the videos of every batch, and the batches and stages in the order in which they were finished."""
+    results: list[dict[Stage, np.ndarray]] = [{} for _ in batches]
+    order: list[tuple[int, Stage]] = []
+
+    def keep(number: int, stage: Stage, video: np.ndarray) -> None:
+        results[number][stage] = video
+        order.append((number, stage))
+
+    cascade.sample_batches(batches, on_stage=keep)
+    return results, order
+
+
+def assert_equal(found: dict[Stage, np.ndarray], expected: dict[Stage, np.ndarray]) -> None:
+    assert list(found) == list(expected)
+    for stage, video in expected.items():
+        np.testing.assert_array_equal(found[stage], video, err_msg=stage)
+
+
+@pytest.mark.parametrize("resident_weights", ["auto", "one"])
+def test_batches_are_sampled_stage_by_stage_with_one_load_of_each_network(
+    load: Load, alone: list[dict[Stage, np.ndarray]], resident_weights: ResidentWeights
+) -> None:
+    loader = load()
+    batches = [VideoBatch([prompt], [number]) for number, prompt in enumerate(PROMPTS)]
+    results, order = sample_batches(loader.cascade(resident_weights), batches)
+    assert sorted(loader.loaded) == sorted(COMPONENTS)
+    assert order == [(number, stage) for stage in STAGES for number in range(3)]
+    for found, expected in zip(results, alone, strict=True):
+        assert_equal(found, expected)
+    assert not loader.on_devices()
+
+
+def test_the_last_batch_can_be_smaller(load: Load, alone: list[dict[Stage, np.ndarray]]) -> None:
+    loader = load()
+    results, _ = sample_batches(loader.cascade(), [VideoBatch(PROMPTS[:2], [0, 1]), VideoBatch(PROMPTS[2:], [2])])
+    assert sorted(loader.loaded) == sorted(COMPONENTS)
+    assert results[0]["keyframes"].shape[0] == 2
+    assert_equal(results[1], alone[2])
+    np.testing.assert_allclose(results[0]["superres_latent"][:1], alone[0]["superres_latent"], atol=1e-3)
+
+
+def test_with_one_resident_stage_no_other_weights_are_on_the_devices(load: Load) -> None:
+    loader = load()
+    loader.cascade("one").sample(PROMPTS[:1])
+    beside = dict(zip(loader.loaded, loader.beside, strict=True))
+    assert beside.pop("vae") == {"superres_latent"}
+    assert not set.union(*beside.values())
+
+
+def test_weights_of_the_next_stage_are_loaded_beside_those_of_this_one(load: Load) -> None:
+    loader = load()
+    loader.cascade().sample(PROMPTS[:1], stages=["keyframes", "interpolation"])
+    assert loader.loaded[-1] == "interpolation"
+    assert "keyframes" in loader.beside[-1]
+    assert not loader.on_devices()
+
+
+def test_networks_stay_between_calls_in_a_context(load: Load, alone: list[dict[Stage, np.ndarray]]) -> None:
+    loader = load()
+    with loader.cascade("all") as cascade:
+        for number in (0, 1):
+            assert_equal(cascade.sample(PROMPTS[number : number + 1], [number]), alone[number])
+        assert loader.on_devices() == COMPONENTS
+        fewer = dataclasses.replace(cascade.spec.config.first_frame, num_steps=1)
+        changed = cascade.with_config(dataclasses.replace(cascade.spec.config, first_frame=fewer))
+        changed.sample(PROMPTS[:1], [0])
+    assert sorted(loader.loaded) == sorted(COMPONENTS)
+    assert not loader.on_devices()
+
+
+def test_a_context_keeps_nothing_if_weights_do_not_fit(load: Load) -> None:
+    loader = load()
+    with loader.cascade("one") as cascade:
+        for _ in range(2):
+            cascade.sample(PROMPTS[:1], stages=["keyframes"])
+            assert not loader.on_devices()
+    assert loader.loaded == ["text_t5", "keyframes"] * 2
+
+
+def test_an_error_in_the_background_is_raised_where_the_network_is_used(load: Load) -> None:
+    loader = load(broken="first_frame")
+    finished: list[Stage] = []
+    with pytest.raises(UserError, match=r"^first_frame is damaged$"):
+        loader.cascade().sample(PROMPTS[:1], on_stage=lambda stage, _: finished.append(stage))
+    assert finished == ["keyframes", "interpolation"]
+    assert not loader.on_devices()
+
+
+def test_weights_have_the_layouts_that_the_compiled_step_asks_for(
+    load: Load, alone: list[dict[Stage, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compilers for CPUs keep the default layouts, so other ones are asked for here."""
+
+    def transposed(leaf: Any) -> Format:
+        axes = tuple(reversed(range(leaf.ndim)))
+        return Format(Layout(axes), leaf.sharding)
+
+    def compile_stage(spec: CascadeSpec, stage: Stage, batch_size: int, formats: Any) -> memory.CompiledStage:
+        weights = memory.denoising_step(spec, stage).weights
+        return memory.compile_stage(spec, stage, batch_size, formats or jax.tree.map(transposed, weights))
+
+    monkeypatch.setattr(networks, "compile_stage", compile_stage)
+    with load().cascade("all") as cascade:
+        found = cascade.sample(PROMPTS[:1], [0])
+        with cascade.network("keyframes") as network:
+            kernel = to_weights(network.weights)["conv_in", "kernel"]
+            assert kernel.format.layout.major_to_minor == (3, 2, 1, 0)
+    for stage, video in alone[0].items():
+        np.testing.assert_allclose(found[stage], video, atol=1e-3, err_msg=stage)
+
+
+def test_videos_of_other_sizes_can_be_given(load: Load) -> None:
+    """The programs that were compiled ahead of time are for the sizes of the settings."""
+    given = np.random.default_rng(0).uniform(-1, 1, (1, 4, 8, 16, 3)).astype(np.float32)
+    found = load().cascade().sample(PROMPTS[:1], stages=["interpolation", "first_frame"], given={"keyframes": given})
+    keyframes = dataclasses.replace(tiny_config.settings().keyframes, num_frames=4, width=16)
+    config: CascadeConfig = dataclasses.replace(tiny_config.settings(), keyframes=keyframes)
+    stated = load().cascade().with_config(config)
+    expected = stated.sample(PROMPTS[:1], stages=["interpolation", "first_frame"], given={"keyframes": given})
+    assert found["interpolation"].shape == (1, 7, 8, 16, 3)
+    assert_equal(found, expected)
