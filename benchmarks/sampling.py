@@ -94,15 +94,14 @@ def timed(run: Callable[[], Any], times: int) -> list[float]:
 
 
 def prepare(spec: CascadeSpec, stage: Stage, batch_size: int, *, fetch: bool = True) -> Step:
-    """Draw a stage's weights, then trace its step, compile it, and fetch it from a cache that is empty at first.
+    """Trace a stage's step, compile it, fetch it from a cache that is empty at first, and draw its arguments.
 
-    As in sampling, the compiler chooses the layouts of the weights.
-
-    Without `fetch`, compile it once, with the compilation cache that is in use.
+    As in sampling, the compiler chooses the layouts of the weights. Without `fetch`, the step is compiled once, with
+    the compilation cache that is in use.
     """
-    network = random_network(spec.manifest.component(stage), spec.mesh, spec.dtype)
-    program = denoising_step(spec, stage, batch_size, network)
-    program = program._replace(arguments=jax.tree.map(draw, program.arguments))
+    program = denoising_step(spec, stage, batch_size)
+    others = jax.tree.map(draw, program.arguments[1:])
+    program = program._replace(arguments=(program.weights, *others))
     with _fresh_cache() if fetch else contextlib.nullcontext():
         traced, trace_seconds = _timed_once(lambda: trace_with_formats(spec, program))
         compiled, compile_seconds = _timed_once(lambda: traced.lower().compile())
@@ -110,13 +109,14 @@ def prepare(spec: CascadeSpec, stage: Stage, batch_size: int, *, fetch: bool = T
         if fetch:
             jax.clear_caches()
             compiled, fetch_seconds = _timed_once(lambda: trace_with_formats(spec, program).lower().compile())
-    arguments = (jax.device_put(network.weights, weight_formats(compiled)), *program.arguments[1:])
+    network = random_network(spec.manifest.component(stage), spec.mesh, spec.dtype)
+    arguments = (jax.device_put(network.weights, weight_formats(compiled)), *others)
     memory = compiled.memory_analysis()
     return Step(
         run=lambda: compiled(*arguments),
         sample=program.arguments[1].sample.shape,
         flops=count_flops(traced.jaxpr.jaxpr),
-        num_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(program.arguments)),
+        num_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(arguments)),
         program_bytes=memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes,
         trace_seconds=trace_seconds,
         compile_seconds=compile_seconds,
