@@ -259,12 +259,15 @@ def _our_network(
     case: NetworkCase, network: Any, dtype: str, inputs: Sequence[jax.Array]
 ) -> tuple[Callable[..., Any], nnx.State]:
     """Return our network as a compiled program of weights and inputs, and PyTorch's weights in the layouts it reads."""
+    import torch
+
     graph, shapes = nnx.split(make_network(case.kind, case.architecture, dtype=dtype, param_dtype=dtype))
     initial = network.state_dict()
 
     def place(source: ReleasedTensor) -> jax.Array:
         tensor: Any = source.to_ours(initial[source.key])  # einops accepts PyTorch's tensors as well as arrays
-        return jnp.from_dlpack(tensor.contiguous(), copy=True)
+        # PyTorch copies: with copy=True, some releases of JAX read a GPU's memory as if it were the host's.
+        return jnp.from_dlpack(tensor.clone(memory_format=torch.contiguous_format))
 
     weights = {path: place(source) for path, source in released_tensors(shapes, KINDS[case.kind].table).items()}
 
