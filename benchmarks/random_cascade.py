@@ -30,10 +30,7 @@ def random_cascade(config: Config) -> Cascade:
     spec = described_spec(config)
 
     def load(component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = (), formats: Any = None) -> LoadedNetwork:
-        network = random_network(spec.manifest.component(component), mesh, dtype, part)
-        if formats is None:
-            return network
-        return network._replace(weights=jax.tree.map(jax.device_put, network.weights, formats))
+        return random_network(spec.manifest.component(component), mesh, dtype, part, formats)
 
     return Cascade(spec, load, lambda component: ByteTokenizer(TEXT_ENCODERS[component].length))
 

@@ -109,8 +109,9 @@ def prepare(spec: CascadeSpec, stage: Stage, batch_size: int, *, fetch: bool = T
         if fetch:
             jax.clear_caches()
             compiled, fetch_seconds = _timed_once(lambda: trace_with_formats(spec, program).lower().compile())
-    network = random_network(spec.manifest.component(stage), spec.mesh, spec.dtype)
-    arguments = (jax.device_put(network.weights, weight_formats(compiled)), *others)
+    formats = weight_formats(compiled)
+    network = random_network(spec.manifest.component(stage), spec.mesh, spec.dtype, formats=formats)
+    arguments = (network.weights, *others)
     memory = compiled.memory_analysis()
     return Step(
         run=lambda: compiled(*arguments),

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from show1_jax.checkpoints.arrays import load_weights, read_manifest
 from show1_jax.checkpoints.manifest import Component
+from show1_jax.checkpoints.reading import move_to_layouts
 from show1_jax.config.sampling import AUTOENCODER
 from show1_jax.config.settings import Remat
 from show1_jax.errors import UserError
@@ -154,11 +155,22 @@ def load_network(
     return network._replace(weights=load_weights(checkpoint, component, network.weights, places, dtype, part))
 
 
-def random_network(record: Component, mesh: Mesh, dtype: DTypeLike, part: WeightPath = ()) -> LoadedNetwork:
-    """Return the network of a component's record with random weights; see `abstract_network` for the arguments.
+def random_network(
+    record: Component, mesh: Mesh, dtype: DTypeLike, part: WeightPath = (), formats: Any = None
+) -> LoadedNetwork:
+    """Return the network of a component's record with random weights.
 
     They are for measurements: this takes seconds for a network of full size (see `random_weight`).
+
+    Args:
+        record: see `abstract_network`, as for the mesh and the dtype.
+        mesh: the mesh of the shardings.
+        dtype: dtype of the weights and of the computation.
+        part: see `load_network`.
+        formats: see `load_network`.
     """
     network = abstract_network(record, mesh, dtype, part)
     weights = {path: random_weight((*part, *path), leaf) for path, leaf in to_weights(network.weights).items()}
+    if formats is not None:
+        weights = move_to_layouts(weights, to_weights(formats))
     return network._replace(weights=to_state(network.weights, weights))

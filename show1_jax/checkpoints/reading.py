@@ -21,6 +21,7 @@ Key = TypeVar("Key")
 _ALIGNMENT: Final = 64
 """Bytes; a CPU device uses a NumPy array's memory without a copy if it is aligned so."""
 _MOVED_AT_ONCE: Final = 4
+"""Arrays that one process moves at the same time. Several processes must run their programs in the same order."""
 _CONTEXT: Final = {
     # Files are mapped: otherwise TensorStore allocates new memory for each array. As with any mapped file, the system
     # ends the process (SIGBUS) if the disk fails, or if the file is truncated, while it is read.
@@ -124,7 +125,8 @@ def move_to_layouts(arrays: Mapping[Key, jax.Array], formats: Mapping[Key, Forma
         array.delete()
         return copy
 
-    with ThreadPoolExecutor(_MOVED_AT_ONCE) as pool:  # each new pair of shape and layout compiles a program
+    num_threads = _MOVED_AT_ONCE if jax.process_count() == 1 else 1
+    with ThreadPoolExecutor(num_threads) as pool:  # each new pair of shape and layout compiles a program
         return dict(zip(arrays, pool.map(moved, arrays), strict=True))
 
 
