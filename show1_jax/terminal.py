@@ -64,13 +64,13 @@ def interruptible(program: str) -> Iterator[threading.Event]:
 
 
 def exit_process(code: int) -> NoReturn:
-    """End the process with an exit code; after Ctrl-C or an error, without waiting for threads in the background.
+    """End the process with an exit code; after Ctrl-C or an error, without waiting for busy threads.
 
     Interrupted threads of XLA and TensorStore can crash the interpreter while it shuts down, and a program for a GPU
     may be compiled for a minute.
     """
     is_busy = any(thread.name.startswith(BACKGROUND) for thread in threading.enumerate())
-    if code != INTERRUPTED and not is_busy:
+    if code == 0 or (code != INTERRUPTED and not is_busy):
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

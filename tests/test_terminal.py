@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from show1_jax.cli import run_command
-from show1_jax.terminal import tolerant_output
+from show1_jax.terminal import BACKGROUND, exit_process, tolerant_output
 from tests.helpers.processes import free_address
 
 ROOT = Path(__file__).parent.parent
@@ -222,6 +224,27 @@ def test_a_command_in_the_background_is_not_interrupted() -> None:
     ignoring = "import os, signal, sys; signal.signal(2, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     done = subprocess.run([sys.executable, "-c", ignoring, *command(body)], env=environment(), capture_output=True)
     assert (done.returncode, done.stdout) == (0, b"done\n")
+
+
+@pytest.mark.parametrize(("code", "waits"), [(0, True), (2, False)])
+def test_threads_in_the_background_delay_only_the_end_of_a_success(
+    code: int, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a success such a thread is about to end, and what is registered to run at exit must run."""
+    ended, at_once = threading.Event(), []
+
+    def end_at_once(code: int) -> NoReturn:
+        at_once.append(code)
+        raise SystemExit
+
+    threading.Thread(target=ended.wait, name=f"{BACKGROUND} worker").start()
+    monkeypatch.setattr(os, "_exit", end_at_once)
+    try:
+        with pytest.raises(SystemExit):
+            exit_process(code)
+    finally:
+        ended.set()
+    assert at_once == ([] if waits else [code])
 
 
 def test_tests_keep_their_own_ctrl_c() -> None:
