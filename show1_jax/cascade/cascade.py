@@ -5,6 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,8 @@ class Cascade:
     """The networks and settings that sample videos.
 
     As a context manager, a cascade keeps its networks on the devices between calls, if they fit (see the setting
-    `resident_weights`), until the block ends. Otherwise the weights of one stage at a time are on the devices.
+    `resident_weights`), until the block ends. Otherwise weights are on the devices while their stage samples, and if
+    two stages fit, while the stage before it does. Calls from several threads must not overlap.
 
     Attributes:
         spec: settings, architectures, mesh and dtype.
@@ -84,14 +86,21 @@ class Cascade:
         self.spec = spec
         self._networks = load if isinstance(load, Networks) else Networks(load)
         self._tokenizer = tokenizer
+        self._contexts: list[contextlib.AbstractContextManager[None]] = []
 
     def __enter__(self) -> "Cascade":
-        self._networks.keeps_weights = keeps_all_weights(self.spec, STAGES)
+        self._contexts.append(self.keeping_networks())
+        self._contexts[-1].__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._networks.keeps_weights = False
-        self._networks.release()
+    def __exit__(self, *error: Any) -> None:
+        self._contexts.pop().__exit__(*error)
+
+    @contextlib.contextmanager
+    def keeping_networks(self, stages: Sequence[Stage] = STAGES) -> Iterator[None]:
+        """Keep networks on the devices until the block ends, if those of some stages fit together."""
+        with self._networks.keeping(keeps_all_weights(self.spec, stages)):
+            yield
 
     @classmethod
     def load(
@@ -196,12 +205,14 @@ class Cascade:
         Raises:
             UserError: see `sample`.
         """
+        if not batches:
+            return
         chosen = tuple(stage for stage in STAGES if stage in stages)
         jobs = [self._job(batch, chosen, noise) for batch in batches]
         sizes = tuple(dict.fromkeys(len(job.prompts) for job in jobs))
         with self._networks.in_background(self.spec, chosen, sizes):
             for stage in chosen[:1]:
-                self._networks.prefetch(self.spec, stage, sizes[0])
+                self._networks.prefetch(self.spec, stage, sizes[0], before=text_encoders(chosen))
             texts = self._encode_jobs(chosen, [job.prompts for job in jobs])
             for number, stage in enumerate(chosen):
                 self._run_stage(

@@ -188,7 +188,7 @@ def denoise_step(
         sequential_guidance: see `guided_output`.
 
     Returns:
-        The state after the step, and the features that a step of kind "kept" keeps, otherwise None.
+        See `StepResult`.
     """
     output, features = guided_output(
         graph, weights, state.sample, deep, *inputs, kind=kind, sequential_guidance=sequential_guidance

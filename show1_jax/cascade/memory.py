@@ -92,7 +92,7 @@ class CompiledStage(NamedTuple):
     Attributes:
         steps: denoising steps by their kind.
         codec: encoding and decoding of a latent stage; None for the others.
-        formats: layouts and shardings of the weights of the stage's UNet.
+        formats: layouts and shardings of the weights of the stage's UNet; None: the default ones.
         need: memory while the stage runs.
     """
 
@@ -111,6 +111,8 @@ def compile_stage(spec: CascadeSpec, stage: Stage, batch_size: int = 1, formats:
         batch_size: number of videos.
         formats: formats of the UNet's weights; None: the compiler chooses the layouts.
     """
+    if not STAGE_TABLE[stage].num_clips(spec.config):  # there is one keyframe, and nothing between keyframes
+        return CompiledStage({}, None, formats, MemoryNeed(component_bytes(spec, stage), 0))
     together = _compile_steps(spec, stage, batch_size, formats, sequential_guidance=False)
     if together.need.total <= _limit_bytes(spec) or spec.config.negative_text(stage) is None:
         return together
@@ -143,9 +145,11 @@ def keeps_all_weights(spec: CascadeSpec, stages: Sequence[Stage]) -> bool:
 
 def resident_limit(spec: CascadeSpec) -> float:
     """Return the bytes of each device that the weights of several networks may take together."""
-    if spec.config.resident_weights == "all":
+    choice = spec.config.resident_weights
+    if choice == "all":
         return math.inf
-    return 0 if spec.config.resident_weights == "one" else _RESIDENT_SHARE * memory_bytes(spec)
+    # Needs are compared with memory_limit_gb stage by stage, so that other weights would exceed it.
+    return 0 if choice == "one" or spec.config.memory_limit_gb else _RESIDENT_SHARE * memory_bytes(spec)
 
 
 def component_bytes(spec: CascadeSpec, component: str) -> int:
@@ -154,18 +158,13 @@ def component_bytes(spec: CascadeSpec, component: str) -> int:
 
 
 def memory_bytes(spec: CascadeSpec) -> float:
-    """Return the memory of each device, at most `memory_limit_gb`; 0 if it is not known.
-
-    The devices of a CPU share the memory of the host.
-    """
+    """Return the memory of each device; 0 if it is not known. The devices of a CPU share the memory of the host."""
     device = next(iter(spec.mesh.local_devices), None)
     if device is None:
-        known = 0.0
-    elif device.platform == "cpu":
-        known = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(spec.mesh.local_devices)
-    else:
-        known = (device.memory_stats() or {}).get("bytes_limit", 0)
-    return min(known, _limit_bytes(spec))
+        return 0
+    if device.platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(spec.mesh.local_devices)
+    return (device.memory_stats() or {}).get("bytes_limit", 0)
 
 
 def weight_bytes(program: Program) -> int:

@@ -7,7 +7,7 @@ first use: compiling and loading exchange data between processes, which must all
 
 import os
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final, Protocol, runtime_checkable
@@ -47,7 +47,7 @@ class Networks:
 
     Attributes:
         load: function that loads a network.
-        keeps_weights: weights stay on the devices after their use, until `release`.
+        keeps_weights: weights stay on the devices after their use; see `keeping`.
     """
 
     def __init__(self, load: LoadNetwork):
@@ -72,7 +72,8 @@ class Networks:
             return
         num_compilers = max(1, min(_MAX_COMPILERS, (os.cpu_count() or 1) // _CORES_PER_COMPILER))
         compilers = ThreadPoolExecutor(num_compilers, f"{BACKGROUND} compiler")
-        self._loader = ThreadPoolExecutor(1, f"{BACKGROUND} loader")
+        loader, outer = ThreadPoolExecutor(1, f"{BACKGROUND} loader"), self._loader
+        self._loader = loader
         try:
             for stage in stages:
                 for batch_size in batch_sizes:
@@ -80,8 +81,8 @@ class Networks:
             yield
         finally:
             compilers.shutdown(wait=False, cancel_futures=True)
-            self._loader.shutdown(wait=False, cancel_futures=True)
-            self._loader = None
+            loader.shutdown(wait=False, cancel_futures=True)
+            self._loader = outer  # a callback of a stage may sample, too
             for component, loading in self._loading.items():
                 self._bytes.pop(component)
                 loading.add_done_callback(_delete_result)
@@ -91,17 +92,37 @@ class Networks:
         """Return the compiled programs of a stage, for a batch of videos with the sizes of the settings."""
         return self._compile(spec, stage, batch_size, _submit_here).result()
 
-    def prefetch(self, spec: CascadeSpec, stage: Stage, batch_size: int) -> None:
-        """Load the networks of a stage in the background, if the setting `resident_weights` allows it beside others."""
-        if self._loader is None or spec.config.resident_weights == "one":
+    def prefetch(self, spec: CascadeSpec, stage: Stage, batch_size: int, before: Collection[str] = ()) -> None:
+        """Load the networks of a stage in the background, if the setting `resident_weights` allows it beside others.
+
+        Args:
+            spec: settings, mesh and architectures.
+            stage: name of the stage.
+            batch_size: number of videos.
+            before: components that are loaded one after the other before the stage runs.
+        """
+        limit = resident_limit(spec)
+        if self._loader is None or not limit:
             return
         compiled = self._compile(spec, stage, batch_size, _submit_here)
+        coming = max((component_bytes(spec, name) for name in before if name not in self._bytes), default=0)
         for component in STAGE_TABLE[stage].networks:
             size = component_bytes(spec, component)
-            if component in self._bytes or sum(self._bytes.values()) + size > resident_limit(spec):
+            if component in self._bytes or sum(self._bytes.values()) + coming + size > limit:
                 continue
             self._bytes[component] = size
             self._loading[component] = self._loader.submit(self._load_after, compiled, spec, component)
+
+    @contextmanager
+    def keeping(self, is_kept: bool) -> Iterator[None]:
+        """Keep weights on the devices after their use until the block ends, if `is_kept`."""
+        before, self.keeps_weights = self.keeps_weights, is_kept or self.keeps_weights
+        try:
+            yield
+        finally:
+            self.keeps_weights = before
+            if not before:
+                self.release()
 
     @contextmanager
     def loaded(self, spec: CascadeSpec, component: str, part: WeightPath = ()) -> Iterator[LoadedNetwork]:
@@ -156,7 +177,9 @@ class Networks:
         if known is None or _has_failed(known):
             first = self._first_compiled.get(stage)
             first = None if first is None or _has_failed(first) else first
-            known = self._compiled[key] = submit(_compile_like, first, spec, stage, batch_size)
+            loaded = self._loaded.get(stage)  # perhaps before any program was compiled
+            formats = None if loaded is None else jax.tree.map(lambda leaf: leaf.format, loaded.weights)
+            known = self._compiled[key] = submit(_compile_alike, formats, first, spec, stage, batch_size)
             if first is None:
                 self._first_compiled[stage] = known
         return known
@@ -172,11 +195,13 @@ class Networks:
         return self.load(component, spec.mesh, spec.dtype, formats=formats)
 
 
-def _compile_like(
-    first: Future[CompiledStage] | None, spec: CascadeSpec, stage: Stage, batch_size: int
+def _compile_alike(
+    formats: Any, first: Future[CompiledStage] | None, spec: CascadeSpec, stage: Stage, batch_size: int
 ) -> CompiledStage:
-    """Compile a stage's programs for weights in the layouts of the programs that were compiled first, if any."""
-    return compile_stage(spec, stage, batch_size, None if first is None else first.result().formats)
+    """Compile a stage's programs for weights in these formats, or in those of the programs compiled first, if any."""
+    if formats is None and first is not None:
+        formats = first.result().formats
+    return compile_stage(spec, stage, batch_size, formats)
 
 
 def _submit_here(work: Callable[..., CompiledStage], *arguments: Any) -> Future[CompiledStage]:

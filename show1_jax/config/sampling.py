@@ -200,8 +200,9 @@ class CascadeConfig(Settings):
     """Memory limit of each device, in GiB. A stage that needs more runs the branches of guidance sequentially; a T5
     encoder that needs more loads its blocks sequentially. 0: no limit."""
     resident_weights: ResidentWeights = "auto"
-    """Networks whose weights are on the devices at the same time, if several batches are sampled: `all`; `one` stage's,
-    so that batches are sampled stage by stage; or `auto`: all, if they take at most half of the devices' memory."""
+    """Networks whose weights are on the devices at the same time: `all`; those of `one` stage, so that several batches
+    are sampled stage by stage; or `auto`: all, if they take at most half of the devices' memory, otherwise those of a
+    stage and, if these fit, of the next one. With `memory_limit_gb`, `auto` is `one`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

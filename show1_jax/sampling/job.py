@@ -90,7 +90,7 @@ def sample_videos(config: Config, request: Request) -> None:
     with ExitStack() as stack:
         stack.enter_context(memory_errors(_MEMORY_ADVICE))
         if keeps_all:
-            stack.enter_context(cascade)
+            stack.enter_context(cascade.keeping_networks(request.stages))
         places = {number: place for place, number in enumerate(pending, 1)}
         for together in _rounds(batches, 1 if keeps_all else max(1, _MAX_WAITING // size)):
             with ExitStack() as locks:

@@ -50,9 +50,9 @@ class Loader:
         """Return the components with weights that are not deleted."""
         return {component for component, leaf in self._weights if not leaf.is_deleted()}
 
-    def cascade(self, resident_weights: ResidentWeights = "auto") -> Cascade:
+    def cascade(self, resident_weights: ResidentWeights = "auto", **settings: Any) -> Cascade:
         """Return a cascade on one device that loads its networks here."""
-        config = dataclasses.replace(tiny_config.settings(), resident_weights=resident_weights)
+        config = dataclasses.replace(tiny_config.settings(), resident_weights=resident_weights, **settings)
         spec = CascadeSpec.of(config, self.checkpoints.manifest, jax.devices()[:1])
         return Cascade(spec, self, self.checkpoints.tokenizer)
 
@@ -154,6 +154,59 @@ def test_a_context_keeps_nothing_if_weights_do_not_fit(load: Load) -> None:
     assert loader.loaded == ["text_t5", "keyframes"] * 2
 
 
+def test_networks_of_fewer_stages_stay_if_they_fit(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = load()
+    cascade = loader.cascade()
+    needed = sum(memory.component_bytes(cascade.spec, name) for name in ("keyframes", "text_t5"))
+    monkeypatch.setattr(memory, "memory_bytes", lambda spec: 2 * needed)
+    assert not memory.keeps_all_weights(cascade.spec, STAGES)
+    with cascade.keeping_networks(["keyframes"]):
+        for _ in range(2):
+            cascade.sample(PROMPTS[:1], stages=["keyframes"])
+        with cascade:  # a block inside ends, and the networks stay
+            pass
+        assert loader.on_devices() == {"keyframes", "text_t5"}
+    assert len(loader.loaded) == 2
+    assert not loader.on_devices()
+
+
+def test_weights_beside_a_text_encoder_count_both(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = load()
+    cascade = loader.cascade()
+    needed = sum(memory.component_bytes(cascade.spec, name) for name in ("keyframes", "text_t5"))
+    monkeypatch.setattr(memory, "memory_bytes", lambda spec: 2 * needed - 2)
+    cascade.sample(PROMPTS[:1], stages=["keyframes"])
+    assert loader.loaded == ["text_t5", "keyframes"]
+    assert not any(loader.beside)
+
+
+def test_with_a_memory_limit_no_other_weights_are_on_the_devices(load: Load) -> None:
+    loader = load()
+    with loader.cascade(memory_limit_gb=4) as cascade:
+        cascade.sample(PROMPTS[:1], stages=["keyframes", "interpolation"])
+    assert loader.loaded == ["text_t5", "keyframes", "interpolation"]
+    assert not any(loader.beside)
+
+
+def test_a_callback_can_sample(load: Load, alone: list[dict[Stage, np.ndarray]]) -> None:
+    cascade = load().cascade()
+    inner: list[dict[Stage, np.ndarray]] = []
+
+    def sample_another(stage: Stage, video: np.ndarray) -> None:
+        if stage == "keyframes":
+            inner.append(cascade.sample(PROMPTS[1:2], [1], stages=["keyframes"]))
+
+    found = cascade.sample(PROMPTS[:1], [0], stages=["keyframes", "interpolation"], on_stage=sample_another)
+    np.testing.assert_array_equal(inner[0]["keyframes"], alone[1]["keyframes"])
+    np.testing.assert_array_equal(found["interpolation"], alone[0]["interpolation"])
+
+
+def test_one_keyframe_is_a_video_of_one_frame(load: Load) -> None:
+    keyframes = dataclasses.replace(tiny_config.settings().keyframes, num_frames=1)
+    found = load().cascade(keyframes=keyframes).sample(PROMPTS[:1], stages=["keyframes", "interpolation"])
+    np.testing.assert_array_equal(found["interpolation"], found["keyframes"])
+
+
 def test_an_error_in_the_background_is_raised_where_the_network_is_used(load: Load) -> None:
     loader = load(broken="first_frame")
     finished: list[Stage] = []
@@ -163,20 +216,21 @@ def test_an_error_in_the_background_is_raised_where_the_network_is_used(load: Lo
     assert not loader.on_devices()
 
 
+def compile_for_transposed_weights(
+    spec: CascadeSpec, stage: Stage, batch_size: int, formats: Any
+) -> memory.CompiledStage:
+    def transposed(leaf: Any) -> Format:
+        return Format(Layout(tuple(reversed(range(leaf.ndim)))), leaf.sharding)
+
+    weights = memory.denoising_step(spec, stage).weights
+    return memory.compile_stage(spec, stage, batch_size, formats or jax.tree.map(transposed, weights))
+
+
 def test_weights_have_the_layouts_that_the_compiled_step_asks_for(
     load: Load, alone: list[dict[Stage, np.ndarray]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compilers for CPUs keep the default layouts, so other ones are asked for here."""
-
-    def transposed(leaf: Any) -> Format:
-        axes = tuple(reversed(range(leaf.ndim)))
-        return Format(Layout(axes), leaf.sharding)
-
-    def compile_stage(spec: CascadeSpec, stage: Stage, batch_size: int, formats: Any) -> memory.CompiledStage:
-        weights = memory.denoising_step(spec, stage).weights
-        return memory.compile_stage(spec, stage, batch_size, formats or jax.tree.map(transposed, weights))
-
-    monkeypatch.setattr(networks, "compile_stage", compile_stage)
+    monkeypatch.setattr(networks, "compile_stage", compile_for_transposed_weights)
     with load().cascade("all") as cascade:
         found = cascade.sample(PROMPTS[:1], [0])
         with cascade.network("keyframes") as network:
@@ -184,6 +238,16 @@ def test_weights_have_the_layouts_that_the_compiled_step_asks_for(
             assert kernel.format.layout.major_to_minor == (3, 2, 1, 0)
     for stage, video in alone[0].items():
         np.testing.assert_allclose(found[stage], video, atol=1e-3, err_msg=stage)
+
+
+def test_programs_take_weights_that_were_loaded_before(
+    load: Load, alone: list[dict[Stage, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "compile_stage", compile_for_transposed_weights)
+    cascade = load().cascade()
+    with cascade.network("keyframes"):
+        found = cascade.sample(PROMPTS[:1], [0], stages=["keyframes"])
+    np.testing.assert_array_equal(found["keyframes"], alone[0]["keyframes"])
 
 
 def test_videos_of_other_sizes_can_be_given(load: Load) -> None:

@@ -99,7 +99,7 @@ def test_branches_of_guidance_that_run_sequentially(tiny_checkpoint: Path, alone
 def test_a_dry_run_reads_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = dataclasses.replace(tiny_config.settings(), checkpoint=str(tmp_path / "none"), memory_limit_gb=1e-6)
     print_memory(config, Request(prompts=(), stages=("keyframes",)))
-    head, columns, text, keyframes, most = capsys.readouterr().out.splitlines()
+    head, columns, text, keyframes, most, together = capsys.readouterr().out.splitlines()
     assert head.startswith("8 x cpu, mesh data=8")
     assert "float32" in head
     assert columns.split()[-3:] == ["weights", "working", "together"]
@@ -107,6 +107,8 @@ def test_a_dry_run_reads_no_weights(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert text.endswith("runs block by block, more than memory_limit_gb")
     assert keyframes.endswith("guidance branches run sequentially, more than memory_limit_gb")
     assert float(most.split()[-1]) == pytest.approx(float(keyframes.split()[3]), abs=1e-3)
+    assert together.startswith("all networks")
+    assert together.endswith("resident_weights=auto: one stage is loaded at a time")
     assert not list(tmp_path.iterdir())
 
 
