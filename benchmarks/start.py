@@ -1,9 +1,10 @@
 """Time of a first and a second start, and of many videos: `python -m benchmarks.start --config configs/demo.py`.
 
 Runs `sample.py` twice, each time in a new process, with a compilation cache that is empty at first; then once more for
---videos videos. The last ratio is that of its seconds to as many second starts. Prints the seconds
-of the whole process, the seconds before `sample.py`, those of tracing, lowering and compiling (or fetching from the
-cache), and the numbers of programs that were fetched from the cache and compiled.
+--videos videos. Prints the seconds of the whole process, the seconds before `sample.py`, those of tracing, lowering and
+compiling (or fetching from the cache), and the numbers of programs that were fetched from the cache and compiled.
+Programs are compiled in several threads, so that the seconds of these parts may overlap. Last, it prints the seconds
+for many videos in one command, relative to as many second starts.
 """
 
 import json
