@@ -21,6 +21,9 @@ _PEAK_FLOPS: Final = {
     "tpu v4": 275e12,
 }
 """Dense bfloat16 operations per second as published by the vendors, by a part of JAX's device kind."""
+_CUDNN_PRODUCTS: Final = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 4}
+"""Number of matrix products of the size of queries times keys, by JAX's name of cuDNN's call. The product that the
+gradient repeats does not count."""
 
 
 def peak_flops(device: jax.Device) -> float | None:
@@ -42,7 +45,7 @@ def model_flops(plan: Plan, model: Model) -> float:
 
 
 def count_flops(jaxpr: Any) -> float:
-    """Count the operations of all matrix products and convolutions of a traced program.
+    """Count the operations of all matrix products and convolutions of a traced program, and of cuDNN's attention.
 
     A multiplication with its addition counts as two. XLA counts operations too, but on some devices only after the
     program is compiled.
@@ -60,6 +63,9 @@ def count_flops(jaxpr: Any) -> float:
             kernel = equation.invars[1].aval.shape
             features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
+        elif products := _CUDNN_PRODUCTS.get(equation.primitive.name):
+            query, key = (variable.aval.shape for variable in equation.invars[:2])
+            total += 2.0 * products * math.prod(query) * key[1]
         else:
             times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
             total += times * sum(count_flops(part) for part in _inner_programs(equation.params.values()))

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import pytest
 from jax import Array
 
+from show1_jax.ops.attention import attend
+from show1_jax.ops.target import traced_for
 from show1_jax.training.flops import count_flops
+from tests.helpers import cudnn
 
 PRODUCT = 2 * 3 * 4 * 5
 
@@ -45,3 +48,22 @@ def test_convolutions_are_counted_by_their_results(stride: int, pixels: int) -> 
 
     jaxpr = jax.make_jaxpr(convolve)(jnp.ones((1, 6, 6, 2)), jnp.ones((3, 3, 2, 7))).jaxpr
     assert count_flops(jaxpr) == 2 * pixels * 7 * (3 * 3 * 2)
+
+
+@pytest.mark.parametrize("argument", [None, (0, 1, 2)])
+def test_the_attention_of_cudnn_counts_as_its_matrix_products(
+    argument: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cudnn.emulate(monkeypatch)
+    query, key = (jax.ShapeDtypeStruct((2, tokens, 4, 64), jnp.bfloat16) for tokens in (256, 128))
+
+    def total(query: Array, key: Array, value: Array) -> Array:
+        return attend(query, key, value).astype(jnp.float32).sum()
+
+    counted, has_cudnn = {}, {}
+    for platform in ("cpu", "gpu"):
+        with traced_for(platform), jax.numpy_dtype_promotion("standard"):  # for JAX's own attention
+            traced = jax.make_jaxpr(total if argument is None else jax.grad(total, argument))(query, key, key)
+        counted[platform], has_cudnn[platform] = count_flops(traced.jaxpr), "dot_product_attention" in str(traced)
+    assert has_cudnn == {"cpu": False, "gpu": True}
+    assert counted["gpu"] == counted["cpu"] == (4 if argument is None else 12) * 2 * 4 * 64 * 256 * 128
