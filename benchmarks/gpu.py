@@ -4,14 +4,15 @@ For whoever has an accelerator for a few minutes. It measures, in the order of w
 rates; every stage's step against its floor, with its kernels; the same networks in PyTorch, if it is installed; a whole
 video; the variants of attention, group norm and threshold; options of the compiler; two videos in one batch; text
 encoders and autoencoder; training steps; new processes with an empty and a full compilation cache, and with a memory
-limit.
+limit. Of PyTorch and of the options, pixel super-resolution comes first and the other stages later.
 
 Weights are random, made on the host in seconds. A measurement starts only if its estimated time fits into the minutes
 that are left. Every result is at once in DIR/results.jsonl and in DIR/report.md, which also lists what failed and what
 was left out; DIR/kernels_STAGE.txt has the kernels of a step. The same command with the same DIR continues.
 
-Without an accelerator it runs the demo's networks on the CPU. It needs JAX, Flax, Optax, Orbax, einops and jaxtyping;
-neither ml_collections nor PyAV, Grain or TensorFlow Datasets. PyTorch's networks need torch, the latent one diffusers.
+Without an accelerator it runs the demo's networks on the CPU. It needs JAX, Flax, Optax, Orbax, einops, jaxtyping,
+safetensors and tqdm; neither ml_collections nor PyAV, Grain or TensorFlow Datasets. PyTorch's networks need torch, the
+latent one diffusers.
 """
 
 import functools

@@ -38,7 +38,8 @@ def whole_video(setting: Setting) -> Results:
 def sample_stages(cascade: Cascade) -> list[dict[str, Any]]:
     """Sample a video and return the seconds and the range of every stage's result.
 
-    If values are not finite, the last row names the stage and the step where they first arise, and no stage follows.
+    If sampling stops, the last row has the reason: values that are not finite with the stage and the step where they
+    first arise, or any other error. The stages before it are known all the same.
     """
     rows: list[dict[str, Any]] = []
     started = before = time.perf_counter()
@@ -48,12 +49,14 @@ def sample_stages(cascade: Cascade) -> list[dict[str, Any]]:
         now = time.perf_counter()
         extent = f"{video.min():.3g} to {video.max():.3g}"
         rows.append({"stage": stage, "seconds": now - before, "values": extent, "peak GB": peak_gb()})
+        print(f"{stage}: {now - before:.1f} s", flush=True)  # a killed run has no rows of its video
         before = now
 
     try:
         cascade.sample([PROMPTS[0]], [0], on_stage=on_stage)
-    except UserError as error:  # names the stage and the step
-        return [*rows, {"stage": "stopped", "seconds": time.perf_counter() - started, "values": str(error)}]
+    except Exception as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {str(error)[:300]}"
+        return [*rows, {"stage": "stopped", "seconds": time.perf_counter() - started, "values": reason}]
     total = {"stage": "all", "seconds": time.perf_counter() - started, "values": "all finite", "peak GB": peak_gb()}
     return [*rows, total]
 
