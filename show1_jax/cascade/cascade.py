@@ -209,10 +209,9 @@ class Cascade:
             return
         chosen = tuple(stage for stage in STAGES if stage in stages)
         jobs = [self._job(batch, chosen, noise) for batch in batches]
-        sizes = tuple(dict.fromkeys(len(job.prompts) for job in jobs))
-        with self._networks.in_background(self.spec, chosen, sizes):
+        with self._networks.in_background(chosen, [(job.spec, len(job.prompts)) for job in jobs]):
             for stage in chosen[:1]:
-                self._networks.prefetch(self.spec, stage, sizes[0], before=text_encoders(chosen))
+                self._networks.prefetch(jobs[0].spec, stage, len(jobs[0].prompts), before=text_encoders(chosen))
             texts = self._encode_jobs(chosen, [job.prompts for job in jobs])
             for number, stage in enumerate(chosen):
                 self._run_stage(
@@ -249,6 +248,7 @@ class Cascade:
         return _Job(
             prompts + [prompts[-1]] * padding,
             len(prompts),
+            self.spec.with_sizes_of(given),
             {stage: _pad(video, padding) for stage, video in given.items()},
             noise or SeededNoise(seeds + [seeds[-1]] * padding, self.spec.mesh),
         )
@@ -352,12 +352,12 @@ class Cascade:
         on_stage: OnBatchStage,
     ) -> None:
         """Run a stage for all batches; keep its results for the stages after it, `later`, that need them."""
-        spec, networks = self.spec, self._networks
-        networks.programs(spec, stage, len(jobs[0].prompts))  # they choose the layouts of the weights
+        networks, spec, batch_size = self._networks, jobs[0].spec, len(jobs[0].prompts)
+        networks.programs(spec, stage, batch_size)  # they choose the layouts of the weights
         with contextlib.ExitStack() as stack:
             loaded = {name: stack.enter_context(self.network(name)) for name in STAGE_TABLE[stage].networks}
             for following in later[:1]:
-                networks.prefetch(spec, following, len(jobs[0].prompts))
+                networks.prefetch(spec, following, batch_size)
             for number, (job, text) in enumerate(zip(jobs, texts, strict=True)):
                 result = self._run(stage, text, job, loaded, functools.partial(on_step, number, stage))
                 if any(stage in STAGE_TABLE[name].inputs for name in later):
@@ -374,7 +374,7 @@ class Cascade:
     ) -> HostVideo:
         """Run a stage for a batch, and return its result on the host; padding is included."""
         spec, mesh, row = self.spec, self.spec.mesh, STAGE_TABLE[stage]
-        compiled = self._networks.programs(spec, stage, len(job.prompts))
+        compiled = self._networks.programs(job.spec, stage, len(job.prompts))
         context = StageContext(
             stage=stage,
             network=loaded[stage],
@@ -400,12 +400,14 @@ class _Job:
     Attributes:
         prompts: prompts, with padding.
         num_videos: number of videos without padding.
+        spec: spec of the cascade with the sizes of the given videos.
         videos: results of stages on the host, for the stages that still need them; with padding.
         noise: source of all draws.
     """
 
     prompts: list[Prompt]
     num_videos: int
+    spec: CascadeSpec
     videos: dict[Stage, HostVideo]
     noise: NoiseSource
 

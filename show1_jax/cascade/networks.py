@@ -62,8 +62,10 @@ class Networks:
         self._loader: ThreadPoolExecutor | None = None
 
     @contextmanager
-    def in_background(self, spec: CascadeSpec, stages: Sequence[Stage], batch_sizes: Sequence[int]) -> Iterator[None]:
+    def in_background(self, stages: Sequence[Stage], batches: Sequence[tuple[CascadeSpec, int]]) -> Iterator[None]:
         """Compile the programs of some stages in the background while the block runs, and let `prefetch` load weights.
+
+        `batches` are the spec and the number of videos of every kind of batch.
 
         An error is raised where the program or the network is used.
         """
@@ -76,7 +78,7 @@ class Networks:
         self._loader = loader
         try:
             for stage in stages:
-                for batch_size in batch_sizes:
+                for spec, batch_size in batches:
                     self._compile(spec, stage, batch_size, compilers.submit)
             yield
         finally:

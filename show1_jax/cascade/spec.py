@@ -1,5 +1,6 @@
 """Facts about a cascade before weights are read: settings, architectures, schedules, samplers, sizes, and checks."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,18 @@ class CascadeSpec:
         low = given.get("interpolation", given.get("keyframes"))
         keyframes = self.config.keyframes.size if low is None else low.shape[2:4]
         return {stage: spec.size(self.config, keyframes) for stage, spec in STAGE_TABLE.items()}
+
+    def with_sizes_of(self, given: Mapping[Stage, np.ndarray]) -> "CascadeSpec":
+        """Return the spec whose settings have the frames and sizes of given keyframes or of a given interpolation."""
+        low = given.get("interpolation", given.get("keyframes"))
+        if low is None:
+            return self
+        frames_apart = self.config.interpolation.num_between + 1 if "interpolation" in given else 1
+        frames, height, width = low.shape[1:4]
+        keyframes = dataclasses.replace(
+            self.config.keyframes, num_frames=(frames - 1) // frames_apart + 1, height=height, width=width
+        )
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, keyframes=keyframes))
 
     def check(self, stages: Sequence[Stage], given: Mapping[Stage, np.ndarray] | None = None) -> None:
         """Refuse settings and given videos that do not fit a stage.

@@ -12,7 +12,7 @@ from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from show1_jax.cascade import memory, networks
+from show1_jax.cascade import denoise, memory, networks
 from show1_jax.cascade.cascade import Cascade, VideoBatch
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
@@ -250,8 +250,9 @@ def test_programs_take_weights_that_were_loaded_before(
     np.testing.assert_array_equal(found["keyframes"], alone[0]["keyframes"])
 
 
-def test_videos_of_other_sizes_can_be_given(load: Load) -> None:
-    """The programs that were compiled ahead of time are for the sizes of the settings."""
+def test_videos_of_other_sizes_can_be_given(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs are compiled ahead of time for the sizes of the given videos, and not once more."""
+    monkeypatch.setattr(denoise, "step_program", lambda *_: pytest.fail("compiled again"))
     given = np.random.default_rng(0).uniform(-1, 1, (1, 4, 8, 16, 3)).astype(np.float32)
     found = load().cascade().sample(PROMPTS[:1], stages=["interpolation", "first_frame"], given={"keyframes": given})
     keyframes = dataclasses.replace(tiny_config.settings().keyframes, num_frames=4, width=16)
