@@ -93,9 +93,9 @@ def load_weights(
 ) -> nnx.State:
     """Restore a component's weights directly to the devices, while their files' hashes are checked.
 
-    All processes must call this at the same point: each process hashes its share of the files. A thread may call it
-    while others compute; with several processes use `read_weights` there. With a `part`, hashes are not checked,
-    because all parts are in the same files: see `check_weights`.
+    All processes must call this at the same point: each process hashes its share of the files. If there is one process,
+    a thread may call it while others compute. With a `part`, hashes are not checked, because all parts are in the same
+    files: see `check_weights`.
 
     Args:
       checkpoint: the checkpoint's directory.
@@ -114,63 +114,6 @@ def load_weights(
       UserError: no such checkpoint or component, damaged files, or names or shapes that differ from `abstract_state`
         (all listed).
     """
-    return read_weights(checkpoint, component, abstract_state, shardings, dtype, part).finish()
-
-
-class UncheckedWeights:
-    """Weights that one process has read, and the check of their files; made by `read_weights`."""
-
-    def __init__(self, check: HashCheck | None, read: Callable[[], nnx.State]) -> None:
-        self._check = check
-        self._failure: Exception | None = None
-        try:
-            self._weights = read()
-        except Exception as failure:  # if the files are damaged, which `finish` reports, it is of any class
-            self._failure = failure
-        if check:
-            check.wait()
-
-    def finish(self) -> nnx.State:
-        """Return the weights, after all processes have found their share of the files unchanged.
-
-        All processes must call this at the same point.
-
-        Raises:
-          UserError: see `load_weights`.
-        """
-        if self._check:
-            self._check.finish()
-        if self._failure:
-            raise self._failure
-        return self._weights
-
-
-def read_weights(
-    checkpoint: Path,
-    component: str,
-    abstract_state: nnx.State,
-    shardings: Any = None,
-    dtype: Any = None,
-    part: WeightPath = (),
-) -> UncheckedWeights:
-    """Do the work of `load_weights` that needs no other process: read the weights and this process's share of hashes.
-
-    With several processes, a background thread must not call `load_weights`: its exchange of results between the
-    processes could be mixed up with those of the main thread. It calls this function, and then the main thread of
-    every process calls `UncheckedWeights.finish` at the same point.
-
-    Args:
-      checkpoint: see `load_weights`, as for the other arguments.
-      component: e.g. "keyframes".
-      abstract_state: the parameters to fill, as shapes.
-      shardings: shardings or formats.
-      dtype: dtype to cast to while reading.
-      part: path of a module.
-
-    Raises:
-      UserError: no such checkpoint or component, or a missing or truncated file. All other errors of `load_weights`
-        are raised by `UncheckedWeights.finish`.
-    """
     placed = _placement_by_path(abstract_state, shardings)
     wanted = {
         (*part, *path): jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=placed[path])
@@ -178,16 +121,25 @@ def read_weights(
     }
 
     def read() -> nnx.State:
-        if not part:  # it is small; if it is damaged, Orbax leaves coroutines that Python warns of
-            check_hashes(checkpoint, f"{component}/weights/{_METADATA}")
         arrays = load_arrays(checkpoint, f"{component}/weights", wanted, part)
         return to_state(abstract_state, {path[len(part) :]: array for path, array in arrays.items()})
 
     if part:
-        return UncheckedWeights(None, read)
+        return read()
     check_sizes(checkpoint, component)
     with HashCheck(checkpoint, f"{component}/weights", together=True) as check:
-        return UncheckedWeights(check, read)
+        weights, failure = None, None
+        try:
+            # It is small; if it is damaged, Orbax leaves coroutines that Python warns of.
+            check_hashes(checkpoint, f"{component}/weights/{_METADATA}")
+            weights = read()
+        except Exception as error:  # of any class if the files are damaged, which the hashes show
+            failure = error
+        check.finish()
+    if weights is None:
+        assert failure is not None
+        raise failure
+    return weights
 
 
 def check_weights(checkpoint: Path, component: str) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
@@ -209,10 +209,6 @@ class HashCheck:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def wait(self) -> None:
-        """Wait until this process's files are hashed."""
-        wait(self._same.values())
 
     def finish(self) -> None:
         """Wait for the hashes; with `together`, all processes must call this at the same point.
