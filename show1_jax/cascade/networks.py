@@ -2,7 +2,8 @@
 
 Programs are compiled before weights are loaded, so that weights are loaded in the layouts that the compiler chose. With
 one process, both happen in background threads while other stages sample. With several processes they happen at the
-first use: compiling and loading exchange data between processes, which must all do it in the same order.
+first use: compiling and loading exchange data between processes, which must all do it in the same order. JAX's contexts
+for one thread, such as `jax.debug_nans`, have no effect on the threads in the background; set them for all threads.
 """
 
 import os
@@ -25,7 +26,6 @@ from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.terminal import BACKGROUND
 
-_CORES_PER_COMPILER: Final = 4
 _MAX_COMPILERS: Final = 4
 
 
@@ -72,7 +72,7 @@ class Networks:
         if jax.process_count() > 1:
             yield
             return
-        num_compilers = max(1, min(_MAX_COMPILERS, (os.cpu_count() or 1) // _CORES_PER_COMPILER))
+        num_compilers = min(_MAX_COMPILERS, os.cpu_count() or 1)
         compilers = ThreadPoolExecutor(num_compilers, f"{BACKGROUND} compiler")
         loader, outer = ThreadPoolExecutor(1, f"{BACKGROUND} loader"), self._loader
         self._loader = loader

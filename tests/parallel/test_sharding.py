@@ -113,11 +113,18 @@ def test_a_dry_run_reads_no_weights(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_bfloat16_is_near_float32(tiny_checkpoint: Path, alone: Videos) -> None:
-    """Accelerators use bfloat16 by default; Flax's norms in half precision need the standard type promotion."""
+    """Accelerators use bfloat16 by default; Flax's norms in half precision need the standard type promotion.
+
+    It is set for all threads, since programs are compiled in the background.
+    """
     config = dataclasses.replace(tiny_config.settings(), precision="bfloat16")
     cascade = Cascade.load(tiny_checkpoint, config, devices=jax.devices()[:1])
-    with jax.numpy_dtype_promotion("standard"):
+    strict = jax.config.values["jax_numpy_dtype_promotion"]
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    try:
         videos = cascade.sample(PROMPTS[:1], SEEDS[:1], stages=["keyframes"])
+    finally:
+        jax.config.update("jax_numpy_dtype_promotion", strict)
     difference = np.abs(videos["keyframes"] - alone["keyframes"])
     assert 0 < difference.mean() <= BFLOAT16
 
