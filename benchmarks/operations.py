@@ -5,10 +5,11 @@ counts the operations of their matrix products and convolutions. Nothing is comp
 --against, prints the share of another config's operations, too.
 """
 
+import collections
+import functools
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import jax
 
@@ -41,40 +42,43 @@ class Part(NamedTuple):
     flops: float
 
 
-class StepCounter:
-    """Counts operations of denoising steps; a kind of step is traced once for all configs that differ in steps only."""
+class Counter:
+    """Counts the operations of videos; a program is traced once for all configs that have it.
+
+    The configs must have the same networks, sizes and mesh.
+    """
 
     def __init__(self) -> None:
-        self._counted: dict[tuple[Stage, StepKind, bool], float] = {}
+        self._counted: dict[object, float] = {}
 
     def parts(self, spec: CascadeSpec, stages: Sequence[Stage] = STAGES) -> Iterator[Part]:
-        """Yield the parts of the sampling of one video; specs must have the same networks and sizes."""
+        """Yield the parts of the sampling of one video."""
         for component, served in text_encoders(stages).items():
             negative = {spec.config.negative_text(stage) for stage in served} - {None}
-            yield Part(component, 1 + len(negative), program_flops(spec, text_encoding(spec, component)))
+            yield Part(component, 1 + len(negative), self._flops(spec, component, text_encoding, component))
         for stage in stages:
-            windows = STAGE_TABLE[stage].num_windows(spec.config)
-            for kind, steps in Counter(step_kinds(spec.config.stage(stage), spec.sampler(stage))).items():
-                yield Part(_name(stage, kind), windows * steps, self.step_flops(spec, stage, kind))
+            windows, branches = (
+                STAGE_TABLE[stage].num_windows(spec.config),
+                spec.config.negative_text(stage) is not None,
+            )
+            for kind, steps in collections.Counter(step_kinds(spec.config.stage(stage), spec.sampler(stage))).items():
+                make = functools.partial(denoising_step, kind=kind)
+                flops = self._flops(spec, (stage, kind, branches), make, stage)
+                yield Part(_name(stage, kind), windows * steps, flops)
             if STAGE_TABLE[stage].is_latent:
-                yield Part(AUTOENCODER, 1, sum(program_flops(spec, part) for part in autoencoder_programs(spec, stage)))
+                yield Part(AUTOENCODER, 1, self._flops(spec, AUTOENCODER, autoencoder_programs, stage))
 
-    def step_flops(self, spec: CascadeSpec, stage: Stage, kind: StepKind) -> float:
-        """Return the operations of one step of a kind, for one video."""
-        has_guidance = spec.config.negative_text(stage) is not None
-        key = stage, kind, has_guidance
+    def _flops(self, spec: CascadeSpec, key: object, make: Callable[..., Any], *arguments: object) -> float:
+        """Return the operations of the programs that `make` returns, traced as sampling traces them."""
         if key not in self._counted:
-            self._counted[key] = program_flops(spec, denoising_step(spec, stage, kind=kind))
+            made = make(spec, *arguments)
+            programs = [made] if isinstance(made, Program) else made
+            with as_sampled(spec):
+                self._counted[key] = sum(count_flops(program.trace().jaxpr.jaxpr) for program in programs)
         return self._counted[key]
 
 
-def program_flops(spec: CascadeSpec, program: Program) -> float:
-    """Return the operations of a program that is traced as sampling traces it."""
-    with as_sampled(spec):
-        return count_flops(program.trace().jaxpr.jaxpr)
-
-
-def video_flops(parts: Sequence[Part]) -> float:
+def video_flops(parts: Iterable[Part]) -> float:
     """Return the operations of all parts."""
     return sum(part.runs * part.flops for part in parts)
 
@@ -91,7 +95,7 @@ def _main(arguments: Sequence[str]) -> None:
     parser.add_argument("--stages", default=",".join(STAGES), metavar="A,B")
     parser.add_argument("--against", metavar="FILE", help="config of the same networks to compare with")
     parsed, overrides = parser.parse_known_args(arguments)
-    counter, stages = StepCounter(), CascadeConfig.parse_stages(parsed.stages)
+    counter, stages = Counter(), CascadeConfig.parse_stages(parsed.stages)
     device = jax.devices()[:1]
     parts = list(counter.parts(described_spec(load_config(parsed.config, overrides), device), stages))
     print(table.head(HEADER))
@@ -101,7 +105,7 @@ def _main(arguments: Sequence[str]) -> None:
     total = video_flops(parts)
     print(f"\nA video: {total / PETA:.2f} PFLOP")
     if parsed.against:
-        other = video_flops(list(counter.parts(described_spec(load_config(parsed.against), device), stages)))
+        other = video_flops(counter.parts(described_spec(load_config(parsed.against), device), stages))
         print(f"{total / other:.1%} of the {other / PETA:.2f} PFLOP of {parsed.against}")
 
 

@@ -21,9 +21,13 @@ PROMPTS: Final = (
 
 
 def sample(
-    cascade: Cascade, prompts: Sequence[str], stages: Sequence[Stage], given: Mapping[Stage, HostVideo] | None = None
+    cascade: Cascade,
+    prompts: Sequence[str],
+    stages: Sequence[Stage],
+    given: Mapping[Stage, HostVideo] | None = None,
+    seeds: Sequence[int] = (),
 ) -> tuple[dict[Stage, HostVideo], dict[str, float]]:
-    """Sample the prompts with seeds 0, 1, ...; show a progress bar for each stage.
+    """Sample the prompts, by default with seeds 0, 1, ...; show a progress bar for each stage.
 
     Returns:
         The videos by stage; and the seconds by stage, with those of the whole call as `all`.
@@ -32,7 +36,7 @@ def sample(
         start = time.perf_counter()
         videos = cascade.sample(
             prompts,
-            range(len(prompts)),
+            seeds or range(len(prompts)),
             stages=stages,
             given=given,
             on_step=bars.step,

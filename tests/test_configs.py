@@ -5,8 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
+from benchmarks.operations import Counter, video_flops
+from benchmarks.random_cascade import described_spec
 from configs import demo, fast, full
 from convert.architectures import unet_config, vae_config
 from show1_jax.checkpoints.networks import kind_of, network_kind
@@ -70,7 +73,18 @@ def test_configs_state_every_network(config: Any) -> None:
     assert set(settings.schedulers) == set(FOLDERS)
 
 
-def test_the_fast_config_is_the_full_one_with_fewer_steps() -> None:
+def test_the_fast_config_differs_in_the_recipe_alone() -> None:
     full_settings, fast_settings = (flatten(config.get_config().to_dict()) for config in (full, fast))
-    changed = {name: value for name, value in fast_settings.items() if full_settings[name] != value}
-    assert changed == {"superres_pixel.num_steps": 25}
+    changed = {name for name, value in fast_settings.items() if full_settings[name] != value}
+    recipe = {"num_steps", "guidance_min_timestep", "guidance_max_timestep", "deep_every", "fine_levels"}
+    assert {name.split(".")[1] for name in changed} <= recipe
+
+
+def test_the_fast_config_has_at_most_30_percent_of_the_operations() -> None:
+    counter = Counter()
+    specs = [
+        described_spec(Config.from_dict(config.get_config().to_dict()), jax.devices()[:1]) for config in (full, fast)
+    ]
+    released, fewer = (video_flops(counter.parts(spec)) for spec in specs)
+    assert released == pytest.approx(38.4e15, rel=0.01)
+    assert fewer <= 0.3 * released

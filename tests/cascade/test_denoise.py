@@ -153,23 +153,31 @@ def test_every_setting_in_every_stage(cascade: Cascade) -> None:
     assert {kind.is_guided for kind in fewer.spec.step_kinds("superres_pixel")} == {True, False}
 
 
-@pytest.mark.parametrize(("mesh", "devices"), [({"guidance": 2}, 2), ({"guidance": 2, "height": 2}, 4)])
-def test_several_devices_give_the_same(cascade: Cascade, tiny_checkpoint: Path, mesh: Any, devices: int) -> None:
-    alone = changed(cascade, FEWER).sample([PROMPT], [SEED], stages=["keyframes"])
+def sharded(checkpoint: Path, devices: int, **mesh: int) -> Cascade:
     config = dataclasses.replace(tiny_config.settings(), mesh=SamplingMeshConfig(**mesh))
-    sharded = changed(Cascade.load(tiny_checkpoint, config, jax.devices()[:devices]), FEWER)
-    videos = sharded.sample([PROMPT], [SEED], stages=["keyframes"])
-    np.testing.assert_allclose(videos["keyframes"], alone["keyframes"], atol=1e-3)
-    spec = sharded.spec
+    return changed(Cascade.load(checkpoint, config, jax.devices()[:devices]), FEWER)
+
+
+def test_two_devices_give_the_same(cascade: Cascade, tiny_checkpoint: Path) -> None:
+    alone, both = (
+        each.sample([PROMPT], [SEED], stages=["keyframes"])["keyframes"]
+        for each in (changed(cascade, FEWER), sharded(tiny_checkpoint, 2, guidance=2))
+    )
+    np.testing.assert_allclose(both, alone, atol=1e-3)
+
+
+def test_kept_features_have_the_stated_shape_and_sharding(tiny_checkpoint: Path) -> None:
+    """So programs that are compiled ahead of time accept each other's features."""
+    spec = sharded(tiny_checkpoint, 4, guidance=2, height=2).spec
+    kept = StepKind(deep="kept")
     with as_sampled(spec):
-        for kind in spec.step_kinds("keyframes"):
-            compiled = denoising_step(spec, "keyframes", kind=kind).trace().lower().compile()
-            if kind.deep == "kept":
-                placed = compiled.output_shardings.deep
-                reused = denoising_step(spec, "keyframes", kind=kind._replace(deep="reused")).arguments[2]
-                made = compiled.out_info.deep
-                assert (made.shape, made.dtype) == (reused.shape, reused.dtype)
-                assert placed.is_equivalent_to(reused.sharding, len(reused.shape))
+        compiled = denoising_step(spec, "keyframes", kind=kept).trace().lower().compile()
+    stated = denoising_step(spec, "keyframes", kind=kept._replace(deep="reused")).arguments[2]
+    made, placed = compiled.out_info.deep, compiled.output_shardings.deep
+    assert (made.shape, made.dtype) == (stated.shape, stated.dtype)
+    assert placed.is_equivalent_to(stated.sharding, len(stated.shape))
+    assert placed.num_devices == 4
+    assert placed.shard_shape(made.shape) == (1, 3, 4, 8, 32)
 
 
 def test_memory_is_that_of_the_largest_step(cascade: Cascade) -> None:
