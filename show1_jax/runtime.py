@@ -83,7 +83,8 @@ def network_program(
 def with_weight_formats(program: Any, mesh: Mesh, num_arguments: int, formats: Any = None) -> Any:
     """Return a program for weights in given formats, or in the layouts that the compiler chooses.
 
-    A weight in another layout than the compiled program reads would be transposed at every call.
+    A weight in another layout than the compiled program reads would be transposed at every call. Equal arguments give
+    the same object, so that a program is compiled once.
 
     Args:
         program: program of `network_program`; its first argument is a network's weights.
@@ -94,7 +95,13 @@ def with_weight_formats(program: Any, mesh: Mesh, num_arguments: int, formats: A
     Returns:
         A jitted function, to be compiled ahead of time; `weight_formats` are then the formats of its weights.
     """
-    chosen = Format(Layout.AUTO) if formats is None else formats
+    leaves, tree = jax.tree.flatten(formats)
+    return _with_formats(program, mesh, num_arguments, tuple(leaves), tree)
+
+
+@functools.lru_cache(maxsize=64)
+def _with_formats(program: Any, mesh: Mesh, num_arguments: int, leaves: tuple[Format, ...], tree: Any) -> Any:
+    chosen = jax.tree.unflatten(tree, leaves) if leaves else Format(Layout.AUTO)
     return jax.jit(
         program.__wrapped__,
         in_shardings=(chosen, *(None for _ in range(num_arguments - 1))),

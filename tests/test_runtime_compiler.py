@@ -88,6 +88,25 @@ def test_equal_arguments_give_the_same_network_program(mesh: jax.sharding.Mesh) 
     np.testing.assert_array_equal(program(jnp.arange(3.0)), [1, 3, 5])
 
 
+def test_a_program_is_compiled_once_for_weights_in_the_layouts_that_the_compiler_chooses(
+    mesh: jax.sharding.Mesh,
+) -> None:
+    def scaled(weights: jax.Array, x: jax.Array) -> jax.Array:
+        return weights * x
+
+    program = runtime.network_program(scaled, mesh)
+    ahead = runtime.with_weight_formats(program, mesh, 2)
+    assert ahead is runtime.with_weight_formats(program, mesh, 2)
+    compiled = ahead.lower(jnp.ones(3), jnp.ones(3)).compile()
+    formats = runtime.weight_formats(compiled)
+    given = runtime.with_weight_formats(program, mesh, 2, formats)
+    assert given is runtime.with_weight_formats(program, mesh, 2, formats)
+    assert given is not ahead
+    np.testing.assert_array_equal(compiled(jax.device_put(jnp.full(3, 2.0), formats), jnp.ones(3)), [2, 2, 2])
+    assert runtime.takes_arguments(compiled, (None, jnp.ones(3)))
+    assert not runtime.takes_arguments(compiled, (None, jnp.ones(4)))
+
+
 def test_gelu_is_the_one_of_erf() -> None:
     x = np.linspace(-12, 12, 4801)
     expected = 0.5 * x * (1 + erf(x / np.sqrt(2)))
