@@ -112,26 +112,24 @@ def abstract_network(record: Component, mesh: Mesh, dtype: DTypeLike, part: Weig
     Raises:
         UserError: the record's kind is unknown, or a field is wrong.
     """
-    architecture = architecture_of(record)
-    graph, shapes = _split_network(record.kind, architecture, jnp.dtype(dtype), part)
+    return _abstract_network(record.kind, architecture_of(record), mesh, jnp.dtype(dtype), part)
+
+
+@functools.lru_cache(maxsize=16)
+def _abstract_network(
+    kind: str, architecture: Architecture, mesh: Mesh, dtype: DTypeLike, part: WeightPath
+) -> LoadedNetwork:
+    """Return the network of `abstract_network`, which a start needs often, and which takes long to build."""
+    module: Any = make_network(kind, architecture, dtype=dtype, param_dtype=dtype)
+    for name in part:
+        module = module[int(name)] if name.isdigit() else getattr(module, name)
+    graph, shapes = nnx.split(module)
     placed = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
         weight_shardings(shapes, mesh),
     )
     return LoadedNetwork(graph, placed, architecture)
-
-
-@functools.lru_cache(maxsize=16)
-def _split_network(
-    kind: str, architecture: Architecture, dtype: DTypeLike, part: WeightPath
-) -> tuple["nnx.GraphDef[nnx.Module]", nnx.State]:
-    """Return structure and shapes of a network, which a start needs often, and which take long to build."""
-    module: Any = make_network(kind, architecture, dtype=dtype, param_dtype=dtype)
-    for name in part:
-        module = module[int(name)] if name.isdigit() else getattr(module, name)
-    graph, shapes = nnx.split(module)
-    return graph, shapes
 
 
 def load_network(
