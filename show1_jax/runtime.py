@@ -61,9 +61,7 @@ def _is_known_option(platform: str, name: str, value: str) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def network_program(
-    function: Callable[..., Any], mesh: Mesh, *bound: Any, keep_unused: bool = False, **settings: Any
-) -> Any:
+def network_program(function: Callable[..., Any], mesh: Mesh, *bound: Any, **settings: Any) -> Any:
     """Return `function` with its first arguments bound, jitted for the devices of a mesh.
 
     Equal arguments give the same object, so that a program is compiled once.
@@ -72,12 +70,10 @@ def network_program(
         function: pure function whose arrays come after the bound arguments.
         mesh: mesh of the devices that the program runs on.
         bound: first arguments, e.g. the network's structure (`nnx.split`); hashable.
-        keep_unused: the compiled program has also the arguments that it does not read.
         settings: keyword arguments; hashable.
     """
     program = functools.partial(function, *bound, **settings)
-    options = compiler_options(mesh.devices.flat[0].platform)
-    return jax.jit(program, keep_unused=keep_unused, compiler_options=options)
+    return jax.jit(program, compiler_options=compiler_options(mesh.devices.flat[0].platform))
 
 
 def with_weight_formats(program: Any, mesh: Mesh, num_arguments: int, formats: Any = None) -> Any:
@@ -105,7 +101,7 @@ def _with_formats(program: Any, mesh: Mesh, num_arguments: int, leaves: tuple[Fo
     return jax.jit(
         program.__wrapped__,
         in_shardings=(chosen, *(None for _ in range(num_arguments - 1))),
-        keep_unused=True,
+        keep_unused=True,  # programs that read only some of a network's weights take all of them
         compiler_options=compiler_options(mesh.devices.flat[0].platform),
     )
 
@@ -116,7 +112,7 @@ def weight_formats(compiled: Any) -> Any:
 
 
 def takes_arguments(compiled: Any, arguments: tuple[Any, ...]) -> bool:
-    """Return whether a program was compiled ahead of time for arguments of these shapes."""
+    """Return whether a program was compiled ahead of time for the shapes of these arguments after the weights."""
     expected, given = jax.tree.leaves(compiled.args_info[0][1:]), jax.tree.leaves(arguments[1:])
     return [leaf.shape for leaf in expected] == [leaf.shape for leaf in given]
 

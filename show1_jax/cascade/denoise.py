@@ -206,11 +206,7 @@ def step_program(
     sequential_guidance: bool = False,
 ) -> Any:
     """Return the compiled `denoise_step` of a network, a sampler and a kind; one program serves all steps of a kind."""
-    # A step that reuses features does not read the deep levels' weights, but has the arguments of the other kinds.
-    keep_unused = kind.deep == "reused"
-    return network_program(
-        denoise_step, mesh, graph, sampler, keep_unused=keep_unused, kind=kind, sequential_guidance=sequential_guidance
-    )
+    return network_program(denoise_step, mesh, graph, sampler, kind=kind, sequential_guidance=sequential_guidance)
 
 
 @runtime_checkable
