@@ -86,7 +86,7 @@ class Cascade:
         self.spec = spec
         self._networks = load if isinstance(load, Networks) else Networks(load)
         self._tokenizer = tokenizer
-        self._contexts: list[contextlib.AbstractContextManager[None]] = []
+        self._contexts: list[contextlib.AbstractContextManager[bool]] = []
 
     def __enter__(self) -> "Cascade":
         self._contexts.append(self.keeping_networks())
@@ -97,10 +97,15 @@ class Cascade:
         self._contexts.pop().__exit__(*error)
 
     @contextlib.contextmanager
-    def keeping_networks(self, stages: Sequence[Stage] = STAGES) -> Iterator[None]:
-        """Keep networks on the devices until the block ends, if those of some stages fit together."""
-        with self._networks.keeping(keeps_all_weights(self.spec, stages)):
-            yield
+    def keeping_networks(self, stages: Sequence[Stage] = STAGES) -> Iterator[bool]:
+        """Keep networks on the devices until the block ends, if those of some stages fit together.
+
+        Yields:
+            True if they fit.
+        """
+        fits = keeps_all_weights(self.spec, stages)
+        with self._networks.keeping(fits):
+            yield fits
 
     @classmethod
     def load(

@@ -65,9 +65,11 @@ class Networks:
     def in_background(self, stages: Sequence[Stage], batches: Sequence[tuple[CascadeSpec, int]]) -> Iterator[None]:
         """Compile the programs of some stages in the background while the block runs, and let `prefetch` load weights.
 
-        `batches` are the spec and the number of videos of every kind of batch.
-
         An error is raised where the program or the network is used.
+
+        Args:
+            stages: stages that will run.
+            batches: spec and number of videos of every batch.
         """
         if jax.process_count() > 1:
             yield

@@ -86,16 +86,18 @@ def weight_shardings(abstract_state: nnx.State, mesh: Mesh) -> nnx.State:
 
 def constrain_batch(x: Shaped[Array, "b ..."]) -> Shaped[Array, "b ..."]:
     """Shard an array over `data` alone, as `put_batch` does, if a mesh is set (`jax.set_mesh`)."""
-    if "data" not in jax.sharding.get_abstract_mesh().axis_names:
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(("data",)))
+    return _constrain(x, PartitionSpec(("data",)))
 
 
 def constrain_replicated(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """Replicate an array on every device, if a mesh is set (`jax.set_mesh`)."""
+    return _constrain(x, PartitionSpec())
+
+
+def _constrain(x: Shaped[Array, "..."], spec: PartitionSpec) -> Shaped[Array, "..."]:
     if "data" not in jax.sharding.get_abstract_mesh().axis_names:
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def constrain_activation(x: Shaped[Array, "b t p ..."]) -> Shaped[Array, "b t p ..."]:

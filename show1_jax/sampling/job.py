@@ -6,18 +6,17 @@ import platform
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from show1_jax.cascade.cascade import Cascade, HostVideo, VideoBatch
-from show1_jax.cascade.memory import keeps_all_weights
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.stages import STAGE_TABLE, components, text_encoders
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_checkpoint_or_run, split_names
@@ -57,6 +56,9 @@ class VideoJob:
     request: dict[str, Any]
 
 
+Item = TypeVar("Item")
+
+
 class _Claimed(NamedTuple):
     """A job whose directory is locked by this process, and its inputs."""
 
@@ -85,14 +87,12 @@ def sample_videos(config: Config, request: Request) -> None:
             lambda: _print_warnings(checkpoints, config, [jobs[number].prompt for number in pending], request.stages)
         )
     size = request.batch_size or cascade.spec.mesh.shape["data"]
-    batches = [pending[start : start + size] for start in range(0, len(pending), size)]
-    keeps_all = len(batches) > 1 and keeps_all_weights(cascade.spec, request.stages)
+    batches = _groups(pending, size)
     with ExitStack() as stack:
         stack.enter_context(memory_errors(_MEMORY_ADVICE))
-        if keeps_all:
-            stack.enter_context(cascade.keeping_networks(request.stages))
+        keeps_all = len(batches) > 1 and stack.enter_context(cascade.keeping_networks(request.stages))
         places = {number: place for place, number in enumerate(pending, 1)}
-        for together in _rounds(batches, 1 if keeps_all else max(1, _MAX_WAITING // size)):
+        for together in _groups(batches, 1 if keeps_all else max(1, _MAX_WAITING // size)):
             with ExitStack() as locks:
                 round_jobs = {number: jobs[number] for batch in together for number in batch}
                 claimed = from_first_process(functools.partial(_lock_pending, locks, round_jobs, request, user_video))
@@ -104,10 +104,9 @@ def sample_videos(config: Config, request: Request) -> None:
         print(_viewing_hint(_video_file(jobs[-1], request)), flush=True)
 
 
-def _rounds(batches: Sequence[list[int]], size: int) -> Iterator[Sequence[list[int]]]:
-    """Yield the batches in groups that are sampled together, stage by stage."""
-    for start in range(0, len(batches), size):
-        yield batches[start : start + size]
+def _groups(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Return the items in groups of a size; the last group may be smaller."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def print_memory(config: Config, request: Request) -> None:
