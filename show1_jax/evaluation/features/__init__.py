@@ -1,0 +1,1 @@
+"""Features of videos: a module for each network, which knows how a clip becomes the network's input."""
