@@ -18,6 +18,8 @@ from show1_jax.data.synthetic.world import BACKGROUNDS, COLORS, MOTIONS, SIZES, 
 
 MONOTONE_TOLERANCE: Final = 0.25 / 80
 """Maximum distance that a monotone path may go back: a quarter of a pixel in a frame of 80 rows."""
+TRUE_GROWTH: Final = 2.0
+"""Factor by which the radius of a thing that grows or shrinks changes in the world."""
 
 # Distances between colours are Euclidean, in levels of 0 to 255.
 _CONTRAST: Final = 45
@@ -28,7 +30,7 @@ _COLOR_TOLERANCE: Final = 79
 """Half of the distance between the two nearest colours of things."""
 _MIN_TRAVEL: Final = 0.35 / 2
 """Half of the minimum travel in the world."""
-_MIN_GROWTH: Final = math.log(2) / 2
+_MIN_GROWTH: Final = math.log(TRUE_GROWTH) / 2
 """Half of the minimum growth in the world, in the logarithm of the radius."""
 _SIZE_TOLERANCE: Final = math.log(SIZES["large"] / SIZES[""]) / 2
 """Tolerance of a size, in the logarithm of the radius."""
@@ -61,6 +63,11 @@ class FoundThing:
     is_monotone: bool | None
     """True if the path never goes back by more than `MONOTONE_TOLERANCE`; None if the thing does not travel."""
 
+    @property
+    def growth(self) -> float:
+        """The last radius divided by the first."""
+        return float(self.path[-1, 2] / self.path[0, 2])
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -87,6 +94,9 @@ class Verdict:
     background: bool
     is_monotone: bool | None
     """True if all things that should travel have monotone paths; None if no thing should travel."""
+    growths: tuple[float, ...]
+    """Factor by which the radius of each thing that should grow or shrink, and was found, changes in that direction. In
+    the world it is `TRUE_GROWTH`."""
 
     @property
     def core(self) -> bool:
@@ -136,6 +146,11 @@ def judge(measured: Measurement, scene: Scene) -> Verdict:
         **{name: all(right[name] for right in rights) for name in ("color", "shape", "motion", "size")},
         background=measured.background == scene.background,
         is_monotone=all(one is not None and bool(one.is_monotone) for one in travelling) if travelling else None,
+        growths=tuple(
+            one.growth**direction
+            for thing, one in pairs
+            if one is not None and (direction := MOTIONS[thing.motion].growth)
+        ),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from show1_jax.data.synthetic.world import PlacedScene
-from show1_jax.evaluation.demo_world.measure import Measurement, Verdict
+from show1_jax.evaluation.demo_world.measure import TRUE_GROWTH, Measurement, Verdict
 from show1_jax.files import write_bytes
 from show1_jax.media.contact_sheet import contact_sheet
 
@@ -114,7 +114,9 @@ class Report:
             for name, right in _RATES.items()
         ]
         noise = ["background noise, mean and largest", *(_noise_summary(column) for column in columns)]
-        return "\n".join(f"| {' | '.join(row)} |" for row in [["", *kinds], ["---"] * (len(kinds) + 1), *rows, noise])
+        growth = [f"growth, {TRUE_GROWTH:.1f} in the world: median, least", *(_growth_summary(c) for c in columns)]
+        table = [["", *kinds], ["---"] * (len(kinds) + 1), *rows, growth, noise]
+        return "\n".join(f"| {' | '.join(row)} |" for row in table)
 
     def _draw(self, result: EvalResult, video: UInt8[np.ndarray, "t h w 3"]) -> None:
         case = result.case
@@ -127,6 +129,11 @@ class Report:
 def _rate(rights: Iterable[bool | None]) -> str:
     known = [right for right in rights if right is not None]
     return f"{sum(known) / len(known):.1%} ({sum(known)}/{len(known)})" if known else "-"
+
+
+def _growth_summary(results: Iterable[EvalResult]) -> str:
+    growths = [growth for result in results for growth in result.verdict.growths]
+    return f"{np.median(growths):.2f}, {min(growths):.2f}" if growths else "-"
 
 
 def _noise_summary(results: Iterable[EvalResult]) -> str:

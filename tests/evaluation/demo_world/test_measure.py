@@ -22,7 +22,14 @@ from show1_jax.data.synthetic.world import (
     render,
     scene_from_index,
 )
-from show1_jax.evaluation.demo_world.measure import MONOTONE_TOLERANCE, FoundThing, Verdict, judge, measure
+from show1_jax.evaluation.demo_world.measure import (
+    MONOTONE_TOLERANCE,
+    TRUE_GROWTH,
+    FoundThing,
+    Verdict,
+    judge,
+    measure,
+)
 
 HEIGHT, WIDTH = 80, 144
 TIMES = np.arange(29) / 8
@@ -264,6 +271,24 @@ def test_only_travelling_things_have_monotone_paths() -> None:
     assert judge(measure(video), parse_sentence("a red circle moves up and a blue square shrinks")).is_monotone is False
 
 
+@pytest.mark.parametrize("motion", ["grows", "shrinks"])
+def test_the_measured_amount_of_growth_is_the_true_one(motion: str) -> None:
+    placed = place(parse_sentence(f"a large blue circle {motion} and a red square moves left"), 3)
+    for share in (1.0, 0.5):
+        (growth,) = judge(measure(render(placed, TIMES * share, HEIGHT, WIDTH)), placed.scene).growths
+        (body, _) = placed.bodies(HEIGHT, WIDTH)
+        first, last = body.path([0, 3.5 * share])[:, 2]
+        true = last / first if motion == "grows" else first / last
+        assert growth == pytest.approx(true, rel=0.02)
+        assert share < 1 or true == pytest.approx(TRUE_GROWTH)
+
+
+def test_growth_in_the_wrong_direction_is_below_one_and_a_missing_thing_has_none() -> None:
+    video, _ = show("a large red circle shrinks")
+    assert judge(measure(video), parse_sentence("a large red circle grows")).growths == pytest.approx((0.5,), rel=0.02)
+    assert judge(measure(np.zeros_like(video)), parse_sentence("a red circle grows")).growths == ()
+
+
 @pytest.mark.parametrize("std", [2.0, 4.0, 8.0])
 def test_measured_noise_is_the_noise_added(std: float) -> None:
     video, _ = show("a red circle moves right and a white square moves left on a gray background")
@@ -288,4 +313,4 @@ def test_any_video_is_measured_and_judged(video: np.ndarray, index: int) -> None
     measured = measure(video)
     assert all(np.isfinite(thing.path).all() for thing in measured.things)
     verdict = judge(measured, scene_from_index(index).scene)
-    assert set(asdict(verdict)) == {*ATTRIBUTES, "is_monotone"}
+    assert set(asdict(verdict)) == {*ATTRIBUTES, "is_monotone", "growths"}
