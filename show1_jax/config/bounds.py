@@ -118,6 +118,7 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "num_validation": (1, 10**6),
     "spread": _SHARE,
     "pairs": _SHARE,
+    "same_color": _SHARE,
     "num_workers": (0, 4096),
     "max_failed_share": _SHARE,
     "log_every": _STEPS,

@@ -167,6 +167,8 @@ class DataConfig(Settings):
     smaller values are less random, and so easier to learn."""
     pairs: float = 0.35
     """For `synthetic`: share of the clips that show two objects."""
+    same_color: float = 0.0
+    """For `synthetic`: share of the clips with two objects whose objects have one colour, and different shapes."""
     num_validation: int = 64
     """Clips that are used for the validation loss and not for training."""
     num_workers: int = 0

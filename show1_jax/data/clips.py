@@ -249,12 +249,14 @@ def _open_sources(config: DataConfig, spec: ClipSpec) -> tuple[ClipSource, ClipS
     """Return the training source, the validation source, and values that identify the data."""
     if config.name == "synthetic":
         _check_seconds(spec, synthetic.DURATION, "the synthetic world's")
-        make_world = functools.partial(synthetic.SyntheticWorld, pairs=config.pairs, spread=config.spread)
+        make_world = functools.partial(
+            synthetic.SyntheticWorld, pairs=config.pairs, same_color=config.same_color, spread=config.spread
+        )
         world = make_world(config.num_synthetic, config.seed)
         first = config.num_synthetic
         held_back = make_world(config.num_validation, config.seed, first=first)
         identity: dict[str, Any] = {"name": "synthetic", "num_scenes": first, "num_validation": config.num_validation}
-        for name in ("pairs", "spread"):
+        for name in ("pairs", "same_color", "spread"):
             if getattr(config, name) != getattr(DataConfig(), name):  # so that older runs can resume
                 identity[name] = getattr(config, name)
         return SyntheticSource(world), SyntheticSource(held_back), identity

@@ -117,7 +117,8 @@ class Thing:
 class Scene:
     """One or two things on a background.
 
-    The world never makes two things of one colour, since they must be distinguishable; a sentence may describe them.
+    The world never makes two things of one colour and one shape, since they must be distinguishable; a sentence may
+    describe them.
     """
 
     things: tuple[Thing, ...]
@@ -299,6 +300,7 @@ def scene_from_index(
     held_out: bool | None = False,
     num_things: int | None = None,
     pairs: float = 0.35,
+    same_color: float = 0.0,
     spread: float = 1.0,
 ) -> PlacedScene:
     """Return the scene of an index: the same in every process and on every machine.
@@ -310,16 +312,18 @@ def scene_from_index(
       seed: seed of the world; 0 to 2**64 - 1.
       held_out: False: no thing is held out (`is_held_out`), for training; True: the first thing is, the second may be;
         None: any may be.
-      num_things: 1 or 2, of different colours; None: drawn according to `pairs`.
+      num_things: 1 or 2; None: drawn according to `pairs`.
       pairs: share of the scenes that have two things.
+      same_color: share of the scenes with two things whose things have one colour, and different shapes; the things of
+        the others have different colours.
       spread: range of the positions; see `place`.
     """
-    count, background, *draws, layout = _uniforms(7, seed, index)
+    count, background, *draws, layout, likeness = _uniforms(8, seed, index)
     if num_things is None:
         num_things = 2 if count < pairs else 1
     things: list[Thing] = []
     for triple, size in zip(draws[::2], draws[1::2], strict=True):
-        choices = _choices(None if things and held_out else held_out, things[0].color if things else "")
+        choices = _choices(None if things and held_out else held_out, *things[:1], is_same_color=likeness < same_color)
         things.append(Thing(*_pick(choices, triple), size=_pick(("", "", "small", "large"), size)))
     scene = Scene(tuple(things[:num_things]), _pick(("black", "black", "gray", "navy"), background))
     return place(scene, int(layout * 2**53), spread)
@@ -328,9 +332,19 @@ def scene_from_index(
 class SyntheticWorld:
     """Clips and captions of `num_scenes` training scenes, starting at index `first` of the world."""
 
-    def __init__(self, num_scenes: int, seed: int, *, first: int = 0, pairs: float = 0.35, spread: float = 1.0) -> None:
+    def __init__(
+        self,
+        num_scenes: int,
+        seed: int,
+        *,
+        first: int = 0,
+        pairs: float = 0.35,
+        same_color: float = 0.0,
+        spread: float = 1.0,
+    ) -> None:
         self._num_scenes = num_scenes
         self._pairs = pairs
+        self._same_color = same_color
         self._spread = spread
         self._seed = seed
         self._first = first
@@ -351,16 +365,24 @@ class SyntheticWorld:
     def _scene(self, index: int) -> PlacedScene:
         if not 0 <= index < self._num_scenes:
             raise IndexError(f"scene {index} of {self._num_scenes}")
-        return scene_from_index(self._first + index, self._seed, pairs=self._pairs, spread=self._spread)
+        return scene_from_index(
+            self._first + index, self._seed, pairs=self._pairs, same_color=self._same_color, spread=self._spread
+        )
 
 
 @functools.cache
-def _choices(held_out: bool | None, other_color: str) -> tuple[_Triple, ...]:
-    """Return the triples that a thing may have, without those of `other_color`."""
+def _choices(held_out: bool | None, other: Thing | None = None, *, is_same_color: bool = False) -> tuple[_Triple, ...]:
+    """Return the triples that a thing may have beside another thing: of another colour, or of its colour alone."""
+
+    def is_distinct(color: str, shape: str) -> bool:
+        if other is None:
+            return True
+        return color == other.color and shape != other.shape if is_same_color else color != other.color
+
     return tuple(
         triple
         for triple in _TRIPLES
-        if triple[0] != other_color and (held_out is None or (triple in _HELD_OUT) == held_out)
+        if is_distinct(*triple[:2]) and (held_out is None or (triple in _HELD_OUT) == held_out)
     )
 
 

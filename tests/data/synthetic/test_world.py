@@ -214,6 +214,19 @@ def test_so_many_scenes_have_two_things(pairs: float, expected: float) -> None:
     assert pairs < 0.35 or all(two or not before for two, before in zip(twos, usual, strict=True))
 
 
+def test_things_of_one_colour_have_different_shapes_and_other_scenes_do_not_change() -> None:
+    shares = {
+        share: [scene_from_index(index, pairs=1.0, same_color=share) for index in range(600)] for share in (0, 0.4)
+    }
+    alike = [placed for placed in shares[0.4] if len({thing.color for thing in placed.scene.things}) == 1]
+    assert len(alike) / 600 == pytest.approx(0.4, abs=0.05)
+    assert all(len({thing.shape for thing in placed.scene.things}) == 2 for placed in alike)
+    assert not any(is_held_out(thing) for placed in alike for thing in placed.scene.things)
+    assert {placed.scene.things[1].motion for placed in alike} == set(MOTIONS)
+    for usual, placed in zip(shares[0], shares[0.4], strict=True):
+        assert placed in alike or placed == usual
+
+
 @given(scenes, seeds, st.floats(0, 1))
 def test_a_smaller_spread_draws_the_same_places_nearer_to_the_middle(scene: Scene, seed: int, spread: float) -> None:
     wide, near = place(scene, seed), place(scene, seed, spread)
