@@ -69,8 +69,10 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "eos_token_id": (0, 10_000_000),
     "layer_norm_eps": _NORM_EPSILON,
     "layer_norm_epsilon": _NORM_EPSILON,
-    # networks of metrics
-    "num_classes": (1, 65_536),
+    # networks that recognise
+    "num_classes": (1, 1_000_000),
+    "stem_channels": _CHANNELS,
+    **dict.fromkeys(("branch_0", "branch_1a", "branch_1b", "branch_2a", "branch_2b", "branch_3b"), _CHANNELS),
     "channels": _CHANNELS,
     "channel_divisor": (1, 16),
     # caches of text states
