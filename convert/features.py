@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Final
 
 from convert.convert import tool_version
+from convert.recognition.c3d import C3D
+from convert.recognition.clip import CLIP
 from convert.recognition.i3d import I3D
+from convert.recognition.inception import INCEPTION
 from convert.recognition.published import PublishedNetwork
 from convert.rules import match_weights
 from convert.tables import parameters
@@ -15,7 +18,9 @@ from show1_jax.errors import UserError
 from show1_jax.files import check_space
 from show1_jax.progress import Bar
 
-PUBLISHED_NETWORKS: Final[Mapping[str, PublishedNetwork]] = {network.kind: network for network in (I3D,)}
+PUBLISHED_NETWORKS: Final[Mapping[str, PublishedNetwork]] = {
+    network.kind: network for network in (I3D, C3D, INCEPTION, CLIP)
+}
 """The networks by kind."""
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
@@ -62,9 +61,8 @@ _PREPROCESSING: Final[Mapping[str, tuple[Callable[[Clip], Frames], tuple[int, in
 
 
 def _features(network: Any, inputs: Mapping[str, Array]) -> Float[Array, "b rows width"]:
-    corner = inputs["corner"]
-    means = jax.vmap(lambda place: network.mean_clip(place[0], place[1]))(corner)
-    logits = network(inputs["frames"] - means.astype(jnp.float32))
+    means = network.mean_clips(inputs["corner"]).astype(jnp.float32)
+    logits = network(inputs["frames"] - means)
     return logits[:, None]
 
 

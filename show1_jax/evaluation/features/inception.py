@@ -16,7 +16,9 @@ TENSORFLOW: Final = "tensorflow"
 
 
 def _prepare(checkpoint: CheckpointSet, options: Mapping[str, str]) -> Prepare:
-    preprocess = {PYTORCH_FID: preprocess_as_pytorch_fid, TENSORFLOW: preprocess_as_tensorflow}[options["preprocessing"]]
+    preprocess = {PYTORCH_FID: preprocess_as_pytorch_fid, TENSORFLOW: preprocess_as_tensorflow}[
+        options["preprocessing"]
+    ]
     return lambda clip, caption: {"frames": preprocess(clip)}
 
 

@@ -62,9 +62,7 @@ def resize(
     return np.einsum("Ww,tHwc->tHWc", columns, tall, optimize=True)
 
 
-def _weights(
-    size: int, index: np.ndarray, share: np.ndarray
-) -> Float32[np.ndarray, "new {size}"]:
+def _weights(size: int, index: np.ndarray, share: np.ndarray) -> Float32[np.ndarray, "new {size}"]:
     """Return a table of weights; pixels beyond the edges are those at the edges."""
     weights = np.zeros((len(index), size), np.float32)
     row = np.broadcast_to(np.arange(len(index))[:, None], index.shape)

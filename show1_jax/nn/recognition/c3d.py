@@ -10,7 +10,7 @@ from typing import Final
 import jax
 from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from show1_jax.nn.config import Architecture
 from show1_jax.nn.layers import Layers
@@ -58,7 +58,8 @@ class C3D(nnx.Module):
             it from frames, because implementations crop it differently.
 
     Example:
-        >>> logits = network(frames - network.mean_clip(8, 8))  # (b 101) of (b 16 112 112 3), BGR from 0 to 255
+        >>> frames -= network.mean_clips(jnp.full((len(frames), 2), 8))  # (b 16 112 112 3), BGR from 0 to 255
+        >>> logits = network(frames)  # (b 101)
     """
 
     def __init__(self, config: C3DConfig, make: Layers):
@@ -81,6 +82,11 @@ class C3D(nnx.Module):
         x = rearrange(x, "b t h w c -> b (c t h w)")  # the order of the published fc6
         return self.fc8(jax.nn.relu(self.fc7(jax.nn.relu(self.fc6(x)))))
 
-    def mean_clip(self, row: int, column: int) -> Float[Array, "16 112 112 3"]:
-        """Return the crop of the mean clip at a row and a column."""
-        return self.mean[...][:, row : row + SIDE, column : column + SIDE]
+    def mean_clips(self, corners: Int[Array, "b 2"]) -> Float[Array, "b 16 112 112 3"]:
+        """Return a crop of the mean clip for each row and column of its upper left corner."""
+
+        def crop(corner: Int[Array, " 2"]) -> Float[Array, "16 112 112 3"]:
+            row, column = corner
+            return jax.lax.dynamic_slice(self.mean[...], (0, row, column, 0), (NUM_FRAMES, SIDE, SIDE, 3))
+
+        return jax.vmap(crop)(corners)

@@ -1,8 +1,8 @@
 """Inception v3 (Szegedy et al. 2016, arXiv 1512.00567) as the Fréchet Inception Distance uses it.
 
-This is the TensorFlow graph of 2015-12-05 with which FID was published (Heusel et al. 2017, arXiv 1706.08500), as ported
-to PyTorch by pytorch-fid. It differs from torchvision's network of the same layers: average pools leave out the padding,
-the last block has a max pool, and there are 1008 classes. Layers have torchvision's names, in lower case.
+This is the TensorFlow graph of 2015-12-05 with which FID was published (Heusel et al. 2017, arXiv 1706.08500), as
+ported to PyTorch by pytorch-fid. It differs from torchvision's network of the same layers: average pools leave out the
+padding, the last block has a max pool, and there are 1008 classes. Layers have torchvision's names, in lower case.
 """
 
 from collections.abc import Mapping, Sequence
@@ -119,9 +119,7 @@ class ConvUnit(nnx.Module):
     def __init__(self, in_channels: int, conv: Conv, make: Layers, *, padded: bool = True):
         assert conv.kernel != "cross"
         padding = None if padded and conv.stride == 1 else _NO_PADDING
-        self.conv = make.conv(
-            in_channels, conv.channels, conv.kernel, stride=conv.stride, padding=padding, bias=False
-        )
+        self.conv = make.conv(in_channels, conv.channels, conv.kernel, stride=conv.stride, padding=padding, bias=False)
         self.bn = make.batch_norm(conv.channels, _NORM_EPSILON)
 
     def __call__(self, x: Float[Array, "n _ _ c"]) -> Float[Array, "n _ _ d"]:
