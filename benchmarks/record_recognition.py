@@ -7,7 +7,7 @@ opencv and tensorflow beside this project's own libraries:
 
 It writes to `tests/golden/recognition`: `recordings.npz` (outputs), `full_size_keys.json.gz` (keys and shapes of the
 published networks) and `legacy.pth` (a file in torch's format from before 1.6). Weights and inputs are those of
-`tests.helpers.recognition`.
+`tests.helpers.small_networks`.
 """
 
 import gzip
@@ -28,7 +28,7 @@ from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from show1_jax.text.tokenizers import load_clip_tokenizer, write_clip_tokenizer
-from tests.helpers.recognition import (
+from tests.helpers.small_networks import (
     C3D_SMALL,
     CAPTIONS,
     INCEPTION_SMALL,

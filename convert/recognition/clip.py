@@ -1,11 +1,13 @@
 """CLIP, both towers: a released folder in the format of transformers."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from convert.convert import check_tokenizer
 from convert.folders import allowed_roots, check_inside, read_settings
+from convert.hub import NeededFiles, weight_files
 from convert.reader import open_weights
 from convert.recognition.published import Published, PublishedNetwork
 from convert.released import TOKENIZER_FILES
@@ -14,6 +16,7 @@ from show1_jax.errors import UserError
 from show1_jax.nn.recognition.clip import CLIPModelConfig
 
 _CONFIG: Final = "config.json"
+_TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 
 _TABLE: Final = KeyTable(
     renames=(
@@ -38,11 +41,18 @@ def _read(folder: Path) -> Published:
     return Published(weights, files | tokenizer, architecture, config, tokenizer)
 
 
+def _hub_files(names: list[str], source: str, get: Callable[[str], Path]) -> Iterator[str]:
+    yield from (_CONFIG, _TOKENIZER_CONFIG)
+    yield from (name for name in TOKENIZER_FILES if name in names and name != _TOKENIZER_CONFIG)
+    yield from weight_files(names, "", None, source, get)
+
+
 CLIP: Final = PublishedNetwork(
     kind="clip_model",
     source="a folder, or the hub id, of openai/clip-vit-base-patch32 or openai/clip-vit-large-patch14",
     licence="as the owner of the folder says; OpenAI's code is under MIT",
     table=_TABLE,
     read=_read,
+    hub_files=NeededFiles("clip_model", "openai/clip-vit-base-patch32", _hub_files),
 )
 """The description of CLIP's released folder."""

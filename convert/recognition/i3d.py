@@ -30,7 +30,11 @@ _TABLE: Final = KeyTable(
         (r"\.norm$", ".BatchNorm_0"),
         (r"^logits$", "Logits/Conv3d_0c_1x1.Conv_0"),
     ),
-    layouts=((r"\.kernel$", "t h w i o -> t h w i o"), (r"\.(mean|var)$", "1 1 1 1 c -> c")),
+    layouts=(
+        (r"^logits\.kernel$", "1 1 1 i o -> i o"),
+        (r"\.kernel$", "t h w i o -> t h w i o"),
+        (r"\.(mean|var)$", "1 1 1 1 c -> c"),
+    ),
     leaves={},
     aliases=((r"^(params|batch_stats)\.", ""),),  # the file's two collections
 )

@@ -85,7 +85,7 @@ class Layers:
     def conv3d(
         self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = True
     ) -> nnx.Conv:
-        """Make a 3-D convolution over time, height and width, padded as TensorFlow's `SAME`.
+        """Make a convolution over time, height and width, padded as TensorFlow's `SAME`.
 
         An output has ceil(size / stride) positions along each axis; of an odd number of zeros, the last side has one
         more than the first.

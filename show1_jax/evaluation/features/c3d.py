@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Float32
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.errors import UserError
 from show1_jax.evaluation.features.network import Clip, FeatureNetwork, Prepare
-from show1_jax.evaluation.features.resize import cubic_weights, linear_weights, resize
+from show1_jax.evaluation.features.resize import resize_bilinear, resize_cubic
 from show1_jax.nn.recognition.c3d import MEAN_SIZE, NUM_FRAMES, SIDE
 
 TGAN2: Final = "tgan2"
@@ -40,17 +40,13 @@ def preprocess_as_tgan2(clip: Clip) -> Frames:
 
     Chainer's `resize_images` has this rule. StyleGAN-V's copy of the network includes these steps.
     """
-    height, width = clip.shape[1:3]
-    rows, columns = (linear_weights(size, SIDE, "corners") for size in (height, width))
-    return resize(clip[..., ::-1], rows, columns)
+    return resize_bilinear(clip[..., ::-1], SIDE, SIDE, "align_corners")
 
 
 def preprocess_as_tgan(clip: Clip) -> Frames:
     """Return frames, BGR from about 0 to 255, resized to 128x128 by OpenCV's cubic rule and cropped, as TGAN does."""
-    height, width = clip.shape[1:3]
     kept = slice(_MARGIN, _MARGIN + SIDE)
-    rows, columns = (cubic_weights(size, MEAN_SIZE[0])[kept] for size in (height, width))
-    return resize(clip[..., ::-1], rows, columns)
+    return resize_cubic(clip[..., ::-1], MEAN_SIZE[0], MEAN_SIZE[0])[:, kept, kept]
 
 
 _PREPROCESSING: Final[Mapping[str, tuple[Callable[[Clip], Frames], tuple[int, int]]]] = {

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.evaluation.features.network import Clip, FeatureNetwork, Prepare
-from show1_jax.evaluation.features.resize import linear_weights, resize
+from show1_jax.evaluation.features.resize import resize_bilinear
 from show1_jax.nn.recognition.inception import NUM_FEATURES, SIDE
 
 PYTORCH_FID: Final = "pytorch-fid"
@@ -24,16 +24,12 @@ def _prepare(checkpoint: CheckpointSet, options: Mapping[str, str]) -> Prepare:
 
 def preprocess_as_pytorch_fid(clip: Clip) -> Float[np.ndarray, "t 299 299 3"]:
     """Return frames in [-1, 1], resized bilinearly between the frames' edges, as pytorch-fid does."""
-    height, width = clip.shape[1:3]
-    rows, columns = (linear_weights(size, SIDE, "half_pixel") for size in (height, width))
-    return resize(clip, rows, columns) * np.float32(2 / 255) - np.float32(1)
+    return resize_bilinear(clip, SIDE, SIDE, "half_pixel") * np.float32(2 / 255) - np.float32(1)
 
 
 def preprocess_as_tensorflow(clip: Clip) -> Float[np.ndarray, "t 299 299 3"]:
     """Return frames from -1 to 127/128, resized by TensorFlow 1's rule, as the original graph does."""
-    height, width = clip.shape[1:3]
-    rows, columns = (linear_weights(size, SIDE, "legacy") for size in (height, width))
-    return (resize(clip, rows, columns) - np.float32(128)) / np.float32(128)
+    return (resize_bilinear(clip, SIDE, SIDE, "asymmetric") - np.float32(128)) / np.float32(128)
 
 
 def _features(network: Any, inputs: Mapping[str, Array]) -> Float[Array, "b rows width"]:

@@ -1,70 +1,106 @@
-"""Resizing of frames by the rules of reference implementations, as products with weights of rows and columns.
+"""Resizing as the reference implementations of metrics do it, on the host.
 
-All rules interpolate between neighbours alone, without a filter when they make frames smaller. They differ in the place
-of an output pixel in the input: `corners` aligns the first and the last pixels' centres, `half_pixel` aligns the edges
-of the frames, and `legacy` is TensorFlow 1's rule, which aligns the first pixels and shifts all others.
+Three rules say where the pixels of the result lie between those of the frame. They give different features, and all are
+called "bilinear": the names here are those of ONNX's operator `Resize`. None of them smooths before it shrinks.
 """
 
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Float32, Num
+from jaxtyping import Float, Float32, Int, Shaped
 
-Rule = Literal["corners", "half_pixel", "legacy"]
+ResizeRule = Literal["asymmetric", "half_pixel", "align_corners"]
+RESIZE_RULES: Final[tuple[ResizeRule, ...]] = ("asymmetric", "half_pixel", "align_corners")
+"""Position of pixel i of the result in the frame: i s, of TensorFlow 1's `resize_bilinear`; (i + 1/2) s - 1/2, of
+PyTorch and TensorFlow 2; and i (size - 1) / (new size - 1). Here s = size / new size."""
 
 _CUBIC: Final = -0.75
-"""Coefficient of OpenCV's and PyTorch's cubic convolution (Keys 1981); Pillow's and TensorFlow's is -0.5."""
 
 
-def positions(size: int, new_size: int, rule: Rule) -> Float32[np.ndarray, " {new_size}"]:
-    """Return the place of each output pixel in the input, in input pixels from the centre of the first."""
-    index = np.arange(new_size, dtype=np.float32)
-    if rule == "corners":
-        return index * np.float32((size - 1) / max(new_size - 1, 1))
-    scale = np.float32(size / new_size)
-    return (index + np.float32(0.5)) * scale - np.float32(0.5) if rule == "half_pixel" else index * scale
-
-
-def linear_weights(size: int, new_size: int, rule: Rule) -> Float32[np.ndarray, "{new_size} {size}"]:
-    """Return the weight of each input pixel in each output pixel, for linear interpolation.
-
-    `half_pixel` is PyTorch's `interpolate(align_corners=False)`, `corners` its `align_corners=True`.
-    """
-    place = np.maximum(positions(size, new_size, rule), np.float32(0))
-    first = np.minimum(place.astype(np.int32), size - 1)
-    share = place - first.astype(np.float32)
-    return _weights(size, first[:, None] + np.arange(2), np.stack([1 - share, share], axis=1))
-
-
-def cubic_weights(size: int, new_size: int) -> Float32[np.ndarray, "{new_size} {size}"]:
-    """Return the weight of each input pixel in each output pixel, for OpenCV's `INTER_CUBIC`."""
-    place = positions(size, new_size, "half_pixel")
-    first = np.floor(place).astype(np.int32)
-    distance = np.abs((place - first)[:, None] - np.arange(-1, 3, dtype=np.float32))
-    near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
-    far = ((_CUBIC * distance - 5 * _CUBIC) * distance + 8 * _CUBIC) * distance - 4 * _CUBIC
-    return _weights(size, first[:, None] + np.arange(-1, 3), np.where(distance <= 1, near, far))
-
-
-def resize(
-    frames: Num[np.ndarray, "t h w c"],
-    rows: Float32[np.ndarray, "new_h h"],
-    columns: Float32[np.ndarray, "new_w w"],
-) -> Float32[np.ndarray, "t new_h new_w c"]:
-    """Return resized frames.
+def resize_bilinear(
+    frames: Shaped[np.ndarray, "t h w c"], height: int, width: int, rule: ResizeRule
+) -> Float32[np.ndarray, "t {height} {width} c"]:
+    """Resize frames as TensorFlow does: in float32, along rows first, then along columns.
 
     Args:
-        frames: of any numeric type; their values keep their range.
-        rows: weights of the input's rows in each new row.
-        columns: weights of the input's columns in each new column.
+        frames: numbers of any type and range; the range stays as it is.
+        height: rows of the result.
+        width: columns of the result.
+        rule: the rule of pixel positions.
     """
-    tall = np.einsum("Hh,thwc->tHwc", rows, frames.astype(np.float32), optimize=True)
-    return np.einsum("Ww,tHwc->tHWc", columns, tall, optimize=True)
+    if frames.shape[1:3] == (height, width):
+        return frames.astype(np.float32)
+    rows, columns = (_neighbours(*sizes, rule) for sizes in zip(frames.shape[1:3], (height, width), strict=True))
+    resized = np.empty((len(frames), height, width, frames.shape[3]), np.float32)
+    for frame, out in zip(frames, resized, strict=True):  # one by one: little memory, whatever the clip's length
+        out[...] = _interpolate(_interpolate(frame, *columns, axis=1), *rows, axis=0)
+    return resized
 
 
-def _weights(size: int, index: np.ndarray, share: np.ndarray) -> Float32[np.ndarray, "new {size}"]:
-    """Return a table of weights; pixels beyond the edges are those at the edges."""
-    weights = np.zeros((len(index), size), np.float32)
-    row = np.broadcast_to(np.arange(len(index))[:, None], index.shape)
-    np.add.at(weights, (row, np.clip(index, 0, size - 1)), share.astype(np.float32))
-    return weights
+def resize_cubic(
+    frames: Shaped[np.ndarray, "t h w c"], height: int, width: int
+) -> Float32[np.ndarray, "t {height} {width} c"]:
+    """Resize frames by cubic convolution (Keys 1981) as OpenCV's `INTER_CUBIC` does, with its coefficient -0.75.
+
+    Pillow's and TensorFlow's coefficient is -0.5. Pixels lie by the rule `half_pixel`; those beyond an edge are those
+    at the edge.
+
+    Args:
+        frames: numbers of any type and range; results may be a little outside of the range.
+        height: rows of the result.
+        width: columns of the result.
+    """
+    resized = np.empty((len(frames), height, width, frames.shape[3]), np.float32)
+    for frame, out in zip(frames, resized, strict=True):
+        out[...] = _convolve_cubic(_convolve_cubic(frame, width, axis=1), height, axis=0)
+    return resized
+
+
+def _convolve_cubic(frame: Shaped[np.ndarray, "h w c"], new_size: int, axis: int) -> Float32[np.ndarray, "a b c"]:
+    size = frame.shape[axis]
+    index, scale = np.arange(new_size, dtype=np.float32), np.float32(size / new_size)
+    position = (index + np.float32(0.5)) * scale - np.float32(0.5)
+    first = np.floor(position)
+    result = np.float32(0)
+    for step in range(-1, 3):
+        distance = np.abs(position - first - step)
+        near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
+        far = ((_CUBIC * distance - 5 * _CUBIC) * distance + 8 * _CUBIC) * distance - 4 * _CUBIC
+        weight = np.where(distance <= 1, near, far).astype(np.float32)
+        pixels = np.clip(first.astype(np.int64) + step, 0, size - 1)
+        taken = np.take(frame, pixels, axis).astype(np.float32)
+        result = result + taken * np.expand_dims(weight, [other for other in range(3) if other != axis])
+    return result
+
+
+def _neighbours(
+    size: int, new_size: int, rule: ResizeRule
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Return for each new pixel the pixels before and after it, and the weight of the latter.
+
+    Positions are computed in float32, as TensorFlow does.
+    """
+    index, scale = np.arange(new_size, dtype=np.float32), np.float32(size / new_size)
+    if rule == "half_pixel":
+        position = (index + np.float32(0.5)) * scale - np.float32(0.5)
+    elif rule == "align_corners" and new_size > 1:
+        position = index * np.float32((size - 1) / (new_size - 1))
+    else:
+        position = index * scale
+    position = np.clip(position, 0, size - 1)
+    before = np.floor(position).astype(np.int64)
+    return before, np.minimum(before + 1, size - 1), position - before.astype(np.float32)
+
+
+def _interpolate(
+    frame: Shaped[np.ndarray, "h w c"],
+    before: Int[np.ndarray, " n"],
+    after: Int[np.ndarray, " n"],
+    weight: Float[np.ndarray, " n"],
+    axis: int,
+) -> Float32[np.ndarray, "a b c"]:
+    first, second = (np.take(frame, pixels, axis).astype(np.float32) for pixels in (before, after))
+    second -= first
+    second *= np.expand_dims(weight, [other for other in range(3) if other != axis])
+    second += first
+    return second

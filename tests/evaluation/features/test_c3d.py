@@ -8,7 +8,8 @@ import pytest
 import convert.recognition.c3d
 from show1_jax.errors import UserError
 from show1_jax.evaluation.features.c3d import C3D, preprocess_as_tgan, preprocess_as_tgan2
-from tests.helpers.recognition import C3D_SMALL, compiled, convert_small, features, relative_error, video, write_c3d
+from tests.helpers.recorded import relative_error
+from tests.helpers.small_networks import C3D_SMALL, compiled, convert_small, features, video, write_c3d
 
 SIZES = ((64, 64), (144, 176))
 

@@ -12,7 +12,8 @@ from flax import nnx
 import convert.recognition.clip
 from show1_jax.errors import UserError
 from show1_jax.evaluation.features.clip import CLIP, crop_frames, normalise
-from tests.helpers.recognition import convert_small, features, relative_error, video, write_clip
+from tests.helpers.recorded import relative_error
+from tests.helpers.small_networks import convert_small, features, video, write_clip
 
 SIZES = ((64, 80), (301, 240))
 

@@ -6,12 +6,12 @@ import numpy as np
 
 import convert.recognition.inception
 from show1_jax.evaluation.features.inception import INCEPTION, preprocess_as_pytorch_fid, preprocess_as_tensorflow
-from tests.helpers.recognition import (
+from tests.helpers.recorded import relative_error
+from tests.helpers.small_networks import (
     INCEPTION_SMALL,
     compiled,
     convert_small,
     features,
-    relative_error,
     video,
     write_inception,
 )
