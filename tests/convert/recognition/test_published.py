@@ -160,6 +160,41 @@ def edited(**changes: Any) -> Damage:
     return edit
 
 
+RELEASED_PROCESSOR = {
+    "crop_size": 224,
+    "do_center_crop": True,
+    "do_normalize": True,
+    "do_resize": True,
+    "feature_extractor_type": "CLIPFeatureExtractor",
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "resample": 3,
+    "size": 224,
+}
+NEWER = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}, "rescale_factor": 1 / 255}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, ""),
+        (NEWER, ""),
+        ({"image_mean": [0.5, 0.5, 0.5]}, r"image_mean=\[0\.5, 0\.5, 0\.5\] is not supported, only \[0\.48145466"),
+        ({"resample": 2}, "resample=2 is not supported, only 3"),
+        ({"crop_size": 336}, "crop_size=336 is not supported, only {'height': 224, 'width': 224}"),
+        ({"do_center_crop": False}, "do_center_crop=False is not supported, only True"),
+    ],
+)
+def test_clip_s_processor_is_ours(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    write_clip(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(RELEASED_PROCESSOR | changes))
+    if message:
+        with pytest.raises(UserError, match=f"preprocessor_config.json: {message}"):
+            CLIP.read(tmp_path)
+    else:
+        CLIP.read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
