@@ -1,0 +1,8 @@
+"""The table of feature networks, by kind."""
+
+from typing import Final
+
+from show1_jax.evaluation.features.frame_differences import FRAME_DIFFERENCES
+from show1_jax.evaluation.features.network import FeatureNetwork
+
+FEATURE_NETWORKS: Final[dict[str, FeatureNetwork]] = {network.kind: network for network in (FRAME_DIFFERENCES,)}
