@@ -37,7 +37,7 @@ from show1_jax.parallel import (
     make_mesh,
     put_batch,
 )
-from show1_jax.progress import Bar
+from show1_jax.progress import Bar, say
 from show1_jax.runtime import exact_float32, memory_errors, network_program
 
 DTYPE: Final = jnp.float32
@@ -201,6 +201,7 @@ def extract(
 
     missing = from_first_process(begin)
     if missing:
+        _say_how_many_are_saved(files, missing, name)
         extractor.load()
     own, problem = missing[jax.process_index() :: jax.process_count()], ""
     try:
@@ -211,6 +212,12 @@ def extract(
     if failed := next(filter(None, from_all_processes(problem)), ""):
         raise UserError(failed)
     return files
+
+
+def _say_how_many_are_saved(files: FeatureFiles, missing: Sequence[int], name: str) -> None:
+    saved = files.num_videos - sum(len(files.videos_of(shard)) for shard in missing)
+    if saved and is_first_process():
+        say(f"{name}: the features of {saved} of {files.num_videos} videos are saved already")
 
 
 class _Run:
@@ -255,7 +262,7 @@ class _Run:
     def _write(self, shard: int, features: dict[int, list[ClipFeatures]], problems: Mapping[int, str]) -> None:
         numbers = self._files.videos_of(shard)
         clips = [clip for number in numbers for clip in features.pop(number)]
-        unreadable = {self._videos.videos[index].name: problems[index] for index in numbers if index in problems}
+        unreadable = {self._videos.videos[index].label(): problems[index] for index in numbers if index in problems}
         self._files.write(shard, Shard(clips, unreadable))
 
     def _check_unreadable(self, number: int, problem: str) -> None:
@@ -264,7 +271,7 @@ class _Run:
             self._num_unreadable,
             len(self._videos.videos) + len(self._videos.unreadable),
             self._max_unreadable,
-            f"{self._videos.videos[number].name} ({problem})",
+            f"{self._videos.videos[number].label()} ({problem})",
         )
 
     def _features_of(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[ClipFeatures], str]]:

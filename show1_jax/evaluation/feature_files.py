@@ -22,7 +22,7 @@ from show1_jax.errors import FileError, UserError
 from show1_jax.evaluation.metrics.metric import ClipFeatures
 from show1_jax.files import open_regular, parse_json, write_bytes
 
-VIDEOS_PER_SHARD: Final = 64
+VIDEOS_PER_SHARD: Final = 16
 _FORMAT: Final = "show1_jax.features.v1"
 _SETTINGS: Final = "settings.json"
 

@@ -134,7 +134,7 @@ def versions() -> dict[str, str]:
         try:
             found[name] = version(name)
         except PackageNotFoundError:  # run from a checkout that is not installed
-            found[name] = "not installed"
+            found[name] = "a checkout, not installed"
     devices = jax.devices()
     return found | {"devices": f"{len(devices)} x {devices[0].device_kind}"}
 

@@ -1,7 +1,7 @@
 """A metric of a set of videos, from the request of the command line to its result."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ def score(request: ScoringRequest) -> Result:
         UserError: the request, the videos, the captions or the weights are wrong; see `check_request`.
     """
     check_request(request)
+    request = replace(request, rule=replace(request.rule, least=request.metric.facts.min_frames))
     from_first_process(lambda: check_writable(request.features))
     network = FEATURE_NETWORKS[request.metric.facts.network]
     options = {name: choices[0] for name, choices in network.options.items()} | dict(request.options)

@@ -1,12 +1,21 @@
-"""Made-up copies of datasets in the layout in which they are unpacked, with a few small videos."""
+"""Made-up copies of datasets in the layout in which they are unpacked, and videos as sample.py writes them."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from show1_jax.cascade.prompts import Prompt
+from show1_jax.config.config_file import Config
+from show1_jax.config.sampling import STAGES
 from show1_jax.evaluation.protocols.ucf101 import class_prompts
+from show1_jax.media.frames import from_uint8
+from show1_jax.media.stage_files import save_stage
 from show1_jax.media.write import write_mp4
+from show1_jax.sampling.run_directory import RunDirectory, describe_request
+from show1_jax.sampling.run_record import RECORD, Record
 from tests.helpers.media_files import encode, moving_square
 
 SIZE = 24, 32
@@ -74,3 +83,15 @@ def write_msrvtt(
         else:
             path.touch()
     return folder
+
+
+def write_sampled(out: Path, video: Prompt, config: Config | None = None, weights: str = "0") -> RunDirectory:
+    """Write the last stage of a video of noise with its record, as sample.py does, without GIF and pictures."""
+    run = RunDirectory.of(out, video)
+    checkpoint: Mapping[str, str] = {STAGES[-1]: weights}
+    request = describe_request(config or Config(), video, precision="float32", checkpoint=checkpoint)
+    noise = np.random.default_rng(video.seed).integers(0, 256, (NUM_FRAMES, *SIZE, 3), np.uint8)
+    save_stage(run.stage_file(STAGES[-1]), from_uint8(noise), STAGES[-1])
+    write_mp4(run.stage_file(STAGES[-1], ".mp4"), noise, 8)
+    (run.path / RECORD).write_bytes(Record(request, STAGES, {}).to_bytes())
+    return run

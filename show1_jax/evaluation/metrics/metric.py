@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -77,6 +77,7 @@ class Score:
 Summary = TypeVar("Summary")
 
 
+@runtime_checkable
 class Metric(Protocol[Summary]):
     """A metric: a frozen dataclass. Its fields with a `help` in their metadata become options of the command.
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.errors import UserError
 from show1_jax.evaluation.extraction import ExtractionOptions
+from show1_jax.evaluation.features.table import FEATURE_NETWORKS
 from show1_jax.evaluation.metrics.table import METRICS
 from show1_jax.evaluation.protocols.plan_files import StoredPlan
 from show1_jax.evaluation.protocols.protocol import PaperScore, Protocol, check_files
@@ -135,6 +137,9 @@ def score(
     requests = {metric: _request(folder, stored.protocol, metric, weights, work) for metric in chosen}
     for request in requests.values():
         check_request(request)
+    kinds = {METRICS[metric].facts.network for metric, request in requests.items() if request.weights is not None}
+    if kinds:
+        CheckpointSet.open(weights).check_sizes(sorted(kinds))
     from_first_process(lambda: _write_lists(folder, stored, data, requests))
     return Scores(stored, {metric: score_metric(request) for metric, request in requests.items()})
 
@@ -155,7 +160,7 @@ def _request(folder: Path, protocol: Protocol, metric: str, weights: str, work: 
         rule=rule,
         features=lists / "features",
         reference=lists / f"{metric}_reference.txt" if facts.has_reference else None,
-        weights=weights,
+        weights=weights if FEATURE_NETWORKS[facts.network].has_weights else None,
         seed=protocol.seed,
         any_frame_rate=True,
         extraction=work,

@@ -35,6 +35,7 @@ class ClipRule:
         position: clips begin with the first frame, or lie in the centre, or at random times.
         per_video: number of clips of a video; they may overlap.
         seed: seed of random positions.
+        least: fewest frames of a whole video.
         square: height and width to which frames are resized after a crop of their centre; None keeps them.
     """
 
@@ -44,6 +45,7 @@ class ClipRule:
     position: Position = "first"
     per_video: int = 1
     seed: int = 0
+    least: int = 1
     square: int | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +62,7 @@ class ClipRule:
     def settings(self) -> dict[str, Any]:
         """Return the settings that have an effect, for reports and for the names of saved features."""
         values = asdict(self)
+        del values["least"]
         if self.position != "random":
             del values["seed"]
         if self.num_frames is None:
@@ -91,7 +94,10 @@ class ClipRule:
         if room < 0:
             raise VideoError(f"it has {count} frames{self._resampled()}, and a clip needs {self.span}")
         if self.num_frames is None:
-            return [range(0, count, self.stride)]
+            whole = range(0, count, self.stride)
+            if len(whole) < self.least:
+                raise VideoError(f"it has {len(whole)} frames{self._resampled()}, and {self.least} are needed")
+            return [whole]
         numbers = range(self.per_video)
         if self.position == "first":
             starts = [0]
@@ -130,6 +136,8 @@ def read_clips(source: FrameSource, rule: ClipRule, name: str) -> list[UInt8[np.
         clips: list[Sequence[int]] = [*rule.choose(rule.span, name)]  # later frames need not be decoded
     else:
         timeline = source.timeline()
+        if rule.fps is not None and not source.has_times():
+            raise VideoError("its frames have no times, so --fps cannot resample it; use --stride")
         shown = range(len(timeline.times)) if rule.fps is None else resample(timeline, rule.fps)
         clips = [[shown[index] for index in chosen] for chosen in rule.choose(len(shown), name)]
     needed = sorted({index for chosen in clips for index in chosen})

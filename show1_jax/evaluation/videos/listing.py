@@ -39,7 +39,7 @@ class Video:
     """A video.
 
     Attributes:
-        name: its path in the folder, or its place in the dataset; unique.
+        name: its path in the folder, or its place in the order of the dataset; unique.
         frames: its frames.
         files: the files that its frames are in; empty for a record of a dataset.
         caption: its caption, if its run record or a text file beside it has one.
@@ -49,6 +49,10 @@ class Video:
     frames: FrameSource
     files: tuple[Path, ...]
     caption: str | None = None
+
+    def label(self) -> str:
+        """Return the name for messages: that of a record of a dataset is in the record."""
+        return self.frames.dataset.name(self.frames.position) if isinstance(self.frames, RecordFrames) else self.name
 
 
 @dataclass

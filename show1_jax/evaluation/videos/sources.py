@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -26,6 +26,7 @@ from show1_jax.media.timeline import Timeline
 Frame = UInt8[np.ndarray, "h w 3"]
 
 
+@runtime_checkable
 class FrameSource(Protocol):
     """A stored video. Its methods raise `VideoError` or `OSError` if it cannot be read."""
 
@@ -33,7 +34,10 @@ class FrameSource(Protocol):
         """Return the frames a second that the file states, or None; little is read."""
 
     def timeline(self) -> Timeline:
-        """Return the times of all frames; without a frame rate, a frame lasts a second."""
+        """Return the times of all frames; without times, a frame lasts a second."""
+
+    def has_times(self) -> bool:
+        """Return whether the times of the frames are known."""
 
     def frames(self, chosen: Sequence[int]) -> Iterator[Frame]:
         """Yield the frames of these increasing numbers, which may repeat.
@@ -68,6 +72,10 @@ class EncodedFrames:
         with self._video() as video:
             return Timeline.from_frames(video.frames())
 
+    def has_times(self) -> bool:
+        """See `FrameSource`."""
+        return True
+
     def frames(self, chosen: Sequence[int]) -> Iterator[Frame]:
         """See `FrameSource`; frames after the last chosen one are not decoded."""
         with self._video() as video:
@@ -87,6 +95,10 @@ class ImageFrames:
     def timeline(self) -> Timeline:
         """See `FrameSource`."""
         return _even_times(len(list_images(self.folder)))
+
+    def has_times(self) -> bool:
+        """See `FrameSource`."""
+        return False
 
     def frames(self, chosen: Sequence[int]) -> Iterator[Frame]:
         """See `FrameSource`."""
@@ -113,6 +125,10 @@ class ArrayFrames:
         """See `FrameSource`."""
         with mapped_array(self.path) as array:
             return _even_times(len(array))
+
+    def has_times(self) -> bool:
+        """See `FrameSource`."""
+        return False
 
     def frames(self, chosen: Sequence[int]) -> Iterator[Frame]:
         """See `FrameSource`."""
@@ -143,6 +159,10 @@ class StageFrames:
     def timeline(self) -> Timeline:
         """See `FrameSource`."""
         return _even_times(len(self._values()), self.rate())
+
+    def has_times(self) -> bool:
+        """See `FrameSource`."""
+        return self.viewable is not None
 
     def frames(self, chosen: Sequence[int]) -> Iterator[Frame]:
         """See `FrameSource`."""
@@ -187,6 +207,10 @@ class RecordFrames:
     def timeline(self) -> Timeline:
         """See `FrameSource`."""
         return self._encoded().timeline()
+
+    def has_times(self) -> bool:
+        """See `FrameSource`."""
+        return True
 
     def frames(self, chosen: Sequence[int]) -> Iterator[Frame]:
         """See `FrameSource`."""

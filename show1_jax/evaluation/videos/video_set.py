@@ -117,7 +117,7 @@ def open_videos(
     videos = [listing.videos[index] for index in chosen]
     facts = _facts_of(videos, listing, f"reading {path.name}")
     good = [index for index, of_video in enumerate(facts) if not of_video.problem]
-    bad = {video.name: of_video.problem for video, of_video in zip(videos, facts, strict=True) if of_video.problem}
+    bad = {video.label(): of_video.problem for video, of_video in zip(videos, facts, strict=True) if of_video.problem}
     rates = Counter(_rate_text(facts[index].rate) for index in good)
     return VideoSet(
         path=path,
