@@ -6,6 +6,7 @@ is replaced. `NOT_READ` lists the commands that no test reads, with the reason; 
 """
 
 import ast
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -32,6 +33,8 @@ from show1_jax.cli import load_config
 from show1_jax.config.sampling import STAGES
 from show1_jax.data import __main__ as data_command
 from show1_jax.evaluation.demo_world import alignment
+from show1_jax.evaluation.protocols import command as protocols_command
+from show1_jax.evaluation.protocols.table import PROTOCOLS
 from show1_jax.parallel import mesh
 from show1_jax.training import caption_encoders
 
@@ -74,6 +77,7 @@ WORK = {
     "show1_jax.data.building.tfds_export": ("export",),
     "show1_jax.data.text_cache": ("collect_captions",),
     "show1_jax.evaluation.demo_world.alignment": ("cascade_videos", "true_videos"),
+    "show1_jax.evaluation.protocols.command": ("make_prompts", "score_samples"),
     "show1_jax.training.caption_encoders": ("scene_from_index",),
 }
 """Functions that start the work of a command, by module."""
@@ -176,7 +180,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("checkpoints", "configs"):
         (folder / name).symlink_to(ROOT / name)
-    (folder / "prompts.jsonl").write_text('{"prompt": "a red circle"}\n')
+    for place in (folder, *(folder / "outputs" / name for name in PROTOCOLS)):  # as the commands of protocols make them
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "prompts.jsonl").write_text('{"prompt": "a red circle"}\n')
     (folder / "prompts.txt").write_text("a red circle\n")
     monkeypatch.chdir(folder)
     return folder
@@ -248,6 +254,7 @@ READERS: dict[str, Callable[[Sequence[str]], Any]] = {
     "convert": convert_command.main,
     "show1_jax.data": data_command.main,
     "show1_jax.evaluation.alignment": alignment.main,
+    "show1_jax.evaluation.protocols": protocols_command.main,
     "show1_jax.training.caption_encoders": caption_encoders.main,
 }
 SUBCOMMANDS = ("convert", "show1_jax.data")
@@ -300,12 +307,17 @@ def flags_in_sentences() -> list[tuple[str, str]]:
     return list(dict.fromkeys(flags))
 
 
+COMMANDS = (convert_command, data_command, alignment, caption_encoders, protocols_command)
+"""Modules of the commands that use argparse."""
+
+
 @functools.cache
 def known_flags() -> set[str]:
     """Return the flags of all commands, without settings."""
     known = {f"--{name}" for command in (sample, train) for name in command.define_flags()}
-    sources = [inspect.getsource(module) for module in (convert_command, data_command, alignment, caption_encoders)]
+    sources = [inspect.getsource(module) for module in COMMANDS]
     sources += [path.read_text() for path in (ROOT / "benchmarks").rglob("*.py")]
+    known |= {f"--{field.name}" for kind in PROTOCOLS.values() for field in dataclasses.fields(kind)}
     known |= {flag for source in sources for flag in re.findall(r"\"(--\w+)\"", source)}
     return known | {f"--{stage}" for stage in STAGES}  # of `python -m convert`
 

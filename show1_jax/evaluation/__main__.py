@@ -99,6 +99,7 @@ def _add_clips(command: argparse.ArgumentParser, facts: "MetricFacts") -> None:
     add("--stride", type=count, default=1, metavar="N", help="take every N-th frame; default 1")
     add("--fps", type=cli.number_between(0.01, 1000.0), help="resample to FPS frames a second; default: all frames")
     add("--clip", choices=("first", "center", "random"), default="first", help="place of the clip; default first")
+    add("--square", type=count, metavar="N", help="crop the centre to a square and resize it to N x N; default: no")
     add("--clips_per_video", type=count, default=1, metavar="N", help="clips of each video; default 1")
 
 
@@ -159,7 +160,9 @@ def _request(parsed: argparse.Namespace) -> "ScoringRequest":
     if parsed.whole and parsed.num_frames is not None:
         raise UserError("--whole and --num_frames exclude each other; give one")
     num_frames = None if parsed.whole else parsed.num_frames or metric.facts.num_frames
-    rule = ClipRule(num_frames, parsed.stride, parsed.fps, parsed.clip, parsed.clips_per_video, parsed.seed)
+    rule = ClipRule(
+        num_frames, parsed.stride, parsed.fps, parsed.clip, parsed.clips_per_video, parsed.seed, parsed.square
+    )
     request = ScoringRequest(
         metric=metric,
         videos=parsed.videos,

@@ -14,6 +14,7 @@ from show1_jax.data.order import uniform
 from show1_jax.errors import UserError
 from show1_jax.evaluation.videos.sources import FrameSource
 from show1_jax.media.errors import VideoError
+from show1_jax.media.frames import square_uint8
 from show1_jax.media.timeline import Timeline
 
 Position = Literal["first", "center", "random"]
@@ -35,6 +36,7 @@ class ClipRule:
         per_video: number of clips of a video; they may overlap.
         seed: seed of random positions.
         least: fewest frames of a whole video.
+        square: height and width to which frames are resized after a crop of their centre; None keeps them.
     """
 
     num_frames: int | None
@@ -44,6 +46,7 @@ class ClipRule:
     per_video: int = 1
     seed: int = 0
     least: int = 1
+    square: int | None = None
 
     def __post_init__(self) -> None:
         if self.fps is not None and self.stride != 1:
@@ -63,13 +66,15 @@ class ClipRule:
         if self.position != "random":
             del values["seed"]
         if self.num_frames is None:
-            values = {"num_frames": "whole videos", "stride": self.stride, "fps": self.fps}
+            values = {"num_frames": "whole videos", "stride": self.stride, "fps": self.fps, "square": self.square}
         return values
 
     def describe(self) -> str:
         """Return the rule in a few words."""
         length = "whole videos" if self.num_frames is None else f"{self.num_frames} frames"
         step = f"stride {self.stride}" if self.fps is None else f"{self.fps:g} frames a second"
+        if self.square is not None:
+            step = f"{step}, centre cropped to a square of {self.square} x {self.square}"
         if self.num_frames is None:
             return f"{length}, {step}"
         several = "" if self.per_video == 1 else f"{self.per_video} "
@@ -144,6 +149,8 @@ def read_clips(source: FrameSource, rule: ClipRule, name: str) -> list[UInt8[np.
         if frame.nbytes * max(len(needed), *map(len, clips)) > MAX_CLIP_BYTES:
             raise VideoError(f"{len(needed)} frames of {_size(frame)} are too large to read; use a --stride")
         frames[index] = frame
+    if rule.square is not None:
+        frames = {index: square_uint8(frame[None], rule.square)[0] for index, frame in frames.items()}
     return [np.stack([frames[index] for index in chosen]) for chosen in clips]
 
 

@@ -20,7 +20,7 @@ from show1_jax.evaluation.videos.sources import (
     RecordFrames,
     StageFrames,
 )
-from show1_jax.files import open_regular, read_bounded
+from show1_jax.files import open_regular, read_bounded, user_path
 from show1_jax.media.containers import CONTAINER_SUFFIXES
 from show1_jax.media.images import IMAGE_SUFFIXES, list_images, natural_order
 from show1_jax.sampling.run_directory import RunDirectory
@@ -29,6 +29,8 @@ from show1_jax.sampling.run_record import RECORD
 VIDEO_SUFFIXES: Final = (*CONTAINER_SUFFIXES, ".npy")
 _OTHER_VIDEOS: Final = (".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv", ".3gp", ".vob", ".y4m")
 """Suffixes of videos that cannot be read; they are named, not skipped."""
+_LIST_SUFFIX: Final = ".txt"
+_MAX_LIST_BYTES: Final = 256 << 20
 _MAX_TEXT_BYTES: Final = 4 * MAX_CAPTION + 1024
 
 
@@ -77,7 +79,8 @@ def list_videos(path: Path, stage: Stage | None = None) -> Listing:
     videos are ignored, as previews. Hidden files are ignored.
 
     Args:
-        path: a folder, a dataset of `python -m show1_jax.data build`, or a video file.
+        path: a folder, a dataset of `python -m show1_jax.data build`, a video file, or a `.txt` with the path of a
+            video, a folder of images or a run directory on each line, relative to the file.
         stage: stage of run directories; by default the last one that any of them has.
 
     Raises:
@@ -90,10 +93,15 @@ def list_videos(path: Path, stage: Stage | None = None) -> Listing:
         _list_dataset(path, listing)
     elif path.is_dir():
         _list_folder(path, stage, listing)
+    elif path.suffix.lower() == _LIST_SUFFIX:
+        _list_paths(path, stage, listing)
     elif path.suffix.lower() in VIDEO_SUFFIXES:
         listing.videos.append(_video_of_file(path, path.name))
     else:
-        raise UserError(f"{path} is no video ({' '.join(VIDEO_SUFFIXES)}); give a video or a folder of videos")
+        raise UserError(
+            f"{path} is no video ({' '.join(VIDEO_SUFFIXES)}); give a video, a folder of videos or a .txt with their "
+            "paths"
+        )
     if not listing.videos and not listing.unreadable:
         raise UserError(
             f"{path} has no videos; it must contain {' '.join(VIDEO_SUFFIXES)}, folders of frames, or run directories "
@@ -108,6 +116,34 @@ def _list_dataset(folder: Path, listing: Listing) -> None:
     listing.dataset = dataset.sha256
     for position in range(len(dataset)):
         listing.videos.append(Video(f"video {position}", RecordFrames(dataset, position), ()))
+
+
+def _list_paths(file: Path, stage: Stage | None, listing: Listing) -> None:
+    """List the videos whose paths are in a file. Their names are relative to the folder that all of them are in."""
+    try:
+        lines = map(str.strip, read_bounded(file, _MAX_LIST_BYTES).decode("utf-8-sig").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({reason(error)}); write a path of a video on each line") from None
+    paths = [
+        Path(os.path.abspath(file.parent / user_path(line))) for line in lines if line and not line.startswith("#")
+    ]
+    if not paths:
+        return
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    if twice := [path for path, count in Counter(paths).items() if count > 1]:
+        raise UserError(f"{file} has {twice[0]} twice; keep one line")
+    runs: list[RunDirectory] = []
+    for path in paths:
+        run = RunDirectory(path)
+        if not path.exists():
+            listing.unreadable[_name(root, path)] = "there is no such file or folder"
+        elif not path.is_dir():
+            _list_files(root, [path], listing)
+        elif (path / RECORD).exists() or any(run.existing([one]) for one in STAGES):
+            runs.append(run)
+        else:
+            _guarded(listing, _name(root, path), lambda name, place=path: _video_of_images(place, name))
+    _list_runs(root, runs, stage, listing)
 
 
 def _list_folder(folder: Path, stage: Stage | None, listing: Listing) -> None:
