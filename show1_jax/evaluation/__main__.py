@@ -161,7 +161,13 @@ def _request(parsed: argparse.Namespace) -> "ScoringRequest":
         raise UserError("--whole and --num_frames exclude each other; give one")
     num_frames = None if parsed.whole else parsed.num_frames or metric.facts.num_frames
     rule = ClipRule(
-        num_frames, parsed.stride, parsed.fps, parsed.clip, parsed.clips_per_video, parsed.seed, parsed.square
+        num_frames,
+        stride=parsed.stride,
+        fps=parsed.fps,
+        position=parsed.clip,
+        per_video=parsed.clips_per_video,
+        seed=parsed.seed,
+        square=parsed.square,
     )
     request = ScoringRequest(
         metric=metric,
