@@ -107,7 +107,7 @@ class Extractor:
     def settings(self) -> dict[str, Any]:
         """Return everything about the network that decides the features, JSON."""
         return {
-            "network": self.network.kind,
+            "kind": self.network.kind,
             "weights": self.digest,
             "dtype": jnp.dtype(DTYPE).name,
             **self.network.settings,
