@@ -47,8 +47,6 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="METRIC", dest="metric")
     for name, metric in METRICS.items():
         facts = metric.facts
-        if facts.network not in FEATURE_NETWORKS:
-            continue
         command = commands.add_parser(
             name,
             help=facts.summary,

@@ -110,6 +110,7 @@ class Extractor:
             "kind": self.network.kind,
             "weights": self.digest,
             "dtype": jnp.dtype(DTYPE).name,
+            **(self.network.describe(self._checkpoints) if self.network.describe else {}),
             **self.network.settings,
             **self.options,
         }
