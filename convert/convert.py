@@ -295,15 +295,16 @@ def _provenance(prepared: PreparedPart) -> dict[str, Any]:
         **prepared.origin,
         "files": {name: sha256(path) for name, path in prepared.files.items()} | copied,
         "licence": prepared.licence,
-        "tool": f"show1-jax {_package_version()}",
+        "tool": tool_version(),
     }
 
 
-def _package_version() -> str:
+def tool_version() -> str:
+    """Return this package's name and version, for provenance."""
     try:
-        return metadata.version("show1-jax")
+        return f"show1-jax {metadata.version('show1-jax')}"
     except metadata.PackageNotFoundError:
-        return "from a checkout"
+        return "show1-jax from a checkout"
 
 
 @contextmanager

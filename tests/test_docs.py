@@ -72,7 +72,7 @@ WORK = {
     "show1_jax.sampling.job": ("sample_videos", "print_memory"),
     "show1_jax.training.run.job": ("train", "print_training_memory"),
     "show1_jax.parallel": ("initialize_distributed",),
-    "convert.__main__": ("convert", "inflate", "merge", "export", "verify"),
+    "convert.__main__": ("convert", "inflate", "merge", "export", "convert_features", "verify"),
     "show1_jax.data.building.builder": ("build",),
     "show1_jax.data.building.tfds_export": ("export",),
     "show1_jax.data.text_cache": ("collect_captions",),

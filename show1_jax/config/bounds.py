@@ -65,6 +65,10 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "relative_attention_max_distance": (1, 1_048_576),
     "layer_norm_eps": _NORM_EPSILON,
     "layer_norm_epsilon": _NORM_EPSILON,
+    # networks that recognise
+    "num_classes": (1, 1_000_000),
+    "stem_channels": _CHANNELS,
+    **dict.fromkeys(("branch_0", "branch_1a", "branch_1b", "branch_2a", "branch_2b", "branch_3b"), _CHANNELS),
     # caches of text states
     "num_captions": (1, 10**9),
     "positions": (1, 1024),

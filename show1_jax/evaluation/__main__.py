@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from show1_jax.evaluation.scoring import ScoringRequest
 
 _MAX: Final = 10**9
+_MAX_NAMED: Final = 20
+"""Number of unreadable videos that are named on stderr; the table names all."""
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -131,11 +133,15 @@ def _evaluate(arguments: Sequence[str]) -> None:
     result = score(request)
     if is_first_process():
         path = result.write(parsed.out)
-        for line in result.warnings:
+        lost = [(name, *one) for name, of_set in result.sets.items() for one in of_set.unreadable.items()]
+        lines = [
+            *result.warnings,
+            *(f"--{name}: {video} is not scored: {why}" for name, video, why in lost[:_MAX_NAMED]),
+        ]
+        for line in lines:
             say(f"warning: {line}")
-        for name, of_one in result.sets.items():
-            for video, why in of_one.unreadable.items():
-                say(f"warning: --{name}: {video} is not scored: {why}")
+        if len(lost) > _MAX_NAMED:
+            say(f"warning: {len(lost) - _MAX_NAMED} more videos are not scored; {path} names them")
         say(f"all settings: {path}")
         print(result.line())
 
@@ -155,7 +161,13 @@ def _request(parsed: argparse.Namespace) -> "ScoringRequest":
         raise UserError("--whole and --num_frames exclude each other; give one")
     num_frames = None if parsed.whole else parsed.num_frames or metric.facts.num_frames
     rule = ClipRule(
-        num_frames, parsed.stride, parsed.fps, parsed.clip, parsed.clips_per_video, parsed.seed, parsed.square
+        num_frames,
+        stride=parsed.stride,
+        fps=parsed.fps,
+        position=parsed.clip,
+        per_video=parsed.clips_per_video,
+        seed=parsed.seed,
+        square=parsed.square,
     )
     request = ScoringRequest(
         metric=metric,

@@ -21,7 +21,7 @@ _PACKAGES: Final = ("show1-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "av"
 
 @dataclass(frozen=True)
 class SetResult:
-    """What a report says about a set of videos.
+    """The facts of a set of videos in a report.
 
     Attributes:
         clips: number of scored clips.

@@ -179,7 +179,7 @@ def _result(
 
 
 def _summarize(request: ScoringRequest, name: str, videos: VideoSet, files: FeatureFiles) -> tuple[Any, SetResult]:
-    """Return the statistic of a set of videos, and what a report says about the set."""
+    """Return the statistic of a set of videos, and the facts of the set for a report."""
     counts = [len(shard.clips) for shard in files.read()]
     total, metric, summary, first = sum(counts), request.metric, None, 0
     unreadable = dict(videos.unreadable)

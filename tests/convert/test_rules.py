@@ -39,7 +39,7 @@ class Toy(nnx.Module):
 
 TOY = KeyTable(
     renames=((r"^time$", "time.3"),),
-    temporal=r"^time\.kernel$",
+    layouts=((r"^time\.kernel$", "o i t 1 1 -> t 1 i o"),),
     aliases=((r"^normalise\.", "norm."),),
     tied={"copy.weight": "table.weight"},
     ignored=r"^position_ids$",
@@ -142,10 +142,11 @@ def test_finite_weights_of_any_size_pass(shape: tuple[int, ...], dtype: Any) -> 
 
 def test_a_table_that_is_no_bijection_is_refused(toy: nnx.State) -> None:
     with pytest.raises(UserError, match=r"2 parameters that share a key: blocks\.1\.bias and time\.bias"):
-        released_tensors(toy, KeyTable(renames=((r"^time$", "blocks.1"),), temporal=r"^time\.kernel$"))
+        released_tensors(toy, KeyTable(renames=((r"^time$", "blocks.1"),), layouts=TOY.layouts))
     with pytest.raises(UserError, match=r"2 unmapped parameters: a\.kernel, b\.kernel"):
         released_tensors(
-            nnx.State({name: {"kernel": nnx.Param(np.zeros((2, 2, 2)))} for name in "ab"}), KeyTable(temporal=r"^b\.")
+            nnx.State({name: {"kernel": nnx.Param(np.zeros((2, 2, 2)))} for name in "ab"}),
+            KeyTable(layouts=((r"^b\.", "o i t 1 1 -> t 1 i o"),)),
         )
 
 

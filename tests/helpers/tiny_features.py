@@ -66,11 +66,12 @@ def _video_features(network: Any, inputs: Mapping[str, Array]) -> Array:
 
 
 def _frame_features(network: Any, inputs: Mapping[str, Array]) -> Array:
-    return jnp.concatenate([network(inputs["video"]), network(inputs["words"])], axis=1)
+    frames, words = (network(inputs[name]) for name in ("video", "words"))
+    return (frames * words).sum(-1, keepdims=True)
 
 
 TINY_VIDEO = FeatureNetwork("tiny_video", WIDTH, {"size": "4 x 4"}, _prepare, _video_features)
-TINY_FRAMES = FeatureNetwork("tiny_frames", WIDTH, {"size": "4 x 4"}, _prepare, _frame_features)
+TINY_FRAMES = FeatureNetwork("tiny_frames", 1, {"size": "4 x 4"}, _prepare, _frame_features)
 
 
 @dataclasses.dataclass(frozen=True)

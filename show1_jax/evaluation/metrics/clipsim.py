@@ -50,8 +50,8 @@ class ClipSimilarity:
         )
 
     def summarize(self, clips: Sequence[ClipFeatures], place: ClipRange) -> CosineSums:
-        """Return the sums over clips, whose last row is the caption and whose other rows are the frames."""
-        cosines = [_cosines(rows.astype(np.float64)) for rows in clips]
+        """Return the sums over clips, whose rows are the cosines of their frames."""
+        cosines = [rows[:, 0].astype(np.float64) for rows in clips]
         means = np.array([of_clip.mean() for of_clip in cosines])
         return CosineSums(
             clips=len(clips),
@@ -81,9 +81,3 @@ def standard_error(count: int, total: float, squares: float) -> float | None:
         return None
     variance = max(0.0, squares - total * total / count) / (count - 1)
     return math.sqrt(variance / count)
-
-
-def _cosines(rows: np.ndarray) -> np.ndarray:
-    directions = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    cosines: np.ndarray = directions[:-1] @ directions[-1]
-    return cosines

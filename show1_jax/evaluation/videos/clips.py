@@ -35,8 +35,8 @@ class ClipRule:
         position: clips begin with the first frame, or lie in the centre, or at random times.
         per_video: number of clips of a video; they may overlap.
         seed: seed of random positions.
-        least: fewest frames of a whole video.
         square: height and width to which frames are resized after a crop of their centre; None keeps them.
+        least: fewest frames of a whole video.
     """
 
     num_frames: int | None
@@ -45,8 +45,8 @@ class ClipRule:
     position: Position = "first"
     per_video: int = 1
     seed: int = 0
-    least: int = 1
     square: int | None = None
+    least: int = 1
 
     def __post_init__(self) -> None:
         if self.fps is not None and self.stride != 1:

@@ -22,8 +22,6 @@ from show1_jax.evaluation.videos.listing import Listing, Video, list_videos, rea
 from show1_jax.parallel import from_all_processes, is_first_process
 from show1_jax.progress import Bar
 
-MAX_NAMED: Final = 20
-"""Number of unreadable videos that a report names."""
 _SAME_RATE: Final = 0.01
 """Largest relative difference of frame rates that count as equal: 24 and 23.976 are."""
 
@@ -78,7 +76,7 @@ class VideoSet:
         return None if most == "unknown" else float(most)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a report says about the set."""
+        """Return the facts of the set for a report, JSON."""
         return {
             "path": str(self.path),
             "videos found": self.num_found,

@@ -31,12 +31,12 @@ def stand_in(kind: str, prepared: Counter[str]) -> FeatureNetwork:
     def prepare(clip: np.ndarray, caption: str) -> dict[str, np.ndarray]:
         prepared[kind] += 1
         assert clip.shape[1:] == (SQUARE, SQUARE, 3)
-        return {"clip": clip.astype(np.float32), "length": np.float32([len(caption), 1, 1])}
+        return {"clip": clip.astype(np.float32), "length": np.array([len(caption)], np.float32)}
 
     def features(module: Any, batch: Mapping[str, Array]) -> Array:
         frames = batch["clip"].mean((2, 3)) / 255
         if kind == "clip_model":
-            return jnp.concatenate([frames, batch["length"][:, None]], axis=1)
+            return frames[..., :1] / (1 + batch["length"][:, None, :1])
         rows = frames if kind == "inception_v3" else frames.mean(1, keepdims=True)
         return jnp.tile(rows, (1, 1, -(-WIDTHS[kind] // 3)))[..., : WIDTHS[kind]]
 
@@ -130,7 +130,7 @@ def test_msrvtt(tmp_path: Path, prepared: Counter[str], capsys: pytest.CaptureFi
     assert lines[3].endswith("; the paper: 0.3072 (the paper's text says 0.3076)")
     assert f"whole videos, stride 1, centre cropped to a square of {SQUARE} x {SQUARE}" in lines[3]
     scores = json.loads((out / "scores" / "table.json").read_text())["scores"]
-    assert scores["clipsim"]["result"]["sets"]["videos"]["rows"] == 22 * (NUM_FRAMES + 1)
+    assert scores["clipsim"]["result"]["sets"]["videos"]["rows"] == 22 * NUM_FRAMES
     assert scores["fid-vid"]["result"]["sets"]["reference"]["rows"] == 10 * FRAMES
 
 
