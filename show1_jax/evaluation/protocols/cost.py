@@ -37,7 +37,7 @@ def describe_cost(
             line += f", compared with {len(part.references):,} of {protocol.dataset} ({_bytes_text(size)})"
         yield line
     seconds = SECONDS_PER_VIDEO if seconds_per_video is None else seconds_per_video
-    source = " (measured on one NVIDIA H200, benchmarks/README.md)" if seconds_per_video is None else ""
+    source = " (released settings on one NVIDIA H200, benchmarks/README.md)" if seconds_per_video is None else ""
     share = -(-len(videos) // hosts)
     yield f"time: {len(videos) * seconds / 3600:,.1f} hours on one host at {seconds:g} s a video{source}"
     if hosts > 1:

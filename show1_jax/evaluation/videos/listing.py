@@ -141,6 +141,8 @@ def _list_paths(file: Path, stage: Stage | None, listing: Listing) -> None:
             _list_files(root, [path], listing)
         elif (path / RECORD).exists() or any(run.existing([one]) for one in STAGES):
             runs.append(run)
+        elif not any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir()):
+            listing.unreadable[_name(root, path)] = "it is a folder without images"
         else:
             _guarded(listing, _name(root, path), lambda name, place=path: _video_of_images(place, name))
     _list_runs(root, runs, stage, listing)

@@ -25,9 +25,8 @@ def test_lines(tmp_path: Path) -> None:
         "note: few",
     ]
     measured = list(describe_cost(Msrvtt(), plan, Config(), tmp_path, None, 1))
-    assert (
-        "time: 2.8 hours on one host at 102 s a video (measured on one NVIDIA H200, benchmarks/README.md)" in measured
-    )
+    source = "released settings on one NVIDIA H200, benchmarks/README.md"
+    assert f"time: 2.8 hours on one host at 102 s a video ({source})" in measured
 
 
 def test_bytes_of_the_released_sizes() -> None:

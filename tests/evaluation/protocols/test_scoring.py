@@ -19,8 +19,7 @@ from show1_jax.evaluation.protocols.plan_files import read_plan
 from show1_jax.media.frames import square_uint8, to_uint8
 from show1_jax.media.read import read_video
 from show1_jax.sampling.run_directory import RunDirectory
-from tests.helpers.media_files import moving_square
-from tests.helpers.tiny_datasets import NUM_FRAMES, SIZE, write_msrvtt, write_sampled, write_ucf101
+from tests.helpers.tiny_datasets import NUM_FRAMES, write_msrvtt, write_sampled, write_ucf101
 
 SQUARE, FRAMES = 8, 16
 WIDTHS = {"i3d": 3, "c3d": 101, "inception_v3": 3, "clip_model": 3}
@@ -133,16 +132,6 @@ def test_msrvtt(tmp_path: Path, prepared: Counter[str], capsys: pytest.CaptureFi
     scores = json.loads((out / "scores" / "table.json").read_text())["scores"]
     assert scores["clipsim"]["result"]["sets"]["videos"]["rows"] == 22 * NUM_FRAMES
     assert scores["fid-vid"]["result"]["sets"]["reference"]["rows"] == 10 * FRAMES
-
-
-def test_frames_are_cropped_to_their_centre() -> None:
-    frames = moving_square(2, *SIZE)
-    height, width = SIZE
-    marked = frames.copy()
-    marked[:, :, : (width - height) // 2] = 0
-    marked[:, :, (width + height) // 2 :] = 255
-    np.testing.assert_array_equal(square_uint8(marked, 8), square_uint8(frames, 8))
-    np.testing.assert_array_equal(square_uint8(frames, height), frames[:, :, 4:28])
 
 
 def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], prepared: Counter[str]) -> None:
