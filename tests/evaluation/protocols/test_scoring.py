@@ -26,7 +26,7 @@ WIDTHS = {"i3d": 3, "c3d": 101, "inception_v3": 3, "clip_model": 1}
 
 
 def stand_in(kind: str, prepared: Counter[str]) -> FeatureNetwork:
-    """Return a network without weights: the mean colour of a clip or of its frames; for CLIP divided by a caption's length."""
+    """Return a network without weights: the mean colour of a clip or of its frames, in CLIP with the caption."""
 
     def prepare(clip: np.ndarray, caption: str) -> dict[str, np.ndarray]:
         prepared[kind] += 1
