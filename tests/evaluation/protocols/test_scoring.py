@@ -92,6 +92,7 @@ def test_ucf101(tmp_path: Path, prepared: Counter[str], capsys: pytest.CaptureFi
     assert lines[2].endswith("; the paper: 394.46")
     assert "16 frames, stride 1, centre cropped to a square of 8 x 8, center clip" in lines[2]
     assert "warning: only 2 of 101 classes" in printed.err
+    assert "warning: FVD: the sampled videos have 8 frames a second, those of UCF-101 25, and clips are" in printed.err
 
     fvd = read_plan(out).plan.sets["fvd"]
     real = mean_colours([read(data / name) for name in fvd.references])
@@ -107,6 +108,8 @@ def test_ucf101(tmp_path: Path, prepared: Counter[str], capsys: pytest.CaptureFi
     assert "| FVD (lower is better) | " in table
     assert "| 394.46 |" in table
     assert "- prompts: ours, one sentence a class" in table
+    assert "- config.superres_latent.width: 576" in table
+    assert scores["sampled"]["checkpoint.superres_latent"] == "0"
 
     assert prepared == {"c3d": 12, "i3d": 20}
     assert main(command) == 0  # saved features are used again
