@@ -146,7 +146,12 @@ def _features_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("network", choices=list(PUBLISHED_NETWORKS), metavar="NETWORK", help="the network's name")
     parser.add_argument(
-        "--from", dest="source", type=_path_argument, required=True, metavar="PATH", help="the published file or folder"
+        "--from",
+        dest="source",
+        type=_path_argument,
+        required=True,
+        metavar="PATH",
+        help="the published file or folder; for some networks also the id of a repository of the hub",
     )
     parser.add_argument("--out", type=_path_argument, required=True, metavar="DIR", help="the checkpoint to make")
     parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint at DIR")

@@ -234,13 +234,13 @@ def _read_tokenizer(part: ReleasedPart, folder: Path, architecture: Architecture
     with _scratch_files(files) as paths:
         scratch = next(iter(paths.values())).parent
         try:
-            _check_tokenizer(scratch, part.kind, architecture)
+            check_tokenizer(scratch, part.kind, architecture)
         except UserError as error:
             raise UserError(str(error).replace(str(scratch), str(where))) from None
     return files
 
 
-def _check_tokenizer(folder: Path, kind: str, architecture: Architecture) -> None:
+def check_tokenizer(folder: Path, kind: str, architecture: Architecture) -> None:
     """Refuse a tokenizer that does not fit its text encoder.
 
     Raises:

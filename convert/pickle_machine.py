@@ -5,6 +5,7 @@ and builds nothing but dicts, tuples, numbers, texts and bytes. A name that the 
 imported, looked up or called. A subclass lists the names that its format needs, and says what a call of one gives.
 """
 
+import io
 import pickletools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, Final
 
 from show1_jax.errors import UserError, shown, shown_name
 
-_MAX_INSTRUCTIONS: Final = 1_000_000
+MAX_INSTRUCTIONS: Final = 1_000_000
 """Limit of instructions in a pickle: 20,000 tensors."""
 
 
@@ -76,8 +77,8 @@ class PickleMachine:
         """Return an object that is stored outside the pickle. The base class has none."""
         raise MalformedError(f"its pickle refers to other data, which no {self.contents} does; do not trust this file")
 
-    def run(self, program: bytes) -> Any:
-        """Return the object that a pickle describes.
+    def run(self, program: bytes | io.BytesIO) -> Any:
+        """Return the object that a pickle describes; a stream is then at the pickle's end.
 
         Raises:
             MalformedError: it uses an instruction, a name or a call that the format does not need.
@@ -86,7 +87,7 @@ class PickleMachine:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(program)):
             if opcode.name == "STOP":
                 return self._stack.pop()
-            if count == _MAX_INSTRUCTIONS:
+            if count == MAX_INSTRUCTIONS:
                 more = f"its pickle has more instructions than any {self.contents}"
                 raise MalformedError(f"{more}; do not trust this file")
             self._step(opcode.name, argument)

@@ -1,87 +1,52 @@
-"""`.bin`: torch's zip of a pickle and its storages, read without torch and without trusting it.
+"""`.bin` and `.pth`: files of torch.save, read without torch and without trusting them.
 
-The archive contains `NAME/data.pkl`, a pickled state dict whose tensors refer to storages `NAME/data/KEY`. These are
-not compressed, so that they can be mapped. The pickle is interpreted by `convert.pickle_machine`, which runs nothing.
-Storages are compared with their CRC-32 when they are used.
+Since torch 1.6 they are zips; `convert.torch_legacy` reads the older ones. The archive contains `NAME/data.pkl`, a
+pickled state dict whose tensors refer to storages `NAME/data/KEY`. These are not compressed, so that they can be
+mapped. The pickle is interpreted by `convert.pickle_machine`, which runs nothing. Storages are compared with their
+CRC-32 when they are used.
 """
 
-import math
 import mmap
 import struct
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-import ml_dtypes
 import numpy as np
 
-from convert.mapped import Checksum, MappedTensor, TensorTable, map_file
-from convert.pickle_machine import MalformedError, Name, PickleMachine, named_errors
-from show1_jax.errors import UserError, shown, shown_name
+from convert.mapped import Checksum, TensorTable, map_file
+from convert.pickle_machine import MalformedError, named_errors
+from convert.torch_legacy import read_legacy
+from convert.torch_state_dict import MAX_PICKLE, Storage, state_dict
+from show1_jax.errors import shown, shown_name
 
-_STORAGES = {
-    "torch DoubleStorage": np.dtype("<f8"),
-    "torch FloatStorage": np.dtype("<f4"),
-    "torch HalfStorage": np.dtype("<f2"),
-    "torch BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "torch LongStorage": np.dtype("<i8"),
-    "torch IntStorage": np.dtype("<i4"),
-    "torch ShortStorage": np.dtype("<i2"),
-    "torch CharStorage": np.dtype("i1"),
-    "torch ByteStorage": np.dtype("u1"),
-    "torch BoolStorage": np.dtype("?"),
-    "torch UntypedStorage": np.dtype("u1"),
-    "torch.storage UntypedStorage": np.dtype("u1"),
-}
-_ORDERED_DICT = "collections OrderedDict"
-_REBUILD_TENSOR = "torch._utils _rebuild_tensor_v2"
-_REBUILD_PARAMETER = "torch._utils _rebuild_parameter"
-_MAX_DIMENSIONS = 8
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _IS_UTF8: Final = 0x800  # flag of an entry: its name is UTF-8
 _MAX_DIRECTORY: Final = 8 << 20
 """Size limit in bytes of the zip's list of entries: 100,000 storages; the largest released network has 1,100."""
-_MAX_PICKLE: Final = 16 << 20
 
 
-@dataclass(frozen=True)
-class _Storage:
-    buffer: mmap.mmap
-    dtype: np.dtype
-    offset: int
-    numel: int
-    checksum: Checksum | None
-
-
-def read_torch_zip(path: Path) -> TensorTable:
+def read_torch_file(path: Path) -> TensorTable:
     """Return the tensors of a state dict saved by `torch.save`, by name, as positions in the mapped file.
 
-    The format is the zip of torch 1.6 and later. Tensors may be strided, offset, or share a storage. Every position is
-    checked against the storage's size.
+    Tensors may be strided, offset, or share a storage. Every position is checked against the storage's size.
 
     Raises:
-        UserError: missing, empty, truncated or damaged file; the old non-zip format; a big-endian file; a pickle
-            that requests anything but tensors and dicts (the message names it); contents other than name -> tensor.
+        UserError: missing, empty, truncated or damaged file; a big-endian file; a pickle that requests anything but
+            tensors and dicts (the message names it); contents other than name -> tensor.
     """
     buffer = map_file(path)
-    if buffer[:2] != b"PK":
-        raise UserError(_not_zip_message(path, buffer))
-    directory: Any = _BoundedReader(buffer)
-    with named_errors(path), zipfile.ZipFile(directory) as archive:
-        return _state_dict(_Archive(path, archive.infolist(), buffer))
-
-
-def _not_zip_message(path: Path, buffer: mmap.mmap) -> str:
-    if buffer[:1] == b"\x80":
-        return (
-            f"{path}: torch's old format from before 1.6, which only torch reads; re-save it with a recent torch: "
-            f"`import torch; f = {str(path)!r}; torch.save(torch.load(f, 'cpu', weights_only=True), f)` "
-            "(weights_only, as any other pickle can run code)"
-        )
-    return f"{path}: not a file that torch.save wrote, or damaged at its start; download it again"
+    with named_errors(path):
+        if buffer[:2] == b"PK":
+            directory: Any = _BoundedReader(buffer)
+            with zipfile.ZipFile(directory) as archive:
+                entries = _Archive(path, archive.infolist(), buffer)
+                return state_dict(entries.pickle(), entries)
+        if buffer[:1] == b"\x80":
+            return read_legacy(buffer)
+        raise MalformedError("not a file that torch.save wrote, or damaged at its start; download it again")
 
 
 class _BoundedReader:
@@ -119,13 +84,13 @@ class _Archive:
             raise MalformedError("saved on a big-endian machine; re-save it on a little-endian one")
 
     def pickle(self) -> bytes:
-        return self._content("data.pkl", _MAX_PICKLE)
+        return self._content("data.pkl", MAX_PICKLE)
 
-    def storage(self, key: str, dtype: np.dtype, numel: int) -> _Storage:
+    def storage(self, key: str, dtype: np.dtype, numel: int) -> Storage:
         offset, size = self._find(f"data/{key}")
         if not 0 <= numel * dtype.itemsize <= size:
             raise MalformedError(f"storage {shown(key)} has {size} bytes, not {numel} of {dtype}; download it again")
-        return _Storage(self._buffer, dtype, offset, numel, self._checksum(f"data/{key}"))
+        return Storage(self._buffer, dtype, offset, numel, self._checksum(f"data/{key}"))
 
     def _content(self, name: str, most: int) -> bytes:
         offset, size = self._find(name)
@@ -174,62 +139,3 @@ class _Archive:
         spans = sorted((entry.header_offset, self._starts[entry.filename] + entry.compress_size) for entry in entries)
         if any(end > start for (_, end), (start, _) in pairwise(spans)):
             raise MalformedError("its entries overlap; do not trust this file")
-
-
-def _state_dict(archive: _Archive) -> TensorTable:
-    contents = _StateDictMachine(archive).run(archive.pickle())
-    if not isinstance(contents, dict):
-        raise MalformedError("holds no state dict (name -> tensor); save `model.state_dict()`")
-    for name, value in contents.items():
-        if not isinstance(name, str) or not isinstance(value, MappedTensor):
-            kind = type(value).__name__
-            raise MalformedError(f"{shown(name)} is not a tensor ({kind}); save `model.state_dict()` alone")
-    return contents
-
-
-class _StateDictMachine(PickleMachine):
-    """An interpreter of the pickle of a state dict."""
-
-    contents = "state dict"
-    remedy = "save `model.state_dict()`"
-    names = frozenset({_ORDERED_DICT, _REBUILD_TENSOR, _REBUILD_PARAMETER, *_STORAGES})
-
-    def __init__(self, archive: _Archive) -> None:
-        super().__init__()
-        self._archive = archive
-
-    def persistent(self, identity: Any) -> _Storage:
-        match identity:
-            case ("storage", Name(name=name), str() as key, _, int() as numel) if name in _STORAGES:
-                return self._archive.storage(key, _STORAGES[name], numel)
-        raise MalformedError("a tensor without a storage; download it again")
-
-    def called(self, function: Any, arguments: Any) -> Any:
-        match function, arguments:
-            case Name(name=name), () if name == _ORDERED_DICT:
-                return {}
-            case Name(name=name), (MappedTensor() as tensor, *_) if name == _REBUILD_PARAMETER:
-                return tensor
-            case Name(name=name), (_Storage() as storage, int() as offset, tuple() as size, tuple() as stride, *_) if (
-                name == _REBUILD_TENSOR
-            ):
-                return _rebuilt_tensor(storage, offset, size, stride)
-        return super().called(function, arguments)
-
-
-def _rebuilt_tensor(storage: _Storage, offset: int, size: tuple[Any, ...], stride: tuple[Any, ...]) -> MappedTensor:
-    """Return the view (offset, size, stride) of a storage, in elements; every element must lie inside the storage."""
-    counts = (offset, *size, *stride)
-    if len(size) != len(stride) or len(size) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in counts):
-        raise MalformedError(f"a tensor with offset, size and stride {shown(counts)}; download it again")
-    numel = math.prod(size)
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if (numel and last >= storage.numel) or numel > storage.numel or offset > storage.numel:
-        raise MalformedError(
-            f"a tensor of size {shown(size)}, stride {shown(stride)} and offset {shown(offset)} reaches outside its "
-            f"storage of {storage.numel} elements; do not trust this file, download the released one"
-        )
-    itemsize = storage.dtype.itemsize
-    strides = tuple(step * itemsize for step in stride) if numel else (0,) * len(size)
-    place = storage.offset + offset * itemsize
-    return MappedTensor(storage.buffer, storage.dtype, size, strides, place, storage.checksum)

@@ -32,7 +32,11 @@ from show1_jax.cascade.stages import STAGE_TABLE
 from show1_jax.cli import load_config
 from show1_jax.config.sampling import STAGES
 from show1_jax.data import __main__ as data_command
+from show1_jax.evaluation import __main__ as evaluation_command
 from show1_jax.evaluation.demo_world import alignment
+from show1_jax.evaluation.features.table import FEATURE_NETWORKS
+from show1_jax.evaluation.metrics.metric import own_settings
+from show1_jax.evaluation.metrics.table import METRICS
 from show1_jax.evaluation.protocols import command as protocols_command
 from show1_jax.evaluation.protocols.table import PROTOCOLS
 from show1_jax.parallel import mesh
@@ -76,6 +80,7 @@ WORK = {
     "show1_jax.data.building.builder": ("build",),
     "show1_jax.data.building.tfds_export": ("export",),
     "show1_jax.data.text_cache": ("collect_captions",),
+    "show1_jax.evaluation.scoring": ("score",),
     "show1_jax.evaluation.demo_world.alignment": ("cascade_videos", "true_videos"),
     "show1_jax.evaluation.protocols.command": ("make_prompts", "score_samples"),
     "show1_jax.training.caption_encoders": ("scene_from_index",),
@@ -253,11 +258,12 @@ READERS: dict[str, Callable[[Sequence[str]], Any]] = {
     "train.py": lambda arguments: train.train(["train.py", *arguments]),
     "convert": convert_command.main,
     "show1_jax.data": data_command.main,
+    "show1_jax.evaluation": evaluation_command.main,
     "show1_jax.evaluation.alignment": alignment.main,
     "show1_jax.evaluation.protocols": protocols_command.main,
     "show1_jax.training.caption_encoders": caption_encoders.main,
 }
-SUBCOMMANDS = ("convert", "show1_jax.data")
+SUBCOMMANDS = ("convert", "show1_jax.data", "show1_jax.evaluation")
 
 
 @pytest.mark.parametrize(("where", "script"), scripts(), ids=[where for where, _ in scripts()])
@@ -307,7 +313,7 @@ def flags_in_sentences() -> list[tuple[str, str]]:
     return list(dict.fromkeys(flags))
 
 
-COMMANDS = (convert_command, data_command, alignment, caption_encoders, protocols_command)
+COMMANDS = (convert_command, data_command, evaluation_command, alignment, caption_encoders, protocols_command)
 """Modules of the commands that use argparse."""
 
 
@@ -317,6 +323,8 @@ def known_flags() -> set[str]:
     known = {f"--{name}" for command in (sample, train) for name in command.define_flags()}
     sources = [inspect.getsource(module) for module in COMMANDS]
     sources += [path.read_text() for path in (ROOT / "benchmarks").rglob("*.py")]
+    known |= {f"--{option}" for network in FEATURE_NETWORKS.values() for option in network.options}
+    known |= {f"--{setting}" for metric in METRICS.values() for setting in own_settings(metric)}
     known |= {f"--{field.name}" for kind in PROTOCOLS.values() for field in dataclasses.fields(kind)}
     known |= {flag for source in sources for flag in re.findall(r"\"(--\w+)\"", source)}
     return known | {f"--{stage}" for stage in STAGES}  # of `python -m convert`

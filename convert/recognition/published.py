@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.hub import NeededFiles
 from convert.rules import KeyTable
 from show1_jax.nn.config import Architecture
 
@@ -40,6 +41,7 @@ class PublishedNetwork:
         licence: the licence of its weights.
         table: the table of its keys.
         read: reads the file or folder; raises UserError, and checks names and shapes of nothing.
+        hub_files: the files to download from a repository of the hub; None if it is not published there.
     """
 
     kind: str
@@ -47,3 +49,4 @@ class PublishedNetwork:
     licence: str
     table: KeyTable
     read: Callable[[Path], Published]
+    hub_files: NeededFiles | None = None

@@ -19,7 +19,10 @@ from show1_jax.errors import UserError
 from show1_jax.nn.config import Architecture, UNetConfig, VAEConfig
 from show1_jax.nn.init import random_weight
 from show1_jax.nn.layers import Layers
+from show1_jax.nn.recognition.c3d import C3D, C3DConfig
+from show1_jax.nn.recognition.clip import CLIPModel, CLIPModelConfig
 from show1_jax.nn.recognition.i3d import I3D, I3DConfig
+from show1_jax.nn.recognition.inception import InceptionV3, InceptionV3Config
 from show1_jax.nn.unet import UNet
 from show1_jax.nn.vae import Autoencoder
 from show1_jax.parallel import weight_shardings
@@ -42,6 +45,9 @@ def network_kinds() -> dict[str, NetworkKind]:
         AUTOENCODER: NetworkKind(VAEConfig, Autoencoder),
         **encoders,
         "i3d": NetworkKind(I3DConfig, I3D),
+        "c3d": NetworkKind(C3DConfig, C3D),
+        "inception_v3": NetworkKind(InceptionV3Config, InceptionV3),
+        "clip_model": NetworkKind(CLIPModelConfig, CLIPModel),
     }
 
 

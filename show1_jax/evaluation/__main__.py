@@ -47,8 +47,6 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="METRIC", dest="metric")
     for name, metric in METRICS.items():
         facts = metric.facts
-        if facts.network not in FEATURE_NETWORKS:
-            continue
         command = commands.add_parser(
             name,
             help=facts.summary,
@@ -75,7 +73,7 @@ def _add_videos(command: argparse.ArgumentParser, facts: "MetricFacts", *, has_w
         add("--reference", type=user_path, metavar="DIR", help="the videos to compare with")
         add("--any_frame_rate", action="store_true", help="compare sets of different frame rates frame by frame")
     if has_weights:
-        add("--weights", metavar="DIR", help=f"checkpoint of `python -m convert features {facts.network}`")
+        add("--weights", metavar="A,B", help=f"checkpoints, one of `python -m convert features {facts.network}`")
     if facts.has_captions:
         add(
             "--captions",

@@ -107,9 +107,10 @@ class Extractor:
     def settings(self) -> dict[str, Any]:
         """Return everything about the network that decides the features, JSON."""
         return {
-            "network": self.network.kind,
+            "kind": self.network.kind,
             "weights": self.digest,
             "dtype": jnp.dtype(DTYPE).name,
+            **(self.network.describe(self._checkpoints) if self.network.describe else {}),
             **self.network.settings,
             **self.options,
         }

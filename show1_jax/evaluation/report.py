@@ -16,6 +16,7 @@ from show1_jax.evaluation.metrics.metric import Score
 from show1_jax.files import write_bytes
 
 _FORMAT: Final = "show1_jax.evaluation.v1"
+_NOT_IN_LINES: Final = ("kind", "weights", "network", "dtype")
 _PACKAGES: Final = ("show1-jax", "jax", "jaxlib", "flax", "numpy", "scipy", "av", "pillow")
 
 
@@ -118,8 +119,8 @@ class Result:
     def _network(self) -> str:
         features = self.settings["features"]
         weights = f", weights {features['weights'][:12]}" if features["weights"] else ""
-        others = (value for name, value in features.items() if name not in ("network", "weights", "dtype"))
-        return f"{features['network']}{weights}, {', '.join(map(_text, others))}"
+        others = (f"{name}: {_text(value)}" for name, value in features.items() if name not in _NOT_IN_LINES)
+        return f"{features['kind']}{weights}; {'; '.join(others)}"
 
     def _number(self, value: Any) -> str:
         if isinstance(value, float):

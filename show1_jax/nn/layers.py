@@ -64,6 +64,7 @@ class Layers:
         *,
         stride: int = 1,
         padding: Sequence[tuple[int, int]] | None = None,
+        bias: bool = True,
     ) -> nnx.Conv:
         """Make a 2-D convolution; all leading axes of its input are batch axes.
 
@@ -73,11 +74,13 @@ class Layers:
             kernel: height and width of the kernel, or one number for both.
             stride: step of the kernel, along both axes.
             padding: zeros before and after the rows and the columns; None pads by half the kernel.
+            bias: add a bias to each channel.
         """
         height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
         padding = padding or tuple(((size - 1) // 2, (size - 1) // 2) for size in (height, width))
         options = self._options("kernel", "bias")
-        return nnx.Conv(in_channels, out_channels, (height, width), stride, padding=padding, **options)
+        sizes = (height, width)
+        return nnx.Conv(in_channels, out_channels, sizes, stride, padding=padding, use_bias=bias, **options)
 
     def conv3d(
         self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = True

@@ -160,7 +160,13 @@ def test_saved_features_are_used_again_and_settings_are_not_mixed(
 
 def test_a_line_and_a_table_have_the_settings(expected: Path, videos: Path) -> None:
     (table,) = (path.read_text() for path in expected.glob("*.md"))
-    for part in ("16 frames, stride 1, first clip", "tiny_video", str(videos), "version: jax", "lower is better"):
+    for part in (
+        "16 frames, stride 1, first clip",
+        "| features: kind | tiny_video |",
+        str(videos),
+        "version: jax",
+        "lower is better",
+    ):
         assert part in table
 
 

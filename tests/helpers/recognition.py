@@ -9,11 +9,10 @@ from convert.recognition.i3d import I3D
 from convert.recognition.published import PublishedNetwork
 from show1_jax.nn.recognition.i3d import I3DConfig
 
-_FULL: Final = I3DConfig()
-THIN_I3D: Final = I3DConfig(
-    **{
-        name: value // 16 if isinstance(value, int) else tuple(width // 16 for width in value)
-        for name, value in vars(_FULL).items()
+THIN_I3D: Final = I3DConfig.from_dict(
+    {
+        name: value // 16 if isinstance(value, int) else [width // 16 for width in value]
+        for name, value in I3DConfig().to_dict().items()
     }
 )
 """I3D with a sixteenth of all channels, 25 logits."""

@@ -31,6 +31,7 @@ class FeatureNetwork:
         options: choices that a user has, each with its values, the default first, e.g. the rule of resizing.
         has_weights: it has weights in a checkpoint; otherwise `prepare` and `features` are called without a checkpoint
             and without a network.
+        describe: returns further settings, which the checkpoint decides; None: there are none.
     """
 
     kind: str
@@ -40,3 +41,4 @@ class FeatureNetwork:
     features: Callable[[Any, Mapping[str, Array]], Float[Array, "b rows width"]]
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     has_weights: bool = True
+    describe: Callable[[CheckpointSet], Mapping[str, Any]] | None = None

@@ -15,7 +15,7 @@ FID_VID = FrechetMetric(
         min_frames=1,
         min_clips=10,
         digits=2,
-        source="Heusel et al. 2017, arXiv 1706.08500; bioinf-jku/TTUR",
+        source="Heusel et al. 2017, arXiv 1706.08500; the network and resizing of pytorch-fid or TTUR",
     )
 )
 """FID-vid: every frame of every clip is a row."""

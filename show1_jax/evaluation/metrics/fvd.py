@@ -38,7 +38,7 @@ class FrechetMetric:
         }
         warnings = [
             f"{name} has {of_one.count} rows of features for a covariance of {width} x {width}, whose rank is "
-            f"{parts[f'rank of the {owner} covariance']}: {self.facts.title} is then far too high or too low; use more "
+            f"{parts[f'rank of the {owner} covariance']}: so few make {self.facts.title} too high; use more "
             f"than {width + 1}"
             for name, owner, of_one in (("--videos", "videos'", videos), ("--reference", "reference's", reference))
             if of_one.count <= width + 1
