@@ -12,7 +12,8 @@ SECONDS_PER_VIDEO: Final = 102.0
 """Measured on one NVIDIA H200 with the released settings: benchmarks/README.md. Later code is expected to take 80 s."""
 _FLOAT_BYTES: Final = 4
 _VIEWABLE_BYTES: Final = 2
-"""Bytes of mp4 and GIF together for each pixel of a frame, at most: noise takes about this much, films less."""
+"""Bytes of the files for viewing for each pixel of a frame, about: mp4 and GIF take 2.3 for noise, 1 for smooth frames.
+"""
 
 
 def describe_cost(
@@ -46,14 +47,14 @@ def describe_cost(
     floats, viewable = video_bytes(config)
     total = len(videos) * (floats + viewable)
     yield (
-        f"disk: at most {_bytes_text(total)}; a video has {_bytes_text(floats)} of exact floats in all stages, and at "
-        f"most {_bytes_text(viewable)} of mp4 and GIF"
+        f"disk: about {_bytes_text(total)}: a video has {_bytes_text(floats)} of exact floats in all stages, and about "
+        f"{_bytes_text(viewable)} of files for viewing"
     )
     yield from (f"note: {note}" for note in plan.notes)
 
 
 def video_bytes(config: Config) -> tuple[int, int]:
-    """Return the bytes of a sampled video's files: exact floats of all stages, and an upper bound of mp4 and GIF."""
+    """Return the bytes of a sampled video's files: the exact floats of all stages; the files for viewing, about."""
     pixels = 0
     for spec in STAGE_TABLE.values():
         height, width = spec.size(config, config.keyframes.size)

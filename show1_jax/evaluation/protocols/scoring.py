@@ -34,10 +34,12 @@ class Scores:
 
     Attributes:
         stored: the protocol and its plan.
+        sampled: settings and hashes of the weights that the videos were sampled with.
         results: the result of each metric, by its name.
     """
 
     stored: StoredPlan
+    sampled: Mapping[str, Any]
     results: Mapping[str, Result]
 
     @property
@@ -56,6 +58,13 @@ class Scores:
         """Yield the reasons why scores may mislead."""
         yield from self.stored.plan.notes
         for result in self.results.values():
+            rates = [", ".join(of_one.about["frame rates"]) for of_one in result.sets.values()]
+            if len(set(rates)) > 1 and not self.stored.protocol.fps:
+                yield (
+                    f"{result.metric}: the sampled videos have {rates[0]} frames a second, those of "
+                    f"{self.stored.protocol.dataset} {rates[1]}, and clips are compared frame by frame; --fps of the "
+                    "prompts resamples both"
+                )
             yield from (f"{result.metric}: {line}" for line in result.warnings)
 
     def table(self) -> str:
@@ -72,6 +81,7 @@ class Scores:
             ["Settings:", "", *settings],
             ["Choices that the paper does not state:", "", *(f"- {choice}" for choice in protocol.choices)],
             ["Notes:", "", *(f"- {warning}" for warning in self.warnings())],
+            ["The videos were sampled with:", "", *(f"- {name}: {value}" for name, value in self.sampled.items())],
             *([result.table()] for result in self.results.values()),
         ]
         return "\n\n".join("\n".join(part) for part in parts if part != ["Notes:", ""]) + "\n"
@@ -85,6 +95,7 @@ class Scores:
             "settings": protocol.settings(),
             "choices": list(protocol.choices),
             "notes": list(self.stored.plan.notes),
+            "sampled": dict(self.sampled),
             "scores": {
                 metric: {"paper": dataclasses.asdict(self._paper(metric)), "result": result.to_json()}
                 for metric, result in self.results.items()
@@ -140,8 +151,8 @@ def score(
     kinds = {METRICS[metric].facts.network for metric, request in requests.items() if request.weights is not None}
     if kinds:
         CheckpointSet.open(weights).check_sizes(sorted(kinds))
-    from_first_process(lambda: _write_lists(folder, stored, data, requests))
-    return Scores(stored, {metric: score_metric(request) for metric, request in requests.items()})
+    sampled = from_first_process(lambda: _write_lists(folder, stored, data, requests))
+    return Scores(stored, sampled, {metric: score_metric(request) for metric, request in requests.items()})
 
 
 def _request(folder: Path, protocol: Protocol, metric: str, weights: str, work: ExtractionOptions) -> ScoringRequest:
@@ -167,17 +178,23 @@ def _request(folder: Path, protocol: Protocol, metric: str, weights: str, work: 
     )
 
 
-def _write_lists(folder: Path, stored: StoredPlan, data: Path, requests: Mapping[str, ScoringRequest]) -> None:
-    """Write the lists of the videos that are compared, after all of them were found."""
+def _write_lists(
+    folder: Path, stored: StoredPlan, data: Path, requests: Mapping[str, ScoringRequest]
+) -> dict[str, Any]:
+    """Write the lists of the videos that are compared, after all of them were found.
+
+    Returns:
+        The settings that the videos were sampled with.
+    """
     parts = {metric: stored.plan.sets[metric] for metric in requests}
     for part in parts.values():
         check_files(data, part.references, stored.protocol.dataset)
-    videos = dict.fromkeys(video for part in parts.values() for video in part.videos)
-    found = find_samples(folder, list(videos))
+    samples = find_samples(folder, list(dict.fromkeys(video for part in parts.values() for video in part.videos)))
     for metric, request in requests.items():
-        _write_list(request.videos, [found[video] for video in parts[metric].videos])
+        _write_list(request.videos, [samples.folders[video] for video in parts[metric].videos])
         if request.reference is not None:
             _write_list(request.reference, [data / name for name in parts[metric].references])
+    return samples.settings()
 
 
 def _write_list(path: Path, videos: Sequence[Path]) -> None:

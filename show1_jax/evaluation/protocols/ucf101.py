@@ -34,8 +34,8 @@ class Ucf101(Protocol):
     """The settings of the evaluation on UCF-101.
 
     For FVD, `num_videos` videos are drawn from the split, and each one's class is the prompt of one sampled video: both
-    sides have the same number of videos of every class, as in VideoPoet's description of the protocol of VDM. For IS
-    every class has `videos_per_prompt` videos. The metrics share videos.
+    sides have the same number of videos of every class. For IS, every class has `videos_per_prompt` videos. The metrics
+    share videos.
 
     Attributes:
         videos_per_prompt: number of videos of each prompt for IS.
@@ -50,7 +50,7 @@ class Ucf101(Protocol):
     choices: ClassVar[tuple[str, ...]] = (
         "prompts: ours, one sentence a class (the paper writes its own and does not publish them)",
         "FVD: real videos drawn from split 1 of the training set (TATS' code), one clip each; the sampled videos have "
-        "their classes (VideoPoet, after VDM)",
+        "their classes (as VideoPoet's have those of drawn test videos)",
         "square crop of the centre on both sides (TATS' code, LaVie); the size is our choice",
         "central 16 frames of each video, at their own frame rates on both sides (VideoPoet); --fps resamples both",
     )

@@ -20,8 +20,8 @@ def test_lines(tmp_path: Path) -> None:
         "  clipsim: 100 videos",
         "time: 2.0 hours on one host at 72 s a video",
         "  on 16 hosts: 0.1 hours, at most 7 videos on each (--shard I/16)",
-        "disk: at most 9.34 GB; a video has 80.03 MB of exact floats in all stages, and at most 13.34 MB of mp4 and "
-        "GIF",
+        "disk: about 9.34 GB: a video has 80.03 MB of exact floats in all stages, and about 13.34 MB of files for "
+        "viewing",
         "note: few",
     ]
     measured = list(describe_cost(Msrvtt(), plan, Config(), tmp_path, None, 1))

@@ -15,8 +15,13 @@ VIDEOS = [Prompt(f"a {name}", seed=seed) for seed, name in enumerate(["cat", "do
 
 def test_all_are_found(tmp_path: Path) -> None:
     paths = {video: write_sampled(tmp_path, video).path for video in VIDEOS}
-    assert find_samples(tmp_path, VIDEOS) == paths
-    assert find_samples(tmp_path, VIDEOS[:1]) == {VIDEOS[0]: paths[VIDEOS[0]]}
+    found = find_samples(tmp_path, VIDEOS)
+    assert found.folders == paths
+    assert find_samples(tmp_path, VIDEOS[:1]).folders == {VIDEOS[0]: paths[VIDEOS[0]]}
+    settings = found.settings()
+    assert (settings["checkpoint.superres_latent"], settings["precision"]) == ("0", "float32")
+    assert settings["config.superres_latent.width"] == 576
+    assert not [name for name in settings if name in ("prompt", "seed") or name.startswith("config.train")]
 
 
 def test_missing_videos_are_counted_with_the_command_that_makes_them(tmp_path: Path) -> None:

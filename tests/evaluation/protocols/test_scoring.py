@@ -22,11 +22,11 @@ from show1_jax.sampling.run_directory import RunDirectory
 from tests.helpers.tiny_datasets import NUM_FRAMES, write_msrvtt, write_sampled, write_ucf101
 
 SQUARE, FRAMES = 8, 16
-WIDTHS = {"i3d": 3, "c3d": 101, "inception_v3": 3, "clip_model": 3}
+WIDTHS = {"i3d": 3, "c3d": 101, "inception_v3": 3, "clip_model": 1}
 
 
 def stand_in(kind: str, prepared: Counter[str]) -> FeatureNetwork:
-    """Return a network without weights: the mean colour of a clip or of its frames; the caption's is its length."""
+    """Return a network without weights: the mean colour of a clip or of its frames, in CLIP with the caption."""
 
     def prepare(clip: np.ndarray, caption: str) -> dict[str, np.ndarray]:
         prepared[kind] += 1
@@ -92,6 +92,7 @@ def test_ucf101(tmp_path: Path, prepared: Counter[str], capsys: pytest.CaptureFi
     assert lines[2].endswith("; the paper: 394.46")
     assert "16 frames, stride 1, centre cropped to a square of 8 x 8, center clip" in lines[2]
     assert "warning: only 2 of 101 classes" in printed.err
+    assert "warning: FVD: the sampled videos have 8 frames a second, those of UCF-101 25, and clips are" in printed.err
 
     fvd = read_plan(out).plan.sets["fvd"]
     real = mean_colours([read(data / name) for name in fvd.references])
@@ -107,6 +108,8 @@ def test_ucf101(tmp_path: Path, prepared: Counter[str], capsys: pytest.CaptureFi
     assert "| FVD (lower is better) | " in table
     assert "| 394.46 |" in table
     assert "- prompts: ours, one sentence a class" in table
+    assert "- config.superres_latent.width: 576" in table
+    assert scores["sampled"]["checkpoint.superres_latent"] == "0"
 
     assert prepared == {"c3d": 12, "i3d": 20}
     assert main(command) == 0  # saved features are used again
@@ -131,6 +134,13 @@ def test_msrvtt(tmp_path: Path, prepared: Counter[str], capsys: pytest.CaptureFi
     assert f"whole videos, stride 1, centre cropped to a square of {SQUARE} x {SQUARE}" in lines[3]
     scores = json.loads((out / "scores" / "table.json").read_text())["scores"]
     assert scores["clipsim"]["result"]["sets"]["videos"]["rows"] == 22 * NUM_FRAMES
+    texts = [video.text for video in read_plan(out).plan.sets["clipsim"].videos]
+    reds = [
+        read(RunDirectory.of(out, video).stage_file("superres_latent"))[:, :, 4:28, 0].mean() / 255
+        for video in read_plan(out).plan.sets["clipsim"].videos
+    ]
+    expected = np.mean([red / (1 + len(text)) for red, text in zip(reds, texts, strict=True)])
+    assert scores["clipsim"]["result"]["score"]["value"] == pytest.approx(expected, rel=0.01)  # resizing keeps the mean
     assert scores["fid-vid"]["result"]["sets"]["reference"]["rows"] == 10 * FRAMES
 
 

@@ -121,9 +121,9 @@ def test_folders_without_videos_or_with_two_of_a_name_are_refused(
 def test_paths_that_are_no_videos_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no"):
         list_videos(tmp_path / "missing")
-    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "a.doc").write_text("")
     with pytest.raises(UserError, match="is no video"):
-        list_videos(tmp_path / "a.txt")
+        list_videos(tmp_path / "a.doc")
 
 
 @settings(max_examples=30, deadline=None)
