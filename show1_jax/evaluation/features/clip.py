@@ -75,16 +75,26 @@ def _unit(vectors: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
+def _describe(checkpoints: CheckpointSet) -> dict[str, Any]:
+    """Return which CLIP it is, e.g. "ViT-B/32": its width names B and L, its patches the number."""
+    architecture = architecture_of(checkpoints.component(KIND))
+    assert isinstance(architecture, CLIPModelConfig)
+    image = architecture.image
+    size = {768: "B", 1024: "L", 1280: "H"}.get(image.hidden_size, f"{image.hidden_size}x{image.num_hidden_layers}")
+    return {"model": f"ViT-{size}/{image.patch_size}"}
+
+
 CLIP: Final = FeatureNetwork(
     kind=KIND,
     width=1,
     settings={
-        "network": "CLIP, both towers; the checkpoint says which",
+        "network": "CLIP, both towers",
         "layer": "cosine of the projected vectors of each frame and of the caption",
         "input": "all frames of a clip, RGB, shorter side resized by Pillow's bicubic filter, centre crop; captions "
         "cut off at 77 tokens, the end token kept",
     },
     prepare=_prepare,
     features=_features,
+    describe=_describe,
 )
 """Cosine of each frame and the caption: one row of one number a frame. CLIPSIM is their mean."""
