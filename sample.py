@@ -24,7 +24,7 @@ from absl import flags
 from show1_jax import cli
 from show1_jax.config.config_file import Config, check_paths
 from show1_jax.files import user_path
-from show1_jax.sampling.request import Request, choose_prompts, choose_stages
+from show1_jax.sampling.request import Request, choose_prompts, choose_shard, choose_stages
 
 
 def define_flags() -> flags.FlagValues:
@@ -39,6 +39,7 @@ def define_flags() -> flags.FlagValues:
         flag_values=values,
     )
     number("videos_per_prompt", 1, "N: videos of each prompt, with seeds SEED, SEED + 1, ...", flag_values=values)
+    text("shard", None, "I/N: of all videos, only those of host I of N hosts, from 1", flag_values=values)
     text("negative_prompt", None, "TEXT: content that the video should not show", flag_values=values)
     number("seed", None, "SEED: seed of each prompt's first video", flag_values=values)
     text("checkpoint", None, "A,B: checkpoints or training runs; components of later ones are used", flag_values=values)
@@ -73,7 +74,7 @@ def sample(argv: Sequence[str]) -> None:
     check_paths(config)
     texts = [cli.decode_argument(text) for text in values.prompt]
     request = Request(
-        prompts=choose_prompts(config, texts, values.prompts, values.videos_per_prompt),
+        prompts=choose_shard(choose_prompts(config, texts, values.prompts, values.videos_per_prompt), values.shard),
         stages=choose_stages(values.stages, values.from_stage),
         resume=values.from_stage is not None,
         video=None if values.video is None else user_path(values.video),

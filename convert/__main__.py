@@ -1,7 +1,7 @@
 """Command line `python -m convert`, which converts released PyTorch folders to one checkpoint.
 
 Further commands: `inflate` makes a checkpoint to train from, `merge` makes one checkpoint of several, `export` writes
-released folders again, and `verify` checks a checkpoint.
+released folders again, `features` converts the networks of metrics, and `verify` checks a checkpoint.
 """
 
 import sys
@@ -20,6 +20,7 @@ import jax
 
 from convert.convert import DTYPES, convert
 from convert.export import export
+from convert.features import PUBLISHED_NETWORKS, convert_features
 from convert.inflate import INITIAL_FOLDERS, inflate
 from convert.merge import merge
 from convert.released import RELEASED_STAGES
@@ -44,7 +45,8 @@ def _convert_parser() -> argparse.ArgumentParser:
         "or hub ids with an optional @revision; the default is the hub's released repository.",
         epilog="Further commands: `python -m convert inflate --help`, which makes a checkpoint to train from, "
         "`python -m convert merge --help`, which makes one checkpoint of several, "
-        "`python -m convert export --help`, which writes released folders again, and "
+        "`python -m convert export --help`, which writes released folders again, "
+        "`python -m convert features --help`, which converts the networks of metrics, and "
         "`python -m convert verify CHECKPOINT`, which checks a checkpoint and lists its contents.",
     )
     parser.add_argument(
@@ -135,6 +137,27 @@ def _export_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _features_parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m convert features",
+        description="Convert a published network that metrics compare videos with to a checkpoint. Files to get: "
+        + "; ".join(f"{kind}: {network.source}" for kind, network in PUBLISHED_NETWORKS.items())
+        + ".",
+    )
+    parser.add_argument("network", choices=list(PUBLISHED_NETWORKS), metavar="NETWORK", help="the network's name")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=_path_argument,
+        required=True,
+        metavar="PATH",
+        help="the published file or folder; for some networks also the id of a repository of the hub",
+    )
+    parser.add_argument("--out", type=_path_argument, required=True, metavar="DIR", help="the checkpoint to make")
+    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint at DIR")
+    return parser
+
+
 def _verify_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(prog="python -m convert verify", description="Recompute hashes and shapes of a checkpoint.")
     parser.add_argument("checkpoint", type=_path_argument)
@@ -171,7 +194,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    commands = {"verify": _run_verify, "inflate": _run_inflate, "merge": _run_merge, "export": _run_export}
+    commands = {
+        "verify": _run_verify,
+        "inflate": _run_inflate,
+        "merge": _run_merge,
+        "export": _run_export,
+        "features": _run_features,
+    }
     command = commands.get(arguments[0]) if arguments else None
     if command:
         command(arguments[1:])
@@ -215,6 +244,11 @@ def _run_merge(arguments: Sequence[str]) -> None:
 def _run_export(arguments: Sequence[str]) -> None:
     parsed = _export_parser().parse_args(arguments)
     export(parsed.checkpoint, parsed.out, parsed.component, dtype=DTYPES[parsed.dtype], overwrite=parsed.overwrite)
+
+
+def _run_features(arguments: Sequence[str]) -> None:
+    parsed = _features_parser().parse_args(arguments)
+    convert_features(PUBLISHED_NETWORKS[parsed.network], parsed.source, parsed.out, overwrite=parsed.overwrite)
 
 
 def _run_convert(arguments: Sequence[str]) -> None:

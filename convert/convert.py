@@ -234,13 +234,13 @@ def _read_tokenizer(part: ReleasedPart, folder: Path, architecture: Architecture
     with _scratch_files(files) as paths:
         scratch = next(iter(paths.values())).parent
         try:
-            _check_tokenizer(scratch, part.kind, architecture)
+            check_tokenizer(scratch, part.kind, architecture)
         except UserError as error:
             raise UserError(str(error).replace(str(scratch), str(where))) from None
     return files
 
 
-def _check_tokenizer(folder: Path, kind: str, architecture: Architecture) -> None:
+def check_tokenizer(folder: Path, kind: str, architecture: Architecture) -> None:
     """Refuse a tokenizer that does not fit its text encoder.
 
     Raises:
@@ -295,15 +295,16 @@ def _provenance(prepared: PreparedPart) -> dict[str, Any]:
         **prepared.origin,
         "files": {name: sha256(path) for name, path in prepared.files.items()} | copied,
         "licence": prepared.licence,
-        "tool": f"show1-jax {_package_version()}",
+        "tool": tool_version(),
     }
 
 
-def _package_version() -> str:
+def tool_version() -> str:
+    """Return this package's name and version, for provenance."""
     try:
-        return metadata.version("show1-jax")
+        return f"show1-jax {metadata.version('show1-jax')}"
     except metadata.PackageNotFoundError:
-        return "from a checkout"
+        return "show1-jax from a checkout"
 
 
 @contextmanager

@@ -112,6 +112,8 @@ def _exported_networks(checkpoints: CheckpointSet, components: Sequence[str]) ->
     for name in dict.fromkeys(components or checkpoints.paths):
         record, checkpoint = checkpoints.component(name), checkpoints.path(name)
         architecture = stored_architecture(checkpoint, name, record)
+        if record.kind not in KINDS:
+            raise UserError(f"{name} is a network of metrics, which has no released folder; omit it with --component")
         kind = KINDS[record.kind]
         folder = "" if components else _STAGE_FOLDERS.get(name, "")
         place = f"{folder}/{kind.folder}".strip("/")

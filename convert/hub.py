@@ -3,10 +3,12 @@
 If the hub cannot be reached, or HF_HUB_OFFLINE is set, the hub's cache is used.
 """
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download
@@ -44,13 +46,40 @@ def is_hub_id(source: str) -> bool:
     return "/" in repository and (not at or _REVISION.fullmatch(revision) is not None)
 
 
+@dataclass(frozen=True)
+class NeededFiles:
+    """The files of a repository that are needed.
+
+    Attributes:
+        name: name of the stage or network that needs them.
+        repository: a repository that has them, for messages.
+        names: returns their names, from the names of all files, the repository's name for messages, and a function that
+            downloads a file and returns its path.
+    """
+
+    name: str
+    repository: str
+    names: Callable[[list[str], str, Callable[[str], Path]], Iterator[str]]
+
+
 def download(source: str, stage: ReleasedStage, variant: str | None = None) -> tuple[Path, str]:
-    """Download the files that `stage` needs into the hub's cache, or find them there if the hub cannot be reached.
+    """Download the files that a stage needs; see `download_files`.
 
     Args:
         source: `owner/name` or `owner/name@revision`.
         stage: the stage, with the parts that are needed.
         variant: the variant of the weights, see `open_weights`.
+    """
+    names = functools.partial(_stage_files, stage, variant)
+    return download_files(source, NeededFiles(stage.name, stage.repository, names))
+
+
+def download_files(source: str, needed: NeededFiles) -> tuple[Path, str]:
+    """Download files into the hub's cache, or find them there if the hub cannot be reached.
+
+    Args:
+        source: `owner/name` or `owner/name@revision`.
+        needed: the files.
 
     Returns:
         The folder, and the commit of `revision` (by default `main`).
@@ -61,19 +90,17 @@ def download(source: str, stage: ReleasedStage, variant: str | None = None) -> t
     repository, _, revision = source.partition("@")
     try:
         with _hub_errors(repository, revision):
-            return _from_hub(source, repository, revision, stage, variant)
+            return _from_hub(source, repository, revision, needed)
     except _UnreachableError as error:
         snapshot = _cached_snapshot(repository, revision)
         if snapshot is None:
             raise UserError(str(error)) from None
-        _check_snapshot(snapshot, source, stage, variant)
+        _check_snapshot(snapshot, source, needed)
     print(f"{repository}: using commit {snapshot.name} from the hub's cache", file=sys.stderr)
     return snapshot, snapshot.name
 
 
-def _from_hub(
-    source: str, repository: str, revision: str, stage: ReleasedStage, variant: str | None
-) -> tuple[Path, str]:
+def _from_hub(source: str, repository: str, revision: str, needed: NeededFiles) -> tuple[Path, str]:
     info = HfApi().model_info(repository, revision=revision or None)
     commit = str(info.sha)
 
@@ -81,11 +108,11 @@ def _from_hub(
         return Path(hf_hub_download(repository, name, revision=commit))
 
     names = [file.rfilename for file in info.siblings or ()]
-    wanted = list(_needed_files(stage, names, variant, source, get))
+    wanted = list(needed.names(names, source, get))
     missing = sorted(set(wanted) - set(names))
     if missing:
         raise UserError(
-            f"{source}: has no {', '.join(missing)}; {stage.name} needs a repository like {stage.repository}"
+            f"{source}: has no {', '.join(missing)}; {needed.name} needs a repository like {needed.repository}"
         )
     paths = [get(name) for name in wanted]
     root = paths[0]
@@ -111,14 +138,14 @@ def _cached_snapshot(repository: str, revision: str) -> Path | None:
     return commits[0] if not revision and len(commits) == 1 else None
 
 
-def _check_snapshot(snapshot: Path, source: str, stage: ReleasedStage, variant: str | None) -> None:
+def _check_snapshot(snapshot: Path, source: str, needed: NeededFiles) -> None:
     """Refuse a folder of the hub's cache that lacks files.
 
     Raises:
         UserError: files are missing; the message names them.
     """
     names = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
-    wanted = _needed_files(stage, names, variant, f"{source} in the hub's cache", snapshot.joinpath)
+    wanted = needed.names(names, f"{source} in the hub's cache", snapshot.joinpath)
     if missing := sorted(set(wanted) - set(names)):
         raise UserError(
             f"{source}: the hub cannot be reached, and its cache of commit {snapshot.name} has no "
@@ -126,8 +153,8 @@ def _check_snapshot(snapshot: Path, source: str, stage: ReleasedStage, variant: 
         )
 
 
-def _needed_files(
-    stage: ReleasedStage, names: list[str], variant: str | None, source: str, get: Callable[[str], Path]
+def _stage_files(
+    stage: ReleasedStage, variant: str | None, names: list[str], source: str, get: Callable[[str], Path]
 ) -> Iterator[str]:
     if MODEL_INDEX in names:
         yield MODEL_INDEX
@@ -135,17 +162,31 @@ def _needed_files(
         if part.optional and part.config not in names:
             continue
         yield part.config
-        prefix = f"{part.folder}/"
-        inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-        chosen = choose_file(inside, variant, where=f"{source}/{part.folder}")
-        yield prefix + chosen.name
-        if chosen.is_index:
-            yield from sorted(prefix + shard for shard in set(read_index(get(prefix + chosen.name)).values()))
+        yield from weight_files(names, f"{part.folder}/", variant, source, get)
         for scheduler in part.schedulers:
             yield f"{scheduler}/scheduler_config.json"
         for name in TOKENIZER_FILES if part.tokenizer else ():
             if name in part.tokenizer or f"tokenizer/{name}" in names:
                 yield f"tokenizer/{name}"
+
+
+def weight_files(
+    names: list[str], prefix: str, variant: str | None, source: str, get: Callable[[str], Path]
+) -> Iterator[str]:
+    """Yield the names of the files of weights in a repository's folder.
+
+    Args:
+        names: the names of all files.
+        prefix: the folder with a slash behind it; empty for the repository's own.
+        variant: the variant of the weights, see `open_weights`.
+        source: the repository's name, for messages.
+        get: downloads a file and returns its path.
+    """
+    inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    chosen = choose_file(inside, variant, where=f"{source}/{prefix}".rstrip("/"))
+    yield prefix + chosen.name
+    if chosen.is_index:
+        yield from sorted(prefix + shard for shard in set(read_index(get(prefix + chosen.name)).values()))
 
 
 @contextmanager

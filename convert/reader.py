@@ -12,7 +12,7 @@ import numpy as np
 from convert.folders import MAX_FILE_BYTES, AllowedRoots, allowed_roots, check_inside
 from convert.mapped import MappedTensor, TensorTable
 from convert.safetensors_file import read_safetensors
-from convert.torch_file import read_torch_zip
+from convert.torch_file import read_torch_file
 from show1_jax.errors import UserError, shown, shown_name
 from show1_jax.files import read_json
 
@@ -147,7 +147,7 @@ def _weight_files(names: Iterable[str]) -> Iterator[WeightFile]:
 
 
 def _read_weight_file(path: Path) -> TensorTable:
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_zip(path)
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
 
 
 def read_index(path: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from einops import rearrange
@@ -20,9 +20,14 @@ from show1_jax.parallel.weights import WeightPath, weight_path
 
 _MAX_LISTED_PROBLEMS = 20
 _CHUNK_ELEMENTS = 2**24
-_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
-_KERNEL_LAYOUTS = {2: ("o i", "i o"), 4: ("o i h w", "h w i o")}
-_TEMPORAL_LAYOUT = ("o i t 1 1", "t 1 i o")
+TORCH_LEAVES: Final[Mapping[str, str]] = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_KERNEL_LAYOUTS = {2: ("o i", "i o"), 4: ("o i h w", "h w i o"), 5: ("o i t h w", "t h w i o")}
 
 Substitutions = Sequence[tuple[str, str]]
 
@@ -34,15 +39,17 @@ class KeyTable:
     Attributes:
         renames: regular expressions and replacements that turn our dotted path, without its leaf, into the released
             key.
-        temporal: a regular expression for our paths of convolutions over time: 3-D in the file, 2-D over (time, pixels)
-            here.
+        layouts: regular expressions for our paths of weights that are neither PyTorch's kernels nor stored as they are,
+            each with the released and our layout, e.g. "o i t 1 1 -> t 1 i o".
+        leaves: the released names of our leaves; other leaves have their own names.
         aliases: regular expressions and replacements that turn keys of older files into those of newer ones.
         tied: for each key that repeats another key's tensor, that other key; a file may contain either or both.
         ignored: a regular expression for keys without a parameter.
     """
 
     renames: Substitutions = ()
-    temporal: str | None = None
+    layouts: Substitutions = ()
+    leaves: Mapping[str, str] = field(default_factory=lambda: TORCH_LEAVES)
     aliases: Substitutions = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     ignored: str | None = None
@@ -171,18 +178,20 @@ def check_values(key: str, array: np.ndarray, dtype: np.dtype, problems: Problem
 
 
 def _layouts(dotted: str, rank: int, table: KeyTable) -> tuple[str, str] | None:
+    for pattern, layouts in table.layouts:
+        if re.search(pattern, dotted):
+            released, ours = layouts.split(" -> ")
+            return (released, ours) if len(ours.split()) == rank else None
     if not dotted.endswith("kernel"):
         axes = " ".join(f"axis{axis}" for axis in range(rank))
         return axes, axes
-    if table.temporal and re.search(table.temporal, dotted):
-        return _TEMPORAL_LAYOUT if rank == 4 else None
     return _KERNEL_LAYOUTS.get(rank)
 
 
 def _released_key(dotted: str, table: KeyTable) -> str:
     stem, _, leaf = dotted.rpartition(".")
     stem = _substitute(stem, table.renames)
-    return f"{stem}.{_LEAVES.get(leaf, leaf)}" if stem else leaf
+    return f"{stem}.{table.leaves.get(leaf, leaf)}" if stem else leaf
 
 
 def _substitute(name: str, substitutions: Substitutions) -> str:

@@ -24,7 +24,7 @@ UNET: Final = KeyTable(
         (r"(temp_convs\.\d+\.conv1)\.conv$", r"\1.2"),
         (r"(temp_convs\.\d+\.conv[2-4])\.conv$", r"\1.3"),
     ),
-    temporal=r"temp_convs\.\d+\.conv\d\.conv\.kernel$",
+    layouts=((r"temp_convs\.\d+\.conv\d\.conv\.kernel$", "o i t 1 1 -> t 1 i o"),),
 )
 
 VAE: Final = KeyTable(

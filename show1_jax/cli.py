@@ -85,6 +85,20 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see `{self.prog} --help`")
 
 
+def number_between(least: int | float, most: int | float) -> Callable[[str], int | float]:
+    """Return a function that parses a number of the type of `least`, from `least` to `most`."""
+
+    def number(text: str) -> int | float:
+        value = type(least)(text)
+        if not value >= least:
+            raise argparse.ArgumentTypeError(f"{text} must be at least {least}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text} must be at most {most}")
+        return value
+
+    return number
+
+
 def new_flags() -> flags.FlagValues:
     """Return a set of flags that contains `--config FILE`; a command adds its own."""
     values = flags.FlagValues()
@@ -105,7 +119,20 @@ def define_process_flags(values: flags.FlagValues) -> None:
     toggle("help", False, "show this help", short_name="h", flag_values=values)
 
 
-def distributed_arguments(values: flags.FlagValues) -> tuple[str | None, int | None, int | None] | None:
+def add_process_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `define_process_flags` to a command that uses argparse."""
+    group = parser.add_argument_group("several processes")
+    group.add_argument(
+        "--distributed", action="store_true", help="join the run's other processes, found by JAX (TPU pods, SLURM)"
+    )
+    group.add_argument("--coordinator_address", metavar="HOST:PORT", help="address of the first process")
+    group.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
+    group.add_argument("--process_id", type=int, metavar="N", help="number of this process, from 0")
+
+
+def distributed_arguments(
+    values: flags.FlagValues | argparse.Namespace,
+) -> tuple[str | None, int | None, int | None] | None:
     """Return the arguments of `initialize_distributed`, or None if this process is the only one."""
     processes = (values.coordinator_address, values.num_processes, values.process_id)
     return processes if values.distributed or any(value is not None for value in processes) else None

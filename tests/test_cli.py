@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, CascadeConfig
 from show1_jax.errors import UserError
-from show1_jax.sampling.request import Request, choose_prompts, choose_stages
+from show1_jax.sampling.request import Request, choose_prompts, choose_shard, choose_stages
 from show1_jax.sampling.run_directory import RunDirectory
 
 ROOT = Path(__file__).parent.parent
@@ -172,6 +173,23 @@ def test_no_video_is_requested_twice() -> None:
         choose_prompts(Config(), ["a", "a"], None, 1)
     with pytest.raises(UserError, match=f"seed {MAX_SEED + 1} is above"):
         choose_prompts(Config(seed=MAX_SEED), ["a"], None, 2)
+
+
+@given(st.integers(1, 40), st.integers(1, 12))
+def test_shards_divide_the_videos(num_videos: int, count: int) -> None:
+    prompts = choose_prompts(Config(), ["a"], None, num_videos)
+    assert choose_shard(prompts, None) == prompts
+    shards = [choose_shard(prompts, f"{number}/{count}") for number in range(1, min(count, num_videos) + 1)]
+    assert sorted(p.seed or 0 for shard in shards for p in shard) == [p.seed for p in prompts]
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    with pytest.raises(UserError, match=f"nothing is left for this host of {num_videos} videos; use fewer hosts"):
+        choose_shard(prompts, f"{num_videos + 1}/{num_videos + 1}")
+
+
+@pytest.mark.parametrize("shard", ["", "3", "0/4", "5/4", "1/0", "-1/4", "1/4/2", "a/b", "1 / 2", "1/9999999999"])
+def test_shards_of_another_form(shard: str) -> None:
+    with pytest.raises(UserError, match=f"--shard={re.escape(shard)}: give I/N with I from 1 to N, e.g. 3/16"):
+        choose_shard(choose_prompts(Config(), ["a", "b"], None, 9), shard)
 
 
 def test_choice_of_stages() -> None:

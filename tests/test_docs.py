@@ -6,6 +6,7 @@ is replaced. `NOT_READ` lists the commands that no test reads, with the reason; 
 """
 
 import ast
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -31,7 +32,13 @@ from show1_jax.cascade.stages import STAGE_TABLE
 from show1_jax.cli import load_config
 from show1_jax.config.sampling import STAGES
 from show1_jax.data import __main__ as data_command
+from show1_jax.evaluation import __main__ as evaluation_command
 from show1_jax.evaluation.demo_world import alignment
+from show1_jax.evaluation.features.table import FEATURE_NETWORKS
+from show1_jax.evaluation.metrics.metric import own_settings
+from show1_jax.evaluation.metrics.table import METRICS
+from show1_jax.evaluation.protocols import command as protocols_command
+from show1_jax.evaluation.protocols.table import PROTOCOLS
 from show1_jax.parallel import mesh
 from show1_jax.training import caption_encoders
 
@@ -69,11 +76,13 @@ WORK = {
     "show1_jax.sampling.job": ("sample_videos", "print_memory"),
     "show1_jax.training.run.job": ("train", "print_training_memory"),
     "show1_jax.parallel": ("initialize_distributed",),
-    "convert.__main__": ("convert", "inflate", "merge", "export", "verify"),
+    "convert.__main__": ("convert", "inflate", "merge", "export", "convert_features", "verify"),
     "show1_jax.data.building.builder": ("build",),
     "show1_jax.data.building.tfds_export": ("export",),
     "show1_jax.data.text_cache": ("collect_captions",),
+    "show1_jax.evaluation.scoring": ("score",),
     "show1_jax.evaluation.demo_world.alignment": ("cascade_videos", "true_videos"),
+    "show1_jax.evaluation.protocols.command": ("make_prompts", "score_samples"),
     "show1_jax.training.caption_encoders": ("scene_from_index",),
 }
 """Functions that start the work of a command, by module."""
@@ -176,7 +185,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("checkpoints", "configs"):
         (folder / name).symlink_to(ROOT / name)
-    (folder / "prompts.jsonl").write_text('{"prompt": "a red circle"}\n')
+    for place in (folder, *(folder / "outputs" / name for name in PROTOCOLS)):  # as the commands of protocols make them
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "prompts.jsonl").write_text('{"prompt": "a red circle"}\n')
     (folder / "prompts.txt").write_text("a red circle\n")
     monkeypatch.chdir(folder)
     return folder
@@ -247,10 +258,12 @@ READERS: dict[str, Callable[[Sequence[str]], Any]] = {
     "train.py": lambda arguments: train.train(["train.py", *arguments]),
     "convert": convert_command.main,
     "show1_jax.data": data_command.main,
+    "show1_jax.evaluation": evaluation_command.main,
     "show1_jax.evaluation.alignment": alignment.main,
+    "show1_jax.evaluation.protocols": protocols_command.main,
     "show1_jax.training.caption_encoders": caption_encoders.main,
 }
-SUBCOMMANDS = ("convert", "show1_jax.data")
+SUBCOMMANDS = ("convert", "show1_jax.data", "show1_jax.evaluation")
 
 
 @pytest.mark.parametrize(("where", "script"), scripts(), ids=[where for where, _ in scripts()])
@@ -300,12 +313,19 @@ def flags_in_sentences() -> list[tuple[str, str]]:
     return list(dict.fromkeys(flags))
 
 
+COMMANDS = (convert_command, data_command, evaluation_command, alignment, caption_encoders, protocols_command)
+"""Modules of the commands that use argparse."""
+
+
 @functools.cache
 def known_flags() -> set[str]:
     """Return the flags of all commands, without settings."""
     known = {f"--{name}" for command in (sample, train) for name in command.define_flags()}
-    sources = [inspect.getsource(module) for module in (convert_command, data_command, alignment, caption_encoders)]
+    sources = [inspect.getsource(module) for module in COMMANDS]
     sources += [path.read_text() for path in (ROOT / "benchmarks").rglob("*.py")]
+    known |= {f"--{option}" for network in FEATURE_NETWORKS.values() for option in network.options}
+    known |= {f"--{setting}" for metric in METRICS.values() for setting in own_settings(metric)}
+    known |= {f"--{field.name}" for kind in PROTOCOLS.values() for field in dataclasses.fields(kind)}
     known |= {flag for source in sources for flag in re.findall(r"\"(--\w+)\"", source)}
     return known | {f"--{stage}" for stage in STAGES}  # of `python -m convert`
 

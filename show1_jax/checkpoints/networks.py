@@ -19,6 +19,10 @@ from show1_jax.errors import UserError
 from show1_jax.nn.config import Architecture, UNetConfig, VAEConfig
 from show1_jax.nn.init import random_weight
 from show1_jax.nn.layers import Layers
+from show1_jax.nn.recognition.c3d import C3D, C3DConfig
+from show1_jax.nn.recognition.clip import CLIPModel, CLIPModelConfig
+from show1_jax.nn.recognition.i3d import I3D, I3DConfig
+from show1_jax.nn.recognition.inception import InceptionV3, InceptionV3Config
 from show1_jax.nn.unet import UNet
 from show1_jax.nn.vae import Autoencoder
 from show1_jax.parallel import weight_shardings
@@ -36,7 +40,15 @@ class NetworkKind(NamedTuple):
 def network_kinds() -> dict[str, NetworkKind]:
     """Return all kinds of network by the name used in records; those of text encoders come from `TEXT_ENCODERS`."""
     encoders = {encoder.kind: NetworkKind(encoder.architecture, encoder.network) for encoder in TEXT_ENCODERS.values()}
-    return {"unet": NetworkKind(UNetConfig, UNet), AUTOENCODER: NetworkKind(VAEConfig, Autoencoder), **encoders}
+    return {
+        "unet": NetworkKind(UNetConfig, UNet),
+        AUTOENCODER: NetworkKind(VAEConfig, Autoencoder),
+        **encoders,
+        "i3d": NetworkKind(I3DConfig, I3D),
+        "c3d": NetworkKind(C3DConfig, C3D),
+        "inception_v3": NetworkKind(InceptionV3Config, InceptionV3),
+        "clip_model": NetworkKind(CLIPModelConfig, CLIPModel),
+    }
 
 
 def network_kind(name: str) -> NetworkKind:

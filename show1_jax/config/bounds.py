@@ -63,8 +63,18 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "max_position_embeddings": (1, 65_536),
     "relative_attention_num_buckets": (4, 65_536),
     "relative_attention_max_distance": (1, 1_048_576),
+    "projection_dim": _CHANNELS,
+    "image_size": (1, 1024),
+    "patch_size": (1, 1024),
+    "eos_token_id": (0, 10_000_000),
     "layer_norm_eps": _NORM_EPSILON,
     "layer_norm_epsilon": _NORM_EPSILON,
+    # networks that recognise
+    "num_classes": (1, 1_000_000),
+    "stem_channels": _CHANNELS,
+    **dict.fromkeys(("branch_0", "branch_1a", "branch_1b", "branch_2a", "branch_2b", "branch_3b"), _CHANNELS),
+    "channels": _CHANNELS,
+    "channel_divisor": (1, 16),
     # caches of text states
     "num_captions": (1, 10**9),
     "positions": (1, 1024),

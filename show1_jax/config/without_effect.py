@@ -17,9 +17,10 @@ Predicate = Callable[[Any, Fields], bool]
 DDPM, DDIM, DPM_SOLVER = "DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler"
 PIXEL_UNET, LATENT_UNET, VAE = "pixel UNet", "latent UNet", "AutoencoderKL"
 T5, CLIP = "T5 encoder", "CLIP text encoder"
+CLIP_IMAGE, CLIP_MODEL = "CLIP image encoder", "CLIP"
 _SCHEDULERS: Final = (DDPM, DDIM, DPM_SOLVER)
 _NETWORKS: Final = (PIXEL_UNET, LATENT_UNET, VAE)
-_ENCODERS: Final = (T5, CLIP)
+_ENCODERS: Final = (T5, CLIP, CLIP_IMAGE, CLIP_MODEL)
 
 
 def _always(value: Any, settings: Fields) -> bool:
@@ -187,7 +188,8 @@ RULES: Final[tuple[Rule, ...]] = (
         _always,
         "about the decoder, or not read by any code",
     ),
-    Rule((CLIP,), "projection_dim", _always, "about the projection behind the states"),
+    Rule((CLIP, CLIP_IMAGE), "projection_dim", _always, "about the projection behind the states"),
+    Rule((CLIP_MODEL,), "logit_scale_init_value", _always, "about training; cosines are not scaled here"),
 )
 
 

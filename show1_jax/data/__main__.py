@@ -12,9 +12,9 @@ if __name__ == "__main__":
     end_at_once("data")  # Ctrl-C while the modules below are imported
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from show1_jax.cli import ArgumentParser, run_command
+from show1_jax.cli import ArgumentParser, number_between, run_command
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.files import user_path
 
@@ -26,20 +26,6 @@ def _make_data_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_encode_text(commands)
     return parser
-
-
-def _number_between(least: int | float, most: int | float) -> Callable[[str], int | float]:
-    """Return a function that parses a number of the type of `least`, from `least` to `most`."""
-
-    def number(text: str) -> int | float:
-        value = type(least)(text)
-        if not value >= least:
-            raise argparse.ArgumentTypeError(f"{text} must be at least {least}")
-        if value > most:
-            raise argparse.ArgumentTypeError(f"{text} must be at most {most}")
-        return value
-
-    return number
 
 
 def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
@@ -66,14 +52,14 @@ def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     build.add_argument("--out", type=user_path, required=True, metavar="DIR", help="the dataset to make")
     build.add_argument(
         "--min_seconds",
-        type=_number_between(0.0, 1e6),
+        type=number_between(0.0, 1e6),
         default=3.5,
         metavar="S",
         help="leave shorter videos out; default 3.5, the 8 frames at 2 fps of the keyframe stage",
     )
     build.add_argument(
         "--num_workers",
-        type=_number_between(0, 4096),
+        type=number_between(0, 4096),
         default=0,
         metavar="N",
         help="processes that decode, so that a video that crashes its decoder is left out; default: threads",
@@ -107,7 +93,7 @@ def _add_export(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
     export.add_argument("--split", default="train", help="split of the dataset; default train")
     export.add_argument(
         "--fps",
-        type=_number_between(0.1, 1000.0),
+        type=number_between(0.1, 1000.0),
         required=True,
         help="frames a second, which TFDS does not record; 25 for UCF-101",
     )
@@ -135,13 +121,13 @@ def _add_encode_text(commands: "argparse._SubParsersAction[ArgumentParser]") -> 
     encode.add_argument("--data", type=user_path, metavar="DIR", help="captions of a dataset that `build` made")
     encode.add_argument(
         "--synthetic",
-        type=_number_between(1, 10**9),
+        type=number_between(1, 10**9),
         metavar="N",
         help="captions of the synthetic world: data.num_synthetic + data.num_validation scenes",
     )
     encode.add_argument(
         "--seed",
-        type=_number_between(0, MAX_SEED),
+        type=number_between(0, MAX_SEED),
         default=0,
         metavar="S",
         help="seed of the synthetic world: data.seed; default 0",
@@ -149,7 +135,7 @@ def _add_encode_text(commands: "argparse._SubParsersAction[ArgumentParser]") -> 
     encode.add_argument("--captions", type=user_path, metavar="FILE", help="text file with one caption per line")
     encode.add_argument(
         "--batch_size",
-        type=_number_between(1, 100_000),
+        type=number_between(1, 100_000),
         default=64,
         metavar="N",
         help="captions per batch, over all devices; default 64",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,7 +18,15 @@ from show1_jax.data.spec import ClipDraw, ClipSpec
 from show1_jax.errors import UserError
 
 _MAX_RECORD_BYTES: Final = MAX_VIDEO_BYTES + (1 << 20)
-_TEXTS, _TIMES = ("name", "caption"), ("start", "duration")
+_TEXTS, _TIMES = ("name", "caption"), ("start", "duration", "fps")
+
+
+class EncodedVideo(NamedTuple):
+    """A record of a dataset, not decoded: the file's bytes, the caption, and the average frames a second."""
+
+    video: bytes
+    caption: str
+    fps: float
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,15 @@ class VideoSource:
         except Exception as error:  # PyAV raises errors of many types for malicious files
             raise VideoError(f"it cannot be decoded: {type(error).__name__}: {short_line(str(error))}") from error
         return video, record["caption"]
+
+    def encoded(self, position: int) -> EncodedVideo:
+        """Return the whole video of a record, as it is stored.
+
+        Raises:
+            VideoError: the record is damaged.
+        """
+        record = self._record(position)
+        return EncodedVideo(record["video"], record["caption"], record["fps"])
 
     def captions(self) -> Iterator[str]:
         """Yield the captions of all videos whose records can be read."""

@@ -47,6 +47,14 @@ def resize_uint8(frames: UInt8[np.ndarray, "t h w 3"], height: int, width: int) 
     return np.stack([np.asarray(image) for image in resized])
 
 
+def square_uint8(frames: UInt8[np.ndarray, "t h w 3"], size: int) -> UInt8[np.ndarray, "t size size 3"]:
+    """Crop the centre of frames to a square, and resize it to `size x size` as `resize_uint8` does."""
+    height, width = frames.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize_uint8(frames[:, top : top + side, left : left + side], size, size)
+
+
 def fit(video: Float32[np.ndarray, "t h w c"], height: int, width: int) -> Float32[np.ndarray, "t h2 w2 c"]:
     """Scale a video by one factor until it covers `height x width`, and crop its centre.
 

@@ -36,12 +36,15 @@ def list_images(folder: Path) -> list[Path]:
     files = [path for path in folder.iterdir() if not path.name.startswith(".")]
     if others := sorted(path.name for path in files if path.suffix.lower() in _OTHER_SUFFIXES):
         raise VideoError(f"{others[0]} is not one of {' '.join(IMAGE_SUFFIXES)}")
-    return sorted((path for path in files if path.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
+    return sorted(
+        (path for path in files if path.suffix.lower() in IMAGE_SUFFIXES), key=lambda path: natural_order(path.name)
+    )
 
 
-def _natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:
-    parts = [(text, int(digits or -1)) for text, digits in re.findall(r"(\D*)(\d*)", path.name.lower())]
-    return parts, path.name
+def natural_order(name: str) -> tuple[list[tuple[str, int]], str]:
+    """Return a key that sorts names as people do: frame2 before frame10."""
+    parts = [(text, int(digits or -1)) for text, digits in re.findall(r"(\D*)(\d*)", name.lower())]
+    return parts, name
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:

@@ -1,8 +1,11 @@
-"""The CLIP text encoder (Radford et al. 2021), whose states condition the latent stage."""
+"""The CLIP text encoder (Radford et al. 2021), whose states condition the latent stage, and CLIP's transformer layers.
+
+CLIP's image encoder, which only metrics need, is in `show1_jax.nn.recognition.clip`.
+"""
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +30,40 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+@runtime_checkable
+class LayerSizes(Protocol):
+    """The settings of a transformer layer, which the architectures of both towers of CLIP have."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels."""
+
+    @property
+    def intermediate_size(self) -> int:
+        """Channels between the two linear layers of the feed-forward part."""
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Heads, which divide the channels."""
+
+    @property
+    def hidden_act(self) -> str:
+        """Name of the activation."""
+
+    @property
+    def layer_norm_eps(self) -> float:
+        """Epsilon of the norms."""
+
+
+def layer_problem(config: LayerSizes) -> str:
+    """Return the reason why a layer of these settings cannot be built, or an empty string."""
+    if config.hidden_act not in _ACTIVATIONS:
+        return f"hidden_act={config.hidden_act!r} is not supported, only {', '.join(_ACTIVATIONS)}"
+    if config.hidden_size % config.num_attention_heads:
+        return f"num_attention_heads={config.num_attention_heads} does not divide hidden_size={config.hidden_size}"
+    return ""
+
+
 @dataclasses.dataclass(frozen=True)
 class CLIPTextConfig(TextArchitecture):
     """The architecture of a CLIP text encoder. Defaults are those of absent keys in a released `config.json`."""
@@ -44,14 +81,8 @@ class CLIPTextConfig(TextArchitecture):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(
-            self.hidden_act in _ACTIVATIONS,
-            f"hidden_act={self.hidden_act!r} is not supported, only {', '.join(_ACTIVATIONS)}",
-        )
-        self._require(
-            self.hidden_size % self.num_attention_heads == 0,
-            f"num_attention_heads={self.num_attention_heads} does not divide hidden_size={self.hidden_size}",
-        )
+        problem = layer_problem(self)
+        self._require(not problem, problem)
 
     @property
     def state_width(self) -> int:
@@ -65,10 +96,11 @@ class CLIPTextConfig(TextArchitecture):
 
 
 class CLIPSelfAttention(nnx.Module):
-    """Causal multi-head attention."""
+    """Multi-head attention, causal or over all tokens."""
 
-    def __init__(self, config: CLIPTextConfig, make: Layers):
+    def __init__(self, config: LayerSizes, make: Layers, *, causal: bool = True):
         width = config.hidden_size
+        self.causal = causal
         self.num_heads = config.num_attention_heads
         self.scale = (width // self.num_heads) ** -0.5
         self.q_proj = make.linear(width, width)
@@ -77,16 +109,17 @@ class CLIPSelfAttention(nnx.Module):
         self.out_proj = make.linear(width, width)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        causal = jnp.tril(jnp.ones((1, x.shape[1], x.shape[1]), bool))
+        everything = jnp.ones((1, x.shape[1], x.shape[1]), bool)
+        mask = jnp.tril(everything) if self.causal else everything
         return self.out_proj(
-            attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.num_heads, causal, scale=self.scale)
+            attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.num_heads, mask, scale=self.scale)
         )
 
 
 class CLIPFeedForward(nnx.Module):
     """Two linear layers around the configured activation."""
 
-    def __init__(self, config: CLIPTextConfig, make: Layers):
+    def __init__(self, config: LayerSizes, make: Layers):
         self.fc1 = make.linear(config.hidden_size, config.intermediate_size)
         self.fc2 = make.linear(config.intermediate_size, config.hidden_size)
         self.act = _ACTIVATIONS[config.hidden_act]
@@ -98,9 +131,9 @@ class CLIPFeedForward(nnx.Module):
 class CLIPLayer(nnx.Module):
     """Pre-norm transformer layer."""
 
-    def __init__(self, config: CLIPTextConfig, make: Layers):
+    def __init__(self, config: LayerSizes, make: Layers, *, causal: bool = True):
         self.layer_norm1 = make.layer_norm(config.hidden_size, config.layer_norm_eps)
-        self.self_attn = CLIPSelfAttention(config, make)
+        self.self_attn = CLIPSelfAttention(config, make, causal=causal)
         self.layer_norm2 = make.layer_norm(config.hidden_size, config.layer_norm_eps)
         self.mlp = CLIPFeedForward(config, make)
 

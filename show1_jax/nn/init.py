@@ -46,9 +46,9 @@ def initial_distribution(path: WeightPath, shape: tuple[int, ...], *, temporal_i
         temporal_identity: initialise the last temporal layers as zero, so that every temporal block is the identity.
     """
     kind = path[-1]
-    if kind == "scale":
+    if kind in ("scale", "var"):
         return Distribution(1.0)
-    if kind == "bias" or (temporal_identity and _LAST_TEMPORAL_KERNEL.search("/".join(path))):
+    if kind in ("bias", "mean") or (temporal_identity and _LAST_TEMPORAL_KERNEL.search("/".join(path))):
         return Distribution(0.0)
     inputs = {"embedding": 1, "positional_embedding": shape[-1]}.get(kind, math.prod(shape[:-1]))
     return Distribution(None, inputs)

@@ -64,6 +64,7 @@ class Layers:
         *,
         stride: int = 1,
         padding: Sequence[tuple[int, int]] | None = None,
+        bias: bool = True,
     ) -> nnx.Conv:
         """Make a 2-D convolution; all leading axes of its input are batch axes.
 
@@ -73,11 +74,36 @@ class Layers:
             kernel: height and width of the kernel, or one number for both.
             stride: step of the kernel, along both axes.
             padding: zeros before and after the rows and the columns; None pads by half the kernel.
+            bias: add a bias to each channel.
         """
         height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
         padding = padding or tuple(((size - 1) // 2, (size - 1) // 2) for size in (height, width))
         options = self._options("kernel", "bias")
-        return nnx.Conv(in_channels, out_channels, (height, width), stride, padding=padding, **options)
+        sizes = (height, width)
+        return nnx.Conv(in_channels, out_channels, sizes, stride, padding=padding, use_bias=bias, **options)
+
+    def conv3d(
+        self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = True
+    ) -> nnx.Conv:
+        """Make a convolution over time, height and width, padded as TensorFlow's `SAME`.
+
+        An output has ceil(size / stride) positions along each axis; of an odd number of zeros, the last side has one
+        more than the first.
+
+        Args:
+            in_channels: channels of the input.
+            out_channels: channels of the output.
+            kernel: size of the kernel, along each axis.
+            stride: step of the kernel, along each axis.
+            bias: add a bias to each channel.
+        """
+        options = self._options("kernel", "bias")
+        sizes = (kernel,) * 3
+        return nnx.Conv(in_channels, out_channels, sizes, stride, padding="SAME", use_bias=bias, **options)
+
+    def batch_norm(self, channels: int, epsilon: float, *, scale: bool = True) -> "BatchNorm":
+        """Make a batch norm with the statistics of training, in float32."""
+        return BatchNorm(channels, epsilon, scale, self)
 
     def group_norm(self, channels: int, groups: int, epsilon: float) -> "GroupNorm":
         """Make a group norm over all axes but the leading one, with float32 statistics."""
@@ -95,6 +121,24 @@ class Layers:
     def embed(self, count: int, dim: int) -> nnx.Embed:
         """Make an embedding table of `count` vectors."""
         return nnx.Embed(count, dim, **self._options("embedding"))
+
+
+class BatchNorm(nnx.Module):
+    """A batch norm for inference: mean and variance are weights (in `nnx.BatchNorm` they are no parameters)."""
+
+    def __init__(self, channels: int, epsilon: float, scale: bool, make: Layers):
+        self.mean = make.param((channels,))
+        self.var = make.param((channels,))
+        self.bias = make.param((channels,))
+        self.scale = make.param((channels,)) if scale else None
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+        mean, var, bias = (weight[...].astype(jnp.float32) for weight in (self.mean, self.var, self.bias))
+        factor = jax.lax.rsqrt(var + self.epsilon)
+        if self.scale is not None:
+            factor = factor * self.scale[...].astype(jnp.float32)
+        return ((x.astype(jnp.float32) - mean) * factor + bias).astype(x.dtype)
 
 
 class GroupNorm(nnx.Module):

@@ -1,6 +1,7 @@
 """The videos and stages that a command line requests."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -121,3 +122,27 @@ def choose_prompts(
                 raise UserError(f"{prompt.text[:60]!r} is asked for twice with seed {seed}; give each a different seed")
             videos[prompt.text, seed] = dataclasses.replace(prompt, seed=seed)
     return tuple(videos.values())
+
+
+def choose_shard(prompts: Sequence[Prompt], shard: str | None) -> tuple[Prompt, ...]:
+    """Return the prompts that `--shard I/N` selects: those at positions I, I + N, I + 2 N, ... (from 1).
+
+    Hosts that share no run need no more to divide a list of prompts: every video is in exactly one shard, and it has
+    the same directory in all of them.
+
+    Args:
+        prompts: one prompt for each video.
+        shard: `I/N`; None selects all prompts.
+
+    Raises:
+        UserError: it has another form, I is not from 1 to N, or the shard is empty.
+    """
+    if shard is None:
+        return tuple(prompts)
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise UserError(f"--shard={shard}: give I/N with I from 1 to N, e.g. 3/16 on the third of 16 hosts")
+    if number > len(prompts):
+        raise UserError(f"--shard={shard}: nothing is left for this host of {len(prompts)} videos; use fewer hosts")
+    return tuple(prompts[number - 1 :: count])

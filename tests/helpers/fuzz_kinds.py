@@ -114,9 +114,9 @@ def _make_weights(stem: str) -> Callable[[Path], None]:
             return
         from safetensors.numpy import save_file
 
-        from convert.torch_file import read_torch_zip
+        from convert.torch_file import read_torch_file
 
-        save_file({name: np.array(tensor.view()) for name, tensor in read_torch_zip(source).items()}, folder / stem)
+        save_file({name: np.array(tensor.view()) for name, tensor in read_torch_file(source).items()}, folder / stem)
 
     return make
 

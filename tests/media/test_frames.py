@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from show1_jax.errors import UserError
-from show1_jax.media.frames import fit, from_uint8, resize_uint8, sample_frames, to_uint8
+from show1_jax.media.frames import fit, from_uint8, resize_uint8, sample_frames, square_uint8, to_uint8
 
 
 def channels_last(array: np.ndarray) -> np.ndarray:
@@ -22,6 +22,19 @@ def test_the_resize_before_stage_4_is_equal_to_the_recorded_one(trace: dict[str,
     wanted = trace["stage/sr2_input_uint8"]
     frames = to_uint8(channels_last(trace["stage/sr1"]))
     np.testing.assert_array_equal(resize_uint8(frames, *wanted.shape[1:3]), wanted)
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 9))
+def test_a_square_has_the_centre_alone(height: int, width: int, size: int) -> None:
+    frames = np.random.default_rng(height).integers(0, 256, (2, height, width, 3), np.uint8)
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    centre = frames[:, top : top + side, left : left + side]
+    others = frames ^ 255
+    others[:, top : top + side, left : left + side] = centre
+    np.testing.assert_array_equal(square_uint8(others, size), square_uint8(frames, size))
+    np.testing.assert_array_equal(square_uint8(frames, side), centre)
+    np.testing.assert_array_equal(square_uint8(frames, size), resize_uint8(centre, size, size))
 
 
 def test_to_uint8_clips_and_truncates() -> None:

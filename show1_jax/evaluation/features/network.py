@@ -29,6 +29,9 @@ class FeatureNetwork:
         features: returns the features of a batch from the network and its inputs, with one or more rows for each clip;
             it is traced by `jax.jit`.
         options: choices that a user has, each with its values, the default first, e.g. the rule of resizing.
+        has_weights: it has weights in a checkpoint; otherwise `prepare` and `features` are called without a checkpoint
+            and without a network.
+        describe: returns further settings, which the checkpoint decides; None: there are none.
     """
 
     kind: str
@@ -37,3 +40,5 @@ class FeatureNetwork:
     prepare: Callable[[CheckpointSet, Mapping[str, str]], Prepare]
     features: Callable[[Any, Mapping[str, Array]], Float[Array, "b rows width"]]
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    has_weights: bool = True
+    describe: Callable[[CheckpointSet], Mapping[str, Any]] | None = None
