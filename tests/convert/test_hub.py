@@ -19,6 +19,7 @@ from convert.inflate import INITIAL_FOLDERS
 from convert.released import RELEASED_STAGES, repository_licence
 from show1_jax.checkpoints.manifest import read_manifest
 from show1_jax.errors import UserError
+from tests.helpers.small_networks import write_clip
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -270,3 +271,24 @@ def test_the_command_line_says_what_a_gated_repository_needs(
         "there, then run `hf auth login` and convert again"
     ]
     assert not (tmp_path / "out").exists()
+
+
+def test_clip_is_converted_from_a_hub_id(hub: type[Hub], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.root = tmp_path / "repositories"
+    folder = hub.root / "clip-vit-base-patch32"
+    folder.mkdir(parents=True)
+    write_clip(folder)
+    (folder / "tf_model.h5").write_bytes(b"other weights")
+    source, out = "openai/clip-vit-base-patch32", tmp_path / "out"
+    assert main(["features", "clip_model", "--from", source, "--out", str(out)]) == 0
+    provenance = read_manifest(out).component("clip_model").provenance
+    assert provenance["source"] == source
+    assert provenance["revision"] == COMMIT
+    assert provenance["licence"] == f"as https://huggingface.co/{source} says"
+    assert not any("tf_model" in request for request in hub.requests)
+    (folder / "tokenizer_config.json").unlink()
+    capsys.readouterr()
+    assert main(["features", "clip_model", "--from", source, "--out", str(tmp_path / "other")]) == 2
+    assert "has no tokenizer_config.json; clip_model needs a repository like openai/" in capsys.readouterr().err
+    assert main(["features", "c3d", "--from", source, "--out", str(tmp_path / "other")]) == 2
+    assert "no such file; get a folder with" in capsys.readouterr().err

@@ -117,8 +117,10 @@ def test_a_hostile_pickle_is_refused_in_every_place(
     assert not Path("trap").exists()
 
 
-@pytest.mark.parametrize("bomb", [b"N0" * 1_100_000, b")" + b"\x85" * 500_000, b"(" * 500_000, b"N" * (17 << 20)])
-@pytest.mark.parametrize("place", ["state", "keys"])
+@pytest.mark.parametrize(
+    ("place", "bomb"),
+    [("state", b"N0" * 500_001), ("state", b"(" * 300_000), ("keys", b"]" + b"(" * 1_000_001), ("keys", b"N" * 10)],
+)
 def test_pickles_that_grow_are_refused_in_a_short_line(
     tmp_path: Path, by_hand: SimpleNamespace, bomb: bytes, place: str
 ) -> None:

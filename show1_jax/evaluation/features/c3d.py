@@ -38,7 +38,7 @@ def _prepare(checkpoint: CheckpointSet, options: Mapping[str, str]) -> Prepare:
 def preprocess_as_tgan2(clip: Clip) -> Frames:
     """Return frames, BGR from 0 to 255, resized to 112x112 bilinearly with aligned corners, as TGANv2 does.
 
-    Chainer's `resize_images` has this rule. StyleGAN-V's copy of the network includes these steps.
+    Chainer's `resize_images` has this rule.
     """
     return resize_bilinear(clip[..., ::-1], SIDE, SIDE, "align_corners")
 

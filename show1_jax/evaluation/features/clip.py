@@ -19,8 +19,8 @@ from show1_jax.text.tokenizers import load_clip_tokenizer
 
 KIND: Final = "clip_model"
 
-_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
-_DEVIATION: Final = (0.26862954, 0.26130258, 0.27577711)
+MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
+DEVIATION: Final = (0.26862954, 0.26130258, 0.27577711)
 """Mean and standard deviation of each channel, of values in [0, 1], with which CLIP was trained."""
 
 
@@ -58,7 +58,7 @@ def crop_frames(clip: Clip, side: int) -> UInt8[np.ndarray, "t {side} {side} 3"]
 
 def normalise(frames: UInt8[Array, "*n h w 3"]) -> Float[Array, "*n h w 3"]:
     """Return the input of CLIP's image encoder."""
-    mean, deviation = (jnp.asarray(values, jnp.float32) for values in (_MEAN, _DEVIATION))
+    mean, deviation = (jnp.asarray(values, jnp.float32) for values in (MEAN, DEVIATION))
     return (frames.astype(jnp.float32) / 255 - mean) / deviation
 
 

@@ -61,7 +61,7 @@ def _convolve_cubic(frame: Shaped[np.ndarray, "h w c"], new_size: int, axis: int
     index, scale = np.arange(new_size, dtype=np.float32), np.float32(size / new_size)
     position = (index + np.float32(0.5)) * scale - np.float32(0.5)
     first = np.floor(position)
-    result = np.float32(0)
+    terms = []
     for step in range(-1, 3):
         distance = np.abs(position - first - step)
         near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
@@ -69,8 +69,8 @@ def _convolve_cubic(frame: Shaped[np.ndarray, "h w c"], new_size: int, axis: int
         weight = np.where(distance <= 1, near, far).astype(np.float32)
         pixels = np.clip(first.astype(np.int64) + step, 0, size - 1)
         taken = np.take(frame, pixels, axis).astype(np.float32)
-        result = result + taken * np.expand_dims(weight, [other for other in range(3) if other != axis])
-    return result
+        terms.append(taken * np.expand_dims(weight, [other for other in range(3) if other != axis]))
+    return terms[0] + terms[1] + terms[2] + terms[3]
 
 
 def _neighbours(
