@@ -15,6 +15,7 @@ from convert.reader import open_weights
 from convert.rules import KeyTable, ReleasedTensor, match_weights, released_tensors
 from convert.tables import CLIP, KINDS, T5, UNET, VAE, parameters
 from show1_jax.errors import UserError
+from show1_jax.nn.layers import Layers
 
 FULL_SIZE = [
     ("show-1-base/unet", "unet", "UNet3DConditionModel"),
@@ -155,6 +156,27 @@ def test_a_released_tensor_converts_layouts_in_both_directions() -> None:
     array = np.arange(60).reshape(source.shape)
     assert source.to_ours(array).shape == (3, 1, 4, 5)
     np.testing.assert_array_equal(source.to_released(source.to_ours(array)), array)
+
+
+class Video(nnx.Module):
+    def __init__(self, make: Layers):
+        self.conv = make.conv3d(2, 4, 3)
+        self.norm = make.batch_norm(4, 1e-3)
+
+
+def test_layers_of_video_networks_in_the_layouts_of_pytorch_and_flax() -> None:
+    state = nnx.state(Video(Layers()), nnx.Param)
+    torch = {source.key: source.shape for source in released_tensors(state, KeyTable()).values()}
+    norm = {f"norm.{name}": (4,) for name in ("weight", "bias", "running_mean", "running_var")}
+    assert torch == {"conv.weight": (4, 2, 3, 3, 3), "conv.bias": (4,), **norm}
+    kept = ((r"kernel$", "t h w i o -> t h w i o"), (r"(mean|var)$", "1 1 1 1 c -> c"))
+    flax = {source.key: source for source in released_tensors(state, KeyTable(layouts=kept, leaves={})).values()}
+    assert flax["conv.kernel"].shape == (3, 3, 3, 2, 4)
+    assert flax["norm.var"].shape == (1, 1, 1, 1, 4)
+    assert flax["norm.var"].to_ours(np.arange(4).reshape(1, 1, 1, 1, 4)).tolist() == [0, 1, 2, 3]
+    kernel = np.arange(3 * 3 * 3 * 2 * 4).reshape(4, 2, 3, 3, 3)
+    ours = released_tensors(state, KeyTable())["conv", "kernel"].to_ours(kernel)
+    np.testing.assert_array_equal(ours[2, 1, 0, 1, 3], kernel[3, 1, 2, 1, 0])
 
 
 @pytest.fixture(scope="module")

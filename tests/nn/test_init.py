@@ -31,6 +31,8 @@ def weight(path: WeightPath, *shape: int, dtype: Any = jnp.float32) -> np.ndarra
         (("pool", "positional_embedding"), (1, 4096)),
         (("norm", "scale"), (32,)),
         (("norm", "bias"), (32,)),
+        (("norm", "mean"), (32,)),
+        (("norm", "var"), (32,)),
     ],
 )
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

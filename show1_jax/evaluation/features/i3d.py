@@ -2,8 +2,8 @@
 
 Unterthiner et al. 2018 (arXiv 1812.01717). Frames are stretched to 224x224 whatever their shape, by TensorFlow 1's
 `tf.image.resize_bilinear` without flags, and scaled from [0, 255] to [-1, 1]; the features are the logits of TF Hub's
-`deepmind/i3d-kinetics-400`, averaged over time. Others differ: StyleGAN-V resizes by `half_pixel`, and VideoGPT also
-crops the middle of the longer side.
+`deepmind/i3d-kinetics-400`, averaged over time. Others differ: VideoGPT scales the shorter side by `half_pixel` and
+crops the middle of the longer one.
 """
 
 from collections.abc import Mapping

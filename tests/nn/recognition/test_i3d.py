@@ -38,7 +38,7 @@ def thin(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> nnx.Module:
 
 @pytest.mark.parametrize("frames", [10, 16])
 def test_logits_are_those_of_the_flax_port(thin: nnx.Module, golden: Path, frames: int) -> None:
-    """`SAME` pads odd and even sizes on different sides. The clip is that of `golden/i3d/record.py`."""
+    """`SAME` pads odd and even sizes on different sides. The clip is that of `benchmarks/record_i3d.py`."""
     pixels = np.random.RandomState(frames).randint(0, 256, (1, frames, 224, 224, 3))
     video = 2 * pixels.astype(np.float32) / 255 - 1
     recorded = load_file(golden / "i3d/logits.safetensors")[str(frames)]
