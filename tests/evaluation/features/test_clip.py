@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import convert.recognition.clip
 from show1_jax.errors import UserError
@@ -50,6 +52,16 @@ def test_frames_are_exactly_those_of_the_processor(recordings: dict[str, np.ndar
     frames = crop_frames(video(2, height, width), 224)
     expected = recordings[f"clip_model/frames/{height}"]
     np.testing.assert_array_equal(frames[:1, ::16, ::16].transpose(0, 3, 1, 2), expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90))
+def test_frames_of_any_shape_are_cropped_to_their_centre(height: int, width: int) -> None:
+    clip = np.zeros((2, height, width, 3), np.uint8)
+    clip[:, height // 2 :, width // 2 :] = 255
+    frames = crop_frames(clip, 32)
+    assert frames.shape == (2, 32, 32, 3)
+    assert frames[0, -1, -1, 0] > 127
 
 
 def test_a_video_without_a_caption_is_refused(tmp_path: Path) -> None:
