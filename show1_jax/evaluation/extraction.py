@@ -273,6 +273,7 @@ class _Run:
             len(self._videos.videos) + len(self._videos.unreadable),
             self._max_unreadable,
             f"{self._videos.videos[number].label()} ({problem})",
+            so_far=" so far",
         )
 
     def _features_of(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[ClipFeatures], str]]:
@@ -331,16 +332,23 @@ class _Run:
             return _Prepared(number, [], reason(error))
 
 
-def check_unreadable(num_unreadable: int, num_videos: int, most: float, first: str) -> None:
+def check_unreadable(num_unreadable: int, num_videos: int, most: float, first: str, so_far: str = "") -> None:
     """Refuse a set of videos of which too large a share is unreadable.
+
+    Args:
+        num_unreadable: number of unreadable videos.
+        num_videos: number of all videos of the set.
+        most: the largest share of them that is accepted.
+        first: one of them, with the reason.
+        so_far: text for the line if there may be more.
 
     Raises:
         UserError: more than the share `most` is; the line names the first.
     """
     if num_unreadable > most * num_videos:
         raise UserError(
-            f"{num_unreadable} of {num_videos} videos cannot be scored, such as {first}: more than the share of "
-            f"{most:g} that --max_unreadable allows; repair or remove them, or raise it"
+            f"{num_unreadable} of {num_videos} videos cannot be scored{so_far}, such as {first}: more than the share "
+            f"of {most:g} that --max_unreadable allows; repair or remove them, or raise it"
         )
 
 

@@ -38,6 +38,13 @@ class SetResult:
     about: Mapping[str, Any]
     features: str
 
+    def describe(self) -> str:
+        """Return the set in a few words: clips, path, stage of run directories, and frame rates."""
+        stage = self.about["stage of run directories"]
+        rates = [f"{rate} frames a second" for rate in self.about["frame rates"] if rate != "unknown"]
+        facts = [*([] if stage == "none" else [stage]), *(rates if len(rates) <= 1 else ["several frame rates"])]
+        return f"{self.clips} clips of {self.about['path']}" + (f" ({', '.join(facts)})" if facts else "")
+
 
 @dataclass(frozen=True)
 class Result:
@@ -70,10 +77,10 @@ class Result:
     def line(self) -> str:
         """Return the score with the settings that matter most, on one line."""
         videos, *reference = self.sets.values()
-        against = f" against {reference[0].clips} of {reference[0].about['path']}" if reference else ""
+        against = f" against {reference[0].describe()}" if reference else ""
         return (
-            f"{self.metric} {self._number(self.score.value)} ({self.better} is better): {videos.clips} clips of "
-            f"{videos.about['path']}{against}; {self.settings['clips in words']}; {self._network()}"
+            f"{self.metric} {self._number(self.score.value)} ({self.better} is better): {videos.describe()}{against}; "
+            f"{self.settings['clips in words']}; {self._network()}"
         )
 
     def table(self) -> str:

@@ -168,7 +168,6 @@ def _result(
             "metric": {name: getattr(metric, name) for name in own_settings(metric)},
             "features": extractor.settings(),
             "compared at any frame rate": request.any_frame_rate,
-            "stage of run directories": request.stage or "last",
             "max_videos": request.max_videos,
             "max_unreadable": request.extraction.max_unreadable,
         },

@@ -264,6 +264,19 @@ def test_bad_input_is_one_line(
     assert not list(tmp_path.glob("out/*.json"))
 
 
+def test_sets_of_different_frame_rates_are_compared_on_request(
+    reference: Path, weights: Path, places: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = Path(places["FAST"])
+    for more in (["--any_frame_rate"], ["--fps=8", "--num_frames=11", "--videos", str(reference)]):
+        assert tiny_features.run(*fvd(fast, reference, weights, tmp_path, *more)) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert "(24 frames a second) against 43 clips of" in first
+    assert "(8 frames a second); 16 frames, stride 1, first clip; tiny_video" in first
+    assert "11 frames, 8 frames a second, first clip" in second
+    assert second.startswith("FVD 0.00 ")
+
+
 def test_the_help_names_every_metric(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         tiny_features.run("--help")

@@ -64,12 +64,14 @@ class Listing:
         unreadable: the reason for every video that cannot be scored, by name.
         ignored: number of other files, by suffix.
         dataset: hash of the dataset, if it is one.
+        stage: stage of the run directories, if there are any.
     """
 
     videos: list[Video] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)
     dataset: str | None = None
+    stage: Stage | None = None
 
 
 def list_videos(path: Path, stage: Stage | None = None) -> Listing:
@@ -204,6 +206,7 @@ def _list_files(folder: Path, files: list[Path], listing: Listing) -> None:
 def _list_runs(folder: Path, runs: list[RunDirectory], stage: Stage | None, listing: Listing) -> None:
     present = {one for run in runs for one in STAGES if run.existing([one])}
     chosen = stage or next((one for one in reversed(STAGES) if one in present), None)
+    listing.stage = chosen if runs else None
     for run in runs:
         name = _name(folder, run.path)
         if chosen is None or not run.existing([chosen]):

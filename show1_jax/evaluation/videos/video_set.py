@@ -47,6 +47,7 @@ class VideoSet:
         unreadable: the reason for every video that cannot be opened, by name.
         num_found: number of all videos before `--max_videos`, with those that cannot be opened.
         ignored: number of other files by suffix.
+        stage: stage of run directories, if there are any.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class VideoSet:
     unreadable: Mapping[str, str]
     num_found: int
     ignored: Mapping[str, int]
+    stage: Stage | None = None
 
     @property
     def digest(self) -> str:
@@ -81,6 +83,7 @@ class VideoSet:
             "path": str(self.path),
             "videos found": self.num_found,
             "videos chosen": len(self.videos) + len(self.unreadable),
+            "stage of run directories": self.stage or "none",
             "other files ignored": dict(self.ignored),
             "frame rates": dict(self.rates),
             "sha256 of names and files": self.digest,
@@ -126,6 +129,7 @@ def open_videos(
         unreadable={**listing.unreadable, **bad},
         num_found=len(listing.videos) + len(listing.unreadable),
         ignored=dict(listing.ignored),
+        stage=listing.stage,
     )
 
 

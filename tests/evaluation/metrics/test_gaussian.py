@@ -49,6 +49,15 @@ def test_equal_sets_have_distance_0(count: int, width: int) -> None:
     assert frechet_distance(Gaussian.of(rows), Gaussian.of(rows[::-1])) <= 1e-12 * size
 
 
+@pytest.mark.parametrize("change", [1e-6, 1e-3, 0.009, 0.011, 0.1])
+def test_nearly_equal_covariances_lose_no_digits(change: float) -> None:
+    """On both sides of the change between the two ways to compute it; here the distance is sum (sigma change)^2."""
+    sigma = np.linspace(1, 5, 20)
+    rotation = linalg.qr(np.random.default_rng(0).normal(size=(20, 20)))[0]
+    a, b = (Gaussian(2, np.zeros(20), (rotation * (scale * sigma) ** 2) @ rotation.T) for scale in (1, 1 + change))
+    assert frechet_distance(a, b) == pytest.approx(np.square(change * sigma).sum(), rel=1e-8)
+
+
 def test_the_distance_of_two_known_gaussians() -> None:
     """With diagonal covariances it is |difference of means|^2 + sum (sigma_a - sigma_b)^2."""
     a = Gaussian(11, np.array([0.0, 1.0]), np.diag([10.0 * 4, 10.0 * 9]))
