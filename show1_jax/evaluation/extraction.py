@@ -290,15 +290,12 @@ class _Run:
                     done.setdefault(number, []).append(rows)
 
         def start() -> None:
-            """Start the batch that has been collected."""
+            """Start the batch that has been collected, and wait for the one before it."""
             if batch:
-                running.append(
-                    (
-                        [clip.video for clip in batch],
-                        self._extractor.compute([c.inputs for c in batch], self._batch_size),
-                    )
-                )
+                inputs = [clip.inputs for clip in batch]
+                running.append(([clip.video for clip in batch], self._extractor.compute(inputs, self._batch_size)))
                 batch.clear()
+                finish(1)
 
         def ready() -> Iterator[tuple[int, list[ClipFeatures], str]]:
             while order and len(done.get(order[0].video, [])) == len(order[0].clips):
@@ -315,7 +312,6 @@ class _Run:
                     batch.append(_ClipInputs(video.video, inputs))
                     if len(batch) == self._batch_size:
                         start()
-                        finish(1)
                 yield from ready()
             start()
             finish(0)

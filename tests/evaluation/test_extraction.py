@@ -1,0 +1,61 @@
+"""Extraction holds a few batches, whatever the videos are like."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jaxtyping import Array
+
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet
+from show1_jax.evaluation.extraction import ExtractionOptions, Extractor, extract
+from show1_jax.evaluation.feature_files import VIDEOS_PER_SHARD
+from show1_jax.evaluation.features.table import FEATURE_NETWORKS
+from show1_jax.evaluation.videos.clips import ClipRule
+from show1_jax.evaluation.videos.video_set import VideoSet, open_videos
+from tests.helpers import tiny_features
+
+WHOLE = ClipRule(None)
+
+
+@pytest.fixture
+def extractor(tmp_path: Path) -> Iterator[Extractor]:
+    tiny_features.write_weights(tmp_path / "weights")
+    with tiny_features.installed():
+        yield Extractor(FEATURE_NETWORKS["tiny_video"], CheckpointSet.open(str(tmp_path / "weights")), {})
+
+
+def videos_of_lengths(folder: Path, lengths: list[int]) -> VideoSet:
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for number, length in enumerate(lengths):
+        np.save(folder / f"v{number}.npy", draw.integers(0, 256, (length, 4, 4, 3), np.uint8))
+    return open_videos(folder)
+
+
+def test_whole_videos_of_alternating_lengths_do_not_pile_up(
+    extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, most, saved = 0, 0, 0
+    compute, values = extractor.compute, extractor.values
+
+    def counted_compute(*arguments: Any) -> Array:
+        nonlocal running, most, saved
+        running += 1
+        most = max(most, running)
+        saved = len([*(tmp_path / "features").rglob("*.safetensors")])
+        return compute(*arguments)
+
+    def counted_values(features: Array) -> np.ndarray:
+        nonlocal running
+        running -= 1
+        return values(features)
+
+    monkeypatch.setattr(extractor, "compute", counted_compute)
+    monkeypatch.setattr(extractor, "values", counted_values)
+    videos = videos_of_lengths(tmp_path / "videos", [2, 3] * VIDEOS_PER_SHARD)
+    files = extract(videos, WHOLE, extractor, tmp_path / "features", "videos", ExtractionOptions(batch_size=4))
+    assert most <= 2
+    assert saved == 1  # the first shard is on the disk before the last batch starts
+    assert [len(shard.clips) for shard in files.read()] == [VIDEOS_PER_SHARD, VIDEOS_PER_SHARD]
