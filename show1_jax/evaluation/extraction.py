@@ -323,6 +323,11 @@ class _Run:
         try:
             clips = read_clips(video.frames, self._rule, video.name)
             return _Prepared(number, [self._extractor.prepare(clip, caption) for clip in clips], "")
+        except (MemoryError, OSError) as error:
+            # The whole file was read for its hash: this is no property of the video, and must not be saved as one.
+            raise UserError(
+                f"{video.label()} cannot be read now ({reason(error)}); run the command again, which continues"
+            ) from error
         except Exception as error:  # decoders raise errors of many types for damaged files
             return _Prepared(number, [], reason(error))
 

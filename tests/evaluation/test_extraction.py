@@ -1,5 +1,7 @@
 """Extraction holds a few batches, whatever the videos are like."""
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ import pytest
 from jaxtyping import Array
 
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
+from show1_jax.errors import UserError
+from show1_jax.evaluation import extraction
 from show1_jax.evaluation.extraction import ExtractionOptions, Extractor, extract
 from show1_jax.evaluation.feature_files import VIDEOS_PER_SHARD
 from show1_jax.evaluation.features.table import FEATURE_NETWORKS
@@ -59,3 +63,21 @@ def test_whole_videos_of_alternating_lengths_do_not_pile_up(
     assert most <= 2
     assert saved == 1  # the first shard is on the disk before the last batch starts
     assert [len(shard.clips) for shard in files.read()] == [VIDEOS_PER_SHARD, VIDEOS_PER_SHARD]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, os.strerror(errno.EIO))])
+def test_a_failure_of_the_machine_is_not_saved_as_one_of_the_video(
+    error: Exception, extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = videos_of_lengths(tmp_path / "videos", [2] * 3)
+    options = ExtractionOptions(max_unreadable=1.0)
+
+    def fail(*arguments: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "read_clips", fail)
+        with pytest.raises(UserError, match=r"v0\.npy cannot be read now \(.+\); run the command again"):
+            extract(videos, WHOLE, extractor, tmp_path / "features", "videos", options)
+    files = extract(videos, WHOLE, extractor, tmp_path / "features", "videos", options)
+    assert [(len(shard.clips), shard.unreadable) for shard in files.read()] == [(3, {})]
