@@ -26,7 +26,7 @@ from show1_jax import cli
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES
-from show1_jax.files import user_path
+from show1_jax.files import check_writable, user_path
 
 if TYPE_CHECKING:
     from show1_jax.evaluation.metrics.metric import MetricFacts
@@ -119,7 +119,7 @@ def _add_work(command: argparse.ArgumentParser) -> None:
 def _evaluate(arguments: Sequence[str]) -> None:
     with cli.importing_jax("evaluation"):
         from show1_jax.evaluation.scoring import score
-        from show1_jax.parallel import initialize_distributed, is_first_process
+        from show1_jax.parallel import from_first_process, initialize_distributed, is_first_process
         from show1_jax.progress import say
         from show1_jax.runtime import enable_compilation_cache
 
@@ -128,6 +128,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
     if processes := cli.distributed_arguments(parsed):
         initialize_distributed(*processes)
     enable_compilation_cache(Config.compilation_cache)
+    from_first_process(lambda: check_writable(parsed.out))
     result = score(request)
     if is_first_process():
         path = result.write(parsed.out)

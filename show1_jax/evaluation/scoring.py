@@ -9,12 +9,13 @@ from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.config.sampling import Stage
 from show1_jax.errors import UserError
 from show1_jax.evaluation.extraction import ExtractionOptions, Extractor, check_unreadable, extract
-from show1_jax.evaluation.feature_files import FeatureFiles, check_writable
+from show1_jax.evaluation.feature_files import FeatureFiles
 from show1_jax.evaluation.features.table import FEATURE_NETWORKS
 from show1_jax.evaluation.metrics.metric import ClipRange, Metric, Score, own_settings
 from show1_jax.evaluation.report import Result, SetResult, versions
 from show1_jax.evaluation.videos.clips import ClipRule
 from show1_jax.evaluation.videos.video_set import VideoSet, check_frame_rates, open_videos, rate_warnings
+from show1_jax.files import check_writable
 from show1_jax.parallel import from_first_process
 
 
@@ -94,7 +95,7 @@ def score(request: ScoringRequest) -> Result:
     """
     check_request(request)
     request = replace(request, rule=replace(request.rule, least=request.metric.facts.min_frames))
-    from_first_process(lambda: check_writable(request.features))
+    from_first_process(lambda: check_writable(request.features, "choose another folder with --features"))
     network = FEATURE_NETWORKS[request.metric.facts.network]
     options = {name: choices[0] for name, choices in network.options.items()} | dict(request.options)
     checkpoints = CheckpointSet([]) if request.weights is None else CheckpointSet.open(request.weights)
