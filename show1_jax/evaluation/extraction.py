@@ -44,6 +44,7 @@ DTYPE: Final = jnp.float32
 CLIPS_PER_DEVICE: Final = 4
 _AHEAD: Final = 2
 """Batches of videos that are decoded ahead."""
+_SMALLER: Final = "use a smaller --batch_size"
 
 Inputs = Mapping[str, np.ndarray]
 
@@ -143,11 +144,16 @@ class Extractor:
         return devices * (CLIPS_PER_DEVICE if asked is None else -(-asked // devices))
 
     def compute(self, clips: Sequence[Inputs], batch_size: int) -> Array:
-        """Return the features of a batch, which is filled up with its last clip; the devices may still compute."""
+        """Return the features of a batch, which is filled up with its last clip; the devices may still compute.
+
+        Raises:
+            UserError: the devices' memory is too small.
+        """
         padded = [*clips, *[clips[-1]] * (batch_size - len(clips))]
-        batch = {name: put_batch(np.stack([of_clip[name] for of_clip in padded]), self._mesh) for name in clips[0]}
+        stacked = {name: np.stack([of_clip[name] for of_clip in padded]) for name in clips[0]}
         graph, weights = (None, {}) if self._loaded is None else (self._loaded.graph, self._loaded.weights)
-        with exact_float32(DTYPE):
+        with memory_errors(_SMALLER), exact_float32(DTYPE):
+            batch = {name: put_batch(values, self._mesh) for name, values in stacked.items()}
             return network_program(_features, self._mesh, self.network.features, graph)(weights, batch)
 
     def values(self, features: Array) -> Float[np.ndarray, "b rows width"]:
@@ -156,7 +162,7 @@ class Extractor:
         Raises:
             UserError: a feature is NaN or infinite, or the devices' memory is too small.
         """
-        with memory_errors("use a smaller --batch_size"):
+        with memory_errors(_SMALLER):
             values = gather(features, self._mesh)
         if not np.isfinite(values).all():
             raise UserError(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from jaxtyping import Array
@@ -81,3 +82,15 @@ def test_a_failure_of_the_machine_is_not_saved_as_one_of_the_video(
             extract(videos, WHOLE, extractor, tmp_path / "features", "videos", options)
     files = extract(videos, WHOLE, extractor, tmp_path / "features", "videos", options)
     assert [(len(shard.clips), shard.unreadable) for shard in files.read()] == [(3, {})]
+
+
+def test_too_little_memory_for_a_batch_is_one_line(
+    extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(extraction, "network_program", lambda *arguments: fail)
+    videos = videos_of_lengths(tmp_path / "videos", [2])
+    with pytest.raises(UserError, match="use a smaller --batch_size"):
+        extract(videos, WHOLE, extractor, tmp_path / "features", "videos", ExtractionOptions())
