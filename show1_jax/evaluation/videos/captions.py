@@ -37,7 +37,7 @@ def captions_of(videos: Sequence[Video], file: Path | None) -> list[str]:
     found = [_own_caption(video) for video in videos] if file is None else _from_file(videos, file)
     missing = [video.name for video, caption in zip(videos, found, strict=True) if caption is None]
     if missing:
-        where = "with --captions FILE, a text file beside each video, or run directories of sample.py"
+        where = "with --captions FILE, a text file in UTF-8 beside each video, or run directories of sample.py"
         remedy = f"give them {where}" if file is None else f"add them to {file}"
         raise UserError(f"{len(missing)} of {len(videos)} videos have no caption, the first is {missing[0]}; {remedy}")
     return [caption for caption in found if caption is not None]

@@ -254,9 +254,10 @@ def _video_of_run(run: RunDirectory, stage: Stage, name: str) -> Video:
 
 
 def _caption_beside(path: Path) -> str | None:
-    if not path.is_file():
+    try:
+        return one_line(read_bounded(path, _MAX_TEXT_BYTES).decode("utf-8-sig")) or None
+    except (OSError, UnicodeDecodeError):  # most metrics need no caption; the others refuse a video without one
         return None
-    return one_line(read_bounded(path, _MAX_TEXT_BYTES).decode("utf-8-sig")) or None
 
 
 def _name(folder: Path, path: Path) -> str:

@@ -62,6 +62,14 @@ def test_other_files_are_counted_and_other_videos_are_named(tmp_path: Path) -> N
     assert list(listing.unreadable) == ["c.wmv"]
 
 
+def test_a_text_that_is_no_caption_does_not_make_its_video_unreadable(tmp_path: Path) -> None:
+    encode(tmp_path / "a.mp4", numbered(3))
+    (tmp_path / "a.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    listing = list_videos(tmp_path)
+    assert [(video.name, video.caption) for video in listing.videos] == [("a.mp4", None)]
+    assert not listing.unreadable
+
+
 def test_a_run_directory_is_the_exact_result_of_its_last_stage(tmp_path: Path) -> None:
     first = run_of(tmp_path / "first", "a fox", "keyframes", "superres_latent")
     second = run_of(tmp_path / "second", "a bear", "keyframes", "superres_latent")
