@@ -89,6 +89,8 @@ def _add_videos(command: argparse.ArgumentParser, facts: "MetricFacts", *, has_w
 
 
 def _add_clips(command: argparse.ArgumentParser, facts: "MetricFacts") -> None:
+    from show1_jax.evaluation.videos.clips import POSITIONS
+
     add = command.add_argument_group("clips").add_argument
     default = "whole videos" if facts.num_frames is None else str(facts.num_frames)
     count = cli.number_between(1, 100_000)
@@ -96,7 +98,7 @@ def _add_clips(command: argparse.ArgumentParser, facts: "MetricFacts") -> None:
     add("--whole", action="store_true", help="a clip is a whole video")
     add("--stride", type=count, default=1, metavar="N", help="take every N-th frame; default 1")
     add("--fps", type=cli.number_between(0.01, 1000.0), help="resample to FPS frames a second; default: all frames")
-    add("--clip", choices=("first", "center", "random"), default="first", help="place of the clip; default first")
+    add("--clip", choices=POSITIONS, default="first", help="place of the clip; default first")
     add("--square", type=count, metavar="N", help="crop the centre to a square and resize it to N x N; default: no")
     add("--clips_per_video", type=count, default=1, metavar="N", help="clips of each video; default 1")
 
