@@ -25,6 +25,7 @@ from show1_jax.errors import UserError
 from show1_jax.evaluation.feature_files import FeatureFiles, Shard
 from show1_jax.evaluation.features.network import FeatureNetwork, Prepare
 from show1_jax.evaluation.metrics.metric import ClipFeatures
+from show1_jax.evaluation.report import versions
 from show1_jax.evaluation.videos.clips import ClipRule, read_clips
 from show1_jax.evaluation.videos.listing import Video, reason
 from show1_jax.evaluation.videos.video_set import VideoSet
@@ -44,6 +45,8 @@ DTYPE: Final = jnp.float32
 CLIPS_PER_DEVICE: Final = 4
 _AHEAD: Final = 2
 """Batches of videos that are decoded ahead."""
+_DECISIVE_PACKAGES: Final = ("show1-jax", "av", "pillow")
+"""Packages whose versions decide the pixels and the rules; those of JAX change features by rounding alone."""
 _SMALLER: Final = "use a smaller --batch_size"
 
 Inputs = Mapping[str, np.ndarray]
@@ -196,7 +199,13 @@ def extract(
     Raises:
         UserError: too many videos are unreadable, or a process has failed; all processes raise it.
     """
-    settings = {"features": extractor.settings(), "clips": rule.settings(), "videos": videos.digest}
+    used = versions()
+    settings = {
+        "features": extractor.settings(),
+        "clips": rule.settings(),
+        "videos": videos.digest,
+        "versions": {package: used[package] for package in _DECISIVE_PACKAGES},
+    }
     if videos.captions:
         settings["captions"] = videos.captions_digest
     files = FeatureFiles.of(folder, settings, len(videos.videos))

@@ -24,6 +24,7 @@ from show1_jax.files import open_regular, parse_json, write_bytes
 
 VIDEOS_PER_SHARD: Final = 16
 _FORMAT: Final = "show1_jax.features.v1"
+"""Part of the hash: a change of the code that changes features needs a new number."""
 _SETTINGS: Final = "settings.json"
 
 

@@ -17,6 +17,7 @@ from show1_jax.evaluation import extraction
 from show1_jax.evaluation.extraction import ExtractionOptions, Extractor, extract
 from show1_jax.evaluation.feature_files import VIDEOS_PER_SHARD
 from show1_jax.evaluation.features.table import FEATURE_NETWORKS
+from show1_jax.evaluation.report import versions
 from show1_jax.evaluation.videos.clips import ClipRule
 from show1_jax.evaluation.videos.video_set import VideoSet, open_videos
 from tests.helpers import tiny_features
@@ -94,3 +95,15 @@ def test_too_little_memory_for_a_batch_is_one_line(
     videos = videos_of_lengths(tmp_path / "videos", [2])
     with pytest.raises(UserError, match="use a smaller --batch_size"):
         extract(videos, WHOLE, extractor, tmp_path / "features", "videos", ExtractionOptions())
+
+
+def test_features_of_another_version_are_not_used(
+    extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = videos_of_lengths(tmp_path / "videos", [2])
+    options = ExtractionOptions()
+    first = extract(videos, WHOLE, extractor, tmp_path / "features", "videos", options)
+    assert extract(videos, WHOLE, extractor, tmp_path / "features", "videos", options).folder == first.folder
+    found = versions()
+    monkeypatch.setattr(extraction, "versions", lambda: found | {"pillow": "0.1"})
+    assert extract(videos, WHOLE, extractor, tmp_path / "features", "videos", options).folder != first.folder
