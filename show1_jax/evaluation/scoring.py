@@ -60,17 +60,13 @@ def check_request(request: ScoringRequest) -> None:
     Raises:
         UserError: the clips are too short or too long, a reference or weights are missing, or there are too many.
     """
-    facts, frames = request.metric.facts, request.rule.num_frames
+    facts = request.metric.facts
     network = FEATURE_NETWORKS[facts.network]
     if facts.has_reference and request.reference is None:
         raise UserError(f"{facts.title} compares two sets of videos; give the second as --reference DIR")
     if not facts.has_reference and request.reference is not None:
         raise UserError(f"{facts.title} has no reference; leave out --reference")
-    if frames is not None and frames < facts.min_frames:
-        raise UserError(f"--num_frames={frames}: {facts.title} needs clips of at least {facts.min_frames} frames")
-    if facts.max_frames is not None and (frames is None or frames > facts.max_frames):
-        asked = "--whole" if frames is None else f"--num_frames={frames}"
-        raise UserError(f"{asked}: {facts.title} needs clips of {facts.max_frames} frames")
+    facts.check_num_frames(request.rule.num_frames)
     if request.captions is not None and not facts.has_captions:
         raise UserError(f"{facts.title} uses no captions; leave out --captions")
     if network.has_weights and request.weights is None:

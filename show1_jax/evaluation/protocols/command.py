@@ -26,6 +26,7 @@ from show1_jax.cli import (
 )
 from show1_jax.config.config_file import Config
 from show1_jax.errors import UserError
+from show1_jax.evaluation.metrics.table import METRICS
 from show1_jax.evaluation.protocols.cost import describe_cost
 from show1_jax.evaluation.protocols.plan_files import PROMPTS_FILE, read_plan, write_plan
 from show1_jax.evaluation.protocols.protocol import Protocol
@@ -112,6 +113,10 @@ def make_prompts(parsed: argparse.Namespace) -> None:
     metrics: tuple[str, ...] = parsed.metrics
     if not metrics or not set(metrics) <= kind.paper.keys():
         raise UserError(f"--metrics={','.join(metrics)}: {kind.name} has {', '.join(kind.paper)}; choose from these")
+    for metric in metrics:
+        facts = METRICS[metric].facts
+        if facts.num_frames is not None:
+            facts.check_num_frames(protocol.num_frames)
     if parsed.hosts < 1:
         raise UserError(f"--hosts={parsed.hosts} must be at least 1")
     seconds: float | None = parsed.seconds_per_video

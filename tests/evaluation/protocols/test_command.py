@@ -56,6 +56,11 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["ucf101", "prompts", "--data", "nowhere", "--out", "OUT"], "there is no folder nowhere; give UCF-101"),
         (["ucf101", "prompts", "--data", "DATA", "--out", "OUT", "--metrics=clipsim"], "ucf101 has is, fvd; choose"),
         (["ucf101", "prompts", "--data", "DATA", "--out", "OUT", "--metrics="], "ucf101 has is, fvd; choose"),
+        (
+            ["ucf101", "prompts", "--data", "DATA", "--out", "OUT", "--num_frames=8", "--metrics=fvd"],
+            "--num_frames=8: FVD needs clips of at least 11 frames",
+        ),
+        (["ucf101", "prompts", "--data", "DATA", "--out", "OUT", "--num_frames=20"], "IS needs clips of 16 frames"),
         (["ucf101", "prompts", "--data", "DATA", "--out", "OUT", "--hosts=0"], "--hosts=0 must be at least 1"),
         (["ucf101", "prompts", "--data", "DATA", "--dry_run", "--seconds_per_video=nan"], "must be above 0"),
         (["ucf101", "prompts", "--data", "DATA", "--out", "OUT"], "DATA/UCF-101 has no folders for ApplyEyeMakeup"),
