@@ -19,7 +19,6 @@ from show1_jax.cli import (
     ArgumentParser,
     add_process_arguments,
     distributed_arguments,
-    importing_jax,
     load_config,
     number_between,
     run_command,
@@ -146,11 +145,10 @@ def score_samples(parsed: argparse.Namespace) -> None:
     stored = read_plan(parsed.samples)
     if not isinstance(stored.protocol, parsed.kind):
         raise UserError(f"{parsed.samples} has the prompts of {stored.protocol.name}, not of {parsed.kind.name}")
-    with importing_jax("protocols"):
-        from show1_jax.evaluation.extraction import ExtractionOptions
-        from show1_jax.evaluation.protocols.scoring import score
-        from show1_jax.parallel import initialize_distributed, is_first_process
-        from show1_jax.runtime import enable_compilation_cache
+    from show1_jax.evaluation.extraction import ExtractionOptions
+    from show1_jax.evaluation.protocols.scoring import score
+    from show1_jax.parallel import initialize_distributed, is_first_process
+    from show1_jax.runtime import enable_compilation_cache
 
     if processes := distributed_arguments(parsed):
         initialize_distributed(*processes)
@@ -166,9 +164,14 @@ def score_samples(parsed: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line and return the exit code: 2 after one line on stderr if the input is bad."""
-    return run_command("protocols", lambda: _run(arguments))
+    return run_command("protocols", lambda: run(arguments))
 
 
-def _run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
+    """Run the command line.
+
+    Raises:
+        UserError: the input is bad.
+    """
     parsed = _make_parser().parse_args(arguments)
     parsed.run(parsed)

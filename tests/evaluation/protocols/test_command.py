@@ -1,5 +1,8 @@
 """The command line: the prompts of a protocol, its dry run, and every mistake as one line with exit code 2."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +89,12 @@ def test_bad_input(
     assert said in captured.err
     assert captured.err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["DATA"]
+
+
+def test_jax_that_cannot_start_is_one_line() -> None:
+    command = [sys.executable, "-m", "show1_jax.evaluation.protocols", "ucf101", "prompts", "--data=x", "--dry_run"]
+    variables = os.environ | {"JAX_ENABLE_X64": "maybe"}
+    ended = subprocess.run(command, cwd=Path(__file__).parents[3], env=variables, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("protocols: JAX does not start (invalid truth value 'maybe'")
+    assert ended.stderr.count("\n") == 1
