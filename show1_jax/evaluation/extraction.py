@@ -333,16 +333,33 @@ class _Run:
             yield from ready()
 
     def _read(self, number: int) -> _Prepared:
+        """Read a video. What is no property of the hashed files ends the work, so that it is not saved as one.
+
+        Raises:
+            UserError: memory or a disk failed, or the video was changed after it was hashed.
+        """
+        video = self._videos.videos[number]
+        try:
+            prepared = self._prepared(number)
+            is_changed = video.stamps() != self._videos.stamps[number]
+        except (MemoryError, OSError) as error:
+            raise UserError(
+                f"{video.label()} cannot be read now ({reason(error)}); run the command again, which continues"
+            ) from error
+        if is_changed:
+            raise UserError(
+                f"{video.label()} was changed while it was scored; run the command again when nothing writes there"
+            )
+        return prepared
+
+    def _prepared(self, number: int) -> _Prepared:
         video: Video = self._videos.videos[number]
         caption = self._videos.captions[number] if self._videos.captions else ""
         try:
             clips = read_clips(video.frames, self._rule, video.name)
             return _Prepared(number, [self._extractor.prepare(clip, caption) for clip in clips], "")
-        except (MemoryError, OSError) as error:
-            # The whole file was read for its hash: this is no property of the video, and must not be saved as one.
-            raise UserError(
-                f"{video.label()} cannot be read now ({reason(error)}); run the command again, which continues"
-            ) from error
+        except (MemoryError, OSError):
+            raise
         except Exception as error:  # decoders raise errors of many types for damaged files
             return _Prepared(number, [], reason(error))
 

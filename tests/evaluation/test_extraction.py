@@ -107,3 +107,16 @@ def test_features_of_another_version_are_not_used(
     found = versions()
     monkeypatch.setattr(extraction, "versions", lambda: found | {"pillow": "0.1"})
     assert extract(videos, WHOLE, extractor, tmp_path / "features", "videos", options).folder != first.folder
+
+
+@pytest.mark.parametrize("size", [3 * 4 * 4 * 3, 5])
+def test_a_video_that_changes_after_it_was_hashed_is_not_saved(size: int, extractor: Extractor, tmp_path: Path) -> None:
+    """Also if another program has written only a part of it."""
+    videos = videos_of_lengths(tmp_path / "videos", [2] * 3)
+    path = tmp_path / "videos" / "v1.npy"
+    np.save(path, np.zeros((3, 4, 4, 3), np.uint8))
+    path.write_bytes(path.read_bytes()[: 128 + size])
+    options = ExtractionOptions(max_unreadable=1.0)
+    with pytest.raises(UserError, match=r"v1\.npy was changed while it was scored; run the command again"):
+        extract(videos, WHOLE, extractor, tmp_path / "features", "videos", options)
+    assert not [*(tmp_path / "features").rglob("*.safetensors")]

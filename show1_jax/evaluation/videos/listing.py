@@ -54,6 +54,10 @@ class Video:
         """Return the name for messages: that of a record of a dataset is in the record."""
         return self.frames.dataset.name(self.frames.position) if isinstance(self.frames, RecordFrames) else self.name
 
+    def stamps(self) -> list[tuple[int, int]]:
+        """Return the sizes and times of its files, which show whether they were changed."""
+        return [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, self.files)]
+
 
 @dataclass
 class Listing:

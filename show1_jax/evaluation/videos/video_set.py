@@ -27,9 +27,10 @@ _SAME_RATE: Final = 0.01
 
 
 class _Facts(NamedTuple):
-    """Facts about a video's files: their hash, the stated frame rate, and why they cannot be read, or ""."""
+    """Facts about a video's files: their hash, their `stamps`, the frame rate, and why they cannot be read, or ""."""
 
     sha256: str
+    stamps: list[tuple[int, int]]
     rate: Fraction | None
     problem: str
 
@@ -43,6 +44,7 @@ class VideoSet:
         videos: the videos, in natural order.
         captions: their captions; empty if the metric needs none.
         digests: a hash of every video's files.
+        stamps: sizes and times of every video's files before they were hashed.
         rates: number of videos by stated frame rate, as text; "unknown" if a video states none.
         unreadable: the reason for every video that cannot be opened, by name.
         num_found: number of all videos before `--max_videos`, with those that cannot be opened.
@@ -53,6 +55,7 @@ class VideoSet:
     videos: tuple[Video, ...]
     captions: tuple[str, ...]
     digests: tuple[str, ...]
+    stamps: tuple[list[tuple[int, int]], ...]
     rates: Mapping[str, int]
     unreadable: Mapping[str, str]
     num_found: int
@@ -122,6 +125,7 @@ def open_videos(
         videos=tuple(videos[index] for index in good),
         captions=tuple(texts[chosen[index]] for index in good) if needs_captions else (),
         digests=tuple(facts[index].sha256 for index in good),
+        stamps=tuple(facts[index].stamps for index in good),
         rates=dict(rates.most_common()),
         unreadable={**listing.unreadable, **bad},
         num_found=len(listing.videos) + len(listing.unreadable),
@@ -181,10 +185,11 @@ def _facts_of(videos: Sequence[Video], listing: Listing, name: str) -> list[_Fac
 
 def _read_facts(video: Video, dataset: str | None) -> _Facts:
     try:
+        stamps = video.stamps()
         digest = dataset or _digest(video.files)
-        return _Facts(digest, video.frames.rate(), "")
+        return _Facts(digest, stamps, video.frames.rate(), "")
     except Exception as error:  # decoders raise errors of many types for damaged files
-        return _Facts("", None, reason(error))
+        return _Facts("", [], None, reason(error))
 
 
 def _digest(files: Sequence[Path]) -> str:
