@@ -19,6 +19,7 @@ from show1_jax.data.pools import map_in_order
 from show1_jax.errors import UserError
 from show1_jax.evaluation.videos.captions import captions_of
 from show1_jax.evaluation.videos.listing import Listing, Video, list_videos, reason
+from show1_jax.media.images import natural_order
 from show1_jax.parallel import from_all_processes, is_first_process
 from show1_jax.progress import Bar
 
@@ -114,7 +115,14 @@ def open_videos(
     """
     listing = list_videos(path, stage)
     texts = captions_of(listing.videos, captions) if needs_captions else []
-    chosen = _choose(len(listing.videos), max_videos, seed)
+    found = [
+        *((video.name, index) for index, video in enumerate(listing.videos)),
+        *((name, None) for name in listing.unreadable),
+    ]
+    found.sort(key=lambda entry: natural_order(entry[0]))
+    drawn = [found[place] for place in _choose(len(found), max_videos, seed)]
+    chosen = [index for _, index in drawn if index is not None]
+    other = {name: listing.unreadable[name] for name, index in drawn if index is None}
     videos = [listing.videos[index] for index in chosen]
     facts = _facts_of(videos, listing, f"reading {path.name}")
     good = [index for index, of_video in enumerate(facts) if not of_video.problem]
@@ -127,8 +135,8 @@ def open_videos(
         digests=tuple(facts[index].sha256 for index in good),
         stamps=tuple(facts[index].stamps for index in good),
         rates=dict(rates.most_common()),
-        unreadable={**listing.unreadable, **bad},
-        num_found=len(listing.videos) + len(listing.unreadable),
+        unreadable={**other, **bad},
+        num_found=len(found),
         ignored=dict(listing.ignored),
     )
 

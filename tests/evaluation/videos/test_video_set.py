@@ -48,6 +48,17 @@ def test_some_videos_are_drawn_with_a_seed(tmp_path: Path) -> None:
     assert names(0, 12) == names(3, 40) == [f"v{number}.mp4" for number in range(12)]
 
 
+def test_videos_of_other_formats_are_drawn_like_the_others(tmp_path: Path) -> None:
+    """Otherwise few of them in a large folder would be a large share of a small draw."""
+    folder = folder_of(tmp_path / "a", 6)
+    for number in range(3):
+        (folder / f"w{number}.wmv").write_bytes(b"x")
+    draws = [open_videos(folder, max_videos=4, seed=seed) for seed in range(6)]
+    assert all(len(found.videos) + len(found.unreadable) == found.describe()["videos chosen"] == 4 for found in draws)
+    assert len({len(found.unreadable) for found in draws}) > 1
+    assert len(open_videos(folder).unreadable) == 3
+
+
 def test_the_hash_depends_on_names_and_content_alone(tmp_path: Path) -> None:
     first, second = folder_of(tmp_path / "a", 3), folder_of(tmp_path / "b", 3)
     digest = open_videos(first).digest
