@@ -7,8 +7,8 @@ The reference is a half of `--num_clips` true clips each; the other half is scor
 frames in another order. A metric of videos must rank them: the other half nearest, and each step of damage farther away
 than the one before. The demo's videos have the prompts of the other half; `--num_sampled` of them are made, and the
 true clips of the same prompts are scored beside them, since FVD depends on the number of clips. Clips are the central
-16 frames, uint8, in OUT as .npy; the demo's videos that are there are not sampled again, and saved features not computed
-again. Prints a table as it grows; OUT also has a report of every score with all settings.
+16 frames, uint8, in OUT as .npy. Videos of the demo that are there are not sampled again, nor are saved features
+computed again. Prints a table as it grows; OUT also has a report of every score with all settings.
 """
 
 import argparse

@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -188,6 +189,25 @@ def write_bytes(path: str | Path, data: bytes) -> None:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): make room, or choose another place") from error
+
+
+def check_writable(path: Path, remedy: str = "choose another place with --out") -> None:
+    """Refuse a folder that cannot be written, or cannot be made; no file is left there.
+
+    Args:
+        path: the folder.
+        remedy: advice, as the end of the line.
+
+    Raises:
+        UserError: it cannot be written, or the disk is full.
+    """
+    folder = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as error:
+        raise UserError(f"cannot write in {folder} ({error.strerror}); {remedy}") from error
 
 
 def check_target(

@@ -26,7 +26,7 @@ from show1_jax import cli
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES
-from show1_jax.files import user_path
+from show1_jax.files import check_writable, user_path
 
 if TYPE_CHECKING:
     from show1_jax.evaluation.metrics.metric import MetricFacts
@@ -89,6 +89,8 @@ def _add_videos(command: argparse.ArgumentParser, facts: "MetricFacts", *, has_w
 
 
 def _add_clips(command: argparse.ArgumentParser, facts: "MetricFacts") -> None:
+    from show1_jax.evaluation.videos.clips import POSITIONS
+
     add = command.add_argument_group("clips").add_argument
     default = "whole videos" if facts.num_frames is None else str(facts.num_frames)
     count = cli.number_between(1, 100_000)
@@ -96,7 +98,7 @@ def _add_clips(command: argparse.ArgumentParser, facts: "MetricFacts") -> None:
     add("--whole", action="store_true", help="a clip is a whole video")
     add("--stride", type=count, default=1, metavar="N", help="take every N-th frame; default 1")
     add("--fps", type=cli.number_between(0.01, 1000.0), help="resample to FPS frames a second; default: all frames")
-    add("--clip", choices=("first", "center", "random"), default="first", help="place of the clip; default first")
+    add("--clip", choices=POSITIONS, default="first", help="place of the clip; default first")
     add("--square", type=count, metavar="N", help="crop the centre to a square and resize it to N x N; default: no")
     add("--clips_per_video", type=count, default=1, metavar="N", help="clips of each video; default 1")
 
@@ -119,7 +121,7 @@ def _add_work(command: argparse.ArgumentParser) -> None:
 def _evaluate(arguments: Sequence[str]) -> None:
     with cli.importing_jax("evaluation"):
         from show1_jax.evaluation.scoring import score
-        from show1_jax.parallel import initialize_distributed, is_first_process
+        from show1_jax.parallel import from_first_process, initialize_distributed, is_first_process
         from show1_jax.progress import say
         from show1_jax.runtime import enable_compilation_cache
 
@@ -128,6 +130,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
     if processes := cli.distributed_arguments(parsed):
         initialize_distributed(*processes)
     enable_compilation_cache(Config.compilation_cache)
+    from_first_process(lambda: check_writable(parsed.out))
     result = score(request)
     if is_first_process():
         path = result.write(parsed.out)

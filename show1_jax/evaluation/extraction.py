@@ -25,6 +25,7 @@ from show1_jax.errors import UserError
 from show1_jax.evaluation.feature_files import FeatureFiles, Shard
 from show1_jax.evaluation.features.network import FeatureNetwork, Prepare
 from show1_jax.evaluation.metrics.metric import ClipFeatures
+from show1_jax.evaluation.report import versions
 from show1_jax.evaluation.videos.clips import ClipRule, read_clips
 from show1_jax.evaluation.videos.listing import Video, reason
 from show1_jax.evaluation.videos.video_set import VideoSet
@@ -44,6 +45,9 @@ DTYPE: Final = jnp.float32
 CLIPS_PER_DEVICE: Final = 4
 _AHEAD: Final = 2
 """Batches of videos that are decoded ahead."""
+_DECISIVE_PACKAGES: Final = ("show1-jax", "av", "pillow")
+"""Packages whose versions decide the pixels and the rules; those of JAX change features by rounding alone."""
+_SMALLER: Final = "use a smaller --batch_size"
 
 Inputs = Mapping[str, np.ndarray]
 
@@ -143,11 +147,16 @@ class Extractor:
         return devices * (CLIPS_PER_DEVICE if asked is None else -(-asked // devices))
 
     def compute(self, clips: Sequence[Inputs], batch_size: int) -> Array:
-        """Return the features of a batch, which is filled up with its last clip; the devices may still compute."""
+        """Return the features of a batch, which is filled up with its last clip; the devices may still compute.
+
+        Raises:
+            UserError: the devices' memory is too small.
+        """
         padded = [*clips, *[clips[-1]] * (batch_size - len(clips))]
-        batch = {name: put_batch(np.stack([of_clip[name] for of_clip in padded]), self._mesh) for name in clips[0]}
+        stacked = {name: np.stack([of_clip[name] for of_clip in padded]) for name in clips[0]}
         graph, weights = (None, {}) if self._loaded is None else (self._loaded.graph, self._loaded.weights)
-        with exact_float32(DTYPE):
+        with memory_errors(_SMALLER), exact_float32(DTYPE):
+            batch = {name: put_batch(values, self._mesh) for name, values in stacked.items()}
             return network_program(_features, self._mesh, self.network.features, graph)(weights, batch)
 
     def values(self, features: Array) -> Float[np.ndarray, "b rows width"]:
@@ -156,7 +165,7 @@ class Extractor:
         Raises:
             UserError: a feature is NaN or infinite, or the devices' memory is too small.
         """
-        with memory_errors("use a smaller --batch_size"):
+        with memory_errors(_SMALLER):
             values = gather(features, self._mesh)
         if not np.isfinite(values).all():
             raise UserError(
@@ -190,7 +199,13 @@ def extract(
     Raises:
         UserError: too many videos are unreadable, or a process has failed; all processes raise it.
     """
-    settings = {"features": extractor.settings(), "clips": rule.settings(), "videos": videos.digest}
+    used = versions()
+    settings = {
+        "features": extractor.settings(),
+        "clips": rule.settings(),
+        "videos": videos.digest,
+        "versions": {package: used[package] for package in _DECISIVE_PACKAGES},
+    }
     if videos.captions:
         settings["captions"] = videos.captions_digest
     files = FeatureFiles.of(folder, settings, len(videos.videos))
@@ -291,15 +306,12 @@ class _Run:
                     done.setdefault(number, []).append(rows)
 
         def start() -> None:
-            """Start the batch that has been collected."""
+            """Start the batch that has been collected, and wait for the one before it."""
             if batch:
-                running.append(
-                    (
-                        [clip.video for clip in batch],
-                        self._extractor.compute([c.inputs for c in batch], self._batch_size),
-                    )
-                )
+                inputs = [clip.inputs for clip in batch]
+                running.append(([clip.video for clip in batch], self._extractor.compute(inputs, self._batch_size)))
                 batch.clear()
+                finish(1)
 
         def ready() -> Iterator[tuple[int, list[ClipFeatures], str]]:
             while order and len(done.get(order[0].video, [])) == len(order[0].clips):
@@ -316,18 +328,39 @@ class _Run:
                     batch.append(_ClipInputs(video.video, inputs))
                     if len(batch) == self._batch_size:
                         start()
-                        finish(1)
                 yield from ready()
             start()
             finish(0)
             yield from ready()
 
     def _read(self, number: int) -> _Prepared:
+        """Read a video. What is no property of the hashed files ends the work, so that it is not saved as one.
+
+        Raises:
+            UserError: memory or a disk failed, or the video was changed after it was hashed.
+        """
+        video = self._videos.videos[number]
+        try:
+            prepared = self._prepared(number)
+            is_changed = video.stamps() != self._videos.stamps[number]
+        except (MemoryError, OSError) as error:
+            raise UserError(
+                f"{video.label()} cannot be read now ({reason(error)}); run the command again, which continues"
+            ) from error
+        if is_changed:
+            raise UserError(
+                f"{video.label()} was changed while it was scored; run the command again when nothing writes there"
+            )
+        return prepared
+
+    def _prepared(self, number: int) -> _Prepared:
         video: Video = self._videos.videos[number]
         caption = self._videos.captions[number] if self._videos.captions else ""
         try:
             clips = read_clips(video.frames, self._rule, video.name)
             return _Prepared(number, [self._extractor.prepare(clip, caption) for clip in clips], "")
+        except (MemoryError, OSError):
+            raise
         except Exception as error:  # decoders raise errors of many types for damaged files
             return _Prepared(number, [], reason(error))
 

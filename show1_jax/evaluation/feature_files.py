@@ -18,12 +18,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from show1_jax.errors import FileError, UserError
+from show1_jax.errors import FileError
 from show1_jax.evaluation.metrics.metric import ClipFeatures
 from show1_jax.files import open_regular, parse_json, write_bytes
 
 VIDEOS_PER_SHARD: Final = 16
 _FORMAT: Final = "show1_jax.features.v1"
+"""Part of the hash: a change of the code that changes features needs a new number."""
 _SETTINGS: Final = "settings.json"
 
 
@@ -124,15 +125,3 @@ class FeatureFiles:
 
 def _digest(rows: np.ndarray, counts: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(rows).data.tobytes() + counts.tobytes()).hexdigest()
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder of features or reports that cannot be made, before anything is computed.
-
-    Raises:
-        UserError: it is a file, or it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another --out or --features") from None

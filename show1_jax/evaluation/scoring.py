@@ -9,12 +9,13 @@ from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.config.sampling import Stage
 from show1_jax.errors import UserError
 from show1_jax.evaluation.extraction import ExtractionOptions, Extractor, check_unreadable, extract
-from show1_jax.evaluation.feature_files import FeatureFiles, check_writable
+from show1_jax.evaluation.feature_files import FeatureFiles
 from show1_jax.evaluation.features.table import FEATURE_NETWORKS
 from show1_jax.evaluation.metrics.metric import ClipRange, Metric, Score, own_settings
 from show1_jax.evaluation.report import Result, SetResult, versions
 from show1_jax.evaluation.videos.clips import ClipRule
 from show1_jax.evaluation.videos.video_set import VideoSet, check_frame_rates, open_videos, rate_warnings
+from show1_jax.files import check_writable
 from show1_jax.parallel import from_first_process
 
 
@@ -59,17 +60,13 @@ def check_request(request: ScoringRequest) -> None:
     Raises:
         UserError: the clips are too short or too long, a reference or weights are missing, or there are too many.
     """
-    facts, frames = request.metric.facts, request.rule.num_frames
+    facts = request.metric.facts
     network = FEATURE_NETWORKS[facts.network]
     if facts.has_reference and request.reference is None:
         raise UserError(f"{facts.title} compares two sets of videos; give the second as --reference DIR")
     if not facts.has_reference and request.reference is not None:
         raise UserError(f"{facts.title} has no reference; leave out --reference")
-    if frames is not None and frames < facts.min_frames:
-        raise UserError(f"--num_frames={frames}: {facts.title} needs clips of at least {facts.min_frames} frames")
-    if facts.max_frames is not None and (frames is None or frames > facts.max_frames):
-        asked = "--whole" if frames is None else f"--num_frames={frames}"
-        raise UserError(f"{asked}: {facts.title} needs clips of {facts.max_frames} frames")
+    facts.check_num_frames(request.rule.num_frames)
     if request.captions is not None and not facts.has_captions:
         raise UserError(f"{facts.title} uses no captions; leave out --captions")
     if network.has_weights and request.weights is None:
@@ -94,7 +91,7 @@ def score(request: ScoringRequest) -> Result:
     """
     check_request(request)
     request = replace(request, rule=replace(request.rule, least=request.metric.facts.min_frames))
-    from_first_process(lambda: check_writable(request.features))
+    from_first_process(lambda: check_writable(request.features, "choose another folder with --features"))
     network = FEATURE_NETWORKS[request.metric.facts.network]
     options = {name: choices[0] for name, choices in network.options.items()} | dict(request.options)
     checkpoints = CheckpointSet([]) if request.weights is None else CheckpointSet.open(request.weights)

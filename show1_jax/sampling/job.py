@@ -5,7 +5,6 @@ import importlib.metadata
 import platform
 import shlex
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from show1_jax.checkpoints.recorded_settings import differing_settings
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
+from show1_jax.files import check_writable
 from show1_jax.media.contact_sheet import CONTACT_SHEET
 from show1_jax.media.read import read_video
 from show1_jax.media.stage_files import video_sha256
@@ -176,7 +176,7 @@ def _pending_jobs(cascade: Cascade, jobs: Sequence[VideoJob], request: Request, 
     if pending:
         empty = {stage: np.broadcast_to(np.float32(0), (1, *shape)) for stage, shape in shapes.items()}
         cascade.spec.check(request.stages, empty)
-        _check_writable(jobs[pending[0]].directory.path)
+        check_writable(jobs[pending[0]].directory.path)
     return pending
 
 
@@ -213,17 +213,6 @@ def _conflict_line(job: VideoJob, request: Request) -> str:
     missing = next((stage for stage in STAGES if not job.directory.has(stage)), None)
     resume = f"finish it with --from_stage {missing}, or " if missing not in (STAGES[0], None) else ""
     return f"{path}: there is an unfinished video; {resume}replace it with --overwrite"
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse a directory that cannot be written; no file is left there."""
-    folder = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(4096))
-            file.flush()
-    except OSError as error:
-        raise UserError(f"cannot write in {folder} ({error.strerror}); choose another place with --out") from error
 
 
 def _print_warnings(

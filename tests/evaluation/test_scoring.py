@@ -277,6 +277,18 @@ def test_sets_of_different_frame_rates_are_compared_on_request(
     assert second.startswith("FVD 0.00 ")
 
 
+@pytest.mark.parametrize(("flag", "other"), [("--out", "--features"), ("--features", "--out")])
+def test_a_folder_that_cannot_be_written_is_refused_before_any_video_is_read(
+    flag: str, other: str, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    places = [flag, str(tmp_path / "file/in"), other, str(tmp_path / "other")]
+    assert tiny_features.run("flicker", "--videos", str(videos), *places) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"cannot write in {tmp_path}/file (Not a directory); choose another" in line
+    assert flag in line
+
+
 def test_the_help_names_every_metric(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         tiny_features.run("--help")

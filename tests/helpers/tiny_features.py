@@ -70,8 +70,8 @@ def _frame_features(network: Any, inputs: Mapping[str, Array]) -> Array:
     return (frames * words).sum(-1, keepdims=True)
 
 
-TINY_VIDEO = FeatureNetwork("tiny_video", WIDTH, {"size": "4 x 4"}, _prepare, _video_features)
-TINY_FRAMES = FeatureNetwork("tiny_frames", 1, {"size": "4 x 4"}, _prepare, _frame_features)
+TINY_VIDEO = FeatureNetwork("tiny_video", {"size": "4 x 4"}, _prepare, _video_features)
+TINY_FRAMES = FeatureNetwork("tiny_frames", {"size": "4 x 4"}, _prepare, _frame_features)
 
 
 @dataclasses.dataclass(frozen=True)

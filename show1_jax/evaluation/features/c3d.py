@@ -64,7 +64,6 @@ def _features(network: Any, inputs: Mapping[str, Array]) -> Float[Array, "b rows
 
 C3D: Final = FeatureNetwork(
     kind="c3d",
-    width=101,
     settings={
         "network": "C3D, pre-trained on Sports-1M and fine-tuned on UCF-101 (TGAN's conv3d_deepnetA_ucf.npz)",
         "layer": "fc8, 101 logits of each clip",

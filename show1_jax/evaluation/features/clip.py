@@ -86,7 +86,6 @@ def _describe(checkpoints: CheckpointSet) -> dict[str, Any]:
 
 CLIP: Final = FeatureNetwork(
     kind=KIND,
-    width=1,
     settings={
         "network": "CLIP, both towers",
         "layer": "cosine of the projected vectors of each frame and of the caption",

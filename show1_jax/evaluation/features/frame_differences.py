@@ -27,7 +27,6 @@ def _features(network: Any, inputs: Mapping[str, Array]) -> Float[Array, "b 1 1"
 
 FRAME_DIFFERENCES = FeatureNetwork(
     kind="frame_differences",
-    width=1,
     settings={"size": "as stored", "range": "0 to 255, RGB", "layer": "none"},
     prepare=_prepare,
     features=_features,

@@ -9,7 +9,6 @@ crops the middle of the longer one.
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -35,14 +34,11 @@ def i3d_input(clip: Clip, rule: ResizeRule) -> Float[np.ndarray, "t 224 224 3"]:
 
 
 def _features(network: Any, inputs: Mapping[str, Array]) -> Float[Array, "b 1 width"]:
-    # Accelerators otherwise round the inputs of float32 convolutions to fewer bits.
-    with jax.default_matmul_precision("highest"):
-        return network(inputs["video"])[:, None]
+    return network(inputs["video"])[:, None]
 
 
 I3D: Final = FeatureNetwork(
     kind="i3d",
-    width=400,
     settings={
         "network": "I3D, Kinetics-400 (deepmind/i3d-kinetics-400)",
         "layer": "400 logits, averaged over time",

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.evaluation.features.network import Clip, FeatureNetwork, Prepare
 from show1_jax.evaluation.features.resize import resize_bilinear
-from show1_jax.nn.recognition.inception import NUM_FEATURES, SIDE
+from show1_jax.nn.recognition.inception import SIDE
 
 PYTORCH_FID: Final = "pytorch-fid"
 TENSORFLOW: Final = "tensorflow"
@@ -40,7 +40,6 @@ def _features(network: Any, inputs: Mapping[str, Array]) -> Float[Array, "b rows
 
 INCEPTION: Final = FeatureNetwork(
     kind="inception_v3",
-    width=NUM_FEATURES,
     settings={
         "network": "Inception v3 of 2015-12-05 (TensorFlow), as ported by pytorch-fid",
         "layer": "pool3, 2048 features of each frame",

@@ -23,7 +23,6 @@ class FeatureNetwork:
 
     Attributes:
         kind: its kind of network, and the name of its component in a checkpoint of `python -m convert features`.
-        width: number of features in a row.
         settings: every choice that changes the features, for reports, e.g. the input's size and range, the layer.
         prepare: returns the function that prepares clips, from the opened checkpoint and the chosen options.
         features: returns the features of a batch from the network and its inputs, with one or more rows for each clip;
@@ -35,7 +34,6 @@ class FeatureNetwork:
     """
 
     kind: str
-    width: int
     settings: Mapping[str, Any]
     prepare: Callable[[CheckpointSet, Mapping[str, str]], Prepare]
     features: Callable[[Any, Mapping[str, Array]], Float[Array, "b rows width"]]

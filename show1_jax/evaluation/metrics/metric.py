@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
+from show1_jax.errors import UserError
+
 ClipFeatures = Float32[np.ndarray, "rows width"]
 """Features of one clip, as a `FeatureNetwork` gives them."""
 
@@ -42,6 +44,18 @@ class MetricFacts:
     digits: int
     source: str
     max_frames: int | None = None
+
+    def check_num_frames(self, num_frames: int | None) -> None:
+        """Refuse clips of a length that the metric's network does not take; None: whole videos.
+
+        Raises:
+            UserError: they are too short or too long.
+        """
+        if num_frames is not None and num_frames < self.min_frames:
+            raise UserError(f"--num_frames={num_frames}: {self.title} needs clips of at least {self.min_frames} frames")
+        if self.max_frames is not None and (num_frames is None or num_frames > self.max_frames):
+            asked = "--whole" if num_frames is None else f"--num_frames={num_frames}"
+            raise UserError(f"{asked}: {self.title} needs clips of {self.max_frames} frames")
 
 
 @dataclass(frozen=True)

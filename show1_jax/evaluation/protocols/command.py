@@ -19,13 +19,13 @@ from show1_jax.cli import (
     ArgumentParser,
     add_process_arguments,
     distributed_arguments,
-    importing_jax,
     load_config,
     number_between,
     run_command,
 )
 from show1_jax.config.config_file import Config
 from show1_jax.errors import UserError
+from show1_jax.evaluation.metrics.table import METRICS
 from show1_jax.evaluation.protocols.cost import describe_cost
 from show1_jax.evaluation.protocols.plan_files import PROMPTS_FILE, read_plan, write_plan
 from show1_jax.evaluation.protocols.protocol import Protocol
@@ -112,6 +112,10 @@ def make_prompts(parsed: argparse.Namespace) -> None:
     metrics: tuple[str, ...] = parsed.metrics
     if not metrics or not set(metrics) <= kind.paper.keys():
         raise UserError(f"--metrics={','.join(metrics)}: {kind.name} has {', '.join(kind.paper)}; choose from these")
+    for metric in metrics:
+        facts = METRICS[metric].facts
+        if facts.num_frames is not None:
+            facts.check_num_frames(protocol.num_frames)
     if parsed.hosts < 1:
         raise UserError(f"--hosts={parsed.hosts} must be at least 1")
     seconds: float | None = parsed.seconds_per_video
@@ -141,11 +145,10 @@ def score_samples(parsed: argparse.Namespace) -> None:
     stored = read_plan(parsed.samples)
     if not isinstance(stored.protocol, parsed.kind):
         raise UserError(f"{parsed.samples} has the prompts of {stored.protocol.name}, not of {parsed.kind.name}")
-    with importing_jax("protocols"):
-        from show1_jax.evaluation.extraction import ExtractionOptions
-        from show1_jax.evaluation.protocols.scoring import score
-        from show1_jax.parallel import initialize_distributed, is_first_process
-        from show1_jax.runtime import enable_compilation_cache
+    from show1_jax.evaluation.extraction import ExtractionOptions
+    from show1_jax.evaluation.protocols.scoring import score
+    from show1_jax.parallel import initialize_distributed, is_first_process
+    from show1_jax.runtime import enable_compilation_cache
 
     if processes := distributed_arguments(parsed):
         initialize_distributed(*processes)
@@ -161,9 +164,14 @@ def score_samples(parsed: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line and return the exit code: 2 after one line on stderr if the input is bad."""
-    return run_command("protocols", lambda: _run(arguments))
+    return run_command("protocols", lambda: run(arguments))
 
 
-def _run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
+    """Run the command line.
+
+    Raises:
+        UserError: the input is bad.
+    """
     parsed = _make_parser().parse_args(arguments)
     parsed.run(parsed)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,7 @@ def _write_lists(
 
 
 def _write_list(path: Path, videos: Sequence[Path]) -> None:
-    write_bytes(path, "".join(f"{video.absolute()}\n" for video in videos).encode())
+    write_bytes(path, b"".join(os.fsencode(video.absolute()) + b"\n" for video in videos))
 
 
 def _paper_text(paper: PaperScore) -> str:

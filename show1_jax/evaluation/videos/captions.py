@@ -2,10 +2,11 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from show1_jax.data.building.table import TOO_MANY
 from show1_jax.data.names import MAX_CAPTION, normalise_name, one_line
 from show1_jax.errors import UserError, shown
 from show1_jax.evaluation.videos.listing import Video
@@ -36,7 +37,7 @@ def captions_of(videos: Sequence[Video], file: Path | None) -> list[str]:
     found = [_own_caption(video) for video in videos] if file is None else _from_file(videos, file)
     missing = [video.name for video, caption in zip(videos, found, strict=True) if caption is None]
     if missing:
-        where = "with --captions FILE, a text file beside each video, or run directories of sample.py"
+        where = "with --captions FILE, a text file in UTF-8 beside each video, or run directories of sample.py"
         remedy = f"give them {where}" if file is None else f"add them to {file}"
         raise UserError(f"{len(missing)} of {len(videos)} videos have no caption, the first is {missing[0]}; {remedy}")
     return [caption for caption in found if caption is not None]
@@ -60,9 +61,7 @@ def _from_file(videos: Sequence[Video], file: Path) -> list[str | None]:
             raise UserError(f"{file} has {len(lines)} captions for {len(videos)} videos; write one line for each")
         return [*lines]
     if suffix in (".csv", ".tsv"):
-        table = _from_rows(
-            file, csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
-        )
+        table = _from_rows(file, _table_rows(file, text, "\t" if suffix == ".tsv" else ","))
     elif suffix in (".json", ".jsonl"):
         table = _from_json(file, text)
     else:
@@ -94,22 +93,31 @@ def _from_json(file: Path, text: str) -> dict[str, str]:
     return _from_rows(file, value)
 
 
-def _from_rows(file: Path, rows: Any) -> dict[str, str]:
-    table: dict[str, str] = {}
+def _table_rows(file: Path, text: str, delimiter: str) -> Iterator[Mapping[str | None, Any]]:
+    """Yield the rows of a table; one with more fields than columns would have its caption cut off."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        for row in rows:
-            fields = {str(key).strip().lower(): value for key, value in row.items()}
-            name = next((fields[key] for key in _NAMES if fields.get(key)), None)
-            caption = next((fields[key] for key in _CAPTIONS if fields.get(key)), None)
-            if name is None or caption is None:
-                raise UserError(
-                    f"{file}: {shown(fields)} has no {' or '.join(_NAMES if name is None else _CAPTIONS)}; {FORMATS}"
-                )
-            checked = _checked(file, name, caption)
-            if table.setdefault(str(name), checked) != checked:
-                raise UserError(f"{file}: {shown(name)} has two captions; keep one")
+        for row in reader:
+            if None in row:
+                raise UserError(f"{file}: line {reader.line_num}: {TOO_MANY}")
+            yield row
     except csv.Error as error:
-        raise UserError(f"{file} is not valid CSV ({error}); correct it") from None
+        raise UserError(f"{file} is not valid CSV ({error}, near line {reader.line_num}); correct it") from None
+
+
+def _from_rows(file: Path, rows: Iterable[Mapping[Any, Any]]) -> dict[str, str]:
+    table: dict[str, str] = {}
+    for row in rows:
+        fields = {str(key).strip().lower(): value for key, value in row.items()}
+        name = next((fields[key] for key in _NAMES if fields.get(key)), None)
+        caption = next((fields[key] for key in _CAPTIONS if fields.get(key)), None)
+        if name is None or caption is None:
+            raise UserError(
+                f"{file}: {shown(fields)} has no {' or '.join(_NAMES if name is None else _CAPTIONS)}; {FORMATS}"
+            )
+        checked = _checked(file, name, caption)
+        if table.setdefault(str(name), checked) != checked:
+            raise UserError(f"{file}: {shown(name)} has two captions; keep one")
     return table
 
 

@@ -54,6 +54,10 @@ class Video:
         """Return the name for messages: that of a record of a dataset is in the record."""
         return self.frames.dataset.name(self.frames.position) if isinstance(self.frames, RecordFrames) else self.name
 
+    def stamps(self) -> list[tuple[int, int]]:
+        """Return the sizes and times of its files, which show whether they were changed."""
+        return [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, self.files)]
+
 
 @dataclass
 class Listing:
@@ -123,9 +127,10 @@ def _list_dataset(folder: Path, listing: Listing) -> None:
 def _list_paths(file: Path, stage: Stage | None, listing: Listing) -> None:
     """List the videos whose paths are in a file. Their names are relative to the folder that all of them are in."""
     try:
-        lines = map(str.strip, read_bounded(file, _MAX_LIST_BYTES).decode("utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded(file, _MAX_LIST_BYTES).decode("utf-8-sig", "surrogateescape")  # as paths are in Python
+    except OSError as error:
         raise UserError(f"{file}: cannot be read ({reason(error)}); write a path of a video on each line") from None
+    lines = [line.strip() for line in text.splitlines()]
     paths = [
         Path(os.path.abspath(file.parent / user_path(line))) for line in lines if line and not line.startswith("#")
     ]
@@ -178,13 +183,14 @@ def _folders(folder: Path, listing: Listing) -> Iterator[tuple[Path, list[Path]]
         seen.add(real)
         try:
             entries = sorted(path for path in current.iterdir() if not path.name.startswith("."))
+            folders = {path for path in entries if path.is_dir()}
         except OSError as error:
             if current == folder:
                 raise UserError(f"cannot read {folder} ({error.strerror}); check its permissions") from None
             listing.unreadable[_name(folder, current)] = f"the folder cannot be read ({error.strerror})"
             continue
-        waiting += [path for path in entries if path.is_dir()]
-        yield current, [path for path in entries if not path.is_dir()]
+        waiting += folders
+        yield current, [path for path in entries if path not in folders]
 
 
 def _list_files(folder: Path, files: list[Path], listing: Listing) -> None:
@@ -249,14 +255,16 @@ def _video_of_run(run: RunDirectory, stage: Stage, name: str) -> Video:
     caption = prompt if isinstance(prompt, str) else None
     if run.has(stage):
         path = run.stage_file(stage)
-        return Video(name, StageFrames(path, viewable[0] if viewable else None), (path,), caption)
+        rated = viewable[:1]  # the frame rate is in the file for viewing, so that its hash counts as well
+        return Video(name, StageFrames(path, rated[0] if rated else None), (path, *rated), caption)
     return Video(name, EncodedFrames(lambda: open_regular(viewable[0])), (viewable[0],), caption)
 
 
 def _caption_beside(path: Path) -> str | None:
-    if not path.is_file():
+    try:
+        return one_line(read_bounded(path, _MAX_TEXT_BYTES).decode("utf-8-sig")) or None
+    except (OSError, UnicodeDecodeError):  # most metrics need no caption; the others refuse a video without one
         return None
-    return one_line(read_bounded(path, _MAX_TEXT_BYTES).decode("utf-8-sig")) or None
 
 
 def _name(folder: Path, path: Path) -> str:

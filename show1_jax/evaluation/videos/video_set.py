@@ -19,6 +19,7 @@ from show1_jax.data.pools import map_in_order
 from show1_jax.errors import UserError
 from show1_jax.evaluation.videos.captions import captions_of
 from show1_jax.evaluation.videos.listing import Listing, Video, list_videos, reason
+from show1_jax.media.images import natural_order
 from show1_jax.parallel import from_all_processes, is_first_process
 from show1_jax.progress import Bar
 
@@ -27,9 +28,10 @@ _SAME_RATE: Final = 0.01
 
 
 class _Facts(NamedTuple):
-    """Facts about a video's files: their hash, the stated frame rate, and why they cannot be read, or ""."""
+    """Facts about a video's files: their hash, their `stamps`, the frame rate, and why they cannot be read, or ""."""
 
     sha256: str
+    stamps: list[tuple[int, int]]
     rate: Fraction | None
     problem: str
 
@@ -43,6 +45,7 @@ class VideoSet:
         videos: the videos, in natural order.
         captions: their captions; empty if the metric needs none.
         digests: a hash of every video's files.
+        stamps: sizes and times of every video's files before they were hashed.
         rates: number of videos by stated frame rate, as text; "unknown" if a video states none.
         unreadable: the reason for every video that cannot be opened, by name.
         num_found: number of all videos before `--max_videos`, with those that cannot be opened.
@@ -54,6 +57,7 @@ class VideoSet:
     videos: tuple[Video, ...]
     captions: tuple[str, ...]
     digests: tuple[str, ...]
+    stamps: tuple[list[tuple[int, int]], ...]
     rates: Mapping[str, int]
     unreadable: Mapping[str, str]
     num_found: int
@@ -114,7 +118,14 @@ def open_videos(
     """
     listing = list_videos(path, stage)
     texts = captions_of(listing.videos, captions) if needs_captions else []
-    chosen = _choose(len(listing.videos), max_videos, seed)
+    found = [
+        *((video.name, index) for index, video in enumerate(listing.videos)),
+        *((name, None) for name in listing.unreadable),
+    ]
+    found.sort(key=lambda entry: natural_order(entry[0]))
+    drawn = [found[place] for place in _choose(len(found), max_videos, seed)]
+    chosen = [index for _, index in drawn if index is not None]
+    other = {name: listing.unreadable[name] for name, index in drawn if index is None}
     videos = [listing.videos[index] for index in chosen]
     facts = _facts_of(videos, listing, f"reading {path.name}")
     good = [index for index, of_video in enumerate(facts) if not of_video.problem]
@@ -125,9 +136,10 @@ def open_videos(
         videos=tuple(videos[index] for index in good),
         captions=tuple(texts[chosen[index]] for index in good) if needs_captions else (),
         digests=tuple(facts[index].sha256 for index in good),
+        stamps=tuple(facts[index].stamps for index in good),
         rates=dict(rates.most_common()),
-        unreadable={**listing.unreadable, **bad},
-        num_found=len(listing.videos) + len(listing.unreadable),
+        unreadable={**other, **bad},
+        num_found=len(found),
         ignored=dict(listing.ignored),
         stage=listing.stage,
     )
@@ -185,10 +197,11 @@ def _facts_of(videos: Sequence[Video], listing: Listing, name: str) -> list[_Fac
 
 def _read_facts(video: Video, dataset: str | None) -> _Facts:
     try:
+        stamps = video.stamps()
         digest = dataset or _digest(video.files)
-        return _Facts(digest, video.frames.rate(), "")
+        return _Facts(digest, stamps, video.frames.rate(), "")
     except Exception as error:  # decoders raise errors of many types for damaged files
-        return _Facts("", None, reason(error))
+        return _Facts("", [], None, reason(error))
 
 
 def _digest(files: Sequence[Path]) -> str:

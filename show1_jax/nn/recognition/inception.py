@@ -19,7 +19,6 @@ from show1_jax.nn.layers import Layers
 
 SIDE: Final = 299
 """Height and width of the input."""
-NUM_FEATURES: Final = 2048
 
 _NORM_EPSILON: Final = 1e-3
 _NO_PADDING: Final = ((0, 0), (0, 0))

@@ -1,5 +1,8 @@
 """The command line: the prompts of a protocol, its dry run, and every mistake as one line with exit code 2."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,11 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["ucf101", "prompts", "--data", "nowhere", "--out", "OUT"], "there is no folder nowhere; give UCF-101"),
         (["ucf101", "prompts", "--data", "DATA", "--out", "OUT", "--metrics=clipsim"], "ucf101 has is, fvd; choose"),
         (["ucf101", "prompts", "--data", "DATA", "--out", "OUT", "--metrics="], "ucf101 has is, fvd; choose"),
+        (
+            ["ucf101", "prompts", "--data", "DATA", "--out", "OUT", "--num_frames=8", "--metrics=fvd"],
+            "--num_frames=8: FVD needs clips of at least 11 frames",
+        ),
+        (["ucf101", "prompts", "--data", "DATA", "--out", "OUT", "--num_frames=20"], "IS needs clips of 16 frames"),
         (["ucf101", "prompts", "--data", "DATA", "--out", "OUT", "--hosts=0"], "--hosts=0 must be at least 1"),
         (["ucf101", "prompts", "--data", "DATA", "--dry_run", "--seconds_per_video=nan"], "must be above 0"),
         (["ucf101", "prompts", "--data", "DATA", "--out", "OUT"], "DATA/UCF-101 has no folders for ApplyEyeMakeup"),
@@ -81,3 +89,12 @@ def test_bad_input(
     assert said in captured.err
     assert captured.err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["DATA"]
+
+
+def test_jax_that_cannot_start_is_one_line() -> None:
+    command = [sys.executable, "-m", "show1_jax.evaluation.protocols", "ucf101", "prompts", "--data=x", "--dry_run"]
+    variables = os.environ | {"JAX_ENABLE_X64": "maybe"}
+    ended = subprocess.run(command, cwd=Path(__file__).parents[3], env=variables, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("protocols: JAX does not start (invalid truth value 'maybe'")
+    assert ended.stderr.count("\n") == 1

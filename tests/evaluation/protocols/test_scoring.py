@@ -41,7 +41,7 @@ def stand_in(kind: str, prepared: Counter[str]) -> FeatureNetwork:
         return jnp.tile(rows, (1, 1, -(-WIDTHS[kind] // 3)))[..., : WIDTHS[kind]]
 
     settings = {"stand-in": True}
-    return FeatureNetwork(kind, WIDTHS[kind], settings, lambda *_: prepare, features, has_weights=False)
+    return FeatureNetwork(kind, settings, lambda *_: prepare, features, has_weights=False)
 
 
 @pytest.fixture
@@ -169,6 +169,6 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], prepared:
     sample(out)
     (data / read_plan(out).plan.sets["fvd"].references[3]).unlink()
     assert "1 of the 10 drawn videos of UCF-101 are missing" in refusal()
-    FEATURE_NETWORKS["i3d"] = FeatureNetwork("i3d", 3, {}, lambda *_: lambda *_: {}, lambda *_: jnp.zeros((1, 1, 3)))
+    FEATURE_NETWORKS["i3d"] = FeatureNetwork("i3d", {}, lambda *_: lambda *_: {}, lambda *_: jnp.zeros((1, 1, 3)))
     command[-1] = f"--weights={tmp_path / 'nowhere'}"
     assert "nowhere: no checkpoint" in refusal()

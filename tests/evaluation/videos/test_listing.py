@@ -1,5 +1,7 @@
 """The videos of folders: which there are, in which order, and what is said of everything else."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,31 @@ def test_other_files_are_counted_and_other_videos_are_named(tmp_path: Path) -> N
     assert [(video.name, video.caption) for video in listing.videos] == [("a.mp4", "a fox")]
     assert listing.ignored == {".txt": 1, ".jpg": 1, "no suffix": 1}
     assert list(listing.unreadable) == ["c.wmv"]
+
+
+def test_a_folder_that_cannot_be_entered_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    for name in ("a.mp4", "closed/b.mp4"):
+        encode(tmp_path / name, numbered(3))
+    is_dir = Path.is_dir
+
+    def refused(path: Path) -> bool:  # permissions do not bind a test that runs as root
+        if path.name == "b.mp4":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    listing = list_videos(tmp_path)
+    assert [video.name for video in listing.videos] == ["a.mp4"]
+    assert listing.unreadable == {"closed": "the folder cannot be read (Permission denied)"}
+
+
+def test_a_text_that_is_no_caption_does_not_make_its_video_unreadable(tmp_path: Path) -> None:
+    encode(tmp_path / "a.mp4", numbered(3))
+    (tmp_path / "a.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    listing = list_videos(tmp_path)
+    assert [(video.name, video.caption) for video in listing.videos] == [("a.mp4", None)]
+    assert not listing.unreadable
 
 
 def test_a_run_directory_is_the_exact_result_of_its_last_stage(tmp_path: Path) -> None:

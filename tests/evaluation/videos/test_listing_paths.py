@@ -1,5 +1,6 @@
 """Lists of videos in a text file: a path of a video, a folder of images or a run directory on each line."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +54,20 @@ def test_names_do_not_depend_on_the_place(tmp_path: Path) -> None:
     assert names[0] == names[1] == ["a/one.mp4", "b/two.mp4"]
 
 
+def test_names_that_are_not_utf_8_can_be_listed(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.mp4")
+    write_mp4(tmp_path / name, moving_square(3, 16, 16), 8)
+    (tmp_path / "list.txt").write_bytes(b"caf\xe9.mp4\n")
+    (video,) = list_videos(tmp_path / "list.txt").videos
+    assert [path.name for path in video.files] == [name]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (b"# nothing\n", "has no videos"),
         (b"a.mp4\n./a.mp4\n", r"has .*a\.mp4 twice; keep one line"),
-        (b"\xff\xfe", "cannot be read"),
+        ("v.mp4\n".encode("utf-16"), "is not a path"),
         (b"gs://bucket/a.mp4", "buckets and URLs are not supported"),
     ],
 )

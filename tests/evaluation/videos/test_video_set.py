@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from show1_jax.data.building import builder
 from show1_jax.errors import UserError
 from show1_jax.evaluation.videos.clips import ClipRule, read_clips
 from show1_jax.evaluation.videos.video_set import check_frame_rates, open_videos, rate_warnings
+from show1_jax.sampling.run_directory import RunDirectory
 from tests.helpers.media_files import encode, number_of, numbered
 
 
@@ -46,6 +48,17 @@ def test_some_videos_are_drawn_with_a_seed(tmp_path: Path) -> None:
     assert names(0, 12) == names(3, 40) == [f"v{number}.mp4" for number in range(12)]
 
 
+def test_videos_of_other_formats_are_drawn_like_the_others(tmp_path: Path) -> None:
+    """Otherwise few of them in a large folder would be a large share of a small draw."""
+    folder = folder_of(tmp_path / "a", 6)
+    for number in range(3):
+        (folder / f"w{number}.wmv").write_bytes(b"x")
+    draws = [open_videos(folder, max_videos=4, seed=seed) for seed in range(6)]
+    assert all(len(found.videos) + len(found.unreadable) == found.describe()["videos chosen"] == 4 for found in draws)
+    assert len({len(found.unreadable) for found in draws}) > 1
+    assert len(open_videos(folder).unreadable) == 3
+
+
 def test_the_hash_depends_on_names_and_content_alone(tmp_path: Path) -> None:
     first, second = folder_of(tmp_path / "a", 3), folder_of(tmp_path / "b", 3)
     digest = open_videos(first).digest
@@ -55,6 +68,14 @@ def test_the_hash_depends_on_names_and_content_alone(tmp_path: Path) -> None:
     assert open_videos(second).digest != digest
     (first / "v0.mp4").rename(first / "w0.mp4")
     assert open_videos(first).digest != digest
+
+
+def test_the_hash_depends_on_the_frame_rate_of_exact_floats(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.write_stage("keyframes", np.full((5, 4, 6, 3), 0.3, np.float32), fps=8)
+    digest = open_videos(tmp_path).digest
+    run.stage_file("keyframes", ".mp4").unlink()  # it states the rate that --fps resamples by
+    assert open_videos(tmp_path).digest != digest
 
 
 def test_different_frame_rates_are_refused(tmp_path: Path) -> None:
