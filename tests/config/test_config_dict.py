@@ -18,7 +18,8 @@ CONFIGS = [*sorted((ROOT / "configs").glob("*.py")), ROOT / "tests" / "helpers" 
 def test_config_files_state_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stated = runpy.run_path(str(path))["get_config"]().to_dict()
     monkeypatch.setattr(config_dict, "ConfigDict", PlainConfigDict)
-    monkeypatch.setattr("configs.full.ConfigDict", PlainConfigDict)  # imported by fast.py
+    for imported in ("full", "demo"):  # by fast.py and latent_keyframes.py
+        monkeypatch.setattr(f"configs.{imported}.ConfigDict", PlainConfigDict)
     plain = runpy.run_path(str(path))["get_config"]()
     assert type(plain) is PlainConfigDict
     assert plain.to_dict() == stated
