@@ -5,8 +5,8 @@ Sample with the trained weights in `checkpoints/demo`:
   python sample.py --config configs/demo.py --prompt "a red circle moves right"
 
 Hardware: any CPU. On two cores the first video takes half a minute, mostly compilation, and the next one 13 seconds.
-Result: outputs/*/5_superres_latent.mp4, 29 frames of 144x80 at 8 frames a second. Of 200 videos of one object, 193 show
-everything that the prompt asks for; of 200 videos of two objects, 155 (docs/demo.md).
+Result: outputs/*/5_superres_latent.mp4, 29 frames of 144x80 at 8 frames a second. Of 100 videos of one object, 97 show
+everything that the prompt asks for; of 100 videos of two objects, 83 (docs/demo.md).
 
 Train a stage on the synthetic world of `show1_jax.data.synthetic.world`:
 
