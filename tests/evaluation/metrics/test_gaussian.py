@@ -51,7 +51,7 @@ def test_equal_sets_have_distance_0(count: int, width: int) -> None:
 
 @pytest.mark.parametrize("change", [1e-6, 1e-3, 0.009, 0.011, 0.1])
 def test_nearly_equal_covariances_lose_no_digits(change: float) -> None:
-    """Here the distance is sum (sigma change)^2, which is much smaller than the covariances."""
+    """On both sides of the change between the two ways to compute it; here the distance is sum (sigma change)^2."""
     sigma = np.linspace(1, 5, 20)
     rotation = linalg.qr(np.random.default_rng(0).normal(size=(20, 20)))[0]
     a, b = (Gaussian(2, np.zeros(20), (rotation * (scale * sigma) ** 2) @ rotation.T) for scale in (1, 1 + change))
