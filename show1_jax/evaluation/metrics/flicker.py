@@ -3,17 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from show1_jax.evaluation.metrics.clipsim import standard_error
 from show1_jax.evaluation.metrics.metric import ClipFeatures, ClipRange, MetricFacts, Score
-
-
-@dataclass(frozen=True)
-class DifferenceSums:
-    """Sums over clips of a clip's score, and of its square."""
-
-    clips: int
-    of_scores: float
-    of_squares: float
+from show1_jax.evaluation.metrics.sums import Sums
 
 
 @dataclass(frozen=True)
@@ -37,16 +28,14 @@ class TemporalFlickering:
             source="VBench, Huang et al. 2024, arXiv 2311.17982; Vchitect/VBench, without its filter of static videos",
         )
 
-    def summarize(self, clips: Sequence[ClipFeatures], place: ClipRange) -> DifferenceSums:
+    def summarize(self, clips: Sequence[ClipFeatures], place: ClipRange) -> Sums:
         """Return the sums over clips, whose single feature is d."""
-        scores = [(255.0 - float(rows[0, 0])) / 255.0 for rows in clips]
-        return DifferenceSums(len(scores), sum(scores), sum(score * score for score in scores))
+        return Sums.of((255.0 - float(rows[0, 0])) / 255.0 for rows in clips)
 
-    def merge(self, first: DifferenceSums, second: DifferenceSums) -> DifferenceSums:
+    def merge(self, first: Sums, second: Sums) -> Sums:
         """See `Metric`."""
-        return DifferenceSums(*(a + b for a, b in zip(vars(first).values(), vars(second).values(), strict=True)))
+        return first.merge(second)
 
-    def score(self, videos: DifferenceSums, reference: DifferenceSums | None) -> Score:
+    def score(self, videos: Sums, reference: Sums | None) -> Score:
         """Return the mean over the clips."""
-        error = standard_error(videos.clips, videos.of_scores, videos.of_squares)
-        return Score(videos.of_scores / videos.clips, {"standard error over the clips": error})
+        return Score(videos.mean, {"standard error over the clips": videos.standard_error})

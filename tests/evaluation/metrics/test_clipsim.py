@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from show1_jax.evaluation.metrics.clipsim import ClipSimilarity, standard_error
+from show1_jax.evaluation.metrics.clipsim import ClipSimilarity
 from show1_jax.evaluation.metrics.metric import ClipRange
+from show1_jax.evaluation.metrics.sums import Sums
 
 PLACE = ClipRange(0, 1, 0)
 METRIC = ClipSimilarity()
@@ -38,5 +39,5 @@ def test_clipscore_is_cut_at_0_and_clipsim_is_not() -> None:
 
 
 def test_one_value_has_no_standard_error() -> None:
-    assert standard_error(1, 0.3, 0.09) is None
-    assert standard_error(3, 3.0, 3.0) == 0
+    assert Sums(1, 0.3, 0.09).standard_error is None
+    assert Sums(3, 3.0, 3.0).standard_error == 0
