@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from convert.numpy_pickle import read_numpy_pickle
 from convert.pickle_machine import MalformedError, named_errors
 from show1_jax.errors import UserError
+from tests.helpers.weight_files import Hostile
 
 NUMBERS = np.arange(24, dtype=np.float32)
 TABLE = {"params": {"a/b": {"kernel": NUMBERS.reshape(2, 3, 4), "bias": NUMBERS[:4].copy()}}, "scale": NUMBERS}
@@ -74,14 +75,6 @@ def test_values_of_every_type_and_order(dtype: type) -> None:
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype
         np.testing.assert_array_equal(found[name], array)
-
-
-class Hostile:
-    def __init__(self, function: object, *arguments: object) -> None:
-        self._reduced = (function, arguments)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return self._reduced
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

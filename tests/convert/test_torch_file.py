@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from convert.mapped import TensorTable
 from convert.torch_file import read_torch_file
 from show1_jax.errors import UserError
+from tests.helpers.weight_files import Hostile
 
 NUMBERS = np.arange(24, dtype=np.float32)
 
@@ -107,14 +108,6 @@ def test_storage_smaller_than_it_says(tmp_path: Path, by_hand: SimpleNamespace) 
     by_hand.torch_zip(tmp_path / "a.bin", body, {})
     with pytest.raises(UserError, match=r"archive/data/0 is missing"):
         read_torch_file(tmp_path / "a.bin")
-
-
-class Hostile:
-    def __init__(self, function: object, *arguments: object) -> None:
-        self._reduced = (function, arguments)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return self._reduced
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

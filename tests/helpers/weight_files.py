@@ -13,6 +13,16 @@ STORAGE_NAMES = {"float16": "Half", "float32": "Float", "bfloat16": "BFloat16", 
 SAFETENSORS_NAMES = {"float16": "F16", "float32": "F32", "bfloat16": "BF16", "int64": "I64"}
 
 
+class Hostile:
+    """An object whose pickle calls a function."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self._reduced = (function, arguments)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self._reduced
+
+
 @dataclass(frozen=True)
 class Tensor:
     """One tensor of a hand-made pickle: the view (offset, size, stride) of the storage `key`."""
