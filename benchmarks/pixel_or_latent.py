@@ -25,9 +25,8 @@ from benchmarks.machine import describe_machine
 from benchmarks.videos import sample
 from show1_jax.cascade.cascade import Cascade, HostVideo
 from show1_jax.cascade.resize import resize_bilinear
-from show1_jax.cli import ArgumentParser, load_config, run_command
+from show1_jax.cli import ArgumentParser, load_config, number_between, run_command
 from show1_jax.config.sampling import STAGES, Stage
-from show1_jax.errors import UserError
 from show1_jax.evaluation.demo_world.alignment import make_case
 from show1_jax.evaluation.demo_world.measure import Verdict, judge, measure
 from show1_jax.evaluation.demo_world.report import EvalCase
@@ -106,16 +105,14 @@ def _main(arguments: Sequence[str]) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    count = number_between(1, 1_000_000)
     parser.add_argument("--pixel", required=True, metavar="RUN", help="training run of the keyframe network in pixels")
     parser.add_argument("--latent", required=True, metavar="RUN", help="training run of the latent keyframe network")
     parser.add_argument(
-        "--num_prompts", type=int, default=48, metavar="N", help="of each kind: one and two things (48)"
+        "--num_prompts", type=count, default=48, metavar="N", help="of each kind: one and two things (48)"
     )
-    parser.add_argument("--batch_size", type=int, default=8, metavar="N", help="videos that are sampled together (8)")
+    parser.add_argument("--batch_size", type=count, default=8, metavar="N", help="videos that are sampled together (8)")
     parsed = parser.parse_args(arguments)
-    for name in ("num_prompts", "batch_size"):
-        if (value := getattr(parsed, name)) < 1:
-            raise UserError(f"--{name}={value} must be at least 1")
     demo, latent = load_config("configs/demo.py"), load_config("configs/latent_keyframes.py")
     enable_compilation_cache(demo.compilation_cache)
     cascade = Cascade.load(demo.checkpoint, demo)

@@ -30,9 +30,10 @@ from show1_jax.config.sampling import STAGES
 from show1_jax.data.synthetic.world import PlacedScene, render, scene_from_index
 from show1_jax.errors import UserError
 from show1_jax.evaluation.metrics.fvd import FVD
+from show1_jax.evaluation.report import Result
 from show1_jax.evaluation.scoring import ScoringRequest, score
 from show1_jax.evaluation.videos.clips import ClipRule
-from show1_jax.files import user_path, write_bytes
+from show1_jax.files import user_path
 from show1_jax.media.frames import to_uint8
 from show1_jax.progress import track
 from show1_jax.runtime import enable_compilation_cache
@@ -129,14 +130,14 @@ def _main(arguments: Sequence[str]) -> None:
     first = write_clips(out / "reference", true_clips(config, reference), len(reference))
     rule = ClipRule(NUM_FRAMES)
 
-    def line(name: str, folder: Path) -> None:
+    def line(name: str, folder: Path) -> Result:
         request = ScoringRequest(FVD, folder, rule, out / "features", reference=first, weights=parsed.weights)
         result = score(request)
         result.write(out)
         means, rank = result.score.parts["distance of the means"], result.score.parts["rank of the videos' covariance"]
         clips = result.sets["videos"].clips
         print(table.row(name, str(clips), f"{result.score.value:.2f}", f"{means:.2f}", str(rank)), flush=True)
-        write_bytes(out / "last.txt", (result.line() + "\n").encode())
+        return result
 
     print(f"{describe_machine()}\n\n{table.head(HEADER)}")
     half = write_clips(out / "other half", true_clips(config, other), len(other))
@@ -147,8 +148,8 @@ def _main(arguments: Sequence[str]) -> None:
     line("the demo", write_clips(folder, sampled_clips(config, few, folder), len(few)))
     for name, damage in DAMAGES.items():
         clips = (damage(clip, index) for index, clip in enumerate(true_clips(config, other)))
-        line(f"other half, {name}", write_clips(out / name, clips, len(other)))
-    print(f"\n{(out / 'last.txt').read_text().strip()}")
+        last = line(f"other half, {name}", write_clips(out / name, clips, len(other)))
+    print(f"\n{last.line()}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -94,8 +94,7 @@ class PreparedPart:
     @property
     def dtype_name(self) -> str:
         """Name of the stored dtype; "mixed" if there are several."""
-        names = {dtype.name for dtype in self.dtypes.values()}
-        return names.pop() if len(names) == 1 else "mixed"
+        return dtype_name(self.dtypes.values())
 
 
 def convert(
@@ -297,6 +296,12 @@ def _provenance(prepared: PreparedPart) -> dict[str, Any]:
         "licence": prepared.licence,
         "tool": tool_version(),
     }
+
+
+def dtype_name(dtypes: Iterable[np.dtype]) -> str:
+    """Return the name of a component's dtype in its record: "mixed" if there are several."""
+    names = {dtype.name for dtype in dtypes}
+    return names.pop() if len(names) == 1 else "mixed"
 
 
 def tool_version() -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from convert.convert import tool_version
+from convert.convert import dtype_name, tool_version
 from convert.hub import download_files, is_hub_id
 from convert.recognition.c3d import C3D
 from convert.recognition.clip import CLIP
@@ -47,11 +47,10 @@ def convert_features(network: PublishedNetwork, source: Path, out: Path, *, over
     with Bar(f"check {network.kind}", total, unit="B", leave=False) as bar:
         arrays = match_weights(published.weights, state, network.table, where=str(source), progress=bar.update)
     dtypes = {path: array.dtype for path, array in arrays.items()}
-    names = {dtype.name for dtype in dtypes.values()}
     component = Component(
         kind=network.kind,
         architecture=published.architecture.to_dict(),
-        dtype=names.pop() if len(names) == 1 else "mixed",
+        dtype=dtype_name(dtypes.values()),
         config=dict(published.config),
         provenance={
             "source": str(source),
