@@ -91,6 +91,9 @@ class StageTrainingConfig(Settings):
 class DenoisingTrainingConfig(StageTrainingConfig):
     """Training settings of every stage except the autoencoder."""
 
+    trainable: str = "all"
+    """Weights to train: `all`, `temporal_attention` (queries, keys and values of the attentions over frames), or a
+    regular expression that matches a part of their dotted paths. All others are frozen; this requires `init`."""
     text_dropout: float = 0.1
     """Share of clips whose caption is replaced by the empty text, for classifier-free guidance (arXiv 2207.12598)."""
     num_timesteps: int = 1000

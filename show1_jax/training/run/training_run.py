@@ -20,16 +20,17 @@ from show1_jax.data.clips import training_clips, validation_clips
 from show1_jax.errors import UserError
 from show1_jax.nn.init import initial_weights
 from show1_jax.parallel import local_rows, make_mesh, put_rows, shardings_by_path, weight_shardings
-from show1_jax.parallel.weights import Weights, to_weights
+from show1_jax.parallel.weights import Weights, WeightShapes, to_weights
 from show1_jax.training.inputs import Inputs
 from show1_jax.training.plan import Plan
 from show1_jax.training.run.record import ClipState, StepRecord
 from show1_jax.training.state import TrainState, abstract_state, new_state
-from show1_jax.training.step import Batch, Metrics, Model, make_evaluation_step, make_train_step
+from show1_jax.training.step import BASE, Batch, Frozen, Metrics, Model, make_evaluation_step, make_train_step
+from show1_jax.training.trainable import frozen_weights, trains_all
 
 _FIXED_SETTINGS: Final = ("batch_size", "seed")
 """Settings that a resumed run must not change."""
-_OPTIMIZER_SETTINGS: Final = {"optimizer.kind", "decoder_only"}
+_OPTIMIZER_SETTINGS: Final = {"optimizer.kind", "decoder_only", "trainable"}
 """Settings that determine the structure of the optimiser's state; a resumed run must not change them either."""
 _CHANGEABLE_SETTINGS: Final = {
     *("log_every", "evaluate_every", "save_every", "sample_every", "keep", "keep_every"),
@@ -54,6 +55,7 @@ class TrainingRun:
         validation: the validation batches.
         inputs: computes the objective's inputs from batches.
         model: the trained network with its objective.
+        base: frozen weights of the trained network, by path; empty if all are trained.
         checkpoints: saved steps.
         compiled_step: maps state, frozen weights and a batch to state and metrics; see `make_train_step`.
     """
@@ -61,6 +63,7 @@ class TrainingRun:
     def __init__(self, plan: Plan, workdir: Path, mesh: Mesh):
         config, training = plan.config, plan.training
         self.plan, self.workdir, self.mesh = plan, workdir, mesh
+        trained = _trained_shapes(plan)
         self.latent_std: float | None = None
         check_batch(plan, mesh.shape)
         self.rows = local_rows(mesh, training.batch_size)
@@ -74,9 +77,13 @@ class TrainingRun:
         self.checkpoints = TrainingCheckpoints(workdir / CHECKPOINTS, keep=keep, keep_every=keep_every)
         self._check_resumed(self.checkpoints.record())
         self.optimizer = plan.optimizer()
-        self._abstract = abstract_state(to_weights(self.like), self.optimizer, mesh)
+        self._abstract = abstract_state(trained, self.optimizer, mesh)
+        self.base: Weights = {}
         if not self.resume():
-            self.state = new_state(self._first_weights(), self.optimizer, config.train.seed, mesh)
+            weights = self._first_weights()
+            self.base = frozen_weights(weights, trained)
+            first = {path: weights[path] for path in trained}
+            self.state = new_state(first, self.optimizer, config.train.seed, mesh)
             self.saved_step: int | None = None
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self._abstract)
         self.compiled_step = make_train_step(self.model, self.optimizer, shardings)
@@ -97,6 +104,15 @@ class TrainingRun:
         """
         return cls(plan, workdir, make_mesh(plan.config.train.mesh, devices, "train.mesh"))
 
+    @property
+    def frozen(self) -> Frozen:
+        """Weights that a step takes and does not change: of the frozen networks, and of the trained network."""
+        return {**self.inputs.frozen, BASE: self.base} if self.base else self.inputs.frozen
+
+    def averaged_weights(self) -> Weights:
+        """Return all weights of the network: the average of those that are trained, and the frozen ones."""
+        return self.base | self.state.average
+
     def next_batch(self) -> Batch:
         """Draw the next batch: this process's rows of clips and text, sharded over the devices."""
         clips = next(self.clips)
@@ -105,7 +121,7 @@ class TrainingRun:
     def train_step(self, batch: Batch) -> Metrics:
         """Start one step and return its metrics, before they are computed."""
         with jax.set_mesh(self.mesh):
-            self.state, metrics = self.compiled_step(self.state, self.inputs.frozen, batch)
+            self.state, metrics = self.compiled_step(self.state, self.frozen, batch)
         return metrics
 
     def evaluate(self) -> float:
@@ -120,7 +136,7 @@ class TrainingRun:
             weight = put_rows(clips.valid.astype(np.float32), self.rows, self.plan.training.batch_size, self.mesh)
             with jax.set_mesh(self.mesh):
                 sums = self._evaluation_step(
-                    self.state.average, self.inputs.frozen, batch, self.state.key, np.int32(number), weight
+                    self.state.average, self.frozen, batch, self.state.key, np.int32(number), weight
                 )
             total, valid = total + float(sums[0]), valid + float(sums[1])
         if not valid:
@@ -147,7 +163,8 @@ class TrainingRun:
             processes=jax.process_count(),
         )
         rest = self.state._replace(average={})
-        self.checkpoints.save(step, plan.component, self._published(step), self.state.average, rest, record.to_dict())
+        weights = self.averaged_weights()
+        self.checkpoints.save(step, plan.component, self._published(step), weights, rest, record.to_dict())
         self.saved_step = step
 
     def _published(self, step: int) -> Component:
@@ -173,13 +190,20 @@ class TrainingRun:
     def resume(self) -> bool:
         """Restore state and position in the data from the newest intact step; return False if there is none."""
         self.checkpoints.wait()
-        average: Any = self._abstract.average
-        restored = self.checkpoints.restore(self.plan.component, average, self._abstract._replace(average={}))
+        shapes = to_weights(self.like)
+        shardings = shardings_by_path(shapes, self.mesh)
+        wanted = {
+            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
+            for path, leaf in shapes.items()
+        }
+        restored = self.checkpoints.restore(self.plan.component, wanted, self._abstract._replace(average={}))
         if restored is None:
             return False
+        average: Any = self._abstract.average
+        self.base = frozen_weights(restored.ema, average)
         self.clips.set_state(self._read_record(restored.record).data.to_dict())
         state: TrainState = restored.state
-        self.state = state._replace(average=restored.ema)
+        self.state = state._replace(average={path: restored.ema[path] for path in average})
         self.saved_step = restored.step
         return True
 
@@ -228,6 +252,14 @@ class TrainingRun:
         changed = [name for name in now if name not in _CHANGEABLE_SETTINGS and before.get(name) != now[name]]
         if changed:
             warn_user(f"{where} with another {', '.join(changed)}; it resumes with the new settings")
+
+
+def _trained_shapes(plan: Plan) -> WeightShapes:
+    """Return the shapes of the trained arrays, if the frozen weights have a checkpoint to come from."""
+    if plan.starts_from is None and not trains_all(plan.training):
+        setting = "decoder_only=True" if plan.keeps_latents else "trainable"
+        raise UserError(f"stage {plan.stage}: {setting} freezes weights of a checkpoint; name it with init=DIR")
+    return plan.trained_shapes()
 
 
 def _recorded_network(plan: Plan) -> Any:

@@ -21,6 +21,7 @@ from show1_jax.config.config_file import Config
 from show1_jax.config.training import TRAINED_STAGES, TrainedStage
 from show1_jax.errors import UserError
 from show1_jax.media.read import read_video
+from show1_jax.parallel.weights import to_weights
 from show1_jax.training.plan import make_plan
 from show1_jax.training.run import job
 from show1_jax.training.run.loop import MetricsWindow, diverged, divergence_error
@@ -207,8 +208,8 @@ def test_a_decoder_is_trained_alone_and_latents_do_not_change(tiny_checkpoint: P
     losses = advance(run, 8)
     assert losses[-1] < 0.9 * losses[0]
     for name, weight in before.state.average.items():
-        for trained in (run.state.weights[name], run.state.average[name]):
-            assert np.array_equal(trained, weight) == (name[0] in ("encoder", "quant_conv")), name
+        for trained in (run.base | run.state.weights, run.averaged_weights()):
+            assert np.array_equal(trained[name], weight) == (name[0] in ("encoder", "quant_conv")), name
     run.latent_std = 0.25
     run.save(8)
     run.close()
@@ -217,6 +218,41 @@ def test_a_decoder_is_trained_alone_and_latents_do_not_change(tiny_checkpoint: P
         run_of(settings(tiny_checkpoint, stage, init=start, optimizer=decayed), stage, alone)
     with pytest.raises(UserError, match="name it with init=DIR"):
         run_of(settings(tiny_checkpoint, stage, decoder_only=True), stage, tmp_path / "new")
+
+
+def test_only_temporal_attention_is_trained_and_resumes_exactly(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    stage: TrainedStage = "keyframes"
+    changes = {"init": str(tiny_checkpoint), "optimizer": {"learning_rate": 1e-2, "weight_decay": 0.1}}
+    run = run_of(settings(tiny_checkpoint, stage, trainable="temporal_attention", **changes), stage, tmp_path)
+    start = run.averaged_weights()
+    trained = {path for path in start if "temp_attentions" in path and path[-2] in ("to_q", "to_k", "to_v")}
+    assert len(trained) == 6
+    arrays = jax.tree.leaves((run.state.weights, run.state.average, run.state.optimizer))
+    with_moments = 4 * sum(start[path].size for path in trained)
+    assert sum(leaf.size for leaf in arrays if leaf.ndim) == with_moments
+
+    losses = advance(run, SAVED)
+    run.save(SAVED)
+    losses += advance(run, STEPS - SAVED)
+    straight = bytes_of(run)
+    run.base = {}
+    assert run.resume()
+    assert advance(run, STEPS - SAVED) == losses[SAVED:]
+    assert bytes_of(run) == straight
+    for path, weight in run.averaged_weights().items():
+        assert np.array_equal(weight, start[path]) == (path not in trained), path
+    run.close()
+    saved = CheckpointSet.open(str(tmp_path)).load(stage, run.mesh, np.float32)
+    assert to_weights(saved.weights).keys() == start.keys()
+    with pytest.raises(UserError, match="with trainable=temporal_attention, whose state another optimizer cannot use"):
+        run_of(settings(tiny_checkpoint, stage, **changes), stage, tmp_path)
+
+
+def test_weights_are_frozen_only_at_those_of_a_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="stage keyframes: trainable freezes weights of a checkpoint; name it with init"
+    ):
+        run_of(settings(tiny_checkpoint, "keyframes", trainable="conv_in"), "keyframes", tmp_path)
 
 
 def test_settings_that_the_initial_checkpoint_overrides_are_named(tiny_checkpoint: Path) -> None:
