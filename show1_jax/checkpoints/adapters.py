@@ -5,17 +5,41 @@ An adapter is a dictionary of arrays. An array with the path of a weight replace
 2106.09685, equation 3).
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from show1_jax.config.settings import Settings
 from show1_jax.parallel.weights import WeightPath, Weights, WeightShapes
 
+ADAPTER: Final = "adapter"
+"""Kind of a component that is an adapter; it has the name of the component that it adapts."""
 LORA_A: Final = "lora_a"
 LORA_B: Final = "lora_b"
 KERNEL: Final = "kernel"
+
+
+@dataclass(frozen=True)
+class AdapterConfig(Settings):
+    """The record of an adapter, in the place of an architecture.
+
+    Attributes:
+        base: digest of the component that it was trained on (`Manifest.digest`).
+        rank: rank of the low-rank pairs; 0 if there are none.
+        alpha: their factor is alpha / rank.
+    """
+
+    base: str
+    rank: int = 0
+    alpha: float = 1.0
+
+    @property
+    def scale(self) -> float:
+        """Factor of the low-rank changes, for `apply_adapter`."""
+        return self.alpha / self.rank if self.rank else 1.0
 
 
 def lora_shapes(kernels: WeightShapes, rank: int) -> WeightShapes:

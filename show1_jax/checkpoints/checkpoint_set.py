@@ -8,6 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from show1_jax.checkpoints.adapters import ADAPTER
 from show1_jax.checkpoints.arrays import check_weights, tokenizer_folder
 from show1_jax.checkpoints.manifest import MANIFEST, CheckpointError, Component, Manifest, check_sizes, read_manifest
 from show1_jax.checkpoints.networks import LoadedNetwork, architecture_of, load_network
@@ -104,6 +105,8 @@ class CheckpointSet:
 
 def _check_component(checkpoint: Path, name: str, component: Component) -> None:
     """Refuse a record from which no network can be built, before any network is built."""
+    if component.kind == ADAPTER:
+        raise UserError(f"{checkpoint} is an adapter of {name}, which changes a checkpoint and does not replace one")
     try:
         architecture_of(component)
         for settings in component.schedulers.values():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh
 
+from show1_jax.checkpoints.adapters import adapted_kernel
 from show1_jax.checkpoints.networks import architecture_of, make_network
 from show1_jax.config.training import StageTrainingConfig
 from show1_jax.diffusion.random_keys import new_key, numbered_keys
@@ -29,8 +30,9 @@ def describe_training_memory(plan: Plan, num_devices: int, activation_bytes: int
     """Return a table of the memory that each device requires, in GB (1e9 bytes), by use.
 
     Counted are the weights (float32, sharded over the mesh); the average, the optimiser's moments and the gradient of
-    those that are trained; the frozen networks in the compute dtype; and the saved activations. Not counted are
-    activations that `remat` recomputes block by block, and the compiler's own buffers. Leave room for them.
+    those that are trained; the weights with their low-rank changes; the frozen networks in the compute dtype; and the
+    saved activations. Not counted are activations that `remat` recomputes block by block, gradients of weights with
+    low-rank changes, layer by layer, and the compiler's own buffers. Leave room for them.
 
     Args:
         plan: plan of the stage.
@@ -56,6 +58,8 @@ def describe_training_memory(plan: Plan, num_devices: int, activation_bytes: int
         "frozen networks": sum(_frozen_bytes(plan, name, mesh) for name in plan.frozen),
         f"activations, {at_a_time} clips": activation_bytes * at_a_time,
     }
+    if adapted := {kernel: shapes[kernel] for path in trained if (kernel := adapted_kernel(path))}:
+        needs["adapted weights"] = _sharded_bytes(adapted, mesh)
     return _format_report(plan, sizes, (_num_elements(shapes), _num_elements(trained)), needs)
 
 
@@ -116,7 +120,10 @@ def _frozen_bytes(plan: Plan, name: str, mesh: AbstractMesh) -> int:
 def saved_activation_bytes(plan: Plan) -> int:
     """Return the bytes of activations that the forward pass saves per clip: the increase from one clip to two."""
     graph, like = plan.network()
-    model, trained = Model(graph, like, plan.objective(), _no_inputs, plan.training), plan.trained_shapes()
+    model, trained = (
+        Model(graph, like, plan.objective(), _no_inputs, plan.training, plan.lora_scale),
+        plan.trained_shapes(),
+    )
 
     def saved_bytes(batch_size: int) -> int:
         video, text = abstract_inputs(plan, batch_size)

@@ -5,13 +5,21 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
-from show1_jax.config.training import AutoencoderTrainingConfig, DenoisingTrainingConfig, StageTrainingConfig
+from show1_jax.checkpoints.adapters import KERNEL, lora_shapes
+from show1_jax.config.training import (
+    AutoencoderTrainingConfig,
+    DenoisingTrainingConfig,
+    LoraConfig,
+    StageTrainingConfig,
+)
 from show1_jax.errors import UserError, shown
 from show1_jax.parallel.weights import WeightPath, WeightShapes
 
 Leaf = TypeVar("Leaf")
 
+LORA: Final = "lora"
 WEIGHT_GROUPS: Final[Mapping[str, str]] = {
+    "attention": r"(^|\.)(to_[qkv]|to_out|add_[kv]_proj)\.kernel$",
     # As Video Motion Customization's code (Jeong et al. 2023, arXiv 2312.00845) chooses them.
     "temporal_attention": r"(^|\.)temp_attentions\..*\.to_[qkv]\.kernel$",
 }
@@ -25,6 +33,11 @@ def trains_all(training: StageTrainingConfig) -> bool:
     return _pattern(training) is None
 
 
+def saves_adapter(training: StageTrainingConfig) -> bool:
+    """Return whether a run saves only the arrays that it trains; otherwise it saves the whole network."""
+    return isinstance(training, DenoisingTrainingConfig) and not trains_all(training)
+
+
 def trained_shapes(training: StageTrainingConfig, shapes: WeightShapes) -> WeightShapes:
     """Return the shapes of the arrays that a run trains, by path.
 
@@ -33,10 +46,20 @@ def trained_shapes(training: StageTrainingConfig, shapes: WeightShapes) -> Weigh
         shapes: shapes of all weights of the network.
 
     Raises:
-        UserError: the setting `trainable` is not a regular expression, or matches no weight.
+        UserError: the setting `trainable` or `lora.layers` is not a regular expression, or matches no weight.
     """
+    if (lora := lora_config(training)) is not None:
+        kernels = {path: leaf for path, leaf in shapes.items() if path[-1] == KERNEL}
+        return lora_shapes(matching_weights(lora.layers, kernels, "lora.layers"), lora.rank)
     pattern = _pattern(training)
     return shapes if pattern is None else matching_weights(pattern, shapes, "trainable")
+
+
+def lora_config(training: StageTrainingConfig) -> LoraConfig | None:
+    """Return the settings of the low-rank adapters that a run trains; None if it trains weights."""
+    if isinstance(training, DenoisingTrainingConfig) and training.trainable == LORA:
+        return training.lora
+    return None
 
 
 def frozen_weights(weights: Mapping[WeightPath, Leaf], trained: Mapping[WeightPath, Any]) -> dict[WeightPath, Leaf]:

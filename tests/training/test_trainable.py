@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from show1_jax.config.training import AutoencoderTrainingConfig, DenoisingTrainingConfig
+from show1_jax.config.training import AutoencoderTrainingConfig, DenoisingTrainingConfig, LoraConfig
 from show1_jax.errors import UserError
 from show1_jax.parallel.weights import WeightShapes
 from show1_jax.training.trainable import frozen_weights, trained_shapes, trains_all
@@ -37,6 +37,19 @@ def test_weights_are_chosen_by_a_name_or_an_expression(trainable: str, numbers: 
     config = DenoisingTrainingConfig(trainable=trainable)
     assert chosen(config) == [PATHS[number] for number in numbers]
     assert trains_all(config) == (trainable == "all")
+
+
+def test_low_rank_adapters_have_a_pair_for_each_kernel() -> None:
+    lora = LoraConfig(rank=3, layers="to_[qv]|bias")
+    trained = trained_shapes(DenoisingTrainingConfig(trainable="lora", lora=lora), SHAPES)
+    layers = {tuple(PATHS[number].split("."))[:-1] for number in (1, 2, 4)}
+    assert {path: leaf.shape for path, leaf in trained.items()} == {
+        (*layer, name): shape for layer in layers for name, shape in (("lora_a", (2, 3)), ("lora_b", (3, 2)))
+    }
+    assert frozen_weights(SHAPES, trained) == SHAPES
+    assert len(trained_shapes(DenoisingTrainingConfig(trainable="lora"), SHAPES)) == 2 * 4  # all attentions
+    with pytest.raises(UserError, match=r"lora\.layers='conv_ni' matches no weight of the network; the nearest names"):
+        trained_shapes(DenoisingTrainingConfig(trainable="lora", lora=LoraConfig(layers="conv_ni")), SHAPES)
 
 
 def test_the_decoder_is_what_the_encoder_is_not() -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from show1_jax.checkpoints.adapters import ADAPTER
 from show1_jax.checkpoints.arrays import load_weights
 from show1_jax.checkpoints.manifest import Component
 from show1_jax.checkpoints.run_steps import CHECKPOINTS, TrainingCheckpoints, warn_user
@@ -30,7 +31,7 @@ from show1_jax.training.trainable import frozen_weights, trains_all
 
 _FIXED_SETTINGS: Final = ("batch_size", "seed")
 """Settings that a resumed run must not change."""
-_OPTIMIZER_SETTINGS: Final = {"optimizer.kind", "decoder_only", "trainable"}
+_OPTIMIZER_SETTINGS: Final = {"optimizer.kind", "decoder_only", "trainable", "lora.rank", "lora.alpha", "lora.layers"}
 """Settings that determine the structure of the optimiser's state; a resumed run must not change them either."""
 _CHANGEABLE_SETTINGS: Final = {
     *("log_every", "evaluate_every", "save_every", "sample_every", "keep", "keep_every"),
@@ -72,7 +73,7 @@ class TrainingRun:
         self.validation = validation_clips(data, plan.spec, batch_size=size, rows=self.rows)
         self.inputs = Inputs(plan, mesh)
         graph, self.like = plan.network()
-        self.model = Model(graph, self.like, plan.objective(), self.inputs.prepare, training)
+        self.model = Model(graph, self.like, plan.objective(), self.inputs.prepare, training, plan.lora_scale)
         keep, keep_every = config.train.keep, config.train.keep_every
         self.checkpoints = TrainingCheckpoints(workdir / CHECKPOINTS, keep=keep, keep_every=keep_every)
         self._check_resumed(self.checkpoints.record())
@@ -82,8 +83,7 @@ class TrainingRun:
         if not self.resume():
             weights = self._first_weights()
             self.base = frozen_weights(weights, trained)
-            first = {path: weights[path] for path in trained}
-            self.state = new_state(first, self.optimizer, config.train.seed, mesh)
+            self.state = new_state(self._first_trained(weights), self.optimizer, config.train.seed, mesh)
             self.saved_step: int | None = None
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self._abstract)
         self.compiled_step = make_train_step(self.model, self.optimizer, shardings)
@@ -111,7 +111,7 @@ class TrainingRun:
 
     def averaged_weights(self) -> Weights:
         """Return all weights of the network: the average of those that are trained, and the frozen ones."""
-        return self.base | self.state.average
+        return self.model.network_weights(self.state.average, self.base)
 
     def next_batch(self) -> Batch:
         """Draw the next batch: this process's rows of clips and text, sharded over the devices."""
@@ -163,16 +163,21 @@ class TrainingRun:
             processes=jax.process_count(),
         )
         rest = self.state._replace(average={})
-        weights = self.averaged_weights()
+        weights = self.averaged_weights() if plan.adapter() is None else self.state.average
         self.checkpoints.save(step, plan.component, self._published(step), weights, rest, record.to_dict())
         self.saved_step = step
 
     def _published(self, step: int) -> Component:
-        """Return the network's record for a checkpoint, with the measured `scaling_factor` of an autoencoder."""
+        """Return the network's record for a checkpoint, with the measured `scaling_factor` of an autoencoder.
+
+        If an adapter is trained, it is the record of the adapter.
+        """
         plan, architecture = self.plan, self.plan.record.architecture
         if self.latent_std and not plan.keeps_latents:
             architecture = architecture | {"scaling_factor": 1 / self.latent_std}
         provenance = {"source": "train.py", "step": step, "starts_from": plan.record.provenance}
+        if (adapter := plan.adapter()) is not None:
+            return Component(ADAPTER, adapter.to_dict(), "float32", provenance=provenance)
         return dataclasses.replace(plan.record, architecture=architecture, dtype="float32", provenance=provenance)
 
     def close(self, *, failed: bool = False) -> None:
@@ -190,17 +195,13 @@ class TrainingRun:
     def resume(self) -> bool:
         """Restore state and position in the data from the newest intact step; return False if there is none."""
         self.checkpoints.wait()
-        shapes = to_weights(self.like)
-        shardings = shardings_by_path(shapes, self.mesh)
-        wanted = {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
-            for path, leaf in shapes.items()
-        }
-        restored = self.checkpoints.restore(self.plan.component, wanted, self._abstract._replace(average={}))
+        average: Any = self._abstract.average
+        saved = average if self.plan.adapter() else _placed(to_weights(self.like), self.mesh)
+        restored = self.checkpoints.restore(self.plan.component, saved, self._abstract._replace(average={}))
         if restored is None:
             return False
-        average: Any = self._abstract.average
-        self.base = frozen_weights(restored.ema, average)
+        weights = self._first_weights() if self.plan.adapter() else restored.ema
+        self.base = frozen_weights(weights, average)
         self.clips.set_state(self._read_record(restored.record).data.to_dict())
         state: TrainState = restored.state
         self.state = state._replace(average={path: restored.ema[path] for path in average})
@@ -214,6 +215,14 @@ class TrainingRun:
         checkpoint = plan.starts_from.path(plan.component)
         shardings = weight_shardings(self.like, self.mesh)
         return to_weights(load_weights(checkpoint, plan.component, self.like, shardings, jnp.float32))
+
+    def _first_trained(self, weights: Weights) -> Weights:
+        """Return the initial trained arrays: some of these weights of the network, or new low-rank pairs."""
+        trained = self._abstract.weights
+        new = {path: leaf for path, leaf in trained.items() if path not in weights}
+        shardings = {path: leaf.sharding for path, leaf in new.items()}
+        drawn = initial_weights(new, shardings, self.plan.config.train.seed)
+        return {path: drawn[path] if path in drawn else weights[path] for path in trained}
 
     def _read_record(self, values: Mapping[str, Any]) -> StepRecord:
         return StepRecord.read(values, f"{self.checkpoints.directory}: the record of a step")
@@ -244,6 +253,8 @@ class TrainingRun:
                     f"{where} with {name}={before[name]}, whose state another optimizer cannot use; "
                     f"resume with that, or use another --workdir and start with init={self.workdir}"
                 )
+        if before.get("base") != now.get("base"):
+            raise UserError(f"{where} that adapts other weights; give those of its start as init, {remedy}")
         if record.fingerprint != self.clips.fingerprint:
             raise UserError(
                 f"{where} on other clips (dataset, data.seed, num_validation, or their size, rate or length); "
@@ -260,6 +271,14 @@ def _trained_shapes(plan: Plan) -> WeightShapes:
         setting = "decoder_only=True" if plan.keeps_latents else "trainable"
         raise UserError(f"stage {plan.stage}: {setting} freezes weights of a checkpoint; name it with init=DIR")
     return plan.trained_shapes()
+
+
+def _placed(shapes: WeightShapes, mesh: Mesh) -> WeightShapes:
+    """Return shapes of weights with their shardings."""
+    shardings = shardings_by_path(shapes, mesh)
+    return {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path]) for path, leaf in shapes.items()
+    }
 
 
 def _recorded_network(plan: Plan) -> Any:
@@ -279,7 +298,9 @@ def _recorded_run_settings(plan: Plan) -> dict[str, Any]:
     """Return the settings that a stage's run depends on, by dotted name, as its record contains them."""
     others = {"text_padding": plan.config.text_padding, "between": plan.config.interpolation.between}
     frozen = {} if plan.checkpoints is None else {name: plan.checkpoints.manifest.digest(name) for name in plan.frozen}
-    return _stage_settings(plan.config.train, plan.stage) | flatten({**others, "frozen": frozen})
+    adapter = plan.adapter()
+    base = {} if adapter is None else {"base": adapter.base}
+    return _stage_settings(plan.config.train, plan.stage) | flatten({**others, **base, "frozen": frozen})
 
 
 def _stage_settings(config: TrainingConfig, stage: TrainedStage) -> dict[str, Any]:
