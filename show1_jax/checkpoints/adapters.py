@@ -80,6 +80,23 @@ def apply_adapter(frozen: Weights, adapter: Weights, scale: float) -> Weights:
     return weights
 
 
+def weight_changes(base: Weights, adapter: Weights, scale: float) -> Weights:
+    """Return the float32 change of every weight that an adapter changes, by path.
+
+    Args:
+        base: the weights that it belongs to, of any dtype.
+        adapter: its arrays, float32.
+        scale: see `apply_adapter`.
+    """
+    changes: Weights = {}
+    for path, array in adapter.items():
+        if kernel := adapted_kernel(path):
+            changes[kernel] = scale * low_rank_product(array, adapter[*path[:-1], LORA_B])
+        elif path[-1] != LORA_B:
+            changes[path] = array - base[path].astype(jnp.float32)
+    return changes
+
+
 def low_rank_product(a: Float[Array, "*inputs r"], b: Float[Array, "r outputs"]) -> Float[Array, "*inputs outputs"]:
     """Return A B in the shape of the kernel; in full float32, also on accelerators, which round products by default."""
     return jnp.einsum("...r,ro->...o", a, b, precision=jax.lax.Precision.HIGHEST)
