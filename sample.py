@@ -43,6 +43,7 @@ def define_flags() -> flags.FlagValues:
     text("negative_prompt", None, "TEXT: content that the video should not show", flag_values=values)
     number("seed", None, "SEED: seed of each prompt's first video", flag_values=values)
     text("checkpoint", None, "A,B: checkpoints or training runs; components of later ones are used", flag_values=values)
+    text("adapter", None, "A:0.8,B: adapters that train.py made, with strengths", flag_values=values)
     text("out", None, "DIR: parent of the videos' directories", flag_values=values)
     text("stages", None, "A,B: run only these stages", flag_values=values)
     text(
@@ -66,7 +67,7 @@ def sample(argv: Sequence[str]) -> None:
         UserError: bad input, see `show1_jax.cli.run_command`.
     """
     values = define_flags()
-    settings = cli.read_command(values, argv, __doc__, ["negative_prompt", "seed", "checkpoint", "out"])
+    settings = cli.read_command(values, argv, __doc__, ["negative_prompt", "seed", "checkpoint", "adapter", "out"])
     if settings is None:
         return
     config = Config.from_dict(settings.to_dict())

@@ -16,6 +16,7 @@ from show1_jax.errors import UserError
 from show1_jax.training.dry_run import describe_training_memory
 from show1_jax.training.plan import clip_spec, make_plan
 from tests.helpers import tiny_config
+from tests.helpers.tiny_runs import settings
 
 ROOT = Path(__file__).parents[1]
 FULL, TINY = str(ROOT / "configs/full.py"), str(ROOT / "tests/helpers/tiny_config.py")
@@ -164,6 +165,18 @@ def test_a_dry_run_counts_the_memory_of_each_device(capsys: pytest.CaptureFixtur
     assert alone["each device"] == pytest.approx(sum(alone.values()) - alone["each device"], abs=2e-3)
     assert alone.keys() - {"activations, 8 clips"} == sharded.keys() - {"activations, 1 clips"}
     assert alone["activations, 8 clips"] == pytest.approx(8 * sharded["activations, 1 clips"], abs=8e-3)
+
+
+def test_a_dry_run_counts_frozen_weights_once(tiny_checkpoint: Path) -> None:
+    stage: TrainedStage = "keyframes"
+    trained = settings(tiny_checkpoint, stage, trainable=r"conv_(in|out)\.kernel")
+    table = describe_training_memory(make_plan(trained, stage, "cpu"), 1, 0)
+    every = sizes(describe_training_memory(make_plan(settings(tiny_checkpoint, stage), stage, "cpu"), 1, 0))
+    some = sizes(table)
+    assert "of which 0.003 million are trained" in table  # 3 x 3 x 32 x (3 + 6)
+    assert some["weights"] == every["weights"] > 0
+    assert some["average"] == some["gradient"] == some["optimizer"] == 0
+    assert every["optimizer"] > every["weights"]
 
 
 def test_full_size_shapes_say_what_forty_gigabytes_hold() -> None:

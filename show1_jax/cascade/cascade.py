@@ -20,6 +20,7 @@ from show1_jax.cascade.noise import NoiseSource, SeededNoise
 from show1_jax.cascade.prompts import Prompt, check_negative, check_prompt
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, text_encoders
+from show1_jax.checkpoints.adapter_set import AdaptedCheckpoints, Adapter, open_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.checkpoints.recorded_settings import recorded_config
@@ -113,6 +114,7 @@ class Cascade:
         checkpoint: str | Path,
         config: CascadeConfig | None = None,
         devices: Sequence[jax.Device] | None = None,
+        adapters: str = "",
     ) -> "Cascade":
         """Open one or several checkpoints that `python -m convert` or `train.py` made; weights are read stage by stage.
 
@@ -121,20 +123,43 @@ class Cascade:
                 those of earlier ones. For the working directory of a training run, its newest intact step is used.
             config: settings; by default those that the checkpoint records for its networks.
             devices: devices to use; all by default.
+            adapters: adapters that `train.py` made, as `DIR` or `DIR:STRENGTH`, separated by commas.
 
         Raises:
-            UserError: there is no checkpoint, or the settings do not fit the devices.
+            UserError: there is no checkpoint, the settings do not fit the devices, or an adapter does not fit the
+                checkpoint.
         """
         checkpoints = CheckpointSet.open(checkpoint)
-        return cls.of(checkpoints, config or recorded_config(checkpoints.manifest, str(checkpoint)), devices)
+        config = config or recorded_config(checkpoints.manifest, str(checkpoint))
+        return cls.of(checkpoints, config, devices, open_adapters(adapters, checkpoints))
 
     @classmethod
     def of(
-        cls, checkpoints: CheckpointSet, config: CascadeConfig, devices: Sequence[jax.Device] | None = None
+        cls,
+        checkpoints: CheckpointSet,
+        config: CascadeConfig,
+        devices: Sequence[jax.Device] | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> "Cascade":
-        """Return the cascade of opened checkpoints; see `Cascade.load`."""
+        """Return the cascade of opened checkpoints and adapters; see `Cascade.load`."""
         spec = CascadeSpec.of(config, checkpoints.manifest, devices)
-        return cls(spec, checkpoints.load, checkpoints.tokenizer)
+        return cls(spec, AdaptedCheckpoints(checkpoints, adapters), checkpoints.tokenizer)
+
+    def with_adapters(self, adapters: str) -> "Cascade":
+        """Return a cascade with the same checkpoint, settings and compiled programs, and other adapters.
+
+        Args:
+            adapters: see `Cascade.load`; empty: none.
+
+        Raises:
+            UserError: an adapter does not fit the checkpoint.
+            ValueError: the networks are not those of a checkpoint.
+        """
+        load = self._networks.load
+        if not isinstance(load, AdaptedCheckpoints):
+            raise ValueError("adapters belong to the weights of a checkpoint, and this cascade has none")
+        adapted = AdaptedCheckpoints(load.checkpoints, open_adapters(adapters, load.checkpoints))
+        return type(self)(self.spec, self._networks.with_weights(adapted), self._tokenizer)
 
     def with_config(self, config: CascadeConfig) -> "Cascade":
         """Return a cascade with the same networks and devices, and other settings."""

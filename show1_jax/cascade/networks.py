@@ -61,6 +61,12 @@ class Networks:
         self._bytes: dict[str, int] = {}
         self._loader: ThreadPoolExecutor | None = None
 
+    def with_weights(self, load: LoadNetwork) -> "Networks":
+        """Return networks with the same compiled programs and other weights."""
+        other = Networks(load)
+        other._compiled, other._first_compiled = self._compiled, self._first_compiled
+        return other
+
     @contextmanager
     def in_background(self, stages: Sequence[Stage], batches: Sequence[tuple[CascadeSpec, int]]) -> Iterator[None]:
         """Compile the programs of some stages in the background while the block runs, and let `prefetch` load weights.

@@ -8,6 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from show1_jax.checkpoints.adapters import ADAPTER
 from show1_jax.checkpoints.arrays import check_weights, tokenizer_folder
 from show1_jax.checkpoints.manifest import MANIFEST, CheckpointError, Component, Manifest, check_sizes, read_manifest
 from show1_jax.checkpoints.networks import LoadedNetwork, architecture_of, load_network
@@ -53,7 +54,7 @@ class CheckpointSet:
         Raises:
             UserError: a folder is not a checkpoint, is damaged, or is a training run without an intact step.
         """
-        return cls([_resolve(path) for path in split_names(names)])
+        return cls([resolve_checkpoint(path) for path in split_names(names)])
 
     def component(self, name: str) -> Component:
         """Return the record of a component; if there is none, a UserError lists the components."""
@@ -104,6 +105,11 @@ class CheckpointSet:
 
 def _check_component(checkpoint: Path, name: str, component: Component) -> None:
     """Refuse a record from which no network can be built, before any network is built."""
+    if component.kind == ADAPTER:
+        raise UserError(
+            f"{checkpoint} is an adapter of {name}, which changes a checkpoint and does not replace one; "
+            "give it as --adapter"
+        )
     try:
         architecture_of(component)
         for settings in component.schedulers.values():
@@ -130,7 +136,12 @@ def is_checkpoint_or_run(folder: Path) -> bool:
     return (folder / MANIFEST).exists() or is_run(folder)
 
 
-def _resolve(folder: Path) -> Path:
+def resolve_checkpoint(folder: Path) -> Path:
+    """Return the newest intact step of a training run, or a folder that is not one. All processes must call this.
+
+    Raises:
+        UserError: it is a training run without an intact step.
+    """
     if not is_run(folder):
         return folder
     step = from_first_process(lambda: latest_step(folder))

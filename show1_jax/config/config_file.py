@@ -27,6 +27,8 @@ class Config(CascadeConfig):
 
     checkpoint: str = "checkpoints/show1"
     """Path of a checkpoint, or paths of several, separated by commas; see `CheckpointSet.open`."""
+    adapter: str = ""
+    """Adapters of the checkpoint's networks, as `DIR` or `DIR:STRENGTH`, separated by commas; see `open_adapters`."""
     prompts: tuple[str, ...] = ()
     """Prompts to sample if the command line has none."""
     seed: int = 345

@@ -38,7 +38,7 @@ def initial_distribution(path: WeightPath, shape: tuple[int, ...], *, temporal_i
     """Return the distribution of an initial weight.
 
     Norms are the identity, biases are zero, embedding tables have unit variance, and all other weights have a variance
-    of one over the number of their inputs.
+    of one over the number of their inputs. A low-rank change begins at zero, since its second factor is zero.
 
     Args:
         path: its last name is the kind of weight.
@@ -48,7 +48,7 @@ def initial_distribution(path: WeightPath, shape: tuple[int, ...], *, temporal_i
     kind = path[-1]
     if kind in ("scale", "var"):
         return Distribution(1.0)
-    if kind in ("bias", "mean") or (temporal_identity and _LAST_TEMPORAL_KERNEL.search("/".join(path))):
+    if kind in ("bias", "mean", "lora_b") or (temporal_identity and _LAST_TEMPORAL_KERNEL.search("/".join(path))):
         return Distribution(0.0)
     inputs = {"embedding": 1, "positional_embedding": shape[-1]}.get(kind, math.prod(shape[:-1]))
     return Distribution(None, inputs)

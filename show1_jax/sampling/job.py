@@ -18,6 +18,7 @@ import numpy as np
 from show1_jax.cascade.cascade import Cascade, HostVideo, VideoBatch
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.stages import STAGE_TABLE, components, text_encoders
+from show1_jax.checkpoints.adapter_set import Adapter, open_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_checkpoint_or_run, split_names
 from show1_jax.checkpoints.manifest import Manifest
 from show1_jax.checkpoints.random import SOURCE as RANDOM
@@ -77,9 +78,10 @@ def sample_videos(config: Config, request: Request) -> None:
     enable_compilation_cache(config.compilation_cache)
     from_first_process(lambda: make_random_checkpoint(config))
     checkpoints = CheckpointSet.open(config.checkpoint)
-    cascade = Cascade.of(checkpoints, config)
+    adapters = open_adapters(config.adapter, checkpoints)
+    cascade = Cascade.of(checkpoints, config, adapters=adapters)
     checkpoints.check_sizes(components(request.stages))
-    jobs = _video_jobs(cascade, config, request)
+    jobs = _video_jobs(cascade, config, request, adapters)
     user_video = from_first_process(lambda: _read_user_video(config, request))
     pending = from_first_process(lambda: _pending_jobs(cascade, jobs, request, user_video))
     if pending:
@@ -124,8 +126,8 @@ def make_random_checkpoint(config: Config) -> None:
         write_random_checkpoint(first, config.architecture, config.schedulers, config=config)
 
 
-def _video_jobs(cascade: Cascade, config: Config, request: Request) -> list[VideoJob]:
-    digests = component_digests(cascade.spec.manifest)
+def _video_jobs(cascade: Cascade, config: Config, request: Request, adapters: Sequence[Adapter]) -> list[VideoJob]:
+    digests = component_digests(cascade.spec.manifest, adapters)
     return [
         VideoJob(
             prompt,
@@ -136,9 +138,13 @@ def _video_jobs(cascade: Cascade, config: Config, request: Request) -> list[Vide
     ]
 
 
-def component_digests(manifest: Manifest) -> dict[str, str]:
-    """Return a hash of every component of a checkpoint, by name."""
-    return {name: manifest.digest(name) for name in manifest.components}
+def component_digests(manifest: Manifest, adapters: Sequence[Adapter] = ()) -> dict[str, str]:
+    """Return a text that identifies every component of a checkpoint with its adapters, by name."""
+    digests = {name: manifest.digest(name) for name in manifest.components}
+    for adapter in adapters:
+        if adapter.strength:
+            digests[adapter.component] += f" + {adapter.strength:g} x {adapter.digest}"
+    return digests
 
 
 def _read_user_video(config: Config, request: Request) -> Clip | None:

@@ -21,7 +21,7 @@ RECORD_FORMAT: Final = "show1_jax.run.v1"
 _RECORD_REMEDY: Final = "replace the video with --overwrite, or choose another place with --out"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _NOT_COMPARED: Final = {
-    *("checkpoint", "out", "compilation_cache", "mesh", "resident_weights"),  # paths and devices
+    *("checkpoint", "adapter", "out", "compilation_cache", "mesh", "resident_weights"),  # paths and devices
     *("prompts", "seed", "negative_prompt", "precision"),  # a request contains their resolved values
     *("random_weights", "architecture", "schedulers", "train"),  # the checkpoint's hashes cover their results
 }

@@ -10,6 +10,7 @@ from show1_jax.diffusion.random_keys import new_key, numbered_keys
 from show1_jax.training.inputs import abstract_inputs
 from show1_jax.training.plan import Plan
 from show1_jax.training.step import Model
+from show1_jax.training.trainable import trains_all
 
 _PEAK_FLOPS: Final = {
     "h200": 989e12,
@@ -35,13 +36,15 @@ def peak_flops(device: jax.Device) -> float | None:
 def model_flops(plan: Plan, model: Model) -> float:
     """Return the operations of a step that train the network: three times its forward pass over the batch.
 
+    If few weights are trained, twice: their own gradient is not counted, that of the activations is.
     Rematerialised activations, the frozen networks and the optimiser are not counted, as in the usual definition of
     model FLOP utilisation (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
     """
     video, text = abstract_inputs(plan, batch_size=1)
     keys = jax.eval_shape(lambda: numbered_keys(new_key(0), 1))
-    forward = jax.make_jaxpr(lambda weights, *inputs: model.losses(weights, *inputs).loss)
-    return 3.0 * count_flops(forward(plan.shapes(), video, text, keys).jaxpr) * plan.training.batch_size
+    forward = jax.make_jaxpr(lambda weights, *inputs: model.losses(weights, {}, *inputs).loss)
+    passes = 3.0 if trains_all(plan.training) else 2.0
+    return passes * count_flops(forward(plan.shapes(), video, text, keys).jaxpr) * plan.training.batch_size
 
 
 def count_flops(jaxpr: Any) -> float:

@@ -209,17 +209,13 @@ class AutoencoderObjective:
     Attributes:
         error: error of a pixel, absolute or squared.
         kl_weight: weight of the KL divergence.
-        decoder_only: if True, the encoder gets no gradient.
     """
 
     error: ReconstructionError
     kl_weight: float
-    decoder_only: bool = False
 
     def __call__(self, network: Any, video: Video, text: Float[Array, "b n d"] | None, keys: Keys) -> Losses:
         mean, logvar = network.encode(video)
-        if self.decoder_only:
-            mean, logvar = jax.lax.stop_gradient((mean, logvar))
         latents = mean + jnp.exp(0.5 * logvar) * _draw_normal(keys, "posterior", mean.shape[1:])
         decoded = network.decode(latents)
         return autoencoder_losses(self.error, self.kl_weight, video, decoded, mean, logvar, latents)
@@ -251,7 +247,7 @@ def make_objective(
         for name in ("in_channels", "out_channels"):
             value = getattr(architecture, name)
             _require_for_stage(value == 3, stage, f"{name}={value} of its network must be 3")
-        return AutoencoderObjective(training.error, training.kl_weight, training.decoder_only)
+        return AutoencoderObjective(training.error, training.kl_weight)
     spec = find_stage(stage)
     assert spec is not None
     assert isinstance(architecture, UNetConfig)

@@ -1,7 +1,6 @@
 """AdamW or Muon with warm-up and decay of the learning rate, and the moving average of the weights."""
 
 import functools
-from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -28,9 +27,7 @@ def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup]) if warmup else after
 
 
-def make_optimizer(
-    config: OptimizerConfig, num_steps: int, frozen: Collection[str] = ()
-) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
     """Make the optimiser: clipping by the global norm of the gradient, then AdamW or Muon.
 
     Biases and norms have no weight decay.
@@ -38,20 +35,7 @@ def make_optimizer(
     Args:
         config: settings of the optimiser.
         num_steps: number of steps of the run.
-        frozen: modules of the network, by the first name of their paths, whose weights do not change.
     """
-    trained = _make_base_optimizer(config, num_steps)
-    if not frozen:
-        return trained
-
-    def label(path: tuple[Any, ...], weight: Array) -> str:
-        return "kept" if path[0].key[0] in frozen else "trained"  # names that saved optimiser states contain
-
-    labels = functools.partial(jax.tree.map_with_path, label)
-    return optax.partition({"trained": trained, "kept": optax.set_to_zero()}, labels)
-
-
-def _make_base_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if config.kind == "muon":
         return optax.chain(clip, _muon(config, num_steps))

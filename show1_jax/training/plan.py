@@ -9,6 +9,7 @@ from flax import nnx
 
 from show1_jax.cascade.latents import latent_shape
 from show1_jax.cascade.stages import AUTOENCODER, PIXEL_CHANNELS, StageSpec, find_stage
+from show1_jax.checkpoints.adapters import AdapterConfig
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, split_names
 from show1_jax.checkpoints.manifest import Component
 from show1_jax.checkpoints.networks import architecture_of, make_network
@@ -29,6 +30,7 @@ from show1_jax.parallel.weights import WeightShapes, to_weights
 from show1_jax.runtime import compute_dtype
 from show1_jax.training.objectives import Objective, make_objective
 from show1_jax.training.optimizer import make_optimizer
+from show1_jax.training.trainable import lora_config, saves_adapter, trained_shapes
 
 
 @dataclass(frozen=True)
@@ -165,9 +167,8 @@ class Plan:
         return isinstance(self.training, AutoencoderTrainingConfig) and self.training.decoder_only
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Return the optimiser, which maps gradients to updates of the weights."""
-        frozen = ("encoder", "quant_conv") if self.keeps_latents else ()
-        return make_optimizer(self.training.optimizer, self.training.num_steps, frozen)
+        """Return the optimiser, which maps gradients to updates of the trained weights."""
+        return make_optimizer(self.training.optimizer, self.training.num_steps)
 
     def network(self) -> tuple["nnx.GraphDef[nnx.Module]", nnx.State]:
         """Return the network's structure and the shapes of its parameters: float32, with activations in `dtype`."""
@@ -175,8 +176,29 @@ class Plan:
         return nnx.split(make_network(kind, self.architecture, dtype=self.dtype, remat=remat))
 
     def shapes(self) -> WeightShapes:
-        """Return the shapes of the trained weights, by path."""
+        """Return the shapes of all weights of the trained network, by path."""
         return to_weights(self.network()[1])
+
+    def adapter(self) -> AdapterConfig | None:
+        """Return the record of the adapter that the run trains; None if it saves a whole network."""
+        if self.starts_from is None or not saves_adapter(self.training):
+            return None
+        base, lora = self.starts_from.manifest.digest(self.component), lora_config(self.training)
+        return AdapterConfig(base) if lora is None else AdapterConfig(base, lora.rank, lora.alpha)
+
+    @property
+    def lora_scale(self) -> float:
+        """Factor of the low-rank changes that are trained; 1 if there are none."""
+        lora = lora_config(self.training)
+        return 1.0 if lora is None else lora.alpha / lora.rank
+
+    def trained_shapes(self) -> WeightShapes:
+        """Return the shapes of the arrays that are trained, by path; all other weights of the network are frozen.
+
+        Raises:
+            UserError: the setting `trainable` or `lora.layers` names no weight.
+        """
+        return trained_shapes(self.training, self.shapes())
 
 
 def make_plan(config: Config, stage: TrainedStage, platform: str) -> Plan:
@@ -195,8 +217,6 @@ def make_plan(config: Config, stage: TrainedStage, platform: str) -> Plan:
     record = _record_from_config(config, stage) if start is None else start.component(trained_component(stage))
     record = with_settings(record, trained_component(stage), config)
     plan = Plan(stage, config, record, start, _open_if_exists(config.checkpoint), dtype)
-    if plan.keeps_latents and start is None:
-        raise UserError(f"stage {stage}: decoder_only=True keeps a checkpoint's encoder; name it with init=DIR")
     _check_sizes(plan)
     plan.objective()
     return plan

@@ -20,7 +20,7 @@ class TrainState(NamedTuple):
     Attributes:
         step: number of completed steps.
         key: data of the run's random key; every draw comes from it, with the step and the row folded in.
-        weights: trained weights, float32.
+        weights: trained weights, float32; the frozen weights of the network are not in the state.
         average: moving average of the weights; evaluated, sampled from and published.
         optimizer: state of the optimiser.
     """
@@ -40,7 +40,7 @@ def abstract_state(
     The average and the optimiser's moments are sharded like the weights; the rest is replicated.
 
     Args:
-        shapes: float32 shapes of the weights, or the weights.
+        shapes: float32 shapes of the trained weights, or these weights.
         optimizer: optimiser of the run.
         mesh: devices, or only the sizes of their axes (`jax.sharding.AbstractMesh`).
     """
@@ -72,7 +72,7 @@ def new_state(weights: Weights, optimizer: optax.GradientTransformation, seed: i
     """Return the state before the first step.
 
     Args:
-        weights: initial weights, already sharded over the mesh.
+        weights: initial trained weights, already sharded over the mesh.
         optimizer: optimiser of the run.
         seed: seed of all draws of the run.
         mesh: devices.

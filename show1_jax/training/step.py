@@ -1,7 +1,7 @@
 """One step of training as one compiled program, the same for every stage."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float32, Int32, UInt8, UInt32
 
+from show1_jax.checkpoints.adapters import apply_adapter
 from show1_jax.config.training import DenoisingTrainingConfig, StageTrainingConfig
 from show1_jax.diffusion.random_keys import as_key, fold_in, numbered_keys
 from show1_jax.nn.array_types import Keys, TextStates, Video
@@ -32,7 +33,10 @@ class Batch(NamedTuple):
 
 
 Frozen = Mapping[str, Any]
-"""Weights of the frozen networks, by component: text encoder and autoencoder."""
+"""Weights of the frozen networks, by component: text encoder and autoencoder; and under `BASE` those of the trained
+network."""
+BASE: Final = "base"
+"""Key of the weights of the trained network that are frozen, by path; it is absent if all weights are trained."""
 
 
 @runtime_checkable
@@ -80,6 +84,7 @@ class Model(NamedTuple):
         objective: objective of its stage.
         prepare: computes the objective's inputs from a batch.
         config: training settings of its stage.
+        scale: factor of trained low-rank changes, see `apply_adapter`.
     """
 
     graph: "nnx.GraphDef[nnx.Module]"
@@ -87,11 +92,16 @@ class Model(NamedTuple):
     objective: Objective
     prepare: PrepareInputs
     config: StageTrainingConfig
+    scale: float = 1.0
 
-    def losses(self, weights: Weights, video: Video, text: TextStates | None, keys: Keys) -> Losses:
-        """Compute the objective of every example."""
-        network = nnx.merge(self.graph, to_state(self.like, weights))
+    def losses(self, weights: Weights, base: Weights, video: Video, text: TextStates | None, keys: Keys) -> Losses:
+        """Compute the objective of every example, from the trained and the frozen weights of the network."""
+        network = nnx.merge(self.graph, to_state(self.like, self.network_weights(weights, base)))
         return self.objective(network, constrain_activation(video), text, keys)
+
+    def network_weights(self, weights: Weights, base: Weights) -> Weights:
+        """Return all weights of the network from the trained and the frozen ones."""
+        return apply_adapter(base, weights, self.scale)
 
     def split_microbatches(self, batch: Any) -> Any:
         """Split the leading axis of every array into (microbatches, rows).
@@ -119,7 +129,7 @@ def gradient(
         video, text = model.prepare(frozen, batch, keys, training=True)
 
         def mean_loss(weights: Weights) -> tuple[Array, Losses]:
-            losses = model.losses(weights, video, text, keys)
+            losses = model.losses(weights, frozen.get(BASE, {}), video, text, keys)
             return losses.loss.mean(), losses
 
         (loss, losses), grads = jax.value_and_grad(mean_loss, has_aux=True)(weights)
@@ -207,7 +217,7 @@ def make_evaluation_step(
         def summed_losses(part: tuple[Batch, Keys, Array]) -> Array:
             batch, keys, valid = part
             video, text = model.prepare(frozen, batch, keys, training=False)
-            return (model.losses(weights, video, text, keys).loss * valid).sum()
+            return (model.losses(weights, frozen.get(BASE, {}), video, text, keys).loss * valid).sum()
 
         return jax.lax.map(summed_losses, model.split_microbatches((batch, keys, valid))).sum(), valid.sum()
 

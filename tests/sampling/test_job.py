@@ -13,6 +13,7 @@ from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.sampling import job
 from show1_jax.sampling.run_directory import RunDirectory
+from tests.helpers.adapter_files import COMPONENT, pairs, write_adapter
 from tests.helpers.sample_runs import PROMPT, SEED, Sampler, snapshot, stage_bytes
 
 PROMPTS = (PROMPT, "a red circle", "a square")
@@ -99,3 +100,16 @@ def test_after_ctrl_c_finished_stages_of_all_videos_can_be_resumed_from(
     assert sampler("--from_stage=first_frame", "--config.resident_weights=one", prompts=PROMPTS) == 0
     for run, expected in zip(runs(sampler), runs(alone), strict=True):
         assert stage_bytes(run) == stage_bytes(expected)
+
+
+def test_a_video_with_an_adapter_is_another_video(sampler: Sampler, tiny_checkpoint: Path) -> None:
+    adapter = write_adapter(sampler.folder / "adapter", tiny_checkpoint, pairs())
+    assert sampler("--stages=keyframes") == 0
+    plain = stage_bytes(sampler.run)
+    assert f"another checkpoint.{COMPONENT}" in sampler.refusal("--stages=keyframes", f"--adapter={adapter}:0.5")
+    assert sampler("--stages=keyframes", f"--adapter={adapter}:0.5", "--overwrite") == 0
+    assert stage_bytes(sampler.run) != plain
+    assert sampler("--stages=keyframes", f"--adapter={adapter}:0", "--overwrite") == 0
+    assert stage_bytes(sampler.run) == plain
+    other = write_adapter(sampler.folder / "other", tiny_checkpoint, pairs(), base="1" * 64)
+    assert "belongs to other weights" in sampler.refusal("--stages=keyframes", f"--adapter={other}", "--overwrite")

@@ -106,7 +106,7 @@ def cascade_videos(config: Config, stage: Stage) -> MakeVideos:
     from show1_jax.runtime import enable_compilation_cache, memory_errors
 
     enable_compilation_cache(config.compilation_cache)
-    cascade = Cascade.load(config.checkpoint, config)
+    cascade = Cascade.load(config.checkpoint, config, adapters=config.adapter)
     stages = (*stages_before(stage), stage)
     cascade.spec.check(stages)
 

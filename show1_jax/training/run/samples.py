@@ -87,7 +87,7 @@ def _true_clips(run: TrainingRun) -> tuple[UInt8[np.ndarray, "b t h w 3"], list[
 def _sample_stage(run: TrainingRun, clips: Video, captions: Sequence[str], denoise: Denoise) -> StageVideo:
     plan, config = run.plan, run.plan.config
     graph, like = plan.network()
-    network = LoadedNetwork(graph, to_state(like, run.state.average), plan.architecture)
+    network = LoadedNetwork(graph, to_state(like, run.averaged_weights()), plan.architecture)
     if plan.row is None:
         return network_program(_reconstruct, run.mesh, network.graph)(network.weights, clips)
     scheduler, autoencoder = plan.scheduler("scheduler"), run.inputs.autoencoder

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from show1_jax.checkpoints.adapters import ADAPTER
 from show1_jax.checkpoints.arrays import load_weights
 from show1_jax.checkpoints.manifest import Component
 from show1_jax.checkpoints.run_steps import CHECKPOINTS, TrainingCheckpoints, warn_user
@@ -20,16 +21,17 @@ from show1_jax.data.clips import training_clips, validation_clips
 from show1_jax.errors import UserError
 from show1_jax.nn.init import initial_weights
 from show1_jax.parallel import local_rows, make_mesh, put_rows, shardings_by_path, weight_shardings
-from show1_jax.parallel.weights import Weights, to_weights
+from show1_jax.parallel.weights import Weights, WeightShapes, to_weights
 from show1_jax.training.inputs import Inputs
 from show1_jax.training.plan import Plan
 from show1_jax.training.run.record import ClipState, StepRecord
 from show1_jax.training.state import TrainState, abstract_state, new_state
-from show1_jax.training.step import Batch, Metrics, Model, make_evaluation_step, make_train_step
+from show1_jax.training.step import BASE, Batch, Frozen, Metrics, Model, make_evaluation_step, make_train_step
+from show1_jax.training.trainable import frozen_weights, trains_all
 
 _FIXED_SETTINGS: Final = ("batch_size", "seed")
 """Settings that a resumed run must not change."""
-_OPTIMIZER_SETTINGS: Final = {"optimizer.kind", "decoder_only"}
+_OPTIMIZER_SETTINGS: Final = {"optimizer.kind", "decoder_only", "trainable", "lora.rank", "lora.alpha", "lora.layers"}
 """Settings that determine the structure of the optimiser's state; a resumed run must not change them either."""
 _CHANGEABLE_SETTINGS: Final = {
     *("log_every", "evaluate_every", "save_every", "sample_every", "keep", "keep_every"),
@@ -54,6 +56,7 @@ class TrainingRun:
         validation: the validation batches.
         inputs: computes the objective's inputs from batches.
         model: the trained network with its objective.
+        base: frozen weights of the trained network, by path; empty if all are trained.
         checkpoints: saved steps.
         compiled_step: maps state, frozen weights and a batch to state and metrics; see `make_train_step`.
     """
@@ -61,6 +64,7 @@ class TrainingRun:
     def __init__(self, plan: Plan, workdir: Path, mesh: Mesh):
         config, training = plan.config, plan.training
         self.plan, self.workdir, self.mesh = plan, workdir, mesh
+        trained = _trained_shapes(plan)
         self.latent_std: float | None = None
         check_batch(plan, mesh.shape)
         self.rows = local_rows(mesh, training.batch_size)
@@ -69,14 +73,17 @@ class TrainingRun:
         self.validation = validation_clips(data, plan.spec, batch_size=size, rows=self.rows)
         self.inputs = Inputs(plan, mesh)
         graph, self.like = plan.network()
-        self.model = Model(graph, self.like, plan.objective(), self.inputs.prepare, training)
+        self.model = Model(graph, self.like, plan.objective(), self.inputs.prepare, training, plan.lora_scale)
         keep, keep_every = config.train.keep, config.train.keep_every
         self.checkpoints = TrainingCheckpoints(workdir / CHECKPOINTS, keep=keep, keep_every=keep_every)
         self._check_resumed(self.checkpoints.record())
         self.optimizer = plan.optimizer()
-        self._abstract = abstract_state(to_weights(self.like), self.optimizer, mesh)
+        self._abstract = abstract_state(trained, self.optimizer, mesh)
+        self.base: Weights = {}
         if not self.resume():
-            self.state = new_state(self._first_weights(), self.optimizer, config.train.seed, mesh)
+            weights = self._first_weights()
+            self.base = frozen_weights(weights, trained)
+            self.state = new_state(self._first_trained(weights), self.optimizer, config.train.seed, mesh)
             self.saved_step: int | None = None
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self._abstract)
         self.compiled_step = make_train_step(self.model, self.optimizer, shardings)
@@ -97,6 +104,15 @@ class TrainingRun:
         """
         return cls(plan, workdir, make_mesh(plan.config.train.mesh, devices, "train.mesh"))
 
+    @property
+    def frozen(self) -> Frozen:
+        """Weights that a step takes and does not change: of the frozen networks, and of the trained network."""
+        return {**self.inputs.frozen, BASE: self.base} if self.base else self.inputs.frozen
+
+    def averaged_weights(self) -> Weights:
+        """Return all weights of the network: the average of those that are trained, and the frozen ones."""
+        return self.model.network_weights(self.state.average, self.base)
+
     def next_batch(self) -> Batch:
         """Draw the next batch: this process's rows of clips and text, sharded over the devices."""
         clips = next(self.clips)
@@ -105,7 +121,7 @@ class TrainingRun:
     def train_step(self, batch: Batch) -> Metrics:
         """Start one step and return its metrics, before they are computed."""
         with jax.set_mesh(self.mesh):
-            self.state, metrics = self.compiled_step(self.state, self.inputs.frozen, batch)
+            self.state, metrics = self.compiled_step(self.state, self.frozen, batch)
         return metrics
 
     def evaluate(self) -> float:
@@ -120,7 +136,7 @@ class TrainingRun:
             weight = put_rows(clips.valid.astype(np.float32), self.rows, self.plan.training.batch_size, self.mesh)
             with jax.set_mesh(self.mesh):
                 sums = self._evaluation_step(
-                    self.state.average, self.inputs.frozen, batch, self.state.key, np.int32(number), weight
+                    self.state.average, self.frozen, batch, self.state.key, np.int32(number), weight
                 )
             total, valid = total + float(sums[0]), valid + float(sums[1])
         if not valid:
@@ -147,15 +163,21 @@ class TrainingRun:
             processes=jax.process_count(),
         )
         rest = self.state._replace(average={})
-        self.checkpoints.save(step, plan.component, self._published(step), self.state.average, rest, record.to_dict())
+        weights = self.averaged_weights() if plan.adapter() is None else self.state.average
+        self.checkpoints.save(step, plan.component, self._published(step), weights, rest, record.to_dict())
         self.saved_step = step
 
     def _published(self, step: int) -> Component:
-        """Return the network's record for a checkpoint, with the measured `scaling_factor` of an autoencoder."""
+        """Return the network's record for a checkpoint, with the measured `scaling_factor` of an autoencoder.
+
+        If an adapter is trained, it is the record of the adapter.
+        """
         plan, architecture = self.plan, self.plan.record.architecture
         if self.latent_std and not plan.keeps_latents:
             architecture = architecture | {"scaling_factor": 1 / self.latent_std}
         provenance = {"source": "train.py", "step": step, "starts_from": plan.record.provenance}
+        if (adapter := plan.adapter()) is not None:
+            return Component(ADAPTER, adapter.to_dict(), "float32", provenance=provenance)
         return dataclasses.replace(plan.record, architecture=architecture, dtype="float32", provenance=provenance)
 
     def close(self, *, failed: bool = False) -> None:
@@ -174,12 +196,15 @@ class TrainingRun:
         """Restore state and position in the data from the newest intact step; return False if there is none."""
         self.checkpoints.wait()
         average: Any = self._abstract.average
-        restored = self.checkpoints.restore(self.plan.component, average, self._abstract._replace(average={}))
+        saved = average if self.plan.adapter() else _placed(to_weights(self.like), self.mesh)
+        restored = self.checkpoints.restore(self.plan.component, saved, self._abstract._replace(average={}))
         if restored is None:
             return False
+        weights = self._first_weights() if self.plan.adapter() else restored.ema
+        self.base = frozen_weights(weights, average)
         self.clips.set_state(self._read_record(restored.record).data.to_dict())
         state: TrainState = restored.state
-        self.state = state._replace(average=restored.ema)
+        self.state = state._replace(average={path: restored.ema[path] for path in average})
         self.saved_step = restored.step
         return True
 
@@ -190,6 +215,14 @@ class TrainingRun:
         checkpoint = plan.starts_from.path(plan.component)
         shardings = weight_shardings(self.like, self.mesh)
         return to_weights(load_weights(checkpoint, plan.component, self.like, shardings, jnp.float32))
+
+    def _first_trained(self, weights: Weights) -> Weights:
+        """Return the initial trained arrays: some of these weights of the network, or new low-rank pairs."""
+        trained = self._abstract.weights
+        new = {path: leaf for path, leaf in trained.items() if path not in weights}
+        shardings = {path: leaf.sharding for path, leaf in new.items()}
+        drawn = initial_weights(new, shardings, self.plan.config.train.seed)
+        return {path: drawn[path] if path in drawn else weights[path] for path in trained}
 
     def _read_record(self, values: Mapping[str, Any]) -> StepRecord:
         return StepRecord.read(values, f"{self.checkpoints.directory}: the record of a step")
@@ -220,6 +253,8 @@ class TrainingRun:
                     f"{where} with {name}={before[name]}, whose state another optimizer cannot use; "
                     f"resume with that, or use another --workdir and start with init={self.workdir}"
                 )
+        if before.get("base") != now.get("base"):
+            raise UserError(f"{where} that adapts other weights; give those of its start as init, {remedy}")
         if record.fingerprint != self.clips.fingerprint:
             raise UserError(
                 f"{where} on other clips (dataset, data.seed, num_validation, or their size, rate or length); "
@@ -228,6 +263,22 @@ class TrainingRun:
         changed = [name for name in now if name not in _CHANGEABLE_SETTINGS and before.get(name) != now[name]]
         if changed:
             warn_user(f"{where} with another {', '.join(changed)}; it resumes with the new settings")
+
+
+def _trained_shapes(plan: Plan) -> WeightShapes:
+    """Return the shapes of the trained arrays, if the frozen weights have a checkpoint to come from."""
+    if plan.starts_from is None and not trains_all(plan.training):
+        setting = "decoder_only=True" if plan.keeps_latents else "trainable"
+        raise UserError(f"stage {plan.stage}: {setting} freezes weights of a checkpoint; name it with init=DIR")
+    return plan.trained_shapes()
+
+
+def _placed(shapes: WeightShapes, mesh: Mesh) -> WeightShapes:
+    """Return shapes of weights with their shardings."""
+    shardings = shardings_by_path(shapes, mesh)
+    return {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path]) for path, leaf in shapes.items()
+    }
 
 
 def _recorded_network(plan: Plan) -> Any:
@@ -247,7 +298,9 @@ def _recorded_run_settings(plan: Plan) -> dict[str, Any]:
     """Return the settings that a stage's run depends on, by dotted name, as its record contains them."""
     others = {"text_padding": plan.config.text_padding, "between": plan.config.interpolation.between}
     frozen = {} if plan.checkpoints is None else {name: plan.checkpoints.manifest.digest(name) for name in plan.frozen}
-    return _stage_settings(plan.config.train, plan.stage) | flatten({**others, "frozen": frozen})
+    adapter = plan.adapter()
+    base = {} if adapter is None else {"base": adapter.base}
+    return _stage_settings(plan.config.train, plan.stage) | flatten({**others, **base, "frozen": frozen})
 
 
 def _stage_settings(config: TrainingConfig, stage: TrainedStage) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Most of the time here is compilation of steps: each stage is compiled once.
 """
 
+import copy
 import dataclasses
 import json
 import signal
@@ -16,7 +17,10 @@ import jax
 import numpy as np
 import pytest
 
+from show1_jax.checkpoints.adapters import AdapterConfig
+from show1_jax.checkpoints.arrays import weight_shapes
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
+from show1_jax.checkpoints.manifest import read_manifest
 from show1_jax.config.config_file import Config
 from show1_jax.config.training import TRAINED_STAGES, TrainedStage
 from show1_jax.errors import UserError
@@ -207,8 +211,8 @@ def test_a_decoder_is_trained_alone_and_latents_do_not_change(tiny_checkpoint: P
     losses = advance(run, 8)
     assert losses[-1] < 0.9 * losses[0]
     for name, weight in before.state.average.items():
-        for trained in (run.state.weights[name], run.state.average[name]):
-            assert np.array_equal(trained, weight) == (name[0] in ("encoder", "quant_conv")), name
+        for trained in (run.base | run.state.weights, run.averaged_weights()):
+            assert np.array_equal(trained[name], weight) == (name[0] in ("encoder", "quant_conv")), name
     run.latent_std = 0.25
     run.save(8)
     run.close()
@@ -217,6 +221,75 @@ def test_a_decoder_is_trained_alone_and_latents_do_not_change(tiny_checkpoint: P
         run_of(settings(tiny_checkpoint, stage, init=start, optimizer=decayed), stage, alone)
     with pytest.raises(UserError, match="name it with init=DIR"):
         run_of(settings(tiny_checkpoint, stage, decoder_only=True), stage, tmp_path / "new")
+
+
+@pytest.mark.parametrize(("trainable", "num_arrays"), [("temporal_attention", 6), ("lora", 28)])
+def test_an_adapter_is_trained_alone_and_resumes_exactly(
+    trainable: str, num_arrays: int, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    stage: TrainedStage = "keyframes"
+    changes = {"init": str(tiny_checkpoint), "optimizer": {"learning_rate": 1e-2, "weight_decay": 0.1}}
+    config = settings(tiny_checkpoint, stage, trainable=trainable, **copy.deepcopy(changes))
+    run = run_of(config, stage, tmp_path)
+    start = run.averaged_weights()
+    assert len(run.state.weights) == num_arrays
+    arrays = jax.tree.leaves((run.state.weights, run.state.average, run.state.optimizer))
+    with_moments = 4 * sum(weight.size for weight in run.state.weights.values())
+    assert sum(leaf.size for leaf in arrays if leaf.ndim) == with_moments
+
+    losses = advance(run, SAVED)
+    run.save(SAVED)
+    losses += advance(run, STEPS - SAVED)
+    straight = bytes_of(run)
+    run.base = {}
+    assert run.resume()
+    assert advance(run, STEPS - SAVED) == losses[SAVED:]
+    assert bytes_of(run) == straight
+    for path, weight in run.averaged_weights().items():
+        is_trained = "temp_attentions" in path and path[-2] in ("to_q", "to_k", "to_v")
+        is_trained |= trainable == "lora" and path[-2].endswith(("to_q", "to_k", "to_v", "to_out", "_proj"))
+        is_trained &= path[-1] == "kernel" and path[0] == "mid_block" and "ff" not in path
+        is_trained &= "resnets" not in path
+        assert np.array_equal(weight, start[path]) == (not is_trained), path
+    run.close()
+    check_saved_adapter(tmp_path, run, trainable)
+    with pytest.raises(UserError, match=f"with trainable={trainable}, whose state another optimizer cannot use"):
+        run_of(settings(tiny_checkpoint, stage, **changes), stage, tmp_path)
+
+
+def check_saved_adapter(workdir: Path, run: TrainingRun, trainable: str) -> None:
+    """Check that a step has only the trained arrays, names their base, and is not taken for a network."""
+    folder = workdir / "checkpoints" / f"{SAVED:08d}"
+    assert weight_shapes(folder, "keyframes").keys() == run.state.weights.keys()
+    recorded = AdapterConfig.from_dict(read_manifest(folder).component("keyframes").architecture)
+    assert run.plan.starts_from is not None
+    rank = 8 if trainable == "lora" else 0
+    assert recorded == AdapterConfig(run.plan.starts_from.manifest.digest("keyframes"), rank, float(rank or 1))
+    with pytest.raises(UserError, match="is an adapter of keyframes, which changes a checkpoint and does not replace"):
+        CheckpointSet.open(str(workdir))
+
+
+def test_an_adapter_is_not_resumed_on_other_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    stage: TrainedStage = "keyframes"
+    new = run_of(settings(tiny_checkpoint, stage), stage, tmp_path / "new")
+    new.save(0)
+    new.close()
+    for init, refused in ((tiny_checkpoint, ""), (tmp_path / "new", "a run that adapts other weights; give those of")):
+        config = settings(tiny_checkpoint, stage, trainable="lora", init=str(init))
+        if refused:
+            with pytest.raises(UserError, match=refused):
+                run_of(config, stage, tmp_path / "adapter")
+        else:
+            run = run_of(config, stage, tmp_path / "adapter")
+            run.save(0)
+            run.close()
+
+
+def test_weights_are_frozen_only_at_those_of_a_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match="stage keyframes: trainable freezes weights of a checkpoint; name it with init"
+    ):
+        run_of(settings(tiny_checkpoint, "keyframes", trainable="conv_in"), "keyframes", tmp_path)
 
 
 def test_settings_that_the_initial_checkpoint_overrides_are_named(tiny_checkpoint: Path) -> None:

@@ -63,6 +63,23 @@ def test_eight_devices_do_what_one_does(
         assert held <= 1.4 / shards * sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
+def test_an_adapter_on_eight_devices_is_that_on_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    descent = GRADIENT_DESCENT | {"learning_rate": 1e6}  # B begins at zero, and A has no gradient until it changes
+    runs = []
+    for number, mesh in ((1, MeshConfig(data=1)), (8, MeshConfig(data=1, fsdp=4, tensor=2))):
+        changes: dict[str, Any] = {"train": {"mesh": mesh.to_dict()}, "optimizer": dict(descent)}
+        config = settings(tiny_checkpoint, "keyframes", trainable="lora", init=str(tiny_checkpoint), **changes)
+        run = run_of(config, "keyframes", tmp_path / str(number), number)
+        losses = advance(run, 3)
+        runs.append((losses, run))
+    (ours, eight), (others, one) = runs[1], runs[0]
+    assert np.allclose(ours, others, rtol=EQUAL, atol=0)
+    assert apart(eight.state.weights, one.state.weights) <= EQUAL
+    assert apart(eight.averaged_weights(), one.averaged_weights()) <= EQUAL
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in eight.base.values())
+    assert held <= 1.4 / 8 * sum(leaf.nbytes for leaf in eight.base.values())
+
+
 def test_two_processes_do_what_one_does(
     alone: tuple[float, Any, TrainingRun], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
