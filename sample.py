@@ -24,7 +24,7 @@ from absl import flags
 from show1_jax import cli
 from show1_jax.config.config_file import Config, check_paths
 from show1_jax.files import user_path
-from show1_jax.sampling.request import Request, choose_prompts, choose_shard, choose_stages
+from show1_jax.sampling.request import Request, choose_edit, choose_prompts, choose_shard, choose_stages
 
 
 def define_flags() -> flags.FlagValues:
@@ -52,6 +52,22 @@ def define_flags() -> flags.FlagValues:
         flag_values=values,
     )
     text("video", None, "PATH: your own video, for --from_stage", flag_values=values)
+    flags.DEFINE_float(
+        "strength",
+        None,
+        "0..1: start --from_stage from --video with noise, and run this share of its steps; 1 is noise alone",
+        flag_values=values,
+    )
+    toggle(
+        "invert",
+        False,
+        "start --from_stage from the DDIM inversion of --video; it samples with DDIM",
+        flag_values=values,
+    )
+    number("inversion_steps", None, "N: steps of --invert, 75 by default", flag_values=values)
+    number(
+        "inversion_iterations", None, "N: runs of the network in a step of --invert, 1 by default", flag_values=values
+    )
     number("batch_size", None, "N: videos that are sampled together", flag_values=values)
     toggle("dry_run", False, "print the memory that each device needs; sample nothing", flag_values=values)
     toggle("overwrite", False, "replace the results of another run", flag_values=values)
@@ -72,12 +88,16 @@ def sample(argv: Sequence[str]) -> None:
     config = Config.from_dict(settings.to_dict())
     config = dataclasses.replace(config, negative_prompt=cli.decode_argument(config.negative_prompt))
     check_paths(config)
+    edit = choose_edit(
+        values.from_stage, values.strength, values.invert, values.inversion_steps, values.inversion_iterations
+    )
     texts = [cli.decode_argument(text) for text in values.prompt]
     request = Request(
         prompts=choose_shard(choose_prompts(config, texts, values.prompts, values.videos_per_prompt), values.shard),
         stages=choose_stages(values.stages, values.from_stage),
         resume=values.from_stage is not None,
         video=None if values.video is None else user_path(values.video),
+        edit=edit,
         batch_size=values.batch_size,
         overwrite=values.overwrite,
     )

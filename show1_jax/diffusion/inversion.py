@@ -1,6 +1,6 @@
 """DDIM inversion: DDIM sampling run backwards, from a clean sample to the noise that it is sampled from.
 
-A DDIM step (Song et al. 2021, arXiv 2010.02502, equation 12 with eta = 0) goes from timestep t to a lower noise level s:
+A DDIM step (Song et al. 2021, arXiv 2010.02502, equation 12, eta = 0) goes from timestep t to a lower noise level s:
 
     x_s = alpha_s x0 + sigma_s eps,    x0 = (x_t - sigma_t eps) / alpha_t,    eps = eps(x_t, t)
 
@@ -80,7 +80,7 @@ def make_inversion(
     sampler = make_sampler(config, num_steps)
     levels = alphas_cumprod(config)
     timesteps = sampler.timesteps[::-1]
-    before = sampler.tables.x0[::-1, 0]  # alpha after each step of sampling
+    before = np.asarray(sampler.tables.x0)[::-1, 0]  # alpha after each step of sampling
     last = timesteps[-1] if last_timestep is None else np.int32(last_timestep)
     if not 0 <= last < len(levels):
         raise UserError(f"last_timestep = {last}: use 0 to {len(levels) - 1}")
