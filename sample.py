@@ -6,6 +6,7 @@
 Each video has a directory OUT/<prompt, seed, and a hash of both>. It contains the exact result of every stage
 (n_STAGE.safetensors), the same as .mp4 and .gif, a contact_sheet.png of all stages, and run.json with the request and
 the settings. A video that exists already is skipped. Other files in its place are refused without --overwrite.
+With --strength or --invert, the stage of --from_stage starts from --video itself.
 The stages: keyframes, interpolation, first_frame, superres_pixel, superres_latent.
 """
 
@@ -55,19 +56,17 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_float(
         "strength",
         None,
-        "0..1: start --from_stage from --video with noise, and run this share of its steps; 1 is noise alone",
+        "S: noise --video, and run this share of the stage's steps from it; 0 to 1, noise alone",
         flag_values=values,
     )
     toggle(
         "invert",
         False,
-        "start --from_stage from the DDIM inversion of --video; it samples with DDIM",
+        "start from the noise that DDIM inverts --video to; sample with DDIM",
         flag_values=values,
     )
     number("inversion_steps", None, "N: steps of --invert, 75 by default", flag_values=values)
-    number(
-        "inversion_iterations", None, "N: runs of the network in a step of --invert, 1 by default", flag_values=values
-    )
+    number("inversion_iterations", None, "N: evaluations in a step of --invert, 1 by default", flag_values=values)
     number("batch_size", None, "N: videos that are sampled together", flag_values=values)
     toggle("dry_run", False, "print the memory that each device needs; sample nothing", flag_values=values)
     toggle("overwrite", False, "replace the results of another run", flag_values=values)
