@@ -6,6 +6,7 @@
 Each video has a directory OUT/<prompt, seed, and a hash of both>. It contains the exact result of every stage
 (n_STAGE.safetensors), the same as .mp4 and .gif, a contact_sheet.png of all stages, and run.json with the request and
 the settings. A video that exists already is skipped. Other files in its place are refused without --overwrite.
+With --strength or --invert, the stage of --from_stage starts from --video itself.
 The stages: keyframes, interpolation, first_frame, superres_pixel, superres_latent.
 """
 
@@ -24,7 +25,7 @@ from absl import flags
 from show1_jax import cli
 from show1_jax.config.config_file import Config, check_paths
 from show1_jax.files import user_path
-from show1_jax.sampling.request import Request, choose_prompts, choose_shard, choose_stages
+from show1_jax.sampling.request import Request, choose_edit, choose_prompts, choose_shard, choose_stages
 
 
 def define_flags() -> flags.FlagValues:
@@ -53,6 +54,20 @@ def define_flags() -> flags.FlagValues:
         flag_values=values,
     )
     text("video", None, "PATH: your own video, for --from_stage", flag_values=values)
+    flags.DEFINE_float(
+        "strength",
+        None,
+        "S: noise --video, and run this share of the stage's steps from it; 0 to 1, noise alone",
+        flag_values=values,
+    )
+    toggle(
+        "invert",
+        False,
+        "start from the noise that DDIM inverts --video to; sample with DDIM",
+        flag_values=values,
+    )
+    number("inversion_steps", None, "N: steps of --invert, 75 by default", flag_values=values)
+    number("inversion_iterations", None, "N: evaluations in a step of --invert, 1 by default", flag_values=values)
     number("batch_size", None, "N: videos that are sampled together", flag_values=values)
     toggle("dry_run", False, "print the memory that each device needs; sample nothing", flag_values=values)
     toggle("overwrite", False, "replace the results of another run", flag_values=values)
@@ -73,12 +88,16 @@ def sample(argv: Sequence[str]) -> None:
     config = Config.from_dict(settings.to_dict())
     config = dataclasses.replace(config, negative_prompt=cli.decode_argument(config.negative_prompt))
     check_paths(config)
+    edit = choose_edit(
+        values.from_stage, values.strength, values.invert, values.inversion_steps, values.inversion_iterations
+    )
     texts = [cli.decode_argument(text) for text in values.prompt]
     request = Request(
         prompts=choose_shard(choose_prompts(config, texts, values.prompts, values.videos_per_prompt), values.shard),
         stages=choose_stages(values.stages, values.from_stage),
         resume=values.from_stage is not None,
         video=None if values.video is None else user_path(values.video),
+        edit=edit,
         batch_size=values.batch_size,
         overwrite=values.overwrite,
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         SuperresLatentConfig,
         SuperresPixelConfig,
     )
+    from show1_jax.config.video_edit import VideoEdit
     from show1_jax.errors import UserError
     from show1_jax.media.frames import to_uint8
     from show1_jax.media.read import read_video
@@ -40,6 +41,7 @@ __all__ = [
     "SuperresLatentConfig",
     "SuperresPixelConfig",
     "UserError",
+    "VideoEdit",
     "load_config",
     "make_network",
     "read_video",
@@ -52,6 +54,7 @@ _MODULES = {
     "Config": "config.config_file",
     "Prompt": "cascade.prompts",
     "UserError": "errors",
+    "VideoEdit": "config.video_edit",
     "load_config": "cli",
     "make_network": "checkpoints.networks",
     "read_video": "media.read",

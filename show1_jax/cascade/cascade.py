@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from show1_jax.cascade.conditions import SAMPLING, StageContext
+from show1_jax.cascade.conditions import StageContext, sample_stage
 from show1_jax.cascade.latents import AutoencoderCodec
 from show1_jax.cascade.memory import is_text_streamed, keeps_all_weights
 from show1_jax.cascade.networks import LoadNetwork, Networks
@@ -25,6 +25,7 @@ from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.checkpoints.recorded_settings import recorded_config
 from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
+from show1_jax.config.video_edit import VideoEdit
 from show1_jax.errors import UserError
 from show1_jax.parallel import check_finite, gather, put_batch
 from show1_jax.parallel.weights import WeightPath
@@ -52,11 +53,14 @@ class VideoBatch:
         prompts: texts, or `Prompt`s, which can have a negative prompt and a seed.
         seeds: seed of every video, 0 to 2^32 - 1; by default 0, 1, ... The seed of a `Prompt` replaces it.
         given: results of stages that do not run, (batch, time, height, width, 3) in [-1, 1], one video per prompt.
+        video: videos that a stage starts from, see `VideoEdit`, in the shape of its result; None without an edit, and
+            for the stage of latents, which starts from its input.
     """
 
     prompts: Sequence[str | Prompt]
     seeds: Sequence[int] | None = None
     given: Mapping[Stage, np.ndarray] = dataclasses.field(default_factory=dict)
+    video: np.ndarray | None = None
 
 
 class Cascade:
@@ -174,6 +178,8 @@ class Cascade:
         *,
         stages: Sequence[Stage] = STAGES,
         given: Mapping[Stage, np.ndarray] | None = None,
+        edit: VideoEdit | None = None,
+        video: np.ndarray | None = None,
         noise: NoiseSource | None = None,
         on_step: OnStageStep = lambda stage, done, total: None,
         on_stage: OnStage = lambda stage, video: None,
@@ -185,6 +191,8 @@ class Cascade:
             seeds: see `VideoBatch`.
             stages: stages to run, in any order; they run in the cascade's order.
             given: see `VideoBatch`.
+            edit: stage that starts from `video`, and how; the first of `stages`. Its `settings` replace the cascade's.
+            video: see `VideoBatch`.
             noise: source of all Gaussian draws; by default they are drawn from the seeds.
             on_step: called after every denoising step.
             on_stage: called with every stage's result.
@@ -204,8 +212,9 @@ class Cascade:
             on_stage(stage, video)
 
         self.sample_batches(
-            [VideoBatch(prompts, seeds, given or {})],
+            [VideoBatch(prompts, seeds, given or {}, video)],
             stages=stages,
+            edit=edit,
             noise=noise,
             on_step=lambda number, stage, done, total: on_step(stage, done, total),
             on_stage=keep,
@@ -217,6 +226,7 @@ class Cascade:
         batches: Sequence[VideoBatch],
         *,
         stages: Sequence[Stage] = STAGES,
+        edit: VideoEdit | None = None,
         noise: NoiseSource | None = None,
         on_step: OnBatchStep = lambda number, stage, done, total: None,
         on_stage: OnBatchStage = lambda number, stage, video: None,
@@ -228,6 +238,7 @@ class Cascade:
         Args:
             batches: videos that are sampled together.
             stages: see `sample`.
+            edit: see `sample`.
             noise: see `sample`; shared by all batches.
             on_step: called after every denoising step.
             on_stage: called with every stage's result of every batch; the results are not returned.
@@ -237,12 +248,16 @@ class Cascade:
         """
         if not batches:
             return
+        if edit is not None and edit.settings(self.spec.config) != self.spec.config:
+            changed = self.with_config(edit.settings(self.spec.config))
+            changed.sample_batches(batches, stages=stages, edit=edit, noise=noise, on_step=on_step, on_stage=on_stage)
+            return
         chosen = tuple(stage for stage in STAGES if stage in stages)
-        jobs = [self._job(batch, chosen, noise) for batch in batches]
+        jobs = [self._job(batch, chosen, noise, edit) for batch in batches]
         with self._networks.in_background(chosen, [(job.spec, len(job.prompts)) for job in jobs]):
             for stage in chosen[:1]:
                 self._networks.prefetch(jobs[0].spec, stage, len(jobs[0].prompts), before=text_encoders(chosen))
-            texts = self._encode_jobs(chosen, [job.prompts for job in jobs])
+            texts = self._encode_jobs(chosen, [job.prompts for job in jobs], edit)
             for number, stage in enumerate(chosen):
                 self._run_stage(
                     stage,
@@ -253,7 +268,9 @@ class Cascade:
                     on_stage=on_stage,
                 )
 
-    def _job(self, batch: VideoBatch, stages: Sequence[Stage], noise: NoiseSource | None) -> "_Job":
+    def _job(
+        self, batch: VideoBatch, stages: Sequence[Stage], noise: NoiseSource | None, edit: VideoEdit | None = None
+    ) -> "_Job":
         """Check a batch, and pad it so that it can be sharded over the devices."""
         prompts = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in batch.prompts]
         if not prompts:
@@ -269,6 +286,8 @@ class Cascade:
                 wanted = f"({len(prompts)} prompts, time, height, width, 3)"
                 raise UserError(f"the video given for {stage} has shape {video.shape}, not {wanted}")
         self.spec.check(stages, given)
+        start = None if batch.video is None else np.asarray(batch.video, np.float32)
+        self.spec.with_sizes_of(given).check_edit(edit, stages, start, len(prompts))
 
         padding = -len(prompts) % self.spec.mesh.shape["data"]
         seeds = [
@@ -280,6 +299,8 @@ class Cascade:
             len(prompts),
             self.spec.with_sizes_of(given),
             {stage: _pad(video, padding) for stage, video in given.items()},
+            edit,
+            None if start is None else _pad(start, padding),
             noise or SeededNoise(seeds + [seeds[-1]] * padding, self.spec.mesh),
         )
 
@@ -351,12 +372,19 @@ class Cascade:
         return self._encode_jobs(stages, [all_prompts])[0]
 
     def _encode_jobs(
-        self, stages: Sequence[Stage], jobs: Sequence[Sequence[Prompt]]
+        self, stages: Sequence[Stage], jobs: Sequence[Sequence[Prompt]], edit: VideoEdit | None = None
     ) -> list[dict[Stage, Float[Array, "_ _ _ _"]]]:
-        """Encode the prompts of several batches; see `encode_prompts`."""
+        """Encode the prompts of several batches; see `encode_prompts`. An inverted stage has the empty prompt first."""
+        inverted = edit.stage if edit is not None and edit.inversion_steps else None
         states: list[dict[Stage, Float[Array, "_ _ _ _"]]] = [{} for _ in jobs]
         for component, served in text_encoders(stages).items():
-            branches = [{stage: self._branch_texts(stage, prompts) for stage in served} for prompts in jobs]
+            branches = [
+                {
+                    stage: ((("",) * len(prompts),) if stage == inverted else ()) + self._branch_texts(stage, prompts)
+                    for stage in served
+                }
+                for prompts in jobs
+            ]
             batches = list(dict.fromkeys(texts for of_job in branches for pair in of_job.values() for texts in pair))
             encoded = dict(zip(batches, self.encode_texts(component, batches), strict=True))
             for of_job, found in zip(branches, states, strict=True):
@@ -405,6 +433,11 @@ class Cascade:
         """Run a stage for a batch, and return its result on the host; padding is included."""
         spec, mesh, row = self.spec, self.spec.mesh, STAGE_TABLE[stage]
         compiled = self._networks.programs(job.spec, stage, len(job.prompts))
+        edit = job.edit if job.edit is not None and job.edit.stage == stage else None
+        empty_text = None
+        if edit is not None and edit.inversion_steps:
+            empty_text, text = _split_branches(text)
+        video = None if edit is None or job.video is None else put_batch(job.video, mesh)
         context = StageContext(
             stage=stage,
             network=loaded[stage],
@@ -417,10 +450,13 @@ class Cascade:
             compiled=compiled.steps,
             sequential_guidance=compiled.need.sequential_guidance,
             codec=AutoencoderCodec(loaded[AUTOENCODER], mesh, compiled.codec) if row.is_latent else None,
+            edit=edit,
+            video=video,
+            empty_text=empty_text,
         )
         with exact_float32(spec.dtype):
             videos = {name: put_batch(job.videos[name], mesh) for name in row.inputs}
-            return gather(SAMPLING[stage](context, spec.config, videos), mesh)
+            return gather(sample_stage(context, spec.config, videos), mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -432,6 +468,8 @@ class _Job:
         num_videos: number of videos without padding.
         spec: spec of the cascade with the sizes of the given videos.
         videos: results of stages on the host, for the stages that still need them; with padding.
+        edit: stage that starts from `video`, and how; None: all start as usual.
+        video: videos that a stage starts from, with padding.
         noise: source of all draws.
     """
 
@@ -439,6 +477,8 @@ class _Job:
     num_videos: int
     spec: CascadeSpec
     videos: dict[Stage, HostVideo]
+    edit: VideoEdit | None
+    video: Float32[np.ndarray, "b _ _ _ _"] | None
     noise: NoiseSource
 
 
@@ -446,6 +486,12 @@ class _Job:
 def _stack_branches(states: tuple[Float[Array, "b n d"], ...]) -> Float[Array, "b g n d"]:
     """Return the text states of the branches of guidance, with the branches as the second axis."""
     return jnp.stack(states, axis=1)
+
+
+@jax.jit
+def _split_branches(states: Float[Array, "b g n d"]) -> tuple[Float[Array, "b 1 n d"], Float[Array, "b h n d"]]:
+    """Return the states of the first branch, and those of the others."""
+    return states[:, :1], states[:, 1:]
 
 
 def _pad(video: HostVideo, padding: int) -> Float32[np.ndarray, "b+{padding} t h w c"]:

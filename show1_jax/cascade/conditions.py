@@ -18,14 +18,24 @@ from einops import rearrange, repeat
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, Float32, Int
 
-from show1_jax.cascade.denoise import CompiledSteps, Condition, Denoise, OnStep, denoise, step_kinds
+from show1_jax.cascade.denoise import (
+    EVERY_BRANCH_AND_LEVEL,
+    CompiledSteps,
+    Condition,
+    Denoise,
+    OnStep,
+    denoise,
+    step_kinds,
+)
 from show1_jax.cascade.latents import LatentCodec, latent_shape
 from show1_jax.cascade.noise import Draw, NoiseSource, Purpose
 from show1_jax.cascade.resize import resize_bilinear
 from show1_jax.cascade.stages import superres_starts
 from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.config.sampling import Between, CascadeConfig, Stage, StageConfig
-from show1_jax.diffusion.samplers import make_sampler
+from show1_jax.config.video_edit import VideoEdit
+from show1_jax.diffusion.inversion import make_inversion
+from show1_jax.diffusion.samplers import Sampler, make_sampler
 from show1_jax.diffusion.schedule import SchedulerConfig, add_noise, alphas_cumprod
 from show1_jax.media.frames import from_uint8, resize_uint8, to_uint8
 from show1_jax.nn.array_types import Video
@@ -53,6 +63,10 @@ class StageContext:
         sequential_guidance: see `guided_output`.
         codec: autoencoder between pixels and latents; None if the stage works on pixels.
         window: number of this window among several, as text for errors.
+        edit: how the stage starts from `video`; None: it starts as usual, without one.
+        video: clean video in the shape of the stage's result; None without `edit`, and in a stage of latents, which
+            starts from its input.
+        empty_text: states of the empty prompt, if `edit` has an inversion.
         denoise: function that runs the sampler.
     """
 
@@ -68,6 +82,9 @@ class StageContext:
     sequential_guidance: bool = False
     codec: LatentCodec | None = None
     window: str = ""
+    edit: VideoEdit | None = None
+    video: StageVideo | None = None
+    empty_text: Float[Array, "b 1 n d"] | None = None
     denoise: Denoise = denoise
 
     def sample(
@@ -79,7 +96,8 @@ class StageContext:
         channels: Float32[Array, "b t h w e"] | None = None,
         noise_level: int | None = None,
         windows_per_video: int = 1,
-        strength: float = 1.0,
+        strength: float | None = None,
+        clip: Video | None = None,
     ) -> Video:
         """Run the stage's sampler.
 
@@ -91,27 +109,64 @@ class StageContext:
             channels: channels that the network is conditioned on.
             noise_level: timestep of the noise in `channels`.
             windows_per_video: number of windows of every video in the batch.
-            strength: share of the steps that run.
+            strength: share of the steps that run; by default that of `edit`, and all without it.
+            clip: clean video that `edit` starts from, in the shape of `start`, which is then noise; None: `start` is
+                the start.
 
         Returns:
             The clean videos or latents, in the shape of `start`.
         """
-        text = self.text if windows_per_video == 1 else _repeat_text(self.text, windows_per_video)
+        if strength is None:
+            strength = self.edit.strength if self.edit else 1.0
         sampler = make_sampler(self.scheduler, config.num_steps, strength)
+        condition = Condition(_repeated(self.text, windows_per_video), channels, noise_level)
+        finished = 0
+        if clip is not None and self.edit is not None:
+            if self.edit.inversion_steps:
+                start, finished = self._invert(self.edit, clip, sampler, condition, windows_per_video)
+            elif strength < 1:
+                start = _noised(self.scheduler, clip, start, int(sampler.timesteps[0]))
         return self.denoise(
             self.network,
             sampler,
             start,
-            condition=Condition(text, channels, noise_level),
+            condition=condition,
             guidance_scale=config.guidance_scale,
             step_noise=step_noise,
             mesh=self.mesh,
-            on_step=self.on_step,
+            on_step=lambda done, total: self.on_step(finished + done, finished + total),
             kinds=step_kinds(config, sampler),
             compiled=self.compiled,
             sequential_guidance=self.sequential_guidance,
             name=f"stage {self.stage}{self.window}",
         )
+
+    def _invert(
+        self, edit: VideoEdit, clip: Video, sampler: Sampler, condition: Condition, windows_per_video: int
+    ) -> tuple[Video, int]:
+        """Return the noise of a clean clip at the first timestep of a sampler, and the number of steps to it."""
+        inversion = make_inversion(
+            self.scheduler,
+            edit.inversion_steps,
+            last_timestep=int(sampler.timesteps[0]),
+            iterations=edit.inversion_iterations,
+        )
+        assert self.empty_text is not None
+        noise = self.denoise(
+            self.network,
+            inversion,
+            clip,
+            condition=dataclasses.replace(condition, text=_repeated(self.empty_text, windows_per_video)),
+            guidance_scale=1.0,
+            step_noise=_no_noise,
+            mesh=self.mesh,
+            on_step=lambda done, total: self.on_step(done, total + len(sampler.timesteps)),
+            kinds=(EVERY_BRANCH_AND_LEVEL,) * len(inversion.timesteps),
+            compiled={},
+            sequential_guidance=False,
+            name=f"stage {self.stage}{self.window}, inversion",
+        )
+        return noise, len(inversion.timesteps)
 
     def in_window(self, window: int, num_windows: int) -> "StageContext":
         """Return the context of one of several windows that run sequentially; steps are counted over all windows."""
@@ -128,6 +183,10 @@ class StageContext:
 
 # What a stage computes around its denoising loop is jitted in few pieces: operations one by one would each be compiled
 # at every start.
+
+
+def _repeated(text: Float[Array, "b g n d"], times: int) -> Float[Array, "b*{times} g n d"]:
+    return text if times == 1 else _repeat_text(text, times)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -157,6 +216,7 @@ def sample_keyframes(context: StageContext, config: CascadeConfig, videos: Stage
         settings,
         context.draw("initial", shape),
         step_noise=functools.partial(_step_noise, context, shape, 0),
+        clip=context.video,
     )
 
 
@@ -205,6 +265,7 @@ def interpolate(context: StageContext, config: CascadeConfig, videos: StageVideo
         step_noise=lambda step: draw("step", step),
         channels=interpolation_condition(keyframes, settings.num_between, settings.between),
         windows_per_video=num_windows,
+        clip=None if context.video is None else _split_windows(context.video, shape[0]),
     )
     return _join_windows(clips, num_windows)
 
@@ -216,11 +277,23 @@ def _batch_windows(draws: tuple[Video, ...]) -> Float32[Array, "_ t h w c"]:
 
 
 @functools.partial(jax.jit, static_argnums=1)
+def _split_windows(video: StageVideo, length: int) -> Float32[Array, "_ {length} h w c"]:
+    """Return the windows of a video, which overlap in one frame, as one batch; see `_batch_windows`."""
+    starts = range(0, video.shape[1] - 1, length - 1)
+    windows = jnp.stack([video[:, start : start + length] for start in starts], axis=1)
+    return rearrange(windows, "b v t h w c -> (b v) t h w c")
+
+
+@functools.partial(jax.jit, static_argnums=1)
 def _join_windows(clips: Video, num_windows: int) -> Float32[Array, "_ _ h w c"]:
     """Return the videos of windows that overlap in one frame, which comes from the later window."""
     clips = rearrange(clips, "(b v) t h w c -> b v t h w c", v=num_windows)
     starts = rearrange(clips[:, :, :-1], "b v t h w c -> b (v t) h w c")
     return jnp.concatenate([starts, clips[:, -1, -1:]], axis=1)
+
+
+def _no_noise(step: int) -> Video:
+    raise AssertionError(f"an inversion draws no noise, but asks for that of step {step}")
 
 
 def _step_noise(context: StageContext, shape: tuple[int, ...], window: int, step: int) -> Video:
@@ -273,6 +346,7 @@ def superres_first_frame(context: StageContext, config: CascadeConfig, videos: S
         step_noise=functools.partial(_step_noise, context, shape, 0),
         channels=_superres_condition(scheduler, low, 0, noise, settings.noise_level, None),
         noise_level=settings.noise_level,
+        clip=context.video,
     )
 
 
@@ -295,6 +369,7 @@ def superres_pixel(context: StageContext, config: CascadeConfig, videos: StageVi
             step_noise=functools.partial(_step_noise, context, shape, window),
             channels=_superres_condition(scheduler, low, start, noise, settings.noise_level, known),
             noise_level=settings.noise_level,
+            clip=None if context.video is None else context.video[:, start : start + shape[0]],
         )
         if window + 1 < len(starts):
             clip, known = _split_clip(clip, starts[window + 1] - start)
@@ -326,18 +401,31 @@ def superres_latent(context: StageContext, config: CascadeConfig, videos: StageV
     video = resize_for_latents(videos["superres_pixel"], settings.height, settings.width, context.mesh)
     shape = latent_shape(codec.architecture, *video.shape[1:4])
     first = make_sampler(context.scheduler, settings.num_steps, settings.strength).timesteps[0]
+    inverts = context.edit is not None and context.edit.inversion_steps > 0
     with jax.set_mesh(context.mesh):
         latents = codec.encode(video, context.draw("posterior", shape))
         check_finite(latents, context.mesh, f"stage {context.stage}: the autoencoder's encoder")
+        noise = context.draw("initial", shape)
         latents = context.sample(
             settings,
-            _noised(context.scheduler, latents, context.draw("initial", shape), int(first)),
+            noise if inverts else _noised(context.scheduler, latents, noise, int(first)),
             step_noise=functools.partial(_step_noise, context, shape, 0),
             strength=settings.strength,
+            clip=latents if inverts else None,
         )
         frames = codec.decode(latents)
         check_finite(frames, context.mesh, f"stage {context.stage}: the autoencoder's decoder")
         return frames
+
+
+def sample_stage(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
+    """Sample a stage, see `SampleStage`; an edit that leaves no step returns the video itself."""
+    if context.edit is None or not context.edit.returns_video(config):
+        return SAMPLING[context.stage](context, config, videos)
+    if context.video is not None:
+        return context.video
+    settings = config.superres_latent
+    return resize_for_latents(videos["superres_pixel"], settings.height, settings.width, context.mesh)
 
 
 SAMPLING: Final[dict[Stage, SampleStage]] = {

@@ -15,7 +15,8 @@ from show1_jax.cascade.fit import network_problems
 from show1_jax.cascade.stages import AUTOENCODER, PIXEL_CHANNELS, STAGE_TABLE, Size, check_inputs
 from show1_jax.checkpoints.manifest import Manifest
 from show1_jax.checkpoints.networks import architecture_of
-from show1_jax.config.sampling import CascadeConfig, Stage
+from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
+from show1_jax.config.video_edit import VideoEdit
 from show1_jax.diffusion.samplers import DDPM, Sampler, make_sampler
 from show1_jax.diffusion.schedule import SchedulerConfig
 from show1_jax.errors import UserError
@@ -138,6 +139,38 @@ class CascadeSpec:
             if not np.isfinite(video).all():
                 raise UserError(f"the video given for {stage} has NaN or infinite values; give finite ones")
         self._check_stages(stages, sizes)
+
+    def check_edit(
+        self, edit: VideoEdit | None, stages: Sequence[Stage], video: np.ndarray | None, num_videos: int
+    ) -> None:
+        """Refuse an edit that does not fit the stages, and a video that does not fit its stage.
+
+        Args:
+            edit: stage that starts from a video, and how.
+            stages: stages to run.
+            video: the videos, (batch, time, height, width, 3).
+            num_videos: number of videos that are sampled.
+
+        Raises:
+            UserError: the line names the stage and what does not fit.
+        """
+        if edit is None:
+            if video is not None:
+                raise UserError("a video to start from needs an edit: the stage that starts from it, and its strength")
+            return
+        if edit.stage != next((stage for stage in STAGES if stage in stages), None):
+            raise UserError(f"stage {edit.stage} starts from a video, so that it must be the first stage to run")
+        spec = STAGE_TABLE[edit.stage]
+        if spec.is_latent:
+            if video is not None:
+                raise UserError(f"stage {edit.stage} starts from the video given for {spec.inputs[0]}; give no other")
+            return
+        shape = (num_videos, spec.num_frames(self.config), *self.sizes({})[edit.stage], PIXEL_CHANNELS)
+        if video is None or video.shape != shape:
+            found = "no video" if video is None else f"a video of shape {video.shape}"
+            raise UserError(f"stage {edit.stage} must start from a video of shape {shape}, not from {found}")
+        if not np.isfinite(video).all():
+            raise UserError(f"the video that stage {edit.stage} starts from has NaN or infinite values")
 
     def check_settings(self, stages: Sequence[Stage]) -> None:
         """Refuse settings that do not fit a stage, as `check` does, before its inputs are known."""

@@ -37,7 +37,7 @@ from show1_jax.runtime import enable_compilation_cache, memory_errors
 from show1_jax.sampling.dry_run import describe_memory
 from show1_jax.sampling.progress import StageBars
 from show1_jax.sampling.request import Request
-from show1_jax.sampling.run_directory import Clip, RunDirectory, describe_request
+from show1_jax.sampling.run_directory import Clip, RunDirectory, describe_edit, describe_request
 from show1_jax.sampling.run_record import Record, differences
 
 _MEMORY_ADVICE: Final = (
@@ -60,6 +60,13 @@ class VideoJob:
 Item = TypeVar("Item")
 
 
+class _UserVideo(NamedTuple):
+    """The user's video, fitted: as results of stages that do not run, and as the start of the first stage that runs."""
+
+    given: dict[Stage, Clip]
+    start: Clip | None
+
+
 class _Claimed(NamedTuple):
     """A job whose directory is locked by this process, and its inputs."""
 
@@ -79,10 +86,10 @@ def sample_videos(config: Config, request: Request) -> None:
     from_first_process(lambda: make_random_checkpoint(config))
     checkpoints = CheckpointSet.open(config.checkpoint)
     adapters = open_adapters(config.adapter, checkpoints)
-    cascade = Cascade.of(checkpoints, config, adapters=adapters)
+    cascade = Cascade.of(checkpoints, request.settings(config), adapters=adapters)
     checkpoints.check_sizes(components(request.stages))
-    jobs = _video_jobs(cascade, config, request, adapters)
     user_video = from_first_process(lambda: _read_user_video(config, request))
+    jobs = from_first_process(lambda: _video_jobs(cascade, config, request, adapters, user_video))
     pending = from_first_process(lambda: _pending_jobs(cascade, jobs, request, user_video))
     if pending:
         from_first_process(
@@ -101,7 +108,7 @@ def sample_videos(config: Config, request: Request) -> None:
                 _print_jobs({places[number]: jobs[number] for number in claimed}, len(pending))
                 parts = [[_Claimed(jobs[n], claimed[n]) for n in batch if n in claimed] for batch in together]
                 if claimed:
-                    _sample_batches(cascade, config, request, list(filter(None, parts)))
+                    _sample_batches(cascade, config, request, list(filter(None, parts)), user_video)
     if is_first_process():
         print(_viewing_hint(_video_file(jobs[-1], request)), flush=True)
 
@@ -114,7 +121,7 @@ def _groups(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 def print_memory(config: Config, request: Request) -> None:
     """Print the memory that each device needs for a request; see `show1_jax.sampling.dry_run.describe_memory`."""
     enable_compilation_cache(config.compilation_cache)
-    for line in describe_memory(config, request):
+    for line in describe_memory(request.settings(config), request):
         if is_first_process():
             print(line, flush=True)
 
@@ -126,16 +133,25 @@ def make_random_checkpoint(config: Config) -> None:
         write_random_checkpoint(first, config.architecture, config.schedulers, config=config)
 
 
-def _video_jobs(cascade: Cascade, config: Config, request: Request, adapters: Sequence[Adapter]) -> list[VideoJob]:
+def _video_jobs(
+    cascade: Cascade, config: Config, request: Request, adapters: Sequence[Adapter], user_video: _UserVideo | None
+) -> list[VideoJob]:
     digests = component_digests(cascade.spec.manifest, adapters)
-    return [
-        VideoJob(
+    own = None
+    if request.edit is not None and user_video is not None:
+        own = describe_edit(request.edit, user_video.start)
+    jobs = []
+    for prompt in request.prompts:  # a kept stage may have started from the video of an earlier request
+        directory = RunDirectory.of(config.out, prompt)
+        described = describe_request(
+            config,
             prompt,
-            RunDirectory.of(config.out, prompt),
-            describe_request(config, prompt, precision=cascade.spec.dtype.name, checkpoint=digests),
+            precision=cascade.spec.dtype.name,
+            checkpoint=digests,
+            edit=own or (directory.edit_of(request.kept) if request.kept else None),
         )
-        for prompt in request.prompts
-    ]
+        jobs.append(VideoJob(prompt, directory, described))
+    return jobs
 
 
 def component_digests(manifest: Manifest, adapters: Sequence[Adapter] = ()) -> dict[str, str]:
@@ -147,18 +163,24 @@ def component_digests(manifest: Manifest, adapters: Sequence[Adapter] = ()) -> d
     return digests
 
 
-def _read_user_video(config: Config, request: Request) -> Clip | None:
-    """Read the user's video, if any, as a stage's result: resized to that stage, with evenly spaced frames."""
-    if request.video is None or request.video_stage is None:
+def _read_user_video(config: Config, request: Request) -> _UserVideo | None:
+    """Read the user's video, if any: resized to each stage that it stands for, with evenly spaced frames."""
+    if request.video is None:
         return None
-    spec = STAGE_TABLE[request.video_stage]
-    size = spec.size(config, config.keyframes.size)
-    return read_video(request.video, size, spec.num_frames(config))[0]
+    path = request.video
+
+    def fitted(stage: Stage) -> Clip:
+        spec = STAGE_TABLE[stage]
+        return read_video(path, spec.size(config, config.keyframes.size), spec.num_frames(config))[0]
+
+    given = {stage: fitted(stage) for stage in request.video_stages}
+    starts = request.edit is not None and not STAGE_TABLE[request.edit.stage].is_latent
+    return _UserVideo(given, fitted(request.stages[0]) if starts else None)
 
 
-def _inputs(job: VideoJob, request: Request, user_video: Clip | None) -> dict[Stage, Clip]:
-    if user_video is not None and request.video_stage is not None:
-        return {request.video_stage: user_video}
+def _inputs(job: VideoJob, request: Request, user_video: _UserVideo | None) -> dict[Stage, Clip]:
+    if user_video is not None:
+        return dict(user_video.given)
     return {stage: job.directory.load(stage) for stage in request.inputs}
 
 
@@ -166,7 +188,9 @@ def _digests(videos: Mapping[Stage, Clip]) -> dict[Stage, str]:
     return {stage: video_sha256(video) for stage, video in videos.items()}
 
 
-def _pending_jobs(cascade: Cascade, jobs: Sequence[VideoJob], request: Request, user_video: Clip | None) -> list[int]:
+def _pending_jobs(
+    cascade: Cascade, jobs: Sequence[VideoJob], request: Request, user_video: _UserVideo | None
+) -> list[int]:
     """Return the indices of the jobs that must be run; refuse impossible ones before anything is written."""
     pending: list[int] = []
     shapes: dict[Stage, tuple[int, ...]] = {}
@@ -239,7 +263,7 @@ def _print_warnings(
 
 
 def _lock_pending(
-    stack: ExitStack, jobs: Mapping[int, VideoJob], request: Request, user_video: Clip | None
+    stack: ExitStack, jobs: Mapping[int, VideoJob], request: Request, user_video: _UserVideo | None
 ) -> dict[int, dict[Stage, Clip]]:
     """Lock the directories of some jobs until `stack` ends; return the inputs of the jobs still to be run, by index."""
     claimed = {}
@@ -291,12 +315,20 @@ class _Output:
             say(f"done: {_video_file(job, self._request)} (all stages: {CONTACT_SHEET} beside it)", sys.stdout)
 
 
-def _sample_batches(cascade: Cascade, config: Config, request: Request, batches: Sequence[Sequence[_Claimed]]) -> None:
+def _sample_batches(
+    cascade: Cascade,
+    config: Config,
+    request: Request,
+    batches: Sequence[Sequence[_Claimed]],
+    user_video: _UserVideo | None,
+) -> None:
     """Sample batches stage by stage, and write the result of every stage as soon as it exists."""
+    start = None if user_video is None else user_video.start
     videos = [
         VideoBatch(
             [claimed.job.prompt for claimed in batch],
             given={stage: np.stack([claimed.inputs[stage] for claimed in batch]) for stage in batch[0].inputs},
+            video=None if start is None else np.stack([start] * len(batch)),
         )
         for batch in batches
     ]
@@ -315,6 +347,7 @@ def _sample_batches(cascade: Cascade, config: Config, request: Request, batches:
         cascade.sample_batches(
             videos,
             stages=request.stages,
+            edit=request.edit,
             on_step=lambda number, stage, done, total: bars.step(stage, done, total, number),
             on_stage=on_stage,
         )

@@ -11,6 +11,7 @@ from show1_jax.cascade.stages import STAGE_TABLE, check_inputs, stages_before, s
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
+from show1_jax.config.video_edit import DEFAULT_INVERSION_STEPS, VideoEdit
 from show1_jax.errors import UserError
 from show1_jax.sampling.prompt_files import read_prompts
 
@@ -25,7 +26,9 @@ class Request:
         prompts: one prompt for each video, with a seed.
         stages: stages to run, in the cascade's order.
         resume: True if the results of the stages before the first of `stages` exist: saved ones, or `video`.
-        video: a video of the user, used instead of the result of the stage before.
+        video: a video of the user, used instead of the result of the stage before; with `edit`, instead of the results
+            of all stages that the first stage needs.
+        edit: how the first of `stages` starts from `video`; None: it starts as usual, without one.
         batch_size: number of videos that are sampled together; None: the size of the mesh's data axis.
         overwrite: True to replace existing files of another request.
     """
@@ -34,6 +37,7 @@ class Request:
     stages: tuple[Stage, ...] = STAGES
     resume: bool = False
     video: Path | None = None
+    edit: VideoEdit | None = None
     batch_size: int | None = None
     overwrite: bool = False
 
@@ -42,15 +46,32 @@ class Request:
             raise UserError(f"no stages to run; choose from {', '.join(STAGES)}")
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"--batch_size={self.batch_size} must be at least 1")
-        if self.video is not None and (not self.resume or self.video_stage is None):
+        if self.edit is not None:
+            self._check_edit(self.edit)
+        elif self.video is not None and (not self.resume or not self.video_stages):
             possible = [stage for stage in STAGES if STAGE_TABLE[stage].video_input]
-            raise UserError(f"--video needs --from_stage with one of {', '.join(possible)}")
-        check_inputs(self.stages, [self.video_stage] if self.video and self.video_stage else self.kept)
+            raise UserError(
+                f"--video needs --from_stage with one of {', '.join(possible)}; with --strength or --invert, any stage"
+            )
+        check_inputs(self.stages, self.video_stages if self.video else self.kept)
+
+    def _check_edit(self, edit: VideoEdit) -> None:
+        if self.video is None or not self.resume:
+            raise UserError("--strength and --invert start the stage of --from_stage from --video; give both of these")
+        if edit.stage != self.stages[0]:
+            raise UserError(f"--from_stage={edit.stage} starts from --video, so that --stages must contain it")
 
     @property
-    def video_stage(self) -> Stage | None:
-        """The stage whose result is replaced by a video of the user; None if the first stage cannot use one."""
-        return STAGE_TABLE[self.stages[0]].video_input
+    def video_stages(self) -> tuple[Stage, ...]:
+        """The stages whose results are replaced by a video of the user; none if the first stage cannot use one."""
+        spec = STAGE_TABLE[self.stages[0]]
+        if self.edit is not None:
+            return spec.inputs
+        return () if spec.video_input is None else (spec.video_input,)
+
+    def settings(self, config: Config) -> Config:
+        """Return the settings that the stages are sampled with; see `VideoEdit.settings`."""
+        return config if self.edit is None else self.edit.settings(config)
 
     @property
     def kept(self) -> tuple[Stage, ...]:
@@ -82,6 +103,32 @@ def choose_stages(stages: str | None, from_stage: str | None) -> tuple[Stage, ..
     if more or start not in STAGES:
         raise UserError(f"--from_stage takes one stage of {', '.join(STAGES)}, not {from_stage!r}")
     return tuple(stage for stage in stages_from(start) if stage in chosen)
+
+
+def choose_edit(
+    from_stage: str | None,
+    strength: float | None,
+    invert: bool,
+    inversion_steps: int | None = None,
+    inversion_iterations: int | None = None,
+) -> VideoEdit | None:
+    """Return how `--from_stage s` starts from a video: `--strength`, `--invert`; None if both are absent.
+
+    Raises:
+        UserError: a number is out of range, the stage is missing, or details of an inversion are given without one.
+    """
+    if not invert and (inversion_steps is not None or inversion_iterations is not None):
+        raise UserError("--inversion_steps and --inversion_iterations need --invert")
+    if strength is None and not invert:
+        return None
+    if from_stage is None:
+        raise UserError("--strength and --invert need --from_stage, the stage that starts from --video")
+    stage = choose_stages(None, from_stage)[0]
+    if inversion_steps is not None and inversion_steps < 1:
+        raise UserError(f"--inversion_steps={inversion_steps} must be at least 1")
+    steps = (inversion_steps or DEFAULT_INVERSION_STEPS) if invert else 0
+    iterations = 1 if inversion_iterations is None else inversion_iterations
+    return VideoEdit(stage, 1.0 if strength is None else strength, steps, iterations)
 
 
 def choose_prompts(

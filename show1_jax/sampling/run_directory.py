@@ -25,6 +25,7 @@ from show1_jax.cascade.prompts import Prompt, slug
 from show1_jax.checkpoints.manifest import sha256
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
+from show1_jax.config.video_edit import VideoEdit
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder, user_path, write_bytes
 from show1_jax.media.contact_sheet import CONTACT_SHEET, contact_sheet
@@ -125,6 +126,18 @@ class RunDirectory:
         """Return the record in `run.json`, or None if there is none; see `Record.read`."""
         return Record.read(self.path / RECORD)
 
+    def edit_of(self, stages: Sequence[Stage]) -> Mapping[str, Any] | None:
+        """Return how one of these stages started from a video, according to the record; None if none did.
+
+        A damaged record has no edit; it is refused or replaced later.
+        """
+        try:
+            record = self.record()
+        except UserError:
+            return None
+        edit = None if record is None else record.request.get("edit")
+        return edit if isinstance(edit, dict) and edit.get("stage") in stages else None
+
     def is_done(self, request: Mapping[str, Any], stages: Sequence[Stage], inputs: Mapping[Stage, str]) -> bool:
         """Return whether these stages of this request have been sampled, with inputs of these hashes.
 
@@ -192,8 +205,23 @@ class RunDirectory:
                 raise UserError(f"cannot remove {path} ({error.strerror}); choose another place with --out") from error
 
 
+def describe_edit(edit: VideoEdit, video: Clip | None) -> dict[str, Any]:
+    """Return what determines the start of a stage from a video, as stored in `run.json`.
+
+    Args:
+        edit: stage that starts from the video, and how.
+        video: the video in the shape of the stage's result; None if the stage starts from its input.
+    """
+    return {**dataclasses.asdict(edit), "video": None if video is None else video_sha256(video)}
+
+
 def describe_request(
-    config: Config, prompt: Prompt, *, precision: str, checkpoint: Mapping[str, str]
+    config: Config,
+    prompt: Prompt,
+    *,
+    precision: str,
+    checkpoint: Mapping[str, str],
+    edit: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return all inputs that determine a video, as stored in `run.json`.
 
@@ -202,8 +230,9 @@ def describe_request(
         prompt: the prompt, with its seed.
         precision: the resolved precision, e.g. "float32".
         checkpoint: a hash of each component, by name.
+        edit: see `describe_edit`; None if all stages start as usual.
     """
-    request = {
+    request: dict[str, Any] = {
         "prompt": prompt.text,
         "negative_prompts": {stage: config.negative_text(stage, prompt.negative) for stage in STAGES},
         "seed": prompt.seed,
@@ -211,5 +240,7 @@ def describe_request(
         "checkpoint": dict(checkpoint),
         "config": config.to_dict(),
     }
+    if edit is not None:
+        request["edit"] = dict(edit)
     plain: dict[str, Any] = json.loads(json.dumps(request))
     return plain

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Array
 
-from show1_jax.cascade.conditions import SAMPLING, StageContext, interpolation_condition
+from show1_jax.cascade import conditions
+from show1_jax.cascade.conditions import StageContext, interpolation_condition
 from show1_jax.cascade.denoise import Condition, Denoise
 from show1_jax.cascade.noise import Draw, SeededNoise
 from show1_jax.checkpoints.networks import LoadedNetwork
@@ -28,6 +29,8 @@ from show1_jax.config.sampling import (
     SuperresLatentConfig,
     SuperresPixelConfig,
 )
+from show1_jax.config.video_edit import VideoEdit
+from show1_jax.diffusion.inversion import Inversion
 from show1_jax.diffusion.samplers import Sampler
 from show1_jax.diffusion.schedule import SchedulerConfig
 from show1_jax.errors import UserError
@@ -127,7 +130,7 @@ def sample_stage(running: StageContext, settings: StageConfig, **videos: np.ndar
     """Return the stage's result; other stages have the released settings."""
     given: dict[Any, Any] = {stage: jnp.asarray(video) for stage, video in videos.items()}
     settings_by_stage: dict[str, Any] = {running.stage: settings}
-    return SAMPLING[running.stage](running, CascadeConfig(**settings_by_stage), given)
+    return conditions.sample_stage(running, CascadeConfig(**settings_by_stage), given)
 
 
 def video(frames: int, height: int, width: int) -> np.ndarray:
@@ -297,6 +300,63 @@ def test_latents_are_noised_to_the_first_of_the_last_steps(
     assert call.condition.channels is None
     assert call.condition.noise_level is None
     np.testing.assert_array_equal(result, codec.decode(call.result))
+
+
+EMPTY_TEXT = np.random.default_rng(2).standard_normal((2, 1, 3, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("strength", "inversion_steps"), [(1.0, 0), (0.5, 0), (0.5, 3), (0.1, 3)])
+@pytest.mark.parametrize("stage", ["keyframes", "interpolation", "first_frame", "superres_pixel"])
+def test_every_window_starts_from_its_part_of_the_video(
+    sampled: Recorder, stage: Stage, strength: float, inversion_steps: int
+) -> None:
+    """From noise alone, the noised clip, its inversion, or with a step that is too short, it is the result."""
+    low, first = video(5, 1, 2), normal("first", shape=(2, 1, 4, 8, 3))
+    cases: dict[Stage, tuple[np.ndarray, StageConfig, list[tuple[int, int]], dict[str, np.ndarray]]] = {
+        "keyframes": (video(4, 2, 3), KeyframesConfig(4, num_frames=4, height=2, width=3), [(0, 4)], {}),
+        "interpolation": (low, InterpolationConfig(4, num_between=1), [(0, 3), (2, 5)], {"keyframes": video(3, 1, 2)}),
+        "first_frame": (first, FirstFrameConfig(4), [(0, 1)], {"interpolation": low}),
+        "superres_pixel": (
+            video(5, 4, 8),
+            SuperresPixelConfig(4, window=4, stride=3),
+            [(0, 4), (1, 5)],
+            {"interpolation": low, "first_frame": first},
+        ),
+    }
+    own, config, windows, inputs = cases[stage]
+    edit = VideoEdit(stage, strength, inversion_steps)
+    running = context(stage, sampled, edit=edit, video=jnp.asarray(own), empty_text=jnp.asarray(EMPTY_TEXT))
+    result = np.asarray(sample_stage(running, config, **inputs))
+    if strength == 0.1:
+        np.testing.assert_array_equal(result, own)
+        assert not sampled.calls
+        return
+    clips = [own[:, start:end] for start, end in windows]
+    noises = [np.asarray(of_draw(Draw(stage, "initial", 0, n), clip.shape[1:])) for n, clip in enumerate(clips)]
+    if stage == "interpolation":  # whose windows are one batch
+        clips, noises = ([rearrange(np.stack(each, 1), "b v t h w c -> (b v) t h w c")] for each in (clips, noises))
+    samplings = [call for call in sampled.calls if not isinstance(call.sampler, Inversion)]
+    inversions = [call for call in sampled.calls if isinstance(call.sampler, Inversion)]
+    assert len(samplings) == len(clips)
+    assert len(inversions) == (len(clips) if inversion_steps else 0)
+    for number, (clip, noise, call) in enumerate(zip(clips, noises, samplings, strict=True)):
+        assert list(call.sampler.timesteps) == [750, 500, 250, 0][-int(4 * strength) :]
+        if strength == 1:
+            np.testing.assert_array_equal(call.start, noise)
+        elif not inversion_steps:
+            a = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:251])
+            np.testing.assert_allclose(call.start, np.sqrt(a) * clip + np.sqrt(1 - a) * noise, atol=1e-4)
+        else:
+            inversion = inversions[number]
+            np.testing.assert_array_equal(inversion.start, clip)
+            np.testing.assert_array_equal(call.start, inversion.result)
+            assert list(inversion.sampler.timesteps) == [0, 250]
+            assert inversion.guidance_scale == 1
+            times = len(clip) // 2
+            np.testing.assert_array_equal(inversion.condition.text, np.repeat(EMPTY_TEXT, times, axis=0))
+            assert inversion.condition.noise_level == call.condition.noise_level
+            if inversion.condition.channels is not None:
+                np.testing.assert_array_equal(inversion.condition.channels, np.asarray(call.condition.channels))
 
 
 def seeded(seeds: list[int], devices: int, *draw: Any) -> np.ndarray:
