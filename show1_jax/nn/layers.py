@@ -182,9 +182,17 @@ def exact_gelu(x: Array) -> Array:
     return (0.5 * wide * (1 + jax.lax.erf(math.sqrt(0.5) * wide))).astype(x.dtype)
 
 
+def silu(x: Array) -> Array:
+    """Apply SiLU, computed in float32: more exact in bfloat16 than `jax.nn.silu`, and faster on GPUs.
+
+    GPUs have no exponential in bfloat16, so that its rounding there costs more than its single precision.
+    """
+    return jax.nn.silu(x.astype(jnp.float32)).astype(x.dtype)
+
+
 def activation(name: Activation) -> Callable[[Array], Array]:
     """Return the activation function of that name."""
-    return {"silu": jax.nn.silu, "gelu": exact_gelu}[name]
+    return {"silu": silu, "gelu": exact_gelu}[name]
 
 
 def per_frame(norm: GroupNorm, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from show1_jax.nn.attention import TransformerBlock
 from show1_jax.nn.config import temporal_groups
-from show1_jax.nn.layers import Layers, flatten_pixels
+from show1_jax.nn.layers import Layers, flatten_pixels, silu
 
 
 class TemporalConvStep(nnx.Module):
@@ -19,7 +19,7 @@ class TemporalConvStep(nnx.Module):
         self.conv = make.conv(channels, channels, (3, 1))
 
     def __call__(self, x: Float[Array, "b t p c"]) -> Float[Array, "b t p c"]:
-        return self.conv(jax.nn.silu(self.norm(x)))
+        return self.conv(silu(self.norm(x)))
 
 
 class TemporalConv(nnx.Module):

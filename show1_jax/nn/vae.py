@@ -1,6 +1,5 @@
 """The autoencoder of the latent stage (AutoencoderKL; Rombach et al. 2022)."""
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
@@ -8,7 +7,7 @@ from jaxtyping import Array, Float
 
 from show1_jax.nn.blocks import ResnetBlock, Upsample
 from show1_jax.nn.config import VAEConfig
-from show1_jax.nn.layers import Layers, flatten_pixels, per_frame, rematerialised
+from show1_jax.nn.layers import Layers, flatten_pixels, per_frame, rematerialised, silu
 from show1_jax.ops.attention import attend
 from show1_jax.parallel import constrain_activation
 
@@ -109,7 +108,7 @@ class Encoder(nnx.Module):
         x = self.conv_in(x)
         for block in (*self.down_blocks, self.mid_block):
             x = rematerialised(block.__call__, self.remat)(constrain_activation(x))
-        return self.conv_out(jax.nn.silu(per_frame(self.conv_norm_out, x)))
+        return self.conv_out(silu(per_frame(self.conv_norm_out, x)))
 
 
 class Decoder(nnx.Module):
@@ -136,7 +135,7 @@ class Decoder(nnx.Module):
         x = self.conv_in(z)
         for block in (self.mid_block, *self.up_blocks):
             x = rematerialised(block.__call__, self.remat)(constrain_activation(x))
-        return self.conv_out(jax.nn.silu(per_frame(self.conv_norm_out, x)))
+        return self.conv_out(silu(per_frame(self.conv_norm_out, x)))
 
 
 class Autoencoder(nnx.Module):

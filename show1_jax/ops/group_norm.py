@@ -59,7 +59,7 @@ def per_channel(x: Features, scale: PerChannel, bias: PerChannel, num_groups: in
     means, within = (y.reshape(len(x), num_groups, -1) for y in (pivot + mean_shifted, within))
     mean = means.mean(axis=2)
     variance = within.mean(axis=2) + jax.lax.square(means - mean[..., None]).mean(axis=2)
-    return _normalised(x, mean, variance, scale, bias, epsilon)
+    return _scaled_and_shifted(x, mean, variance, scale, bias, epsilon)
 
 
 def _normalised(
@@ -76,6 +76,27 @@ def _normalised(
     centred = x.astype(jnp.float32) - mean
     factor = jax.lax.rsqrt(variance + epsilon) * scale.reshape(channels).astype(jnp.float32)
     return (centred * factor + bias.reshape(channels).astype(jnp.float32)).astype(x.dtype)
+
+
+def _scaled_and_shifted(
+    x: Features,
+    mean: Float[Array, "n groups"],
+    variance: Float[Array, "n groups"],
+    scale: PerChannel,
+    bias: PerChannel,
+    epsilon: float,
+) -> Features:
+    """Return `x factor + shift`, as PyTorch does, where a channel's factor and shift have mean and bias in them.
+
+    The rounding of the shift is at most that of the features themselves. The barrier keeps XLA from computing both
+    again for every pixel.
+    """
+    size = x.shape[-1] // mean.shape[1]
+    factor = jnp.repeat(jax.lax.rsqrt(variance + epsilon), size, axis=1) * scale.astype(jnp.float32)
+    shift = bias.astype(jnp.float32) - jnp.repeat(mean, size, axis=1) * factor
+    factor, shift = jax.lax.optimization_barrier((factor, shift))
+    per_sample = (len(x), *(1,) * (x.ndim - 2), -1)
+    return (x.astype(jnp.float32) * factor.reshape(per_sample) + shift.reshape(per_sample)).astype(x.dtype)
 
 
 VARIANTS: Final[Mapping[NormVariant, Callable[..., Features]]] = {"two_pass": two_pass, "per_channel": per_channel}

@@ -29,7 +29,7 @@ ARCHITECTURES = {"pixel": tiny_config.UNET | {"in_channels": 3}, "latent": tiny_
 def nvidia(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Give GPUs cuDNN and a small cache; Flax's norms in half precision need the standard type promotion."""
     cudnn.emulate(monkeypatch)
-    monkeypatch.setattr(choice, "_CACHE_BYTES", 2**16)
+    monkeypatch.setattr(choice, "_LARGE_BYTES", 2**16)
     with jax.numpy_dtype_promotion("standard"):
         yield
 
