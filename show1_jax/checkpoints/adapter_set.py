@@ -119,14 +119,28 @@ class AdaptedCheckpoints:
         if not adapters:
             return network
         weights = to_weights(network.weights)
-        changes: Weights = {}
-        for adapter in adapters:
-            for path, change in weight_changes(weights, _read(adapter, mesh), adapter.config.scale).items():
-                scaled = adapter.strength * change
-                changes[path] = changes[path] + scaled if path in changes else scaled
-        for path, change in changes.items():
+        for path, change in added_changes(weights, adapters, mesh).items():
             weights[path] = _changed(weights[path], change)
         return network._replace(weights=to_state(network.weights, weights))
+
+
+def added_changes(base: Weights, adapters: Sequence[Adapter], mesh: Mesh) -> Weights:
+    """Return the sum of the float32 changes that adapters of one network make, by path of the weight.
+
+    Args:
+        base: the weights of the network; those that no adapter replaces may be absent.
+        adapters: adapters of the network.
+        mesh: mesh of the changes.
+
+    Raises:
+        UserError: an adapter's files are damaged or have values that are not finite.
+    """
+    changes: Weights = {}
+    for adapter in adapters:
+        for path, change in weight_changes(base, read_adapter(adapter, mesh), adapter.config.scale).items():
+            scaled = adapter.strength * change
+            changes[path] = changes[path] + scaled if path in changes else scaled
+    return changes
 
 
 def _changed(weight: Any, change: Array) -> Array:
@@ -141,8 +155,12 @@ def _add(weight: Array, change: Array) -> Array:
     return (weight.astype(jnp.float32) + change).astype(weight.dtype)
 
 
-def _read(adapter: Adapter, mesh: Mesh) -> Weights:
-    """Read an adapter's arrays, float32, sharded over the mesh as weights are, and check their hashes."""
+def read_adapter(adapter: Adapter, mesh: Mesh) -> Weights:
+    """Read an adapter's arrays, float32, sharded over the mesh as weights are, and check their hashes.
+
+    Raises:
+        UserError: its files are damaged or have values that are not finite.
+    """
     check_hashes(adapter.folder, f"{adapter.component}/weights", together=True)
     shardings = shardings_by_path(adapter.shapes, mesh)
     wanted = {
