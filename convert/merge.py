@@ -164,6 +164,7 @@ def _changed_weights(
     for path, change in added_changes(base, adapters, cpu_mesh()).items():
         weight = weights[path].astype(np.float32) + np.asarray(change)
         check_values("/".join(path), weight, dtypes[path], problems)
-        changed[path] = weight.astype(dtypes[path])
+        with np.errstate(over="ignore"):  # it is one of the problems
+            changed[path] = weight.astype(dtypes[path])
     problems.raise_any(f"{part.checkpoint}: {part.name} with its adapters", "use a lower strength, or a wider --dtype")
     return changed
