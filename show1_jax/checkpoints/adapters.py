@@ -10,6 +10,7 @@ from typing import Final
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from show1_jax.config.settings import Settings
@@ -65,6 +66,11 @@ def adapted_kernel(path: WeightPath) -> WeightPath | None:
     return (*path[:-1], KERNEL) if path[-1] == LORA_A else None
 
 
+def changed_weight(path: WeightPath) -> WeightPath:
+    """Return the path of the weight that an array of an adapter changes."""
+    return (*path[:-1], KERNEL) if path[-1] in (LORA_A, LORA_B) else path
+
+
 def apply_adapter(frozen: Weights, adapter: Weights, scale: float) -> Weights:
     """Return all weights of a network from the frozen ones and an adapter. Pure and differentiable.
 
@@ -80,7 +86,7 @@ def apply_adapter(frozen: Weights, adapter: Weights, scale: float) -> Weights:
     return weights
 
 
-def weight_changes(base: Weights, adapter: Weights, scale: float) -> Weights:
+def weight_changes(base: Weights, adapter: Weights, scale: Float[ArrayLike, ""]) -> Weights:
     """Return the float32 change of every weight that an adapter changes, by path.
 
     Args:
@@ -91,7 +97,7 @@ def weight_changes(base: Weights, adapter: Weights, scale: float) -> Weights:
     changes: Weights = {}
     for path, array in adapter.items():
         if kernel := adapted_kernel(path):
-            changes[kernel] = scale * low_rank_product(array, adapter[*path[:-1], LORA_B])
+            changes[kernel] = jnp.multiply(scale, low_rank_product(array, adapter[*path[:-1], LORA_B]))
         elif path[-1] != LORA_B:
             changes[path] = array - base[path].astype(jnp.float32)
     return changes
