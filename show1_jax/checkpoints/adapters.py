@@ -75,14 +75,16 @@ def apply_adapter(frozen: Weights, adapter: Weights, scale: float) -> Weights:
     """Return all weights of a network from the frozen ones and an adapter. Pure and differentiable.
 
     Args:
-        frozen: all weights that the adapter does not replace, by path.
+        frozen: all weights that the adapter does not replace, by path, of any dtype; those with a low-rank change
+            become float32.
         adapter: its arrays, see the module.
         scale: factor of the low-rank changes, alpha / rank; an array that replaces a weight is not scaled.
     """
     weights = frozen | {path: array for path, array in adapter.items() if path[-1] not in (LORA_A, LORA_B)}
     for path, a in adapter.items():
         if kernel := adapted_kernel(path):
-            weights[kernel] = frozen[kernel] + scale * low_rank_product(a, adapter[*path[:-1], LORA_B])
+            change = scale * low_rank_product(a, adapter[*path[:-1], LORA_B])
+            weights[kernel] = frozen[kernel].astype(jnp.float32) + change
     return weights
 
 
