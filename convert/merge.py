@@ -14,7 +14,8 @@ from convert.released import check_text_widths
 from convert.rules import Problems, check_values
 from convert.stored import cpu_mesh, read_weights, stored_architecture
 from convert.tables import parameters
-from show1_jax.checkpoints.adapter_set import Adapter, added_changes, open_adapters
+from show1_jax.checkpoints.adapter_set import Adapter, adapted_weights, open_adapters
+from show1_jax.checkpoints.adapters import changed_weight
 from show1_jax.checkpoints.arrays import (
     CheckpointWriter,
     check_new_checkpoint,
@@ -95,7 +96,7 @@ def merge(
     check_new_checkpoint(out, overwrite=overwrite)
     opened = CheckpointSet.open(checkpoints)
     names = list(dict.fromkeys(components or opened.paths))
-    added = open_adapters(adapters, opened)
+    added = open_adapters(adapters, opened.manifest)
     if unused := [adapter for adapter in added if adapter.component not in names]:
         raise UserError(f"{unused[0].folder}: adapts {unused[0].component}, which is not written; add its --component")
     parts = [_merged_component(opened, name, dtype, config, added) for name in names]
@@ -157,14 +158,14 @@ def _changed_weights(
 ) -> dict[WeightPath, np.ndarray]:
     """Return the weights that the adapters of a component change, in the dtypes in which they are written."""
     adapters = [adapter for adapter in part.adapters if adapter.strength]
-    replaced = {path for adapter in adapters for path in adapter.shapes if path in weights}
-    base = {path: jnp.asarray(weights[path]) for path in replaced}
+    paths = {changed_weight(path) for adapter in adapters for path in adapter.shapes}
+    base = {path: jnp.asarray(weights[path], jnp.float32) for path in paths}
     changed = {}
     problems = Problems()
-    for path, change in added_changes(base, adapters, cpu_mesh()).items():
-        weight = weights[path].astype(np.float32) + np.asarray(change)
-        check_values("/".join(path), weight, dtypes[path], problems)
+    for path, weight in adapted_weights(base, adapters, cpu_mesh()).items():
+        array = np.asarray(weight)
+        check_values("/".join(path), array, dtypes[path], problems)
         with np.errstate(over="ignore"):  # it is one of the problems
-            changed[path] = weight.astype(dtypes[path])
+            changed[path] = array.astype(dtypes[path])
     problems.raise_any(f"{part.checkpoint}: {part.name} with its adapters", "use a lower strength, or a wider --dtype")
     return changed

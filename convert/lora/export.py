@@ -65,7 +65,7 @@ def export_adapter(
 
 def _open_one(adapter: str, checkpoints: CheckpointSet) -> Adapter:
     """Open an adapter that a LoRA file can hold."""
-    adapters = open_adapters(adapter, checkpoints)
+    adapters = open_adapters(adapter, checkpoints.manifest)
     if len(adapters) != 1:
         raise UserError(f"--adapter {adapter}: a LoRA file has one adapter of one network; export them one by one")
     opened = adapters[0]

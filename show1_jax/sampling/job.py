@@ -85,7 +85,7 @@ def sample_videos(config: Config, request: Request) -> None:
     enable_compilation_cache(config.compilation_cache)
     from_first_process(lambda: make_random_checkpoint(config))
     checkpoints = CheckpointSet.open(config.checkpoint)
-    adapters = open_adapters(config.adapter, checkpoints)
+    adapters = open_adapters(config.adapter, checkpoints.manifest)
     cascade = Cascade.of(checkpoints, request.settings(config), adapters=adapters)
     checkpoints.check_sizes(components(request.stages))
     user_video = from_first_process(lambda: _read_user_video(config, request))

@@ -19,7 +19,7 @@ from show1_jax.training.inputs import abstract_inputs
 from show1_jax.training.plan import Plan
 from show1_jax.training.state import abstract_state
 from show1_jax.training.step import Batch, Frozen, Keys, Model
-from show1_jax.training.trainable import frozen_weights, trains_all
+from show1_jax.training.trainable import frozen_shapes, trains_all
 
 GB = 1e9
 _UNEVEN_RATIO = 1.5
@@ -46,7 +46,7 @@ def describe_training_memory(plan: Plan, num_devices: int, activation_bytes: int
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     shapes, trained, training = plan.shapes(), plan.trained_shapes(), plan.training
     state = abstract_state(trained, plan.optimizer(), mesh)
-    base = frozen_weights(shapes, trained)
+    base = frozen_shapes(training, shapes, trained)
     places = sizes["data"] * sizes["fsdp"]
     at_a_time = math.ceil(training.batch_size / training.num_microbatches / places)
     gradients = 2 if training.num_microbatches > 1 else 1
@@ -132,7 +132,7 @@ def saved_activation_bytes(plan: Plan) -> int:
             lambda weights, base, *inputs: jax.vjp(
                 lambda weights: model.losses(weights, base, *inputs).loss.sum(), weights
             )[1],
-            *(trained, frozen_weights(plan.shapes(), trained), video, text, keys),
+            *(trained, frozen_shapes(plan.training, plan.shapes(), trained), video, text, keys),
         )
         return sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(saved))
 

@@ -12,7 +12,7 @@ from convert.__main__ import main
 from convert.stored import cpu_mesh, read_weights, stored_architecture
 from convert.tables import parameters
 from show1_jax.cascade.cascade import Cascade
-from show1_jax.checkpoints.adapter_set import AdaptedCheckpoints, open_adapters
+from show1_jax.checkpoints.adapter_set import adapted_weights, open_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.manifest import read_manifest
 from show1_jax.parallel.weights import WeightPath, to_weights
@@ -53,9 +53,9 @@ def test_a_merge_has_the_weights_of_a_cascade_with_adapters(
     write_adapter(tmp_path / "second", tiny_checkpoint, pairs(5) | {BIAS: np.full(6, 3.0, np.float32)})
     adapters = f"{tmp_path}/first, {tmp_path}/second:-0.5"
     assert merge(adapters) == (0, "")
-    checkpoints = CheckpointSet.open(tiny_checkpoint)
-    load = AdaptedCheckpoints(checkpoints, open_adapters(adapters, checkpoints))
-    wanted = to_weights(load(COMPONENT, cpu_mesh(), jnp.float32).weights)
+    checkpoints, mesh = CheckpointSet.open(tiny_checkpoint), cpu_mesh()
+    weights = to_weights(checkpoints.load(COMPONENT, mesh, jnp.float32).weights)
+    wanted = weights | adapted_weights(weights, open_adapters(adapters, checkpoints.manifest), mesh)
     found, base = weights_of(tmp_path / "out"), weights_of(tiny_checkpoint)
     assert {path for path in base if not np.array_equal(found[path], base[path])} == {QUERY, CONV, BIAS}
     for path, weight in wanted.items():

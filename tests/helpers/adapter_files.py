@@ -35,6 +35,7 @@ def write_adapter(
     checkpoint: Path,
     arrays: Mapping[WeightPath, np.ndarray],
     *,
+    component: str = COMPONENT,
     rank: int = RANK,
     alpha: float = ALPHA,
     base: str = "",
@@ -45,12 +46,13 @@ def write_adapter(
         folder: folder to make.
         checkpoint: checkpoint that it belongs to.
         arrays: its arrays, by path.
+        component: network that it adapts.
         rank: the rank that its record states.
         alpha: the alpha that its record states.
         base: digest of the network that it belongs to; empty: that of the checkpoint.
     """
-    config = AdapterConfig(base or read_manifest(checkpoint).digest(COMPONENT), rank, alpha)
+    config = AdapterConfig(base or read_manifest(checkpoint).digest(component), rank, alpha)
     with new_checkpoint(folder) as writer:
-        component = Component(ADAPTER, config.to_dict(), "float32")
-        writer.add(COMPONENT, component, arrays, {path: array.dtype for path, array in arrays.items()})
+        record = Component(ADAPTER, config.to_dict(), "float32")
+        writer.add(component, record, arrays, {path: array.dtype for path, array in arrays.items()})
     return folder

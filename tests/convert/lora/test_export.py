@@ -40,17 +40,13 @@ def export(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def arrays_of(folder: Path, checkpoint: Path) -> dict[WeightPath, np.ndarray]:
-    (adapter,) = open_adapters(str(folder), CheckpointSet.open(checkpoint))
+    (adapter,) = open_adapters(str(folder), CheckpointSet.open(checkpoint).manifest)
     return {path: np.asarray(array) for path, array in read_adapter(adapter, cpu_mesh()).items()}
 
 
 @pytest.mark.parametrize("component", ["keyframes", "superres_latent"])
 def test_every_kernel_comes_back_bit_for_bit(tiny_checkpoint: Path, tmp_path: Path, component: str) -> None:
     """Rank and alpha have no exact quotient."""
-    from show1_jax.checkpoints.adapters import ADAPTER, AdapterConfig
-    from show1_jax.checkpoints.arrays import new_checkpoint
-    from show1_jax.checkpoints.manifest import Component
-
     rank, rng = 3, np.random.default_rng(0)
     shapes = weight_shapes(tiny_checkpoint, component)
     kernels = {path: leaf for path, leaf in shapes.items() if path[-1] == "kernel"}
@@ -58,14 +54,12 @@ def test_every_kernel_comes_back_bit_for_bit(tiny_checkpoint: Path, tmp_path: Pa
     arrays = {
         path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in lora_shapes(kernels, rank).items()
     }
-    config = AdapterConfig(read_manifest(tiny_checkpoint).digest(component), rank, 0.1)
-    with new_checkpoint(tmp_path / "adapter") as writer:
-        record = Component(ADAPTER, config.to_dict(), "float32")
-        writer.add(component, record, arrays, {path: array.dtype for path, array in arrays.items()})
+    write_adapter(tmp_path / "adapter", tiny_checkpoint, arrays, component=component, rank=rank, alpha=0.1)
     out, back = str(tmp_path / "out"), str(tmp_path / "back")
     assert main(["export", str(tiny_checkpoint), "--adapter", str(tmp_path / "adapter"), "--out", out]) == 0
     assert main(["import", out, "--checkpoint", str(tiny_checkpoint), "--out", back]) == 0
-    assert read_manifest(tmp_path / "back").components[component].architecture == config.to_dict()
+    before, after = (read_manifest(tmp_path / name).components[component] for name in ("adapter", "back"))
+    assert after.architecture == before.architecture
     found = arrays_of(tmp_path / "back", tiny_checkpoint)
     assert found.keys() == arrays.keys()
     assert all(found[path].tobytes() == array.tobytes() for path, array in arrays.items())

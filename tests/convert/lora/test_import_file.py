@@ -50,7 +50,7 @@ class Import:
 
     def adapter(self) -> Adapter:
         """Return the imported adapter, after all checks of its use."""
-        (adapter,) = open_adapters(str(self.out), CheckpointSet.open(self.checkpoint))
+        (adapter,) = open_adapters(str(self.out), CheckpointSet.open(self.checkpoint).manifest)
         return adapter
 
     def arrays(self, source: Path, *arguments: str) -> tuple[Adapter, Arrays]:
