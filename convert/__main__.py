@@ -23,12 +23,12 @@ from convert.convert import DTYPES, convert
 from convert.export import export
 from convert.features import PUBLISHED_NETWORKS, convert_features
 from convert.inflate import INITIAL_FOLDERS, inflate
-from convert.lora.export import export_adapter
+from convert.lora.export import MAX_RANK, export_adapter
 from convert.lora.import_file import import_adapter
 from convert.merge import merge
 from convert.released import RELEASED_STAGES
 from convert.verify import verify
-from show1_jax.cli import ArgumentParser, load_config, run_command
+from show1_jax.cli import ArgumentParser, load_config, number_between, run_command
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
 
@@ -143,6 +143,12 @@ def _export_parser() -> argparse.ArgumentParser:
     )
     _add_components(parser)
     parser.add_argument("--adapter", metavar="DIR", help="the adapter to write, or its training run")
+    parser.add_argument(
+        "--rank",
+        type=number_between(1, MAX_RANK),
+        metavar="N",
+        help="approximate an adapter that replaces whole kernels by pairs of this rank",
+    )
     parser.add_argument("--out", type=_path_argument, required=True, metavar="FOLDER", help="the folder to make")
     parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="dtype of the written weights")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export at FOLDER")
@@ -279,11 +285,15 @@ def _run_export(arguments: Sequence[str]) -> None:
     parsed = _export_parser().parse_args(arguments)
     dtype = DTYPES[parsed.dtype]
     if parsed.adapter is None:
+        if parsed.rank is not None:
+            raise UserError("--rank is for an adapter; give it with --adapter, or omit --rank")
         export(parsed.checkpoint, parsed.out, parsed.component, dtype=dtype, overwrite=parsed.overwrite)
         return
     if parsed.component:
         raise UserError("--component and --adapter: an adapter names its network itself; omit --component")
-    export_adapter(parsed.checkpoint, parsed.adapter, parsed.out, dtype=dtype, overwrite=parsed.overwrite)
+    export_adapter(
+        parsed.checkpoint, parsed.adapter, parsed.out, rank=parsed.rank, dtype=dtype, overwrite=parsed.overwrite
+    )
 
 
 def _run_import(arguments: Sequence[str]) -> None:

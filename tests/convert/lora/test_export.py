@@ -12,12 +12,14 @@ from safetensors import safe_open
 from convert.__main__ import main
 from convert.reader import Weights
 from convert.safetensors_file import read_safetensors
-from convert.stored import cpu_mesh
+from convert.stored import cpu_mesh, read_weights
+from convert.tables import parameters
 from show1_jax.checkpoints.adapter_set import open_adapters, read_adapter
 from show1_jax.checkpoints.adapters import lora_shapes
 from show1_jax.checkpoints.arrays import weight_shapes
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.manifest import read_manifest
+from show1_jax.checkpoints.networks import architecture_of
 from show1_jax.parallel.weights import WeightPath
 from tests.helpers.adapter_files import COMPONENT, CONV, QUERY, pair, pairs, write_adapter
 
@@ -42,6 +44,11 @@ def export(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 def arrays_of(folder: Path, checkpoint: Path) -> dict[WeightPath, np.ndarray]:
     (adapter,) = open_adapters(str(folder), CheckpointSet.open(checkpoint).manifest)
     return {path: np.asarray(array) for path, array in read_adapter(adapter, cpu_mesh()).items()}
+
+
+def weights_of(checkpoint: Path) -> dict[WeightPath, np.ndarray]:
+    record = read_manifest(checkpoint).component(COMPONENT)
+    return read_weights(checkpoint, COMPONENT, parameters(record.kind, architecture_of(record)))
 
 
 @pytest.mark.parametrize("component", ["keyframes", "superres_latent"])
@@ -94,8 +101,9 @@ def test_dtypes(export: Export, tiny_checkpoint: Path, tmp_path: Path, dtype: st
 
 
 def test_what_a_file_cannot_hold(export: Export, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    whole = {("conv_out", "bias"): np.zeros(6, np.float32)}
+    whole: dict[WeightPath, np.ndarray] = {("conv_out", "bias"): np.zeros(6, np.float32)}
     write_adapter(tmp_path / "whole", tiny_checkpoint, whole | pairs())
+    write_adapter(tmp_path / "bias", tiny_checkpoint, whole, rank=0)
     write_adapter(tmp_path / "pairs", tiny_checkpoint, pairs())
     write_adapter(tmp_path / "other", tiny_checkpoint, pairs(), base="0" * 64)
     write_adapter(tmp_path / "large", tiny_checkpoint, pair(CONV, (3, 3, 3), 32, 0) | {("conv_in", "lora_b"): LARGE})
@@ -103,17 +111,40 @@ def test_what_a_file_cannot_hold(export: Export, tiny_checkpoint: Path, tmp_path
         (
             "whole",
             [],
-            "replaces 1 whole weights (conv_out.bias), which no LoRA file can hold; train with trainable=lora",
+            "replaces 1 whole weights (conv_out.bias), which no LoRA file can hold; approximate",
         ),
         ("pairs:0.5", [], "a LoRA file has no strength; omit it"),
         (f"pairs,{tmp_path}/pairs", [], "a LoRA file has one adapter of one network"),
         ("pairs", ["--component", "keyframes"], "omit --component"),
+        ("pairs", ["--rank", "2"], "the adapter has pairs of rank 4 already; omit --rank"),
+        ("bias", ["--rank", "2"], "the adapter replaces conv_out.bias, and a LoRA file is for kernels only"),
+        ("pairs", ["--rank", "0"], "argument --rank: 0 must be at least 1"),
         ("other", [], "belongs to other weights"),
         ("large", ["--dtype", "float16"], "1 weights too large for float16: unet.conv_in.lora_B.weight; use a wider"),
     ]:
         code, error = export(tmp_path / adapter, *arguments)
         assert (code, message in error) == (2, True), error
         assert not (tmp_path / "out").exists()
+
+
+def test_whole_kernels_as_pairs_of_a_rank(export: Export, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The kernel of the convolution has 27 rows, so its pair has zeros."""
+    low_rank = pairs()
+    changes = {
+        kernel: np.einsum("...r,ro->...o", *(low_rank[*kernel[:-1], name] for name in ("lora_a", "lora_b")))
+        for kernel in (QUERY, CONV)
+    }
+    base = weights_of(tiny_checkpoint)
+    whole: dict[WeightPath, np.ndarray] = {kernel: base[kernel] + change for kernel, change in changes.items()}
+    write_adapter(tmp_path / "whole", tiny_checkpoint, whole, rank=0)
+    assert export(tmp_path / "whole", "--rank", "30") == (0, "")
+    command = ["import", str(tmp_path / "out"), "--checkpoint", str(tiny_checkpoint), "--out", str(tmp_path / "back")]
+    assert main(command) == 0
+    found = arrays_of(tmp_path / "back", tiny_checkpoint)
+    for kernel, change in changes.items():
+        a, b = (found[*kernel[:-1], name] for name in ("lora_a", "lora_b"))
+        assert b.shape == (30, 32)
+        np.testing.assert_allclose(a @ b, change, rtol=0, atol=1e-5 * np.abs(change).max())
 
 
 LARGE = np.full((4, 32), 7e4, np.float32)
