@@ -90,19 +90,19 @@ def _layers(opened: Adapter, checkpoints: CheckpointSet) -> Layers:
 def _check_arrays(opened: Adapter, layers: Layers, rank: int | None) -> None:
     """Refuse an adapter that a LoRA file cannot hold."""
     whole = sorted(path for path in opened.shapes if path[-1] not in (LORA_A, LORA_B))
-    named = ".".join(whole[0]) + (", ..." if len(whole) > 1 else "") if whole else ""
-    if rank is None and whole:
-        raise UserError(
-            f"{opened.folder}: the adapter replaces {len(whole)} whole weights ({named}), which no LoRA file can hold; "
-            "approximate them with --rank N, or write the whole network with `python -m convert merge --adapter`"
-        )
-    if rank is not None and len(whole) < len(opened.shapes):
-        raise UserError(f"{opened.folder}: the adapter has pairs of rank {opened.config.rank} already; omit --rank")
     if others := [".".join(path) for path in whole if path not in layers]:
         raise UserError(
             f"{opened.folder}: the adapter replaces {others[0]}, and a LoRA file is for kernels only; "
             "write the whole network with `python -m convert merge --adapter`"
         )
+    if rank is None and whole:
+        named = ".".join(whole[0]) + (", ..." if len(whole) > 1 else "")
+        raise UserError(
+            f"{opened.folder}: the adapter replaces {len(whole)} whole kernels ({named}), which no LoRA file can hold; "
+            "approximate them with --rank N, or write the whole network with `python -m convert merge --adapter`"
+        )
+    if rank is not None and len(whole) < len(opened.shapes):
+        raise UserError(f"{opened.folder}: the adapter has pairs of rank {opened.config.rank} already; omit --rank")
 
 
 def _changes(opened: Adapter, arrays: Arrays, checkpoints: CheckpointSet) -> Arrays:

@@ -101,9 +101,10 @@ def test_dtypes(export: Export, tiny_checkpoint: Path, tmp_path: Path, dtype: st
 
 
 def test_what_a_file_cannot_hold(export: Export, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    whole: dict[WeightPath, np.ndarray] = {("conv_out", "bias"): np.zeros(6, np.float32)}
-    write_adapter(tmp_path / "whole", tiny_checkpoint, whole | pairs())
-    write_adapter(tmp_path / "bias", tiny_checkpoint, whole, rank=0)
+    bias: dict[WeightPath, np.ndarray] = {("conv_out", "bias"): np.zeros(6, np.float32)}
+    kernel: dict[WeightPath, np.ndarray] = {QUERY: np.zeros((32, 32), np.float32)}
+    write_adapter(tmp_path / "whole", tiny_checkpoint, kernel | pair(CONV, (3, 3, 3), 32, 0))
+    write_adapter(tmp_path / "bias", tiny_checkpoint, bias | pairs())
     write_adapter(tmp_path / "pairs", tiny_checkpoint, pairs())
     write_adapter(tmp_path / "other", tiny_checkpoint, pairs(), base="0" * 64)
     write_adapter(tmp_path / "large", tiny_checkpoint, pair(CONV, (3, 3, 3), 32, 0) | {("conv_in", "lora_b"): LARGE})
@@ -111,7 +112,7 @@ def test_what_a_file_cannot_hold(export: Export, tiny_checkpoint: Path, tmp_path
         (
             "whole",
             [],
-            "replaces 1 whole weights (conv_out.bias), which no LoRA file can hold; approximate",
+            "replaces 1 whole kernels (mid_block.temp_attentions.0.transformer_blocks.0.attn1.to_q.kernel), which no ",
         ),
         ("pairs:0.5", [], "a LoRA file has no strength; omit it"),
         (f"pairs,{tmp_path}/pairs", [], "a LoRA file has one adapter of one network"),
