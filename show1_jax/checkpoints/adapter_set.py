@@ -26,6 +26,7 @@ from show1_jax.checkpoints.checkpoint_set import resolve_checkpoint
 from show1_jax.checkpoints.manifest import Manifest, check_hashes, read_manifest
 from show1_jax.checkpoints.networks import architecture_of, make_network
 from show1_jax.checkpoints.reading import move_to_layouts
+from show1_jax.config.sampling import STAGES
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
 from show1_jax.parallel import replicated_sharding, shardings_by_path
@@ -167,6 +168,8 @@ def read_adapter(adapter: Adapter, mesh: Mesh) -> Weights:
 def _check_fits(adapter: Adapter, manifest: Manifest) -> None:
     """Refuse an adapter of other weights, or whose arrays do not fit the network or its own record."""
     component, where = adapter.component, f"{adapter.folder}: the adapter"
+    if component not in STAGES:
+        raise UserError(f"{where} changes {component}; only the networks of stages have adapters: {', '.join(STAGES)}")
     if component not in manifest.components:
         raise UserError(
             f"{where} changes {component}, which the checkpoint does not have; it has {', '.join(manifest.components)}"
@@ -179,11 +182,8 @@ def _check_fits(adapter: Adapter, manifest: Manifest) -> None:
     record = manifest.component(component)
     network = make_network(record.kind, architecture_of(record))
     weights = to_weights(nnx.state(network, nnx.Param))
-    kernels = {
-        kernel: weights[kernel]
-        for path in adapter.shapes
-        if path[-1] in (LORA_A, LORA_B) and (kernel := (*path[:-1], "kernel")) in weights
-    }
+    of_pairs = {changed_weight(path) for path in adapter.shapes if path[-1] in (LORA_A, LORA_B)}
+    kernels = {path: weight for path, weight in weights.items() if path in of_pairs}
     allowed = weights | lora_shapes(kernels, adapter.config.rank or 1)
     for path, leaf in adapter.shapes.items():
         name, wanted = ".".join(path), allowed.get(path)
@@ -195,3 +195,5 @@ def _check_fits(adapter: Adapter, manifest: Manifest) -> None:
         for part in (LORA_A, LORA_B):
             if (*kernel[:-1], part) not in adapter.shapes:
                 raise UserError(f"{where} lacks {'.'.join((*kernel[:-1], part))}, the other part of a pair")
+        if kernel in adapter.shapes:
+            raise UserError(f"{where} has {'.'.join(kernel)} and also a pair that changes it; it must have one of them")

@@ -11,7 +11,7 @@ import pytest
 
 from show1_jax.cascade import memory, networks
 from show1_jax.cascade.cascade import Cascade
-from show1_jax.cascade.memory import adapted_bytes, component_bytes
+from show1_jax.cascade.memory import CompiledStage, MemoryNeed, adapted_bytes, component_bytes
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.checkpoints.adapter_set import open_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
@@ -105,7 +105,7 @@ def test_an_adapter_with_nan_is_refused_and_leaves_the_cascade_as_it_was(tiny_ch
         assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-def test_memory_counts_the_changed_copies(tiny_checkpoint: Path, folder: Path) -> None:
+def test_memory_counts_the_changed_copies(tiny_checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = cascade(tiny_checkpoint).spec
     manifest = CheckpointSet.open(tiny_checkpoint).manifest
     opened = open_adapters(f"{folder}/pairs,{folder}/dense,{folder}/between:0", manifest)
@@ -116,6 +116,10 @@ def test_memory_counts_the_changed_copies(tiny_checkpoint: Path, folder: Path) -
     assert component_bytes(spec, "keyframes") == component_bytes(plain, "keyframes") + copies
     half = dataclasses.replace(spec, dtype=jnp.dtype(jnp.bfloat16))
     assert adapted_bytes(half, "keyframes") == copies / 2
+    compiled = CompiledStage({}, None, None, MemoryNeed(1000, 7))
+    monkeypatch.setattr(memory, "compile_stage", lambda spec, stage, batch_size: compiled)
+    monkeypatch.setattr(memory, "text_need", lambda spec, component, batch_size: MemoryNeed(1, 1))
+    assert dict(memory.memory_needs(spec, ["keyframes"]))["keyframes"] == MemoryNeed(1000 + copies, 7)
 
 
 def test_resident_weights_leave_room_for_adapters(

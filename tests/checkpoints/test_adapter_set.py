@@ -73,6 +73,10 @@ def with_nan(arrays: Arrays) -> Arrays:
     return arrays | {(*CONV[:-1], "lora_b"): np.full((RANK, 32), np.nan, np.float32)}
 
 
+def with_both(arrays: Arrays) -> Arrays:
+    return arrays | {QUERY: np.zeros((32, 32), np.float32)}
+
+
 def renamed(arrays: Arrays) -> Arrays:
     return arrays | {("nowhere", "lora_a"): np.zeros((2, RANK), np.float32)}
 
@@ -87,6 +91,12 @@ def unchanged(arrays: Arrays) -> Arrays:
         (unchanged, {"base": "0" * 64}, "belongs to other weights than the keyframes of .*; give the checkpoint that"),
         (unchanged, {"rank": 3}, r"lora_a has the shape .* and not "),
         (without_b, {}, r"lacks mid_block\..*\.to_q\.lora_b, the other part of a pair"),
+        (with_both, {}, r"has mid_block\..*\.to_q\.kernel and also a pair that changes it"),
+        (
+            unchanged,
+            {"component": "text_t5"},
+            "changes text_t5; only the networks of stages have adapters: keyframes, ",
+        ),
         (renamed, {}, r"has nowhere\.lora_a, which keyframes does not have"),
         (with_nan, {}, "the adapter has values that are NaN or infinite"),
     ],
