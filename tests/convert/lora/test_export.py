@@ -128,6 +128,22 @@ def test_what_a_file_cannot_hold(export: Export, tiny_checkpoint: Path, tmp_path
         assert not (tmp_path / "out").exists()
 
 
+def test_a_rank_without_an_adapter(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tiny_checkpoint), "--rank", "2", "--out", str(tmp_path / "out")]) == 2
+    assert "--rank is for an adapter; give it with --adapter" in capsys.readouterr().err
+
+
+def test_an_adapter_that_contradicts_its_record_is_not_verified(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = {path: array for path, array in pairs().items() if path != ("conv_in", "lora_b")}
+    write_adapter(tmp_path / "adapter", tiny_checkpoint, half, rank=3)
+    assert main(["verify", str(tmp_path / "adapter")]) == 2
+    error = capsys.readouterr().err
+    assert "1 pairs that are not complete: conv_in/lora_a; " in error
+    assert "3 ranks that are not 3: " in error
+
+
 def test_whole_kernels_as_pairs_of_a_rank(export: Export, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """The kernel of the convolution has 27 rows, so its pair has zeros."""
     low_rank = pairs()
