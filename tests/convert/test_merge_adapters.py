@@ -46,28 +46,33 @@ def merge(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     return merge
 
 
-def test_a_merge_has_the_weights_of_a_cascade_with_adapters(
-    merge: Merge, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    write_adapter(tmp_path / "first", tiny_checkpoint, pairs())
-    write_adapter(tmp_path / "second", tiny_checkpoint, pairs(5) | {BIAS: np.full(6, 3.0, np.float32)})
-    adapters = f"{tmp_path}/first, {tmp_path}/second:-0.5"
-    assert merge(adapters) == (0, "")
+@pytest.fixture(scope="module")
+def merged(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return the keyframe network with two adapters, and the adapters."""
+    folder = tmp_path_factory.mktemp("merged")
+    write_adapter(folder / "first", tiny_checkpoint, pairs())
+    write_adapter(folder / "second", tiny_checkpoint, pairs(5) | {BIAS: np.full(6, 3.0, np.float32)})
+    adapters = f"{folder}/first, {folder}/second:-0.5"
+    command = ["merge", str(tiny_checkpoint), "--component", COMPONENT, "--adapter", adapters]
+    assert main([*command, "--out", str(folder / "out")]) == 0
+    return folder / "out", adapters
+
+
+def test_a_merge_has_the_weights_of_a_cascade_with_adapters(merged: tuple[Path, str], tiny_checkpoint: Path) -> None:
+    out, adapters = merged
     checkpoints, mesh = CheckpointSet.open(tiny_checkpoint), cpu_mesh()
     weights = to_weights(checkpoints.load(COMPONENT, mesh, jnp.float32).weights)
     wanted = weights | adapted_weights(weights, open_adapters(adapters, checkpoints.manifest), mesh)
-    found, base = weights_of(tmp_path / "out"), weights_of(tiny_checkpoint)
+    found, base = weights_of(out), weights_of(tiny_checkpoint)
     assert {path for path in base if not np.array_equal(found[path], base[path])} == {QUERY, CONV, BIAS}
     for path, weight in wanted.items():
         np.testing.assert_allclose(found[path], weight, rtol=0, atol=EQUAL * np.abs(weight).max())
-    record, before = (read_manifest(folder).components[COMPONENT] for folder in (tmp_path / "out", tiny_checkpoint))
-    merged = record.provenance.pop("adapters")
-    assert [(entry["source"], entry["strength"]) for entry in merged] == [
-        (str(tmp_path / "first"), 1.0),
-        (str(tmp_path / "second"), -0.5),
-    ]
-    assert merged[0]["digest"] == read_manifest(tmp_path / "first").digest(COMPONENT)
-    assert (merged[0]["rank"], merged[0]["alpha"]) == (RANK, ALPHA)
+    record, before = (read_manifest(folder).components[COMPONENT] for folder in (out, tiny_checkpoint))
+    named = record.provenance.pop("adapters")
+    sources = [(str(out.with_name("first")), 1.0), (str(out.with_name("second")), -0.5)]
+    assert [(entry["source"], entry["strength"]) for entry in named] == sources
+    assert named[0]["digest"] == read_manifest(out.with_name("first")).digest(COMPONENT)
+    assert (named[0]["rank"], named[0]["alpha"]) == (RANK, ALPHA)
     assert record == before
 
 
@@ -78,20 +83,18 @@ def test_a_strength_of_zero_changes_no_bit(merge: Merge, tiny_checkpoint: Path, 
     assert all(found[path].tobytes() == weight.tobytes() for path, weight in base.items())
 
 
-def test_merge_then_sample_is_adapter_then_sample(merge: Merge, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_merge_then_sample_is_adapter_then_sample(merged: tuple[Path, str], tiny_checkpoint: Path) -> None:
     """Videos are in [-1, 1]."""
-    write_adapter(tmp_path / "adapter", tiny_checkpoint, pairs())
-    assert merge(f"{tmp_path}/adapter:0.5") == (0, "")
+    out, adapters = merged
     plain = Cascade.load(tiny_checkpoint, tiny_config.settings(), jax.devices()[:1])
-    checkpoints = f"{tiny_checkpoint},{tmp_path / 'out'}"
-    with_merged = Cascade.load(checkpoints, tiny_config.settings(), jax.devices()[:1])
+    with_merged = Cascade.load(f"{tiny_checkpoint},{out}", tiny_config.settings(), jax.devices()[:1])
 
     def keyframes(cascade: Cascade) -> np.ndarray:
         return cascade.sample(["a red circle"], [1], stages=["keyframes"])["keyframes"]
 
-    merged = keyframes(with_merged)
-    np.testing.assert_allclose(merged, keyframes(plain.with_adapters(f"{tmp_path}/adapter:0.5")), rtol=0, atol=1e-5)
-    assert np.abs(merged - keyframes(plain)).max() > 1e-3
+    found = keyframes(with_merged)
+    np.testing.assert_allclose(found, keyframes(plain.with_adapters(adapters)), rtol=0, atol=1e-5)
+    assert np.abs(found - keyframes(plain)).max() > 1e-3
 
 
 def test_sums_are_rounded_once(merge: Merge, tiny_checkpoint: Path, tmp_path: Path) -> None:
