@@ -158,6 +158,8 @@ def _changed_weights(
 ) -> dict[WeightPath, np.ndarray]:
     """Return the weights that the adapters of a component change, in the dtypes in which they are written."""
     adapters = [adapter for adapter in part.adapters if adapter.strength]
+    if not adapters:
+        return {}
     paths = {changed_weight(path) for adapter in adapters for path in adapter.shapes}
     base = {path: jnp.asarray(weights[path], jnp.float32) for path in paths}
     changed = {}

@@ -1,16 +1,17 @@
 """Adapters in use: opened, checked against the weights that they belong to, and added to a network's weights."""
 
+import functools
 import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from show1_jax.checkpoints.adapters import (
     ADAPTER,
@@ -29,8 +30,9 @@ from show1_jax.checkpoints.reading import move_to_layouts
 from show1_jax.config.sampling import STAGES
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
+from show1_jax.nn.config import Architecture
 from show1_jax.parallel import replicated_sharding, shardings_by_path
-from show1_jax.parallel.weights import WeightPath, Weights, WeightShapes, to_weights
+from show1_jax.parallel.weights import Weights, WeightShapes, to_weights
 
 MAX_STRENGTH: Final = 100.0
 
@@ -114,34 +116,29 @@ def adapted_weights(weights: Weights, adapters: Sequence[Adapter], mesh: Mesh) -
     Raises:
         UserError: an adapter has values that are not finite.
     """
-    parts: dict[WeightPath, list[_Change]] = {}
-    for adapter in adapters:
-        arrays: dict[WeightPath, Weights] = {}
-        for path, array in read_adapter(adapter, mesh).items():
-            arrays.setdefault(changed_weight(path), {})[path] = array
-        for path, of_weight in arrays.items():
-            parts.setdefault(path, []).append(_Change(of_weight, adapter.config.scale, adapter.strength))
-    return {path: _adapted(path, weights[path], changes) for path, changes in parts.items()}
+    read = [_Change(read_adapter(adapter, mesh), adapter.config.scale, adapter.strength) for adapter in adapters]
+    paths = {changed_weight(path) for change in read for path in change.arrays}
+    changed: dict[WeightPath, Any] = {path: weight for path, weight in weights.items() if path in paths}
+    shardings = {path: weight.sharding for path, weight in changed.items()}
+    adapted = jax.jit(_add, out_shardings=shardings)(changed, read)  # the program is the same with any strengths
+    return move_to_layouts(adapted, {path: weight.format for path, weight in changed.items()})
 
 
 class _Change(NamedTuple):
-    """The arrays of one adapter that change one weight, and the factors of their change."""
+    """The arrays of an adapter, and the factors of their changes."""
 
     arrays: Weights
     scale: float
     strength: float
 
 
-def _adapted(path: WeightPath, weight: Any, changes: Sequence[_Change]) -> Array:
-    """Return a changed weight with the sharding and the layout of the original."""
-    add = jax.jit(_add, out_shardings=weight.sharding)  # one program for a shape, with any factors
-    return move_to_layouts({path: add({path: weight}, changes)}, {path: weight.format})[path]
-
-
-def _add(base: Weights, changes: Sequence[_Change]) -> Array:
-    ((path, weight),) = base.items()
-    scaled = [strength * weight_changes(base, arrays, scale)[path] for arrays, scale, strength in changes]
-    return (weight.astype(jnp.float32) + sum(scaled[1:], scaled[0])).astype(weight.dtype)
+def _add(weights: Weights, changes: Sequence[_Change]) -> Weights:
+    """Return weights with the sums of their changes."""
+    total: Weights = {}
+    for arrays, scale, strength in changes:
+        for path, change in weight_changes(weights, arrays, scale).items():
+            total[path] = total[path] + strength * change if path in total else strength * change
+    return {path: (weight.astype(jnp.float32) + total[path]).astype(weight.dtype) for path, weight in weights.items()}
 
 
 def read_adapter(adapter: Adapter, mesh: Mesh) -> Weights:
@@ -156,13 +153,19 @@ def read_adapter(adapter: Adapter, mesh: Mesh) -> Weights:
         for path, leaf in adapter.shapes.items()
     }
     arrays = load_arrays(adapter.folder, f"{adapter.component}/weights", wanted)
-    finite = jax.jit(
-        lambda arrays: jnp.stack([jnp.isfinite(array).all() for array in arrays.values()]).all(),
-        out_shardings=replicated_sharding(mesh),
-    )
-    if not finite(arrays):
+    if not jax.jit(_all_finite, out_shardings=replicated_sharding(mesh))(arrays):
         raise UserError(f"{adapter.folder}: the adapter has values that are NaN or infinite; use an earlier step")
     return arrays
+
+
+def _all_finite(arrays: Weights) -> Bool[Array, ""]:
+    return jnp.stack([jnp.isfinite(array).all() for array in arrays.values()]).all()
+
+
+@functools.lru_cache(maxsize=8)
+def _network_shapes(kind: str, architecture: Architecture) -> WeightShapes:
+    """Return the shapes of a network's weights; they are kept, because a network takes long to build."""
+    return to_weights(nnx.state(make_network(kind, architecture), nnx.Param))
 
 
 def _check_fits(adapter: Adapter, manifest: Manifest) -> None:
@@ -180,8 +183,7 @@ def _check_fits(adapter: Adapter, manifest: Manifest) -> None:
             "give the checkpoint that it was trained on"
         )
     record = manifest.component(component)
-    network = make_network(record.kind, architecture_of(record))
-    weights = to_weights(nnx.state(network, nnx.Param))
+    weights = _network_shapes(record.kind, architecture_of(record))
     of_pairs = {changed_weight(path) for path in adapter.shapes if path[-1] in (LORA_A, LORA_B)}
     kernels = {path: weight for path, weight in weights.items() if path in of_pairs}
     allowed = weights | lora_shapes(kernels, adapter.config.rank or 1)

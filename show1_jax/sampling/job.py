@@ -159,7 +159,7 @@ def component_digests(manifest: Manifest, adapters: Sequence[Adapter] = ()) -> d
     digests = {name: manifest.digest(name) for name in manifest.components}
     for adapter in adapters:
         if adapter.strength:
-            digests[adapter.component] += f" + {adapter.strength:g} x {adapter.digest}"
+            digests[adapter.component] += f" + {adapter.strength!r} x {adapter.digest}"
     return digests
 
 
