@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ from show1_jax.errors import UserError
 from show1_jax.files import user_path
 from show1_jax.nn.config import Architecture
 from show1_jax.parallel import replicated_sharding, shardings_by_path
-from show1_jax.parallel.weights import Weights, WeightShapes, to_weights
+from show1_jax.parallel.weights import WeightPath, Weights, WeightShapes, to_weights
 
 MAX_STRENGTH: Final = 100.0
 
