@@ -7,7 +7,8 @@
 The stages: keyframes, interpolation, first_frame, superres_pixel, superres_latent, autoencoder.
 The run writes checkpoints/, metrics.jsonl, tensorboard/, samples/ and config.json to its working directory. The same
 command resumes from the newest intact step. SIGTERM and Ctrl-C save before the command ends.
-`sample.py --checkpoint A,DIR` samples with the trained network instead of A's.
+`sample.py --checkpoint A,DIR` samples with the trained network instead of A's. With --config.train.STAGE.trainable
+some weights are trained, and `sample.py --adapter DIR` adds their changes to the network that they started from.
 """
 
 import sys

@@ -1,1 +1,4 @@
-"""Conversion of released PyTorch folders to one Orbax checkpoint: `python -m convert --help`. Needs no torch."""
+"""Conversion of released PyTorch folders to one Orbax checkpoint, and of LoRA files to adapters, and back. No torch.
+
+The command is `python -m convert --help`.
+"""

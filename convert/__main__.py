@@ -1,7 +1,8 @@
 """Command line `python -m convert`, which converts released PyTorch folders to one checkpoint.
 
-Further commands: `inflate` makes a checkpoint to train from, `merge` makes one checkpoint of several, `export` writes
-released folders again, `features` converts the networks of metrics, and `verify` checks a checkpoint.
+Further commands: `inflate` makes a checkpoint to train from, `merge` makes one checkpoint of several and adds adapters
+to its weights, `export` writes released folders again, or an adapter as a LoRA file, `import` makes an adapter of a
+LoRA file, `features` converts the networks of metrics, and `verify` checks a checkpoint.
 """
 
 import sys
@@ -22,10 +23,12 @@ from convert.convert import DTYPES, convert
 from convert.export import export
 from convert.features import PUBLISHED_NETWORKS, convert_features
 from convert.inflate import INITIAL_FOLDERS, inflate
+from convert.lora.export import MAX_RANK, export_adapter
+from convert.lora.import_file import import_adapter
 from convert.merge import merge
 from convert.released import RELEASED_STAGES
 from convert.verify import verify
-from show1_jax.cli import ArgumentParser, load_config, run_command
+from show1_jax.cli import ArgumentParser, load_config, number_between, run_command
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
 
@@ -44,8 +47,9 @@ def _convert_parser() -> argparse.ArgumentParser:
         description="Convert the released folders of Show-1's five stages to one checkpoint. Sources are local folders "
         "or hub ids with an optional @revision; the default is the hub's released repository.",
         epilog="Further commands: `python -m convert inflate --help`, which makes a checkpoint to train from, "
-        "`python -m convert merge --help`, which makes one checkpoint of several, "
-        "`python -m convert export --help`, which writes released folders again, "
+        "`python -m convert merge --help`, which makes one checkpoint of several and adds adapters to its weights, "
+        "`python -m convert export --help`, which writes released folders again, or an adapter as a LoRA file, "
+        "`python -m convert import --help`, which makes an adapter of a LoRA file, "
         "`python -m convert features --help`, which converts the networks of metrics, and "
         "`python -m convert verify CHECKPOINT`, which checks a checkpoint and lists its contents.",
     )
@@ -114,9 +118,15 @@ def _merge_parser() -> argparse.ArgumentParser:
         prog="python -m convert merge",
         description="Write components of several checkpoints as one checkpoint: later checkpoints replace components "
         "of earlier ones. For a training run, the averaged weights of its newest intact step are used. Without "
-        "--component: all of them.",
+        "--component: all of them. With --adapter, their weights are changed for good.",
     )
     _add_components(parser)
+    parser.add_argument(
+        "--adapter",
+        default="",
+        metavar="DIR[:STRENGTH],...",
+        help="adapters or training runs of them, to add to the weights; the strength is 1 by default",
+    )
     parser.add_argument(
         "--config", metavar="FILE", help="record this config's sampling settings instead of the checkpoints' own"
     )
@@ -128,12 +138,40 @@ def _export_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="python -m convert export",
         description="Write networks of a checkpoint as diffusers folders. Without --component: all of them, in a "
-        "folder for each stage, which `python -m convert --from FOLDER` reads again.",
+        "folder for each stage, which `python -m convert --from FOLDER` reads again. With --adapter: write that "
+        "adapter alone, as a LoRA file of diffusers, and no network.",
     )
     _add_components(parser)
+    parser.add_argument("--adapter", metavar="DIR", help="the adapter to write, or its training run")
+    parser.add_argument(
+        "--rank",
+        type=number_between(1, MAX_RANK),
+        metavar="N",
+        help="approximate an adapter that replaces whole kernels by pairs of this rank",
+    )
     parser.add_argument("--out", type=_path_argument, required=True, metavar="FOLDER", help="the folder to make")
     parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="dtype of the written weights")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export at FOLDER")
+    return parser
+
+
+def _import_parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m convert import",
+        description="Make an adapter of a LoRA file of diffusers, peft or kohya. Every tensor of the file must fit a "
+        "layer of the network.",
+    )
+    parser.add_argument(
+        "source", type=_path_argument, metavar="FILE", help="a .safetensors or .bin file, or the folder with it"
+    )
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="the checkpoint or training run with the network"
+    )
+    parser.add_argument(
+        "--component", metavar="NAME", help="the network to adapt; default: that of an exported file, or else keyframes"
+    )
+    parser.add_argument("--out", type=_path_argument, required=True, metavar="DIR", help="the adapter to make")
+    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint at DIR")
     return parser
 
 
@@ -199,6 +237,7 @@ def _run(arguments: Sequence[str]) -> None:
         "inflate": _run_inflate,
         "merge": _run_merge,
         "export": _run_export,
+        "import": _run_import,
         "features": _run_features,
     }
     command = commands.get(arguments[0]) if arguments else None
@@ -235,6 +274,7 @@ def _run_merge(arguments: Sequence[str]) -> None:
         parsed.checkpoint,
         parsed.out,
         parsed.component,
+        adapters=parsed.adapter,
         dtype=DTYPES[parsed.dtype],
         config=load_config(parsed.config) if parsed.config else None,
         overwrite=parsed.overwrite,
@@ -243,7 +283,22 @@ def _run_merge(arguments: Sequence[str]) -> None:
 
 def _run_export(arguments: Sequence[str]) -> None:
     parsed = _export_parser().parse_args(arguments)
-    export(parsed.checkpoint, parsed.out, parsed.component, dtype=DTYPES[parsed.dtype], overwrite=parsed.overwrite)
+    dtype = DTYPES[parsed.dtype]
+    if parsed.adapter is None:
+        if parsed.rank is not None:
+            raise UserError("--rank is for an adapter; give it with --adapter, or omit --rank")
+        export(parsed.checkpoint, parsed.out, parsed.component, dtype=dtype, overwrite=parsed.overwrite)
+        return
+    if parsed.component:
+        raise UserError("--component and --adapter: an adapter names its network itself; omit --component")
+    export_adapter(
+        parsed.checkpoint, parsed.adapter, parsed.out, rank=parsed.rank, dtype=dtype, overwrite=parsed.overwrite
+    )
+
+
+def _run_import(arguments: Sequence[str]) -> None:
+    parsed = _import_parser().parse_args(arguments)
+    import_adapter(parsed.source, parsed.checkpoint, parsed.out, parsed.component, overwrite=parsed.overwrite)
 
 
 def _run_features(arguments: Sequence[str]) -> None:

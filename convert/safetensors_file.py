@@ -45,18 +45,26 @@ def read_safetensors(path: Path) -> TensorTable:
     """
     buffer = map_file(path)
     header, data_start = _read_header(path, buffer)
-    metadata = header.pop("__metadata__", None)
-    if metadata is not None and not _is_text_table(metadata):
-        raise UserError(f"{path}: its __metadata__ is not a table of texts, the file is damaged; download it again")
+    _pop_metadata(path, header)
     table = {name: _mapped_tensor(path, buffer, name, entry, data_start) for name, entry in header.items()}
     _check_cover(path, table, data_start, len(buffer))
     return table
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the texts that the header of one `.safetensors` file has besides the tensors.
+
+    Raises:
+        UserError: missing, empty or damaged file.
+    """
+    return _pop_metadata(path, _read_header(path, map_file(path))[0])
 
 
 def write_safetensors(
     path: Path,
     tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]],
     read: Callable[[str], np.ndarray],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write one `.safetensors` file, tensor by tensor; wider dtypes come first, so that all tensors are aligned.
 
@@ -64,10 +72,12 @@ def write_safetensors(
         path: the file's path, which must not exist.
         tensors: the shape and dtype of each tensor by name.
         read: returns the tensor of a name; called when the tensor is written.
+        metadata: texts for the header.
     """
     names = {dtype: name for name, dtype in ELEMENT_TYPES.items()}
     order = sorted(tensors, key=lambda name: -tensors[name][1].itemsize)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers reads no file without it
+    texts = {"format": "pt", **(metadata or {})}  # transformers reads no file without the format
+    header: dict[str, Any] = {"__metadata__": texts}
     end = 0
     for name in order:
         shape, dtype = tensors[name]
@@ -106,6 +116,13 @@ def _read_header(path: Path, buffer: mmap.mmap) -> tuple[dict[str, Any], int]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number in JSON")
+
+
+def _pop_metadata(path: Path, header: dict[str, Any]) -> dict[str, str]:
+    metadata = header.pop("__metadata__", None)
+    if metadata is not None and not _is_text_table(metadata):
+        raise UserError(f"{path}: its __metadata__ is not a table of texts, the file is damaged; download it again")
+    return metadata or {}
 
 
 def _is_text_table(value: Any) -> bool:

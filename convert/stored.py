@@ -5,13 +5,16 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from convert.rules import Problems, check_values
 from show1_jax.checkpoints.arrays import load_weights, weight_shapes
 from show1_jax.checkpoints.manifest import Component
 from show1_jax.checkpoints.networks import architecture_of
+from show1_jax.config.sampling import MeshConfig
 from show1_jax.errors import UserError
 from show1_jax.nn.config import Architecture
+from show1_jax.parallel import make_mesh
 from show1_jax.parallel.weights import WeightPath, to_state, to_weights
 
 
@@ -25,6 +28,11 @@ def stored_architecture(checkpoint: Path, name: str, component: Component) -> Ar
         return architecture_of(component)
     except UserError as error:
         raise UserError(f"{checkpoint}: {name}: {error}; convert again") from None
+
+
+def cpu_mesh() -> Mesh:
+    """Return a mesh of one CPU device, for functions that load to a mesh."""
+    return make_mesh(MeshConfig(), jax.local_devices(backend="cpu")[:1])
 
 
 def read_weights(
@@ -46,7 +54,7 @@ def read_weights(
     as_stored = {
         path: jax.ShapeDtypeStruct(leaf.shape, stored.get(path, leaf).dtype) for path, leaf in to_weights(state).items()
     }
-    on_host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    on_host = jax.sharding.SingleDeviceSharding(cpu_mesh().devices.item())
     loaded = load_weights(checkpoint, name, to_state(state, as_stored), shardings=on_host)
     weights = {path: np.asarray(array) for path, array in to_weights(loaded).items()}
     problems = Problems()

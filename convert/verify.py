@@ -8,6 +8,7 @@ from flax import nnx
 from convert.rules import Problems
 from convert.stored import stored_architecture
 from convert.tables import parameters
+from show1_jax.checkpoints.adapters import ADAPTER, LORA_A, LORA_B, AdapterConfig
 from show1_jax.checkpoints.arrays import weight_shapes
 from show1_jax.checkpoints.manifest import Component, read_manifest, verify_files
 from show1_jax.errors import shown_name
@@ -38,7 +39,12 @@ def verify(checkpoint: Path) -> None:
 
 
 def _check_shapes(checkpoint: Path, name: str, component: Component) -> int:
-    """Return the number of parameters, after checking that all have the architecture's shapes."""
+    """Return the number of parameters, after checking that all have the architecture's shapes.
+
+    The shapes of an adapter's arrays depend on another checkpoint; only its rank and pairs are checked here.
+    """
+    if component.kind == ADAPTER:
+        return _check_pairs(checkpoint, name, component)
     state = parameters(component.kind, stored_architecture(checkpoint, name, component))
     wanted = {weight_path(path): tuple(variable.shape) for path, variable in nnx.to_flat_state(state)}
     stored = {path: tuple(leaf.shape) for path, leaf in weight_shapes(checkpoint, name).items()}
@@ -51,4 +57,21 @@ def _check_shapes(checkpoint: Path, name: str, component: Component) -> int:
         if stored[path] != wanted[path]:
             problems.add("wrong shapes", f"{'/'.join(path)} is {stored[path]}, not {wanted[path]}")
     problems.raise_any(f"{checkpoint}: {name}", "convert again")
+    return sum(math.prod(shape) for shape in stored.values())
+
+
+def _check_pairs(checkpoint: Path, name: str, component: Component) -> int:
+    """Return the number of parameters of an adapter, after checking its low-rank pairs."""
+    config = AdapterConfig.from_dict(component.architecture)
+    stored = {path: tuple(leaf.shape) for path, leaf in weight_shapes(checkpoint, name).items()}
+    problems = Problems()
+    for path, shape in stored.items():
+        other = {LORA_A: LORA_B, LORA_B: LORA_A}.get(path[-1])
+        if other is None:
+            continue
+        if (*path[:-1], other) not in stored:
+            problems.add("pairs that are not complete", "/".join(path))
+        if shape[-1 if other == LORA_B else 0] != config.rank:
+            problems.add(f"ranks that are not {config.rank}", f"{'/'.join(path)} is {shape}")
+    problems.raise_any(f"{checkpoint}: {name}", "train or import the adapter again")
     return sum(math.prod(shape) for shape in stored.values())

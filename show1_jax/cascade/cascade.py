@@ -20,7 +20,7 @@ from show1_jax.cascade.noise import NoiseSource, SeededNoise
 from show1_jax.cascade.prompts import Prompt, check_negative, check_prompt
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, text_encoders
-from show1_jax.checkpoints.adapter_set import AdaptedCheckpoints, Adapter, open_adapters
+from show1_jax.checkpoints.adapter_set import Adapter, open_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.checkpoints.recorded_settings import recorded_config
@@ -135,7 +135,7 @@ class Cascade:
         """
         checkpoints = CheckpointSet.open(checkpoint)
         config = config or recorded_config(checkpoints.manifest, str(checkpoint))
-        return cls.of(checkpoints, config, devices, open_adapters(adapters, checkpoints))
+        return cls.of(checkpoints, config, devices, open_adapters(adapters, checkpoints.manifest))
 
     @classmethod
     def of(
@@ -146,28 +146,26 @@ class Cascade:
         adapters: Sequence[Adapter] = (),
     ) -> "Cascade":
         """Return the cascade of opened checkpoints and adapters; see `Cascade.load`."""
-        spec = CascadeSpec.of(config, checkpoints.manifest, devices)
-        return cls(spec, AdaptedCheckpoints(checkpoints, adapters), checkpoints.tokenizer)
+        spec = CascadeSpec.of(config, checkpoints.manifest, devices, adapters)
+        return cls(spec, checkpoints.load, checkpoints.tokenizer)
 
     def with_adapters(self, adapters: str) -> "Cascade":
-        """Return a cascade with the same checkpoint, settings and compiled programs, and other adapters.
+        """Return a cascade with the same settings, networks and compiled programs, and other adapters.
+
+        Weights that this cascade keeps on the devices are not loaded again.
 
         Args:
             adapters: see `Cascade.load`; empty: none.
 
         Raises:
             UserError: an adapter does not fit the checkpoint.
-            ValueError: the networks are not those of a checkpoint.
         """
-        load = self._networks.load
-        if not isinstance(load, AdaptedCheckpoints):
-            raise ValueError("adapters belong to the weights of a checkpoint, and this cascade has none")
-        adapted = AdaptedCheckpoints(load.checkpoints, open_adapters(adapters, load.checkpoints))
-        return type(self)(self.spec, self._networks.with_weights(adapted), self._tokenizer)
+        spec = dataclasses.replace(self.spec, adapters=open_adapters(adapters, self.spec.manifest))
+        return type(self)(spec, self._networks, self._tokenizer)
 
     def with_config(self, config: CascadeConfig) -> "Cascade":
         """Return a cascade with the same networks and devices, and other settings."""
-        spec = CascadeSpec.of(config, self.spec.manifest, list(self.spec.mesh.devices.flat))
+        spec = CascadeSpec.of(config, self.spec.manifest, list(self.spec.mesh.devices.flat), self.spec.adapters)
         is_same = (spec.mesh, spec.dtype) == (self.spec.mesh, self.spec.dtype)
         return type(self)(spec, self._networks if is_same else self._networks.load, self._tokenizer)
 

@@ -19,9 +19,11 @@ from show1_jax.cascade.programs import (
 )
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, components, text_encoders
-from show1_jax.checkpoints.networks import abstract_network
+from show1_jax.checkpoints.adapters import changed_weight
+from show1_jax.checkpoints.networks import LoadedNetwork, abstract_network
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.parallel import from_first_process
+from show1_jax.parallel.weights import to_weights
 from show1_jax.runtime import weight_formats
 
 GIB: Final = 2**30
@@ -61,11 +63,12 @@ def memory_needs(spec: CascadeSpec, stages: Sequence[Stage], batch_size: int = 1
     for stage in STAGES:
         if stage in stages:
             compiled = compile_stage(spec, stage, batch_size)
-            yield stage, compiled.need
+            added = adapted_bytes(spec, stage)
+            yield stage, compiled.need._replace(weights=compiled.need.weights + added)
             if compiled.codec is not None:
                 programs = zip(compiled.codec, autoencoder_programs(spec, stage, batch_size), strict=True)
                 working = max(_need_of(code, program).working for code, program in programs)
-                yield AUTOENCODER, MemoryNeed(compiled.need.weights, working)
+                yield AUTOENCODER, MemoryNeed(compiled.need.weights + added, working)
 
 
 def text_need(spec: CascadeSpec, component: str, batch_size: int = 1) -> MemoryNeed:
@@ -93,7 +96,7 @@ class CompiledStage(NamedTuple):
         steps: denoising steps by their kind.
         codec: encoding and decoding of a latent stage; None for the others.
         formats: layouts and shardings of the weights of the stage's UNet; None: the default ones.
-        need: memory while the stage runs.
+        need: memory while the stage runs, without adapters.
     """
 
     steps: CompiledSteps
@@ -114,7 +117,7 @@ def compile_stage(spec: CascadeSpec, stage: Stage, batch_size: int = 1, formats:
     if not STAGE_TABLE[stage].num_clips(spec.config):  # there is one keyframe, and nothing between keyframes
         return CompiledStage({}, None, formats, MemoryNeed(component_bytes(spec, stage), 0))
     together = _compile_steps(spec, stage, batch_size, formats, sequential_guidance=False)
-    if together.need.total <= _limit_bytes(spec) or spec.config.negative_text(stage) is None:
+    if together.need.total <= stage_limit(spec, stage) or spec.config.negative_text(stage) is None:
         return together
     return _compile_steps(spec, stage, batch_size, formats, sequential_guidance=True)
 
@@ -153,8 +156,24 @@ def resident_limit(spec: CascadeSpec) -> float:
 
 
 def component_bytes(spec: CascadeSpec, component: str) -> int:
-    """Return the bytes of a component's weights on each device."""
-    return _weight_bytes(abstract_network(spec.manifest.component(component), spec.mesh, spec.dtype).weights)
+    """Return the bytes of a component's weights on each device, with those that adapters change."""
+    return _weight_bytes(_network(spec, component).weights) + adapted_bytes(spec, component)
+
+
+def adapted_bytes(spec: CascadeSpec, component: str) -> int:
+    """Return the bytes of the changed copies of weights, on each device; 0 without adapters."""
+    paths = {changed_weight(path) for adapter in spec.adapters_of(component) for path in adapter.shapes}
+    weights = to_weights(_network(spec, component).weights) if paths else {}
+    return _weight_bytes([weights[path] for path in paths])
+
+
+def stage_limit(spec: CascadeSpec, stage: Stage) -> float:
+    """Return the bytes of each device that a stage's programs may use with `memory_limit_gb`, beside its adapters."""
+    return _limit_bytes(spec) - adapted_bytes(spec, stage)
+
+
+def _network(spec: CascadeSpec, component: str) -> LoadedNetwork:
+    return abstract_network(spec.manifest.component(component), spec.mesh, spec.dtype)
 
 
 def memory_bytes(spec: CascadeSpec) -> float:

@@ -17,13 +17,14 @@ import jax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from show1_jax.cascade.memory import CompiledStage, compile_stage, component_bytes, resident_limit
+from show1_jax.cascade.memory import CompiledStage, compile_stage, component_bytes, resident_limit, stage_limit
 from show1_jax.cascade.programs import step_shapes
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.cascade.stages import STAGE_TABLE
+from show1_jax.checkpoints.adapter_set import adapted_weights
 from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.config.sampling import STAGES, Stage
-from show1_jax.parallel.weights import WeightPath
+from show1_jax.parallel.weights import WeightPath, Weights, to_state, to_weights
 from show1_jax.terminal import BACKGROUND
 
 _MAX_COMPILERS: Final = 4
@@ -57,15 +58,10 @@ class Networks:
         self._first_compiled: dict[str, Future[CompiledStage]] = {}
         self._loaded: dict[str, LoadedNetwork] = {}
         self._loading: dict[str, Future[LoadedNetwork]] = {}
+        self._adapted: dict[str, tuple[Hashable, Weights]] = {}
         self._users: Counter[str] = Counter()
         self._bytes: dict[str, int] = {}
         self._loader: ThreadPoolExecutor | None = None
-
-    def with_weights(self, load: LoadNetwork) -> "Networks":
-        """Return networks with the same compiled programs and other weights."""
-        other = Networks(load)
-        other._compiled, other._first_compiled = self._compiled, self._first_compiled
-        return other
 
     @contextmanager
     def in_background(self, stages: Sequence[Stage], batches: Sequence[tuple[CascadeSpec, int]]) -> Iterator[None]:
@@ -138,6 +134,9 @@ class Networks:
     def loaded(self, spec: CascadeSpec, component: str, part: WeightPath = ()) -> Iterator[LoadedNetwork]:
         """Load a network, or its module at the path `part`, unless it is on the devices already.
 
+        A whole network has the spec's adapters. The weights that they change are then on the devices twice, changed and
+        as loaded: to subtract a change would not give the same bits.
+
         Yields:
             The network. Its weights are deleted when the last such block ends, unless they are kept.
         """
@@ -152,7 +151,7 @@ class Networks:
             self._loaded[component] = self._take(spec, component)
         self._users[component] += 1
         try:
-            yield self._loaded[component]
+            yield self._with_adapters(spec, component)
         finally:
             self._users[component] -= 1
             if not self.keeps_weights:
@@ -163,7 +162,22 @@ class Networks:
         for component in list(self._loaded) if components is None else components:
             if not self._users[component]:
                 _delete(self._loaded.pop(component))
+                for array in self._adapted.pop(component, (None, {}))[1].values():
+                    array.delete()
                 self._bytes.pop(component)
+
+    def _with_adapters(self, spec: CascadeSpec, component: str) -> LoadedNetwork:
+        """Return a loaded network with the spec's adapters; those of the last call are replaced."""
+        network, adapters = self._loaded[component], spec.adapters_of(component)
+        if not adapters:
+            return network
+        key = tuple((adapter.digest, adapter.strength) for adapter in adapters)
+        if component not in self._adapted or self._adapted[component][0] != key:
+            self._adapted.pop(component, None)  # their memory is free, unless a network in use still has them
+            self._adapted[component] = key, adapted_weights(to_weights(network.weights), adapters, spec.mesh)
+            self._bytes[component] = component_bytes(spec, component)
+        weights = to_weights(network.weights) | self._adapted[component][1]
+        return network._replace(weights=to_state(network.weights, weights))
 
     def _take(self, spec: CascadeSpec, component: str) -> LoadedNetwork:
         """Return a network that is loaded in the background already, or load it."""
@@ -181,7 +195,7 @@ class Networks:
         """Return the programs of a stage, which `submit` compiles if they are not known yet."""
         key = (
             *(stage, batch_size, step_shapes(spec, stage, batch_size), spec.sampler(stage), spec.step_kinds(stage)),
-            *(spec.mesh, spec.dtype, spec.config.memory_limit_gb),
+            *(spec.mesh, spec.dtype, stage_limit(spec, stage)),
         )
         known = self._compiled.get(key)
         if known is None or _has_failed(known):

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from show1_jax.cascade.denoise import StepKind, step_kinds
 from show1_jax.cascade.fit import network_problems
 from show1_jax.cascade.stages import AUTOENCODER, PIXEL_CHANNELS, STAGE_TABLE, Size, check_inputs
+from show1_jax.checkpoints.adapter_set import Adapter
 from show1_jax.checkpoints.manifest import Manifest
 from show1_jax.checkpoints.networks import architecture_of
 from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
@@ -34,24 +35,30 @@ class CascadeSpec:
         manifest: components of a checkpoint, or of a checkpoint that a config describes.
         mesh: mesh of the devices that the cascade runs on.
         dtype: dtype of weights and activations.
+        adapters: adapters of the networks, which are added to their weights.
     """
 
     config: CascadeConfig
     manifest: Manifest
     mesh: Mesh
     dtype: jnp.dtype
+    adapters: tuple[Adapter, ...] = ()
 
     @classmethod
     def of(
-        cls, config: CascadeConfig, manifest: Manifest, devices: Sequence[jax.Device] | None = None
+        cls,
+        config: CascadeConfig,
+        manifest: Manifest,
+        devices: Sequence[jax.Device] | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> "CascadeSpec":
-        """Return the spec of a config and a manifest on some devices, by default on all devices.
+        """Return the spec of a config, a manifest and adapters on some devices, by default on all devices.
 
         Raises:
             UserError: the config's mesh does not fit the devices.
         """
         mesh = make_mesh(config.mesh, devices)
-        return cls(config, manifest, mesh, compute_dtype(config.precision, platform_of(mesh)))
+        return cls(config, manifest, mesh, compute_dtype(config.precision, platform_of(mesh)), tuple(adapters))
 
     def architecture(self, component: str) -> Any:
         """Return the architecture of a component's network.
@@ -60,6 +67,10 @@ class CascadeSpec:
             UserError: there is no such component.
         """
         return architecture_of(self.manifest.component(component))
+
+    def adapters_of(self, component: str) -> tuple[Adapter, ...]:
+        """Return the adapters that change a component's weights."""
+        return tuple(adapter for adapter in self.adapters if adapter.component == component and adapter.strength)
 
     def text_encoder(self, component: str) -> TextEncoder:
         """Return the row of a text encoder's component.

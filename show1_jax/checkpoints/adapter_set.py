@@ -1,5 +1,6 @@
-"""Adapters in use: opened, checked against the weights that they belong to, and added when a network is loaded."""
+"""Adapters in use: opened, checked against the weights that they belong to, and added to a network's weights."""
 
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -10,19 +11,28 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
-from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
-from show1_jax.checkpoints.adapters import ADAPTER, LORA_A, LORA_B, AdapterConfig, lora_shapes, weight_changes
+from show1_jax.checkpoints.adapters import (
+    ADAPTER,
+    LORA_A,
+    LORA_B,
+    AdapterConfig,
+    changed_weight,
+    lora_shapes,
+    weight_changes,
+)
 from show1_jax.checkpoints.arrays import load_arrays, weight_shapes
-from show1_jax.checkpoints.checkpoint_set import CheckpointSet, resolve_checkpoint
-from show1_jax.checkpoints.manifest import check_hashes, check_sizes, read_manifest
-from show1_jax.checkpoints.networks import LoadedNetwork, architecture_of, make_network
+from show1_jax.checkpoints.checkpoint_set import resolve_checkpoint
+from show1_jax.checkpoints.manifest import Manifest, check_hashes, read_manifest
+from show1_jax.checkpoints.networks import architecture_of, make_network
 from show1_jax.checkpoints.reading import move_to_layouts
+from show1_jax.config.sampling import STAGES
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
+from show1_jax.nn.config import Architecture
 from show1_jax.parallel import replicated_sharding, shardings_by_path
-from show1_jax.parallel.weights import WeightPath, Weights, WeightShapes, to_state, to_weights
+from show1_jax.parallel.weights import WeightPath, Weights, WeightShapes, to_weights
 
 MAX_STRENGTH: Final = 100.0
 
@@ -47,13 +57,13 @@ class Adapter(NamedTuple):
     digest: str
 
 
-def open_adapters(names: str, checkpoints: CheckpointSet) -> tuple[Adapter, ...]:
+def open_adapters(names: str, manifest: Manifest) -> tuple[Adapter, ...]:
     """Open adapters by name and check that they fit. All processes must call this at the same point.
 
     Args:
         names: `DIR` or `DIR:STRENGTH`, separated by commas; empty: none. Each folder is a step of a training run, or
             the working directory of a training run: then its newest intact step is used. The strength is 1 by default.
-        checkpoints: checkpoints with the networks.
+        manifest: components of the checkpoint with the networks.
 
     Raises:
         UserError: a folder is not an adapter, is damaged, belongs to other weights, or does not fit the network; or a
@@ -61,15 +71,15 @@ def open_adapters(names: str, checkpoints: CheckpointSet) -> tuple[Adapter, ...]
     """
     adapters = []
     for folder, strength in split_adapters(names):
-        manifest = read_manifest(path := resolve_checkpoint(folder))
-        for component, record in manifest.components.items():
+        own = read_manifest(path := resolve_checkpoint(folder))
+        for component, record in own.components.items():
             if record.kind != ADAPTER:
                 raise UserError(f"{folder} is not an adapter but a checkpoint; give it as --checkpoint")
             config = AdapterConfig.from_dict(record.architecture)
-            check_sizes(path, component)
+            check_hashes(path, component, together=True)
             shapes = weight_shapes(path, component)
-            adapter = Adapter(path, component, config, strength, shapes, manifest.digest(component))
-            _check_fits(adapter, checkpoints)
+            adapter = Adapter(path, component, config, strength, shapes, own.digest(component))
+            _check_fits(adapter, manifest)
             adapters.append(adapter)
     return tuple(adapters)
 
@@ -92,89 +102,90 @@ def _split_strength(name: str) -> tuple[Path, float]:
     return user_path(folder), strength
 
 
-class AdaptedCheckpoints:
-    """Checkpoints whose networks are loaded with adapters; it is a function that loads networks.
+def adapted_weights(weights: Weights, adapters: Sequence[Adapter], mesh: Mesh) -> Weights:
+    """Return the weights that adapters change, by path, as new arrays; the given ones are kept.
 
-    Weights are adapted in float32 and rounded to their dtype. Networks keep their structure, so compiled programs run
-    them with any adapters.
+    A weight W becomes W + the sum of strength x change, added in float32 and rounded to its dtype. It has the sharding
+    and the layout of W, so that programs that were compiled for the network run with it.
 
-    Attributes:
-        checkpoints: the checkpoints.
-        adapters: adapters, of any of their networks.
+    Args:
+        weights: weights of a network on the devices; those that no adapter changes may be absent.
+        adapters: adapters of this network, with strengths other than 0.
+        mesh: devices.
+
+    Raises:
+        UserError: an adapter has values that are not finite.
     """
-
-    def __init__(self, checkpoints: CheckpointSet, adapters: Sequence[Adapter] = ()):
-        self.checkpoints, self.adapters = checkpoints, tuple(adapters)
-
-    def __call__(
-        self, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = (), formats: Any = None
-    ) -> LoadedNetwork:
-        """Load a network and add its adapters; see `CheckpointSet.load`.
-
-        Raises:
-            UserError: as there; or an adapter's files are damaged or have values that are not finite.
-        """
-        network = self.checkpoints.load(component, mesh, dtype, part, formats)
-        adapters = [adapter for adapter in self.adapters if adapter.component == component and adapter.strength]
-        if not adapters:
-            return network
-        weights = to_weights(network.weights)
-        changes: Weights = {}
-        for adapter in adapters:
-            for path, change in weight_changes(weights, _read(adapter, mesh), adapter.config.scale).items():
-                scaled = adapter.strength * change
-                changes[path] = changes[path] + scaled if path in changes else scaled
-        for path, change in changes.items():
-            weights[path] = _changed(weights[path], change)
-        return network._replace(weights=to_state(network.weights, weights))
+    read = [_Change(read_adapter(adapter, mesh), adapter.config.scale, adapter.strength) for adapter in adapters]
+    paths = {changed_weight(path) for change in read for path in change.arrays}
+    changed: dict[WeightPath, Any] = {path: weight for path, weight in weights.items() if path in paths}
+    shardings = {path: weight.sharding for path, weight in changed.items()}
+    adapted = jax.jit(_add, out_shardings=shardings)(changed, read)  # the program is the same with any strengths
+    return move_to_layouts(adapted, {path: weight.format for path, weight in changed.items()})
 
 
-def _changed(weight: Any, change: Array) -> Array:
-    """Return a changed weight with the sharding and the layout of the original, which is deleted."""
-    changed = jax.jit(_add, out_shardings=weight.sharding)(weight, change)
-    moved = move_to_layouts({(): changed}, {(): weight.format})[()]
-    weight.delete()
-    return moved
+class _Change(NamedTuple):
+    """The arrays of an adapter, and the factors of their changes."""
+
+    arrays: Weights
+    scale: float
+    strength: float
 
 
-def _add(weight: Array, change: Array) -> Array:
-    return (weight.astype(jnp.float32) + change).astype(weight.dtype)
+def _add(weights: Weights, changes: Sequence[_Change]) -> Weights:
+    """Return weights with the sums of their changes."""
+    total: Weights = {}
+    for arrays, scale, strength in changes:
+        for path, change in weight_changes(weights, arrays, scale).items():
+            total[path] = total[path] + strength * change if path in total else strength * change
+    return {path: (weight.astype(jnp.float32) + total[path]).astype(weight.dtype) for path, weight in weights.items()}
 
 
-def _read(adapter: Adapter, mesh: Mesh) -> Weights:
-    """Read an adapter's arrays, float32, sharded over the mesh as weights are, and check their hashes."""
-    check_hashes(adapter.folder, f"{adapter.component}/weights", together=True)
+def read_adapter(adapter: Adapter, mesh: Mesh) -> Weights:
+    """Read an adapter's arrays, float32, sharded over the mesh as weights are.
+
+    Raises:
+        UserError: values are not finite.
+    """
     shardings = shardings_by_path(adapter.shapes, mesh)
     wanted = {
         path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32, sharding=shardings[path])
         for path, leaf in adapter.shapes.items()
     }
     arrays = load_arrays(adapter.folder, f"{adapter.component}/weights", wanted)
-    finite = jax.jit(
-        lambda arrays: jnp.stack([jnp.isfinite(array).all() for array in arrays.values()]).all(),
-        out_shardings=replicated_sharding(mesh),
-    )
-    if not finite(arrays):
+    if not jax.jit(_all_finite, out_shardings=replicated_sharding(mesh))(arrays):
         raise UserError(f"{adapter.folder}: the adapter has values that are NaN or infinite; use an earlier step")
     return arrays
 
 
-def _check_fits(adapter: Adapter, checkpoints: CheckpointSet) -> None:
+def _all_finite(arrays: Weights) -> Bool[Array, ""]:
+    return jnp.stack([jnp.isfinite(array).all() for array in arrays.values()]).all()
+
+
+@functools.lru_cache(maxsize=8)
+def _network_shapes(kind: str, architecture: Architecture) -> WeightShapes:
+    """Return the shapes of a network's weights; they are kept, because a network takes long to build."""
+    return to_weights(nnx.state(make_network(kind, architecture), nnx.Param))
+
+
+def _check_fits(adapter: Adapter, manifest: Manifest) -> None:
     """Refuse an adapter of other weights, or whose arrays do not fit the network or its own record."""
     component, where = adapter.component, f"{adapter.folder}: the adapter"
-    if adapter.config.base != checkpoints.manifest.digest(component):
+    if component not in STAGES:
+        raise UserError(f"{where} changes {component}; only the networks of stages have adapters: {', '.join(STAGES)}")
+    if component not in manifest.components:
         raise UserError(
-            f"{where} belongs to other weights than the {component} of {checkpoints.path(component)}; "
+            f"{where} changes {component}, which the checkpoint does not have; it has {', '.join(manifest.components)}"
+        )
+    if adapter.config.base != manifest.digest(component):
+        raise UserError(
+            f"{where} belongs to other weights than the {component} of the checkpoint; "
             "give the checkpoint that it was trained on"
         )
-    record = checkpoints.component(component)
-    network = make_network(record.kind, architecture_of(record))
-    weights = to_weights(nnx.state(network, nnx.Param))
-    kernels = {
-        kernel: weights[kernel]
-        for path in adapter.shapes
-        if path[-1] in (LORA_A, LORA_B) and (kernel := (*path[:-1], "kernel")) in weights
-    }
+    record = manifest.component(component)
+    weights = _network_shapes(record.kind, architecture_of(record))
+    of_pairs = {changed_weight(path) for path in adapter.shapes if path[-1] in (LORA_A, LORA_B)}
+    kernels = {path: weight for path, weight in weights.items() if path in of_pairs}
     allowed = weights | lora_shapes(kernels, adapter.config.rank or 1)
     for path, leaf in adapter.shapes.items():
         name, wanted = ".".join(path), allowed.get(path)
@@ -186,3 +197,5 @@ def _check_fits(adapter: Adapter, checkpoints: CheckpointSet) -> None:
         for part in (LORA_A, LORA_B):
             if (*kernel[:-1], part) not in adapter.shapes:
                 raise UserError(f"{where} lacks {'.'.join((*kernel[:-1], part))}, the other part of a pair")
+        if kernel in adapter.shapes:
+            raise UserError(f"{where} has {'.'.join(kernel)} and also a pair that changes it; it must have one of them")

@@ -10,6 +10,7 @@ from typing import Final
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from show1_jax.config.settings import Settings
@@ -65,22 +66,29 @@ def adapted_kernel(path: WeightPath) -> WeightPath | None:
     return (*path[:-1], KERNEL) if path[-1] == LORA_A else None
 
 
+def changed_weight(path: WeightPath) -> WeightPath:
+    """Return the path of the weight that an array of an adapter changes."""
+    return (*path[:-1], KERNEL) if path[-1] in (LORA_A, LORA_B) else path
+
+
 def apply_adapter(frozen: Weights, adapter: Weights, scale: float) -> Weights:
     """Return all weights of a network from the frozen ones and an adapter. Pure and differentiable.
 
     Args:
-        frozen: all weights that the adapter does not replace, by path.
+        frozen: all weights that the adapter does not replace, by path, of any dtype; those with a low-rank change
+            become float32.
         adapter: its arrays, see the module.
         scale: factor of the low-rank changes, alpha / rank; an array that replaces a weight is not scaled.
     """
     weights = frozen | {path: array for path, array in adapter.items() if path[-1] not in (LORA_A, LORA_B)}
     for path, a in adapter.items():
         if kernel := adapted_kernel(path):
-            weights[kernel] = frozen[kernel] + scale * low_rank_product(a, adapter[*path[:-1], LORA_B])
+            change = scale * low_rank_product(a, adapter[*path[:-1], LORA_B])
+            weights[kernel] = frozen[kernel].astype(jnp.float32) + change
     return weights
 
 
-def weight_changes(base: Weights, adapter: Weights, scale: float) -> Weights:
+def weight_changes(base: Weights, adapter: Weights, scale: Float[ArrayLike, ""]) -> Weights:
     """Return the float32 change of every weight that an adapter changes, by path.
 
     Args:
@@ -91,7 +99,7 @@ def weight_changes(base: Weights, adapter: Weights, scale: float) -> Weights:
     changes: Weights = {}
     for path, array in adapter.items():
         if kernel := adapted_kernel(path):
-            changes[kernel] = scale * low_rank_product(array, adapter[*path[:-1], LORA_B])
+            changes[kernel] = jnp.multiply(scale, low_rank_product(array, adapter[*path[:-1], LORA_B]))
         elif path[-1] != LORA_B:
             changes[path] = array - base[path].astype(jnp.float32)
     return changes

@@ -21,6 +21,7 @@ LearningRateSchedule = Literal["constant", "cosine", "linear"]
 DataName = Literal["synthetic", "videos"]
 TextSourceName = Literal["encoder", "cache"]
 OptimizerKind = Literal["adamw", "muon"]
+FrozenDtype = Literal["float32", "bfloat16"]
 ReconstructionError = Literal["absolute", "squared"]
 
 
@@ -108,6 +109,9 @@ class DenoisingTrainingConfig(StageTrainingConfig):
     low-rank adapters; or a regular expression that matches a part of their dotted paths. All others are frozen: this
     requires `init`, and the run saves an adapter."""
     lora: LoraConfig = LoraConfig()
+    frozen_dtype: FrozenDtype = "float32"
+    """Dtype of the network's frozen weights on the devices. `bfloat16` halves their memory, and rounds them; trained
+    weights are float32 always."""
     text_dropout: float = 0.1
     """Share of clips whose caption is replaced by the empty text, for classifier-free guidance (arXiv 2207.12598)."""
     num_timesteps: int = 1000

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from show1_jax.cascade.memory import GIB, MemoryNeed, component_bytes, keeps_all_weights, memory_needs
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.cascade.stages import components
+from show1_jax.checkpoints.adapter_set import open_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_checkpoint_or_run, split_names
 from show1_jax.checkpoints.manifest import Manifest
 from show1_jax.checkpoints.random import described_manifest
@@ -21,9 +22,10 @@ def describe_memory(config: Config, request: Request) -> Iterator[str]:
     from the checkpoint or, if it does not exist yet, from the config.
 
     Raises:
-        UserError: settings or sizes are invalid for a stage, or do not fit the devices.
+        UserError: settings, sizes or adapters are invalid for a stage, or do not fit the devices.
     """
-    spec = CascadeSpec.of(config, _manifest(config))
+    manifest = _manifest(config)
+    spec = CascadeSpec.of(config, manifest, adapters=open_adapters(config.adapter, manifest))
     spec.check_settings(request.stages)
     batch_size = request.batch_size or spec.mesh.shape["data"]
     devices = spec.mesh.devices.flat

@@ -85,7 +85,7 @@ def sample_videos(config: Config, request: Request) -> None:
     enable_compilation_cache(config.compilation_cache)
     from_first_process(lambda: make_random_checkpoint(config))
     checkpoints = CheckpointSet.open(config.checkpoint)
-    adapters = open_adapters(config.adapter, checkpoints)
+    adapters = open_adapters(config.adapter, checkpoints.manifest)
     cascade = Cascade.of(checkpoints, request.settings(config), adapters=adapters)
     checkpoints.check_sizes(components(request.stages))
     user_video = from_first_process(lambda: _read_user_video(config, request))
@@ -159,7 +159,7 @@ def component_digests(manifest: Manifest, adapters: Sequence[Adapter] = ()) -> d
     digests = {name: manifest.digest(name) for name in manifest.components}
     for adapter in adapters:
         if adapter.strength:
-            digests[adapter.component] += f" + {adapter.strength:g} x {adapter.digest}"
+            digests[adapter.component] += f" + {adapter.strength!r} x {adapter.digest}"
     return digests
 
 

@@ -2,26 +2,29 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh
+from jaxtyping import Array
 
 from show1_jax.checkpoints.adapters import adapted_kernel
 from show1_jax.checkpoints.networks import architecture_of, make_network
 from show1_jax.config.training import StageTrainingConfig
 from show1_jax.diffusion.random_keys import new_key, numbered_keys
 from show1_jax.parallel import mesh_sizes, shardings_by_path
-from show1_jax.parallel.weights import WeightShapes, to_weights
+from show1_jax.parallel.weights import Weights, WeightShapes, to_weights
+from show1_jax.training.flops import inner_programs
 from show1_jax.training.inputs import abstract_inputs
 from show1_jax.training.plan import Plan
 from show1_jax.training.state import abstract_state
 from show1_jax.training.step import Batch, Frozen, Keys, Model
-from show1_jax.training.trainable import frozen_weights, trains_all
+from show1_jax.training.trainable import frozen_shapes, trained_shapes, trains_all
 
 GB = 1e9
+_USED_SHARE: Final = 0.75
+_DEVICE_SIZES: Final = (16, 24, 40, 80)
 _UNEVEN_RATIO = 1.5
 """Ratio of a device's weights to an even share, above which the report adds a hint."""
 
@@ -29,15 +32,15 @@ _UNEVEN_RATIO = 1.5
 def describe_training_memory(plan: Plan, num_devices: int, activation_bytes: int) -> str:
     """Return a table of the memory that each device requires, in GB (1e9 bytes), by use.
 
-    Counted are the weights (float32, sharded over the mesh); the average, the optimiser's moments and the gradient of
-    those that are trained; the weights with their low-rank changes; the frozen networks in the compute dtype; and the
-    saved activations. Not counted are activations that `remat` recomputes block by block, gradients of weights with
-    low-rank changes, layer by layer, and the compiler's own buffers. Leave room for them.
+    Counted are the weights, sharded over the mesh; the average, the optimiser's moments and the gradient of those that
+    are trained; the weights with their low-rank changes; the frozen networks in the compute dtype; and the activations.
+    Not counted are gradients of weights with low-rank changes, layer by layer, the activations of the frozen networks,
+    and the compiler's own buffers. The last line leaves room for them.
 
     Args:
         plan: plan of the stage.
         num_devices: number of devices of the whole job.
-        activation_bytes: bytes of saved activations per clip; see `saved_activation_bytes`.
+        activation_bytes: bytes of activations per clip; see `activation_bytes`.
 
     Raises:
         UserError: the mesh does not fit the devices.
@@ -46,7 +49,7 @@ def describe_training_memory(plan: Plan, num_devices: int, activation_bytes: int
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     shapes, trained, training = plan.shapes(), plan.trained_shapes(), plan.training
     state = abstract_state(trained, plan.optimizer(), mesh)
-    base = frozen_weights(shapes, trained)
+    base = frozen_shapes(training, shapes, trained)
     places = sizes["data"] * sizes["fsdp"]
     at_a_time = math.ceil(training.batch_size / training.num_microbatches / places)
     gradients = 2 if training.num_microbatches > 1 else 1
@@ -77,11 +80,18 @@ def _format_report(
         f"  {training.batch_size} clips of {spec.num_frames} x {spec.height} x {spec.width} a step, in "
         f"{training.num_microbatches} microbatches{_batch_advice(training, sizes)}",
         *(f"  {name:<22}{size / GB:>9.3f} GB" for name, size in needs.items()),
-        f"  {'each device':<22}{sum(needs.values()) / GB:>9.3f} GB",
+        f"  {'each device':<22}{(total := sum(needs.values())) / GB:>9.3f} GB",
+        f"  with {_USED_SHARE:.0%} of its memory, as JAX uses by default: "
+        + ", ".join(f"{size} GB {_suffices(total, size)}" for size in _DEVICE_SIZES),
     ]
     if needs["weights"] > _UNEVEN_RATIO * 4 * num_all / (sizes["fsdp"] * sizes["tensor"]):
         lines.append(f"  fsdp={sizes['fsdp']} divides few of the weights: a smaller fsdp with a larger data needs less")
     return "\n".join(lines)
+
+
+def _suffices(needed: float, device_gb: int) -> str:
+    """Return whether a device suffices; vendors count its memory in GiB, and call them GB."""
+    return "suffices" if needed <= _USED_SHARE * device_gb * 2**30 else "does not suffice"
 
 
 def _batch_advice(training: StageTrainingConfig, sizes: Mapping[str, int]) -> str:
@@ -117,26 +127,53 @@ def _frozen_bytes(plan: Plan, name: str, mesh: AbstractMesh) -> int:
     return _sharded_bytes(to_weights(nnx.state(model, nnx.Param)), mesh)
 
 
-def saved_activation_bytes(plan: Plan) -> int:
-    """Return the bytes of activations that the forward pass saves per clip: the increase from one clip to two."""
+def activation_bytes(plan: Plan) -> int:
+    """Return the bytes of activations per clip when most are alive: the increase from one clip to two.
+
+    These are the saved activations, and those of the block that `remat` recomputes at that time. The operations are
+    counted in their order and without fusion, so that a compiled step needs less.
+    """
     graph, like = plan.network()
-    model, trained = (
-        Model(graph, like, plan.objective(), _no_inputs, plan.training, plan.lora_scale),
-        plan.trained_shapes(),
-    )
+    model, shapes = Model(graph, like, plan.objective(), _no_inputs, plan.training, plan.lora_scale), to_weights(like)
+    trained = trained_shapes(plan.training, shapes)
+    frozen = frozen_shapes(plan.training, shapes, trained)
 
-    def saved_bytes(batch_size: int) -> int:
-        video, text = abstract_inputs(plan, batch_size)
+    def loss(weights: Weights, base: Weights, *inputs: Any) -> Array:
+        return model.losses(weights, base, *inputs).loss.sum()
+
+    def most_bytes(batch_size: int) -> int:
         keys = jax.eval_shape(lambda: numbered_keys(new_key(0), batch_size))
-        saved = jax.eval_shape(
-            lambda weights, base, *inputs: jax.vjp(
-                lambda weights: model.losses(weights, base, *inputs).loss.sum(), weights
-            )[1],
-            *(trained, frozen_weights(plan.shapes(), trained), video, text, keys),
-        )
-        return sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(saved))
+        gradient = jax.make_jaxpr(jax.grad(loss))(trained, frozen, *abstract_inputs(plan, batch_size), keys)
+        return peak_bytes(gradient.jaxpr)
 
-    return saved_bytes(2) - saved_bytes(1)
+    return most_bytes(2) - most_bytes(1)
+
+
+def peak_bytes(jaxpr: Any) -> int:
+    """Return the bytes of the arrays that a traced program has made and still needs, when they are most.
+
+    Its arguments are not counted.
+
+    Args:
+        jaxpr: of `jax.make_jaxpr`.
+    """
+    uses = [*(equation.invars for equation in jaxpr.eqns), jaxpr.outvars]
+    last_use = {id(variable): number for number, variables in enumerate(uses) for variable in variables}
+    alive: dict[int, int] = {}
+    total = peak = 0
+    for number, equation in enumerate(jaxpr.eqns):
+        made = {id(variable): _num_bytes(variable.aval) for variable in equation.outvars}
+        inside = max((peak_bytes(part) for part in inner_programs(equation.params.values())), default=0)
+        peak = max(peak, total + max(sum(made.values()), inside))
+        alive |= {variable: size for variable, size in made.items() if variable in last_use}
+        total += sum(size for variable, size in made.items() if variable in last_use)
+        total -= sum(alive.pop(variable, 0) for variable in map(id, equation.invars) if last_use[variable] == number)
+    return peak
+
+
+def _num_bytes(array: Any) -> int:
+    """Return the bytes of an array's shape; random keys have a dtype without a size, and are small."""
+    return math.prod(array.shape) * getattr(array.dtype, "itemsize", 0)
 
 
 def _no_inputs(frozen: Frozen, batch: Batch, keys: Keys, *, training: bool) -> NoReturn:

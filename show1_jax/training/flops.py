@@ -71,14 +71,14 @@ def count_flops(jaxpr: Any) -> float:
             total += 2.0 * products * math.prod(query) * key[1]
         else:
             times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-            total += times * sum(count_flops(part) for part in _inner_programs(equation.params.values()))
+            total += times * sum(count_flops(part) for part in inner_programs(equation.params.values()))
     return total
 
 
-def _inner_programs(values: Any) -> Iterator[Any]:
+def inner_programs(values: Any) -> Iterator[Any]:
     """Yield the programs among an equation's parameters, e.g. the body of a scan."""
     for value in values:
         if isinstance(value, list | tuple):
-            yield from _inner_programs(value)
+            yield from inner_programs(value)
         elif hasattr(inner := getattr(value, "jaxpr", value), "eqns"):
             yield inner

@@ -5,6 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
+import jax
+import jax.numpy as jnp
+
 from show1_jax.checkpoints.adapters import KERNEL, lora_shapes
 from show1_jax.config.training import (
     AutoencoderTrainingConfig,
@@ -65,6 +68,19 @@ def lora_config(training: StageTrainingConfig) -> LoraConfig | None:
 def frozen_weights(weights: Mapping[WeightPath, Leaf], trained: Mapping[WeightPath, Any]) -> dict[WeightPath, Leaf]:
     """Return the weights of a network, or their shapes, that are not trained; `trained` has the trained arrays."""
     return {path: weight for path, weight in weights.items() if path not in trained}
+
+
+def frozen_shapes(training: StageTrainingConfig, shapes: WeightShapes, trained: WeightShapes) -> WeightShapes:
+    """Return the shapes of the weights of a network that are not trained, with their dtype on the devices.
+
+    Args:
+        training: settings of the stage.
+        shapes: shapes of all weights of the network.
+        trained: shapes of the trained arrays.
+    """
+    dtype = training.frozen_dtype if isinstance(training, DenoisingTrainingConfig) else "float32"
+    frozen = frozen_weights(shapes, trained)
+    return {path: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)) for path, leaf in frozen.items()}
 
 
 def matching_weights(pattern: str, shapes: WeightShapes, setting: str) -> WeightShapes:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from show1_jax.checkpoints.adapter_set import AdaptedCheckpoints, open_adapters, split_adapters
+from show1_jax.checkpoints.adapter_set import adapted_weights, open_adapters, split_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.config.sampling import MeshConfig
 from show1_jax.errors import UserError
@@ -26,8 +26,10 @@ def loaded(checkpoint: Path, adapters: str, dtype: Any = jnp.float32, num_device
     """Return the weights of the keyframe network with adapters."""
     checkpoints = CheckpointSet.open(checkpoint)
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1), jax.devices()[:num_devices])
-    load = AdaptedCheckpoints(checkpoints, open_adapters(adapters, checkpoints))
-    return {path: np.asarray(leaf) for path, leaf in to_weights(load(COMPONENT, mesh, dtype).weights).items()}
+    opened = [adapter for adapter in open_adapters(adapters, checkpoints.manifest) if adapter.strength]
+    weights = to_weights(checkpoints.load(COMPONENT, mesh, dtype).weights)
+    weights |= adapted_weights(weights, opened, mesh)
+    return {path: np.asarray(leaf) for path, leaf in weights.items()}
 
 
 def change(arrays: Arrays, kernel: WeightPath) -> np.ndarray:
@@ -52,14 +54,15 @@ def test_adapters_are_added_with_their_strengths(tiny_checkpoint: Path, tmp_path
     assert all(np.allclose(sharded[path], weight, rtol=EQUAL, atol=EQUAL) for path, weight in found.items())
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_strength_of_zero_changes_no_bit(dtype: Any, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_weights_keep_their_dtype_and_the_sum_is_rounded_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
     write_adapter(tmp_path / "adapter", tiny_checkpoint, pairs())
-    base = loaded(tiny_checkpoint, "", dtype)
-    for strength, same in ((0, True), (1, False)):
-        found = loaded(tiny_checkpoint, f"{tmp_path}/adapter:{strength}", dtype)
-        assert all(array.dtype == dtype for array in found.values())
-        assert all(found[path].tobytes() == weight.tobytes() for path, weight in base.items()) == same
+    base = loaded(tiny_checkpoint, "", jnp.bfloat16)
+    found = loaded(tiny_checkpoint, f"{tmp_path}/adapter:0.5", jnp.bfloat16)
+    assert all(array.dtype == jnp.bfloat16 for array in found.values())
+    for kernel in (QUERY, CONV):
+        exact = base[kernel].astype(np.float64) + 0.5 * change(pairs(), kernel)
+        half_of_the_spacing = np.abs(exact) * 2.0**-8
+        assert (np.abs(found[kernel].astype(np.float64) - exact) <= half_of_the_spacing * (1 + 1e-3) + EQUAL).all()
 
 
 def without_b(arrays: Arrays) -> Arrays:
@@ -68,6 +71,10 @@ def without_b(arrays: Arrays) -> Arrays:
 
 def with_nan(arrays: Arrays) -> Arrays:
     return arrays | {(*CONV[:-1], "lora_b"): np.full((RANK, 32), np.nan, np.float32)}
+
+
+def with_both(arrays: Arrays) -> Arrays:
+    return arrays | {QUERY: np.zeros((32, 32), np.float32)}
 
 
 def renamed(arrays: Arrays) -> Arrays:
@@ -84,6 +91,12 @@ def unchanged(arrays: Arrays) -> Arrays:
         (unchanged, {"base": "0" * 64}, "belongs to other weights than the keyframes of .*; give the checkpoint that"),
         (unchanged, {"rank": 3}, r"lora_a has the shape .* and not "),
         (without_b, {}, r"lacks mid_block\..*\.to_q\.lora_b, the other part of a pair"),
+        (with_both, {}, r"has mid_block\..*\.to_q\.kernel and also a pair that changes it"),
+        (
+            unchanged,
+            {"component": "text_t5"},
+            "changes text_t5; only the networks of stages have adapters: keyframes, ",
+        ),
         (renamed, {}, r"has nowhere\.lora_a, which keyframes does not have"),
         (with_nan, {}, "the adapter has values that are NaN or infinite"),
     ],
@@ -103,12 +116,13 @@ def test_a_damaged_adapter_and_a_checkpoint_are_refused(tiny_checkpoint: Path, t
     with pytest.raises(UserError, match="no checkpoint"):
         loaded(tiny_checkpoint, str(tmp_path / "nothing"))
     write_adapter(tmp_path / "adapter", tiny_checkpoint, pairs())
-    largest = max((tmp_path / "adapter").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
-    with pytest.raises(UserError, match="missing or changed"):
-        loaded(tiny_checkpoint, str(tmp_path / "adapter"))
+    for file in filter(Path.is_file, (tmp_path / "adapter" / COMPONENT).rglob("*")):
+        content = bytearray(original := file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(UserError, match="missing or changed"):
+            loaded(tiny_checkpoint, str(tmp_path / "adapter"))
+        file.write_bytes(original)
     with pytest.raises(UserError, match=r"is an adapter of keyframes, .*; give it as --adapter"):
         CheckpointSet.open(tmp_path / "adapter")
 
@@ -129,9 +143,11 @@ def test_names_have_strengths(tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_another_network_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    folder = write_adapter(tmp_path / "adapter", tiny_checkpoint, pairs())
-    checkpoints = CheckpointSet.open(tiny_checkpoint)
-    changed = dataclasses.replace(checkpoints.manifest.components[COMPONENT], kind="unet", schedulers={})
-    checkpoints.manifest.components[COMPONENT] = changed
-    with pytest.raises(UserError, match="belongs to other weights"):
-        open_adapters(str(folder), checkpoints)
+    folder = str(write_adapter(tmp_path / "adapter", tiny_checkpoint, pairs()))
+    manifest = CheckpointSet.open(tiny_checkpoint).manifest
+    manifest.components[COMPONENT] = dataclasses.replace(manifest.components[COMPONENT], schedulers={})
+    with pytest.raises(UserError, match="belongs to other weights than the keyframes of the checkpoint"):
+        open_adapters(folder, manifest)
+    del manifest.components[COMPONENT]
+    with pytest.raises(UserError, match="changes keyframes, which the checkpoint does not have; it has first_frame, "):
+        open_adapters(folder, manifest)

@@ -31,7 +31,14 @@ def pairs(seed: int = 0) -> dict[WeightPath, np.ndarray]:
 
 
 def write_adapter(
-    folder: Path, checkpoint: Path, arrays: Mapping[WeightPath, np.ndarray], *, rank: int = RANK, base: str = ""
+    folder: Path,
+    checkpoint: Path,
+    arrays: Mapping[WeightPath, np.ndarray],
+    *,
+    component: str = COMPONENT,
+    rank: int = RANK,
+    alpha: float = ALPHA,
+    base: str = "",
 ) -> Path:
     """Write an adapter with these arrays.
 
@@ -39,11 +46,13 @@ def write_adapter(
         folder: folder to make.
         checkpoint: checkpoint that it belongs to.
         arrays: its arrays, by path.
+        component: network that it adapts.
         rank: the rank that its record states.
+        alpha: the alpha that its record states.
         base: digest of the network that it belongs to; empty: that of the checkpoint.
     """
-    config = AdapterConfig(base or read_manifest(checkpoint).digest(COMPONENT), rank, ALPHA)
+    config = AdapterConfig(base or read_manifest(checkpoint).digest(component), rank, alpha)
     with new_checkpoint(folder) as writer:
-        component = Component(ADAPTER, config.to_dict(), "float32")
-        writer.add(COMPONENT, component, arrays, {path: array.dtype for path, array in arrays.items()})
+        record = Component(ADAPTER, config.to_dict(), "float32")
+        writer.add(component, record, arrays, {path: array.dtype for path, array in arrays.items()})
     return folder

@@ -1,6 +1,7 @@
 """The kinds of files to fuzz: how a valid file is made, read and mutated."""
 
 import contextlib
+import functools
 import io
 import json
 import shutil
@@ -160,6 +161,40 @@ def _read_released(stage: str) -> Callable[[Path], None]:
             parameters(part.kind, architecture)
 
     return read
+
+
+def _make_lora(suffix: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        from tests.helpers.lora_files import matrices, peft_names, write_lora
+        from tests.helpers.weight_files import state_dict
+
+        tensors = peft_names(matrices(), "base_model.model.")
+        settings = {"r": 4, "lora_alpha": 2, "rank_pattern": {"conv_in": 4}, "alpha_pattern": {"^conv_in": 3.0}}
+        if suffix == "bin":
+            state_dict(folder / "adapter_model.bin", tensors)
+            (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **settings}))
+        else:
+            metadata = {"lora_adapter_metadata": json.dumps({f"unet.{name}": settings[name] for name in settings})}
+            write_lora(folder / "pytorch_lora_weights.safetensors", tensors, metadata)
+
+    return make
+
+
+@functools.cache
+def _lora_layers() -> Any:
+    from convert.lora.keys import lora_layers
+    from convert.tables import UNET, parameters
+    from show1_jax.nn.config import UNetConfig
+    from tests.helpers import tiny_config
+
+    keyframes = UNetConfig.from_dict(tiny_config.settings().architecture["keyframes"])
+    return lora_layers(parameters("unet", keyframes), UNET)
+
+
+def _read_lora(folder: Path) -> None:
+    from convert.lora.pairs import lora_file, read_pairs
+
+    read_pairs(lora_file(folder), _lora_layers(), "keyframes")
 
 
 def _read_scheduler(folder: Path) -> None:
@@ -353,6 +388,7 @@ def _texts() -> dict[str, Kind]:
 
 
 _WEIGHTS: Final = Kind(_make_weights("model.safetensors"), "model.safetensors", _read_weights)
+_LORA_BIN: Final = Kind(_make_lora("bin"), "adapter_model.bin", _read_lora)
 _DATASET: Final = Kind(_make_dataset, "dataset/features.json", _read_dataset, mutate_json)
 _CACHE: Final = Kind(_make_cache, "cache/cache.json", _read_cache, mutate_json)
 
@@ -361,6 +397,9 @@ KINDS: Final[Mapping[str, Kind]] = {
     "weights-safetensors": _WEIGHTS,
     "weights-bin": Kind(_make_weights("model.bin"), "model.bin", _read_weights),
     "weights-index": Kind(_make_sharded, "model.safetensors.index.json", _read_weights, mutate_json),
+    "lora-safetensors": Kind(_make_lora("safetensors"), "pytorch_lora_weights.safetensors", _read_lora),
+    "lora-bin": _LORA_BIN,
+    "lora-settings": replace(_LORA_BIN, file="adapter_config.json", mutate=mutate_json),
     **_released(),
     "manifest": Kind(_make_checkpoint, "checkpoint/manifest.json", _read_checkpoint, mutate_signed_json),
     "run-record": Kind(_make_run, "run/run.json", _read_run, mutate_json),

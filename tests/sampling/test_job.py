@@ -112,4 +112,5 @@ def test_a_video_with_an_adapter_is_another_video(sampler: Sampler, tiny_checkpo
     assert sampler("--stages=keyframes", f"--adapter={adapter}:0", "--overwrite") == 0
     assert stage_bytes(sampler.run) == plain
     other = write_adapter(sampler.folder / "other", tiny_checkpoint, pairs(), base="1" * 64)
-    assert "belongs to other weights" in sampler.refusal("--stages=keyframes", f"--adapter={other}", "--overwrite")
+    for flag in ("--overwrite", "--dry_run"):
+        assert "belongs to other weights" in sampler.refusal("--stages=keyframes", f"--adapter={other}", flag)

@@ -16,7 +16,7 @@ from show1_jax.files import locked_folder, write_bytes
 from show1_jax.parallel import all_devices, from_first_process
 from show1_jax.runtime import enable_compilation_cache, exact_float32, memory_errors
 from show1_jax.sampling.job import make_random_checkpoint
-from show1_jax.training.dry_run import describe_training_memory, saved_activation_bytes
+from show1_jax.training.dry_run import activation_bytes, describe_training_memory
 from show1_jax.training.plan import Plan, make_plan
 from show1_jax.training.run.loop import Loop
 from show1_jax.training.run.metrics import MetricsWriter
@@ -73,9 +73,9 @@ def print_training_memory(config: Config, stage: TrainedStage, devices: Sequence
         UserError: the mesh does not fit a number of devices.
     """
     plan = make_plan(config, stage, "accelerator" if devices else all_devices()[0].platform)
-    activation_bytes = saved_activation_bytes(plan)
+    per_clip = activation_bytes(plan)
     for number in devices or (jax.device_count(),):
-        print(describe_training_memory(plan, number, activation_bytes), flush=True)
+        print(describe_training_memory(plan, number, per_clip), flush=True)
 
 
 def _lock_workdir(workdir: Path, stack: contextlib.ExitStack) -> None:

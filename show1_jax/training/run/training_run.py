@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -21,13 +20,13 @@ from show1_jax.data.clips import training_clips, validation_clips
 from show1_jax.errors import UserError
 from show1_jax.nn.init import initial_weights
 from show1_jax.parallel import local_rows, make_mesh, put_rows, shardings_by_path, weight_shardings
-from show1_jax.parallel.weights import Weights, WeightShapes, to_weights
+from show1_jax.parallel.weights import Weights, WeightShapes, to_state, to_weights
 from show1_jax.training.inputs import Inputs
 from show1_jax.training.plan import Plan
 from show1_jax.training.run.record import ClipState, StepRecord
 from show1_jax.training.state import TrainState, abstract_state, new_state
 from show1_jax.training.step import BASE, Batch, Frozen, Metrics, Model, make_evaluation_step, make_train_step
-from show1_jax.training.trainable import frozen_weights, trains_all
+from show1_jax.training.trainable import frozen_shapes, frozen_weights, trains_all
 
 _FIXED_SETTINGS: Final = ("batch_size", "seed")
 """Settings that a resumed run must not change."""
@@ -213,8 +212,8 @@ class TrainingRun:
         if plan.starts_from is None:
             return initial_weights(shapes, shardings_by_path(shapes, self.mesh), plan.config.train.seed)
         checkpoint = plan.starts_from.path(plan.component)
-        shardings = weight_shardings(self.like, self.mesh)
-        return to_weights(load_weights(checkpoint, plan.component, self.like, shardings, jnp.float32))
+        like = to_state(self.like, shapes | frozen_shapes(plan.training, shapes, self._abstract.weights))
+        return to_weights(load_weights(checkpoint, plan.component, like, weight_shardings(like, self.mesh)))
 
     def _first_trained(self, weights: Weights) -> Weights:
         """Return the initial trained arrays: some of these weights of the network, or new low-rank pairs."""

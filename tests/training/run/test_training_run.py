@@ -223,14 +223,18 @@ def test_a_decoder_is_trained_alone_and_latents_do_not_change(tiny_checkpoint: P
         run_of(settings(tiny_checkpoint, stage, decoder_only=True), stage, tmp_path / "new")
 
 
-@pytest.mark.parametrize(("trainable", "num_arrays"), [("temporal_attention", 6), ("lora", 28)])
+@pytest.mark.parametrize(
+    ("trainable", "num_arrays", "frozen_dtype"), [("temporal_attention", 6, "float32"), ("lora", 28, "bfloat16")]
+)
 def test_an_adapter_is_trained_alone_and_resumes_exactly(
-    trainable: str, num_arrays: int, tiny_checkpoint: Path, tmp_path: Path
+    trainable: str, num_arrays: int, frozen_dtype: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     stage: TrainedStage = "keyframes"
     changes = {"init": str(tiny_checkpoint), "optimizer": {"learning_rate": 1e-2, "weight_decay": 0.1}}
-    config = settings(tiny_checkpoint, stage, trainable=trainable, **copy.deepcopy(changes))
+    config = settings(tiny_checkpoint, stage, trainable=trainable, frozen_dtype=frozen_dtype, **copy.deepcopy(changes))
     run = run_of(config, stage, tmp_path)
+    assert {weight.dtype.name for weight in run.base.values()} == {frozen_dtype}
+    assert {weight.dtype.name for weight in run.state.weights.values()} == {"float32"}
     start = run.averaged_weights()
     assert len(run.state.weights) == num_arrays
     arrays = jax.tree.leaves((run.state.weights, run.state.average, run.state.optimizer))
