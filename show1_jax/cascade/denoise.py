@@ -11,7 +11,7 @@ import numpy as np
 from einops import rearrange, repeat
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Float32, Int32
+from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int32
 
 from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.config.sampling import StageConfig
@@ -227,6 +227,7 @@ class Denoise(Protocol):
         kinds: Sequence[StepKind],
         compiled: CompiledSteps,
         sequential_guidance: bool,
+        known: Video | None,
         name: str,
     ) -> Video:
         """Run the sampler; see `denoise`."""
@@ -245,9 +246,14 @@ def denoise(
     kinds: Sequence[StepKind] = (),
     compiled: CompiledSteps = MappingProxyType({}),
     sequential_guidance: bool = False,
+    known: Video | None = None,
     name: str = "sampling",
 ) -> Video:
     """Run a sampler from its first timestep to its last.
+
+    Frames that are known replace those of the sample before every step, noised to its timestep, and without noise at
+    the end (Song et al. 2021, arXiv 2011.13456, appendix I.2; for videos Ho et al. 2022, arXiv 2204.03458, section
+    3.1). The network thus sees them, although it is not trained for it.
 
     Args:
         network: a UNet with weights on the devices of `mesh`.
@@ -261,6 +267,7 @@ def denoise(
         kinds: kind of every step, from `step_kinds`; by default every step computes everything.
         compiled: programs by kind; a kind without a program, or with one for other shapes, is compiled.
         sequential_guidance: see `guided_output`.
+        known: clean frames that the result begins with. Their noise is that of the start, which must be noise alone.
         name: name of the sampling in errors.
 
     Returns:
@@ -273,6 +280,7 @@ def denoise(
     text, channels = jax.device_put((condition.text, condition.channels), sharding)
     noise_level = None if condition.noise_level is None else np.int32(condition.noise_level)
     state, deep = _start(sampler, jax.device_put(sample, sharding), mesh), None
+    known_noise = None if known is None else state.sample[:, : known.shape[1]]
 
     def finish(step: int, is_finite: Bool[Array, ""]) -> None:
         if not is_finite:
@@ -285,9 +293,12 @@ def denoise(
         for step, (timestep, kind) in enumerate(zip(sampler.timesteps, kinds, strict=True)):
             if kind.deep != "reused":
                 deep = None  # frees its memory before the step
+            coefficients = sampler.coefficients(step)
+            if known is not None:
+                state = _with_known(state, known, known_noise, coefficients.alpha, coefficients.sigma)
             noise = step_noise(step) if sampler.needs_noise(step) else state.sample  # which the step ignores
             arguments = (
-                *(network.weights, state, deep, sampler.coefficients(step)),
+                *(network.weights, state, deep, coefficients),
                 jax.device_put(noise, sharding) if sampler.takes_noise else None,
                 *(timestep, np.float32(guidance_scale), text, channels, noise_level),
             )
@@ -301,7 +312,22 @@ def denoise(
             previous = is_finite
         if previous is not None:
             finish(num_steps - 1, previous)
+        if known is not None:
+            state = _with_known(state, known, known_noise, np.float32(1), np.float32(0))
     return state.sample
+
+
+@jax.jit
+def _with_known(
+    state: SamplerState, known: Video, noise: Video, alpha: Float32[ArrayLike, ""], sigma: Float32[ArrayLike, ""]
+) -> SamplerState:
+    """Return a state that begins with known frames, noised in its sample, and clean as predictions of x0."""
+
+    def begin(array: Video, frames: Video) -> Video:
+        return constrain_batch(jnp.concatenate([frames, array[:, frames.shape[1] :]], axis=1))
+
+    history = tuple(begin(x0, known) for x0 in state.history)
+    return SamplerState(begin(state.sample, alpha * known + sigma * noise), history)
 
 
 def _start(sampler: Sampler, sample: Video, mesh: Mesh) -> SamplerState:

@@ -213,6 +213,23 @@ def text_encoders(stages: Sequence[Stage]) -> dict[str, list[Stage]]:
     return served
 
 
+def check_image_stages(stages: Sequence[Stage], *, has_edit: bool) -> None:
+    """Refuse a choice of stages in which no stage uses a picture that the video begins with.
+
+    Args:
+        stages: stages to run.
+        has_edit: one of them starts from a video.
+
+    Raises:
+        UserError: no stage uses it, or the video starts from another one.
+    """
+    using = [stage for stage, spec in STAGE_TABLE.items() if spec.is_image or not spec.inputs]
+    if not set(using) & set(stages):
+        raise UserError(f"an image to begin with is used by {' and '.join(using)}; run one of them, or give no image")
+    if has_edit:
+        raise UserError("give an image to begin with, or a video that a stage starts from, not both")
+
+
 def check_inputs(stages: Sequence[Stage], given: Collection[Stage]) -> None:
     """Refuse a choice of stages if one of them lacks an input.
 
