@@ -19,7 +19,7 @@ from show1_jax.cascade.networks import LoadNetwork, Networks
 from show1_jax.cascade.noise import NoiseSource, SeededNoise
 from show1_jax.cascade.prompts import Prompt, check_negative, check_prompt
 from show1_jax.cascade.spec import CascadeSpec
-from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, Size, text_encoders
+from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, Size, runs_networks, text_encoders
 from show1_jax.checkpoints.adapter_set import AdaptedCheckpoints, Adapter, open_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.networks import LoadedNetwork
@@ -457,9 +457,9 @@ class Cascade:
         if edit is not None and edit.inversion_steps:
             empty_text, text = _split_branches(text)
         video = None if edit is None or job.video is None else put_batch(job.video, mesh)
-        known = None
+        image = None
         if job.image is not None and not row.inputs:
-            known = put_batch(_fitted(job.image, job.spec.sizes({})[stage]), mesh)
+            image = put_batch(_fitted(job.image, job.spec.sizes({})[stage]), mesh)
         context = StageContext(
             stage=stage,
             network=loaded[stage],
@@ -475,7 +475,7 @@ class Cascade:
             edit=edit,
             video=video,
             empty_text=empty_text,
-            known=known,
+            image=image,
         )
         with exact_float32(spec.dtype):
             videos = {name: put_batch(job.videos[name], mesh) for name in row.inputs}
@@ -507,10 +507,8 @@ class _Job:
     noise: NoiseSource
 
     def needs_network(self, stage: Stage) -> bool:
-        """Return whether the networks of a stage run."""
-        if self.edit is not None and self.edit.stage == stage:
-            return not self.edit.returns_video(self.spec.config)
-        return self.image is None or not STAGE_TABLE[stage].is_image
+        """Return whether the networks of a stage run; see `runs_networks`."""
+        return runs_networks(stage, self.spec.config, self.edit, has_image=self.image is not None)
 
     def own_result(self, stage: Stage) -> HostVideo:
         """Return the result of a stage whose networks do not run: the picture, or the video that it starts from."""

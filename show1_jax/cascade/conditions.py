@@ -23,6 +23,7 @@ from show1_jax.cascade.denoise import (
     CompiledSteps,
     Condition,
     Denoise,
+    KnownFrames,
     OnStep,
     denoise,
     step_kinds,
@@ -67,7 +68,7 @@ class StageContext:
         video: clean video in the shape of the stage's result; None without `edit`, and in a stage of latents, which
             starts from its input.
         empty_text: states of the empty prompt, if `edit` has an inversion.
-        known: clean frames that the result begins with; None: no frame is known. See `denoise`.
+        image: the clean first frame of the result; None: it is not known.
         denoise: function that runs the sampler.
     """
 
@@ -86,7 +87,7 @@ class StageContext:
     edit: VideoEdit | None = None
     video: StageVideo | None = None
     empty_text: Float[Array, "b 1 n d"] | None = None
-    known: StageVideo | None = None
+    image: StageVideo | None = None
     denoise: Denoise = denoise
 
     def sample(
@@ -100,6 +101,7 @@ class StageContext:
         windows_per_video: int = 1,
         strength: float | None = None,
         clip: Video | None = None,
+        known: KnownFrames | None = None,
     ) -> Video:
         """Run the stage's sampler.
 
@@ -114,6 +116,7 @@ class StageContext:
             strength: share of the steps that run; by default that of `edit`, and all without it.
             clip: clean video that `edit` starts from, in the shape of `start`, which is then noise; None: `start` is
                 the start.
+            known: see `denoise`.
 
         Returns:
             The clean videos or latents, in the shape of `start`.
@@ -140,7 +143,7 @@ class StageContext:
             kinds=step_kinds(config, sampler),
             compiled=self.compiled,
             sequential_guidance=self.sequential_guidance,
-            known=self.known,
+            known=known,
             name=f"stage {self.stage}{self.window}",
         )
 
@@ -213,14 +216,21 @@ class SampleStage(Protocol):
 
 
 def sample_keyframes(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
-    """Sample stage 1: keyframes from noise alone (section 3.3)."""
-    settings = config.keyframes
+    """Sample stage 1: keyframes from noise alone (section 3.3), or with a picture as the first of them."""
+    settings, known = config.keyframes, None
     shape = (settings.num_frames, settings.height, settings.width, 3)
+    if context.image is not None:
+
+        def renoise(step: int, number: int) -> Video:
+            return context.draw("pass", shape, step=step * settings.image_passes + number)
+
+        known = KnownFrames(context.image, settings.image_passes, renoise)
     return context.sample(
         settings,
         context.draw("initial", shape),
         step_noise=functools.partial(_step_noise, context, shape, 0),
         clip=context.video,
+        known=known,
     )
 
 

@@ -177,9 +177,7 @@ class CascadeSpec:
         """Height and width of a picture that stands for the result of the stage that makes an image."""
         return next(size for stage, size in self.sizes({}).items() if STAGE_TABLE[stage].is_image)
 
-    def check_image(
-        self, image: np.ndarray, stages: Sequence[Stage], num_videos: int, edit: VideoEdit | None
-    ) -> None:
+    def check_image(self, image: np.ndarray, stages: Sequence[Stage], num_videos: int, edit: VideoEdit | None) -> None:
         """Refuse pictures that videos cannot begin with.
 
         Args:

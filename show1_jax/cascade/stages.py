@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from show1_jax.config.config_file import OutputConfig
 from show1_jax.config.sampling import AUTOENCODER, STAGES, CascadeConfig, Stage
+from show1_jax.config.video_edit import VideoEdit
 from show1_jax.errors import UserError
 
 Size = tuple[int, int]
@@ -211,6 +212,20 @@ def text_encoders(stages: Sequence[Stage]) -> dict[str, list[Stage]]:
     for stage in stages:
         served.setdefault(STAGE_TABLE[stage].text_encoder, []).append(stage)
     return served
+
+
+def runs_networks(stage: Stage, config: CascadeConfig, edit: VideoEdit | None, *, has_image: bool) -> bool:
+    """Return whether the networks of a stage run: its result may be the user's picture, or an unchanged video.
+
+    Args:
+        stage: name of the stage.
+        config: settings of the cascade.
+        edit: stage that starts from a video, and how; None: all start as usual.
+        has_image: the video begins with a picture.
+    """
+    if edit is not None and edit.stage == stage:
+        return not edit.returns_video(config)
+    return not (has_image and STAGE_TABLE[stage].is_image)
 
 
 def check_image_stages(stages: Sequence[Stage], *, has_edit: bool) -> None:

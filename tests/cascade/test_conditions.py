@@ -130,7 +130,7 @@ def sample_stage(running: StageContext, settings: StageConfig, **videos: np.ndar
     """Return the stage's result; other stages have the released settings."""
     given: dict[Any, Any] = {stage: jnp.asarray(video) for stage, video in videos.items()}
     settings_by_stage: dict[str, Any] = {running.stage: settings}
-    return conditions.sample_stage(running, CascadeConfig(**settings_by_stage), given)
+    return conditions.SAMPLING[running.stage](running, CascadeConfig(**settings_by_stage), given)
 
 
 def video(frames: int, height: int, width: int) -> np.ndarray:
