@@ -214,6 +214,11 @@ def text_encoders(stages: Sequence[Stage]) -> dict[str, list[Stage]]:
     return served
 
 
+def computed_stages(stages: Sequence[Stage], *, has_image: bool) -> tuple[Stage, ...]:
+    """Return those of the stages whose results are not simply the picture that the video begins with."""
+    return tuple(stage for stage in stages if not (has_image and STAGE_TABLE[stage].is_image))
+
+
 def runs_networks(stage: Stage, config: CascadeConfig, edit: VideoEdit | None, *, has_image: bool) -> bool:
     """Return whether the networks of a stage run: its result may be the user's picture, or an unchanged video.
 
@@ -225,7 +230,7 @@ def runs_networks(stage: Stage, config: CascadeConfig, edit: VideoEdit | None, *
     """
     if edit is not None and edit.stage == stage:
         return not edit.returns_video(config)
-    return not (has_image and STAGE_TABLE[stage].is_image)
+    return bool(computed_stages([stage], has_image=has_image))
 
 
 def check_image_stages(stages: Sequence[Stage], *, has_edit: bool) -> None:

@@ -24,7 +24,7 @@ def describe_memory(config: Config, request: Request) -> Iterator[str]:
         UserError: settings or sizes are invalid for a stage, or do not fit the devices.
     """
     spec = CascadeSpec.of(config, _manifest(config))
-    spec.check_settings(request.stages)
+    spec.check_settings(request.computed)
     stages = request.sampled(config)
     batch_size = request.batch_size or spec.mesh.shape["data"]
     devices = spec.mesh.devices.flat

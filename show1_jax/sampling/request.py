@@ -11,6 +11,7 @@ from show1_jax.cascade.stages import (
     STAGE_TABLE,
     check_image_stages,
     check_inputs,
+    computed_stages,
     runs_networks,
     stages_before,
     stages_from,
@@ -66,7 +67,7 @@ class Request:
             raise UserError(
                 f"--video needs --from_stage with one of {', '.join(possible)}; with --strength or --invert, any stage"
             )
-        check_inputs(self.stages, self.video_stages if self.video else self.kept)
+        check_inputs(self.computed, self.video_stages if self.video else self.kept)
 
     def _check_edit(self, edit: VideoEdit) -> None:
         if self.video is None or not self.resume:
@@ -86,6 +87,11 @@ class Request:
         """Return the settings that the stages are sampled with; see `VideoEdit.settings`."""
         return config if self.edit is None else self.edit.settings(config)
 
+    @property
+    def computed(self) -> tuple[Stage, ...]:
+        """The stages without that whose result is the picture."""
+        return computed_stages(self.stages, has_image=self.image is not None)
+
     def sampled(self, config: CascadeConfig) -> tuple[Stage, ...]:
         """Return those of the stages whose networks run; see `runs_networks`."""
         has_image = self.image is not None
@@ -104,7 +110,7 @@ class Request:
     @property
     def inputs(self) -> tuple[Stage, ...]:
         """The stages whose results are required but not sampled."""
-        needed = {stage for chosen in self.stages for stage in STAGE_TABLE[chosen].inputs}
+        needed = {stage for chosen in self.computed for stage in STAGE_TABLE[chosen].inputs}
         return tuple(stage for stage in STAGES if stage in needed and stage not in self.stages)
 
 

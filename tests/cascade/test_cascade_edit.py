@@ -26,7 +26,9 @@ SHARDED = 8
 def load(checkpoint: Path, devices: int) -> Cascade:
     """Return the tiny cascade; its keyframes are sampled with DDIM with and without an inversion."""
     config = tiny_config.settings()
-    keyframes = dataclasses.replace(config.keyframes, num_steps=STEPS, sampler="ddim", guidance_scale=1.0, image_passes=2)
+    keyframes = dataclasses.replace(
+        config.keyframes, num_steps=STEPS, sampler="ddim", guidance_scale=1.0, image_passes=2
+    )
     return Cascade.load(checkpoint, dataclasses.replace(config, keyframes=keyframes), jax.devices()[:devices])
 
 
@@ -75,7 +77,6 @@ def test_keyframes_begin_with_a_picture(cascade: Cascade) -> None:
         [PROMPT] * SHARDED,
         range(SEED, SEED + SHARDED),
         stages=["first_frame", "keyframes"],
-        given={"interpolation": videos(frames=5)},
         image=image,
         on_step=lambda _, *step: steps.append(step),
     )
@@ -109,15 +110,12 @@ def test_without_a_step_no_network_is_loaded(cascade: Cascade, stage: Stage, mon
 
 
 def test_eight_devices_give_the_same_videos(cascade: Cascade, tiny_checkpoint: Path) -> None:
-    """An inverted start, and videos that begin with a picture."""
+    """Videos that start from others, and videos that begin with a picture."""
     many = load(tiny_checkpoint, 8)
     assert many.spec.mesh.shape["data"] == 8
-    cases: tuple[dict[str, Any], ...] = (
-        {"edit": VideoEdit("keyframes", 0.5, inversion_steps=3)},
-        {"image": videos(side=20)[:, 0]},
-    )
+    cases: tuple[dict[str, Any], ...] = ({"edit": VideoEdit("keyframes", 0.5)}, {"image": videos(side=20)[:, 0]})
     for case in cases:
-        np.testing.assert_allclose(keyframes(many, **case), keyframes(cascade, **case), atol=2e-4, rtol=1e-3)
+        np.testing.assert_allclose(keyframes(many, **case), keyframes(cascade, **case), atol=1e-4)
 
 
 def test_edits_that_do_not_fit_are_refused(cascade: Cascade) -> None:
