@@ -129,10 +129,10 @@ def test_videos_begin_with_a_picture(sampler: Sampler, picture: Path, monkeypatc
     other = picture.with_name("other.png")
     Image.fromarray(255 - pixels).save(other)
     assert "a video with another image" in sampler.refusal(stages, one_pass, f"--image={other}")
-    assert "a video with another image" in sampler.refusal(stages, one_pass)
-    resumed = ("--from_stage=first_frame", "--stages=first_frame", one_pass)
+    assert "a video with another image" in sampler.refusal("--stages=keyframes", one_pass)
+    resumed = ("--from_stage=interpolation", one_pass)
     assert "begins with a picture; give the same one with --image" in sampler.refusal(*resumed)
-    assert sampler(*resumed, begins) == 0
+    assert sampler("--from_stage=first_frame", "--stages=first_frame", one_pass, begins) == 0
     assert sampler.run.start_of(("keyframes",)) == {"image": image}
     assert sampler.run.start_of(()) == {}
     (sampler.run.path / "run.json").write_text("{")
