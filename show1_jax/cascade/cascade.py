@@ -19,7 +19,7 @@ from show1_jax.cascade.networks import LoadNetwork, Networks
 from show1_jax.cascade.noise import NoiseSource, SeededNoise
 from show1_jax.cascade.prompts import Prompt, check_negative, check_prompt
 from show1_jax.cascade.spec import CascadeSpec
-from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, Size, computed_stages, runs_networks, text_encoders
+from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, Size, runs_networks, text_encoders
 from show1_jax.checkpoints.adapter_set import AdaptedCheckpoints, Adapter, open_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.networks import LoadedNetwork
@@ -292,7 +292,7 @@ class Cascade:
             if video.ndim != 5 or video.shape[0] != len(prompts) or video.shape[-1] != 3 or not video.size:
                 wanted = f"({len(prompts)} prompts, time, height, width, 3)"
                 raise UserError(f"the video given for {stage} has shape {video.shape}, not {wanted}")
-        self.spec.check(computed_stages(stages, has_image=batch.image is not None), given)
+        self.spec.check(stages, given, has_image=batch.image is not None)
         start = None if batch.video is None else np.asarray(batch.video, np.float32)
         spec = self.spec.with_sizes_of(given)
         spec.check_edit(edit, stages, start, len(prompts))

@@ -111,18 +111,21 @@ class CascadeSpec:
         )
         return dataclasses.replace(self, config=dataclasses.replace(self.config, keyframes=keyframes))
 
-    def check(self, stages: Sequence[Stage], given: Mapping[Stage, np.ndarray] | None = None) -> None:
+    def check(
+        self, stages: Sequence[Stage], given: Mapping[Stage, np.ndarray] | None = None, *, has_image: bool = False
+    ) -> None:
         """Refuse settings and given videos that do not fit a stage.
 
         Args:
             stages: stages to run.
             given: results of stages that do not run, (batch, time, height, width, 3).
+            has_image: the videos begin with a picture.
 
         Raises:
             UserError: the line names the stage, the setting, and its allowed values.
         """
         given = given or {}
-        check_inputs(stages, given)
+        check_inputs(stages, given, has_image=has_image)
         sizes = self.sizes(given)
         for stage, video in given.items():
             spec = STAGE_TABLE[stage]
@@ -138,7 +141,7 @@ class CascadeSpec:
                 raise UserError(f"the video given for {stage} has {video.shape[1]} frames; it must have one")
             if not np.isfinite(video).all():
                 raise UserError(f"the video given for {stage} has NaN or infinite values; give finite ones")
-        self._check_stages(stages, sizes)
+        self._check_stages(computed_stages(stages, has_image=has_image), sizes)
 
     def check_edit(
         self, edit: VideoEdit | None, stages: Sequence[Stage], video: np.ndarray | None, num_videos: int

@@ -250,17 +250,18 @@ def check_image_stages(stages: Sequence[Stage], *, has_edit: bool) -> None:
         raise UserError("give an image to begin with, or a video that a stage starts from, not both")
 
 
-def check_inputs(stages: Sequence[Stage], given: Collection[Stage]) -> None:
+def check_inputs(stages: Sequence[Stage], given: Collection[Stage], *, has_image: bool = False) -> None:
     """Refuse a choice of stages if one of them lacks an input.
 
     Args:
         stages: stages to run.
         given: stages whose results exist already.
+        has_image: the video begins with a picture.
 
     Raises:
         UserError: the line names the stage and the result that it needs.
     """
-    for stage in stages:
+    for stage in computed_stages(stages, has_image=has_image):
         for needed in STAGE_TABLE[stage].inputs:
             if needed not in stages and needed not in given:
                 raise UserError(f"stage {stage} needs the result of {needed}; run it as well, or give its video")

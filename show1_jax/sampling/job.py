@@ -225,7 +225,7 @@ def _pending_jobs(cascade: Cascade, jobs: Sequence[VideoJob], request: Request, 
         pending.append(number)
     if pending:
         empty = {stage: np.broadcast_to(np.float32(0), (1, *shape)) for stage, shape in shapes.items()}
-        cascade.spec.check(request.computed, empty)
+        cascade.spec.check(request.stages, empty, has_image=request.image is not None)
         check_writable(jobs[pending[0]].directory.path)
     return pending
 

@@ -67,7 +67,8 @@ class Request:
             raise UserError(
                 f"--video needs --from_stage with one of {', '.join(possible)}; with --strength or --invert, any stage"
             )
-        check_inputs(self.computed, self.video_stages if self.video else self.kept)
+        given = self.video_stages if self.video else self.kept
+        check_inputs(self.stages, given, has_image=self.image is not None)
 
     def _check_edit(self, edit: VideoEdit) -> None:
         if self.video is None or not self.resume:
