@@ -12,7 +12,15 @@ from jax.sharding import Mesh
 
 from show1_jax.cascade.denoise import StepKind, step_kinds
 from show1_jax.cascade.fit import network_problems
-from show1_jax.cascade.stages import AUTOENCODER, PIXEL_CHANNELS, STAGE_TABLE, Size, check_image_stages, check_inputs
+from show1_jax.cascade.stages import (
+    AUTOENCODER,
+    PIXEL_CHANNELS,
+    STAGE_TABLE,
+    Size,
+    check_image_stages,
+    check_inputs,
+    computed_stages,
+)
 from show1_jax.checkpoints.manifest import Manifest
 from show1_jax.checkpoints.networks import architecture_of
 from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
