@@ -305,11 +305,11 @@ def denoise(
             raise not_finite(f"{name}, step {step + 1} of {num_steps} (timestep {sampler.timesteps[step]})")
         on_step(done, len(passes))
 
-    kinds = kinds or (EVERY_BRANCH_AND_LEVEL,) * num_steps
+    steps = tuple(zip(sampler.timesteps, kinds or (EVERY_BRANCH_AND_LEVEL,) * num_steps, strict=True))
     previous: Bool[Array, ""] | None = None
     with jax.set_mesh(mesh):
         for done, (step, number, is_last) in enumerate(passes):
-            kind, coefficients = kinds[step], sampler.coefficients(step)
+            (timestep, kind), coefficients = steps[step], sampler.coefficients(step)
             if kind.deep != "reused":
                 deep = None  # frees its memory before the step
             if known is not None:
@@ -318,7 +318,7 @@ def denoise(
             arguments = (
                 *(network.weights, state, deep, coefficients),
                 jax.device_put(noise, sharding) if sampler.takes_noise else None,
-                *(sampler.timesteps[step], np.float32(guidance_scale), text, channels, noise_level),
+                *(timestep, np.float32(guidance_scale), text, channels, noise_level),
             )
             program = compiled.get(kind)
             if program is None or not takes_arguments(program, arguments):
