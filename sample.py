@@ -6,7 +6,7 @@
 Each video has a directory OUT/<prompt, seed, and a hash of both>. It contains the exact result of every stage
 (n_STAGE.safetensors), the same as .mp4 and .gif, a contact_sheet.png of all stages, and run.json with the request and
 the settings. A video that exists already is skipped. Other files in its place are refused without --overwrite.
-With --strength or --invert, the stage of --from_stage starts from --video itself.
+With --strength or --invert, the stage of --from_stage starts from --video itself. Videos begin with --image.
 The stages: keyframes, interpolation, first_frame, superres_pixel, superres_latent.
 """
 
@@ -68,6 +68,7 @@ def define_flags() -> flags.FlagValues:
     )
     number("inversion_steps", None, "N: steps of --invert, 75 by default", flag_values=values)
     number("inversion_iterations", None, "N: evaluations in a step of --invert, 1 by default", flag_values=values)
+    text("image", None, "PATH: your own picture, which the videos begin with", flag_values=values)
     number("batch_size", None, "N: videos that are sampled together", flag_values=values)
     toggle("dry_run", False, "print the memory that each device needs; sample nothing", flag_values=values)
     toggle("overwrite", False, "replace the results of another run", flag_values=values)
@@ -98,6 +99,7 @@ def sample(argv: Sequence[str]) -> None:
         resume=values.from_stage is not None,
         video=None if values.video is None else user_path(values.video),
         edit=edit,
+        image=None if values.image is None else user_path(values.image),
         batch_size=values.batch_size,
         overwrite=values.overwrite,
     )

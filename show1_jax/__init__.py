@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from show1_jax.config.video_edit import VideoEdit
     from show1_jax.errors import UserError
     from show1_jax.media.frames import to_uint8
-    from show1_jax.media.read import read_video
+    from show1_jax.media.read import read_picture, read_video
     from show1_jax.media.write import write_mp4
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "VideoEdit",
     "load_config",
     "make_network",
+    "read_picture",
     "read_video",
     "to_uint8",
     "write_mp4",
@@ -57,6 +58,7 @@ _MODULES = {
     "VideoEdit": "config.video_edit",
     "load_config": "cli",
     "make_network": "checkpoints.networks",
+    "read_picture": "media.read",
     "read_video": "media.read",
     "to_uint8": "media.frames",
     "write_mp4": "media.write",

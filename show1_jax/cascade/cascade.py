@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from show1_jax.cascade.conditions import StageContext, sample_stage
+from show1_jax.cascade.conditions import SAMPLING, StageContext, resize_for_latents
 from show1_jax.cascade.latents import AutoencoderCodec
 from show1_jax.cascade.memory import is_text_streamed, keeps_all_weights
 from show1_jax.cascade.networks import LoadNetwork, Networks
 from show1_jax.cascade.noise import NoiseSource, SeededNoise
 from show1_jax.cascade.prompts import Prompt, check_negative, check_prompt
 from show1_jax.cascade.spec import CascadeSpec
-from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, text_encoders
+from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, Size, runs_networks, text_encoders
 from show1_jax.checkpoints.adapter_set import Adapter, open_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.networks import LoadedNetwork
@@ -27,6 +27,7 @@ from show1_jax.checkpoints.recorded_settings import recorded_config
 from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
 from show1_jax.config.video_edit import VideoEdit
 from show1_jax.errors import UserError
+from show1_jax.media.frames import fit
 from show1_jax.parallel import check_finite, gather, put_batch
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.runtime import exact_float32
@@ -55,12 +56,15 @@ class VideoBatch:
         given: results of stages that do not run, (batch, time, height, width, 3) in [-1, 1], one video per prompt.
         video: videos that a stage starts from, see `VideoEdit`, in the shape of its result; None without an edit, and
             for the stage of latents, which starts from its input.
+        image: pictures that the videos begin with, (batch, height, width, 3) in [-1, 1], of any size: they are scaled
+            and cropped. They are the first of the keyframes, and replace the result of stage `first_frame`.
     """
 
     prompts: Sequence[str | Prompt]
     seeds: Sequence[int] | None = None
     given: Mapping[Stage, np.ndarray] = dataclasses.field(default_factory=dict)
     video: np.ndarray | None = None
+    image: np.ndarray | None = None
 
 
 class Cascade:
@@ -178,6 +182,7 @@ class Cascade:
         given: Mapping[Stage, np.ndarray] | None = None,
         edit: VideoEdit | None = None,
         video: np.ndarray | None = None,
+        image: np.ndarray | None = None,
         noise: NoiseSource | None = None,
         on_step: OnStageStep = lambda stage, done, total: None,
         on_stage: OnStage = lambda stage, video: None,
@@ -191,6 +196,7 @@ class Cascade:
             given: see `VideoBatch`.
             edit: stage that starts from `video`, and how; the first of `stages`. Its `settings` replace the cascade's.
             video: see `VideoBatch`.
+            image: see `VideoBatch`.
             noise: source of all Gaussian draws; by default they are drawn from the seeds.
             on_step: called after every denoising step.
             on_stage: called with every stage's result.
@@ -210,7 +216,7 @@ class Cascade:
             on_stage(stage, video)
 
         self.sample_batches(
-            [VideoBatch(prompts, seeds, given or {}, video)],
+            [VideoBatch(prompts, seeds, given or {}, video, image)],
             stages=stages,
             edit=edit,
             noise=noise,
@@ -252,16 +258,17 @@ class Cascade:
             return
         chosen = tuple(stage for stage in STAGES if stage in stages)
         jobs = [self._job(batch, chosen, noise, edit) for batch in batches]
-        with self._networks.in_background(chosen, [(job.spec, len(job.prompts)) for job in jobs]):
-            for stage in chosen[:1]:
-                self._networks.prefetch(jobs[0].spec, stage, len(jobs[0].prompts), before=text_encoders(chosen))
-            texts = self._encode_jobs(chosen, [job.prompts for job in jobs], edit)
-            for number, stage in enumerate(chosen):
+        run = tuple(stage for stage in chosen if any(job.needs_network(stage) for job in jobs))
+        with self._networks.in_background(run, [(job.spec, len(job.prompts)) for job in jobs]):
+            for stage in run[:1]:
+                self._networks.prefetch(jobs[0].spec, stage, len(jobs[0].prompts), before=text_encoders(run))
+            texts = self._encode_jobs(run, [job.prompts for job in jobs], edit)
+            for stage in chosen:
                 self._run_stage(
                     stage,
-                    [states[stage] for states in texts],
+                    [states.get(stage) for states in texts],
                     jobs,
-                    later=chosen[number + 1 :],
+                    later=[name for name in run if STAGES.index(name) > STAGES.index(stage)],
                     on_step=on_step,
                     on_stage=on_stage,
                 )
@@ -283,9 +290,14 @@ class Cascade:
             if video.ndim != 5 or video.shape[0] != len(prompts) or video.shape[-1] != 3 or not video.size:
                 wanted = f"({len(prompts)} prompts, time, height, width, 3)"
                 raise UserError(f"the video given for {stage} has shape {video.shape}, not {wanted}")
-        self.spec.check(stages, given)
+        self.spec.check(stages, given, has_image=batch.image is not None)
         start = None if batch.video is None else np.asarray(batch.video, np.float32)
-        self.spec.with_sizes_of(given).check_edit(edit, stages, start, len(prompts))
+        spec = self.spec.with_sizes_of(given)
+        spec.check_edit(edit, stages, start, len(prompts))
+        image = None if batch.image is None else np.asarray(batch.image, np.float32)
+        if image is not None:
+            spec.check_image(image, stages, len(prompts), edit)
+            image = _fitted(image[:, None], spec.size_of_image)
 
         padding = -len(prompts) % self.spec.mesh.shape["data"]
         seeds = [
@@ -295,10 +307,11 @@ class Cascade:
         return _Job(
             prompts + [prompts[-1]] * padding,
             len(prompts),
-            self.spec.with_sizes_of(given),
+            spec,
             {stage: _pad(video, padding) for stage, video in given.items()},
             edit,
             None if start is None else _pad(start, padding),
+            None if image is None else _pad(image, padding),
             noise or SeededNoise(seeds + [seeds[-1]] * padding, self.spec.mesh),
         )
 
@@ -400,7 +413,7 @@ class Cascade:
     def _run_stage(
         self,
         stage: Stage,
-        texts: Sequence[Float[Array, "_ _ _ _"]],
+        texts: Sequence[Float[Array, "_ _ _ _"] | None],
         jobs: Sequence["_Job"],
         *,
         later: Sequence[Stage],
@@ -409,13 +422,19 @@ class Cascade:
     ) -> None:
         """Run a stage for all batches; keep its results for the stages after it, `later`, that need them."""
         networks, spec, batch_size = self._networks, jobs[0].spec, len(jobs[0].prompts)
-        networks.programs(spec, stage, batch_size)  # they choose the layouts of the weights
+        loaded: dict[str, LoadedNetwork] = {}
         with contextlib.ExitStack() as stack:
-            loaded = {name: stack.enter_context(self.network(name)) for name in STAGE_TABLE[stage].networks}
+            if any(job.needs_network(stage) for job in jobs):
+                networks.programs(spec, stage, batch_size)  # they choose the layouts of the weights
+                loaded = {name: stack.enter_context(self.network(name)) for name in STAGE_TABLE[stage].networks}
             for following in later[:1]:
                 networks.prefetch(spec, following, batch_size)
             for number, (job, text) in enumerate(zip(jobs, texts, strict=True)):
-                result = self._run(stage, text, job, loaded, functools.partial(on_step, number, stage))
+                if job.needs_network(stage):
+                    assert text is not None
+                    result = self._run(stage, text, job, loaded, functools.partial(on_step, number, stage))
+                else:
+                    result = job.own_result(stage)
                 if any(stage in STAGE_TABLE[name].inputs for name in later):
                     job.videos[stage] = result
                 on_stage(number, stage, result[: job.num_videos])
@@ -436,6 +455,9 @@ class Cascade:
         if edit is not None and edit.inversion_steps:
             empty_text, text = _split_branches(text)
         video = None if edit is None or job.video is None else put_batch(job.video, mesh)
+        image = None
+        if job.image is not None and not row.inputs:
+            image = put_batch(_fitted(job.image, job.spec.sizes({})[stage]), mesh)
         context = StageContext(
             stage=stage,
             network=loaded[stage],
@@ -451,10 +473,11 @@ class Cascade:
             edit=edit,
             video=video,
             empty_text=empty_text,
+            image=image,
         )
         with exact_float32(spec.dtype):
             videos = {name: put_batch(job.videos[name], mesh) for name in row.inputs}
-            return gather(sample_stage(context, spec.config, videos), mesh)
+            return gather(SAMPLING[stage](context, spec.config, videos), mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -468,6 +491,7 @@ class _Job:
         videos: results of stages on the host, for the stages that still need them; with padding.
         edit: stage that starts from `video`, and how; None: all start as usual.
         video: videos that a stage starts from, with padding.
+        image: pictures that the videos begin with, as the result of stage `first_frame`, with padding.
         noise: source of all draws.
     """
 
@@ -477,7 +501,22 @@ class _Job:
     videos: dict[Stage, HostVideo]
     edit: VideoEdit | None
     video: Float32[np.ndarray, "b _ _ _ _"] | None
+    image: Float32[np.ndarray, "b 1 _ _ 3"] | None
     noise: NoiseSource
+
+    def needs_network(self, stage: Stage) -> bool:
+        """Return whether the networks of a stage run; see `runs_networks`."""
+        return runs_networks(stage, self.spec.config, self.edit, has_image=self.image is not None)
+
+    def own_result(self, stage: Stage) -> HostVideo:
+        """Return the result of a stage whose networks do not run: the picture, or the video that it starts from."""
+        if self.edit is None:
+            assert self.image is not None
+            return self.image
+        if self.video is not None:
+            return self.video
+        settings = self.spec.config.superres_latent
+        return resize_for_latents(self.videos["superres_pixel"], settings.height, settings.width)
 
 
 @jax.jit
@@ -495,3 +534,8 @@ def _split_branches(states: Float[Array, "b g n d"]) -> tuple[Float[Array, "b 1 
 def _pad(video: HostVideo, padding: int) -> Float32[np.ndarray, "b+{padding} t h w c"]:
     """Repeat the last video, so that the batch can be sharded over the devices."""
     return np.concatenate([video, *[video[-1:]] * padding])
+
+
+def _fitted(videos: Float32[np.ndarray, "b t _ _ c"], size: Size) -> HostVideo:
+    """Return videos that are scaled and cropped to a size; see `fit`."""
+    return np.stack([fit(video, *size) for video in videos])

@@ -23,6 +23,7 @@ from show1_jax.cascade.denoise import (
     CompiledSteps,
     Condition,
     Denoise,
+    KnownFrames,
     OnStep,
     denoise,
     step_kinds,
@@ -67,6 +68,7 @@ class StageContext:
         video: clean video in the shape of the stage's result; None without `edit`, and in a stage of latents, which
             starts from its input.
         empty_text: states of the empty prompt, if `edit` has an inversion.
+        image: the clean first frame of the result; None: it is not known.
         denoise: function that runs the sampler.
     """
 
@@ -85,6 +87,7 @@ class StageContext:
     edit: VideoEdit | None = None
     video: StageVideo | None = None
     empty_text: Float[Array, "b 1 n d"] | None = None
+    image: StageVideo | None = None
     denoise: Denoise = denoise
 
     def sample(
@@ -98,6 +101,7 @@ class StageContext:
         windows_per_video: int = 1,
         strength: float | None = None,
         clip: Video | None = None,
+        known: KnownFrames | None = None,
     ) -> Video:
         """Run the stage's sampler.
 
@@ -112,6 +116,7 @@ class StageContext:
             strength: share of the steps that run; by default that of `edit`, and all without it.
             clip: clean video that `edit` starts from, in the shape of `start`, which is then noise; None: `start` is
                 the start.
+            known: see `denoise`.
 
         Returns:
             The clean videos or latents, in the shape of `start`.
@@ -138,6 +143,7 @@ class StageContext:
             kinds=step_kinds(config, sampler),
             compiled=self.compiled,
             sequential_guidance=self.sequential_guidance,
+            known=known,
             name=f"stage {self.stage}{self.window}",
         )
 
@@ -164,6 +170,7 @@ class StageContext:
             kinds=(EVERY_BRANCH_AND_LEVEL,) * len(inversion.timesteps),
             compiled={},
             sequential_guidance=False,
+            known=None,
             name=f"stage {self.stage}{self.window}, inversion",
         )
         return noise, len(inversion.timesteps)
@@ -209,14 +216,21 @@ class SampleStage(Protocol):
 
 
 def sample_keyframes(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
-    """Sample stage 1: keyframes from noise alone (section 3.3)."""
-    settings = config.keyframes
+    """Sample stage 1: keyframes from noise alone (section 3.3), or with a picture as the first of them."""
+    settings, known = config.keyframes, None
     shape = (settings.num_frames, settings.height, settings.width, 3)
+    if context.image is not None:
+
+        def renoise(step: int, number: int) -> Video:
+            return context.draw("pass", shape, step=step * settings.image_passes + number)
+
+        known = KnownFrames(context.image, settings.image_passes, renoise)
     return context.sample(
         settings,
         context.draw("initial", shape),
         step_noise=functools.partial(_step_noise, context, shape, 0),
         clip=context.video,
+        known=known,
     )
 
 
@@ -388,17 +402,19 @@ def _join_clips(clips: tuple[StageVideo, ...]) -> StageVideo:
     return jnp.concatenate(clips, axis=1)
 
 
-def resize_for_latents(video: Video, height: int, width: int, mesh: Mesh) -> Float32[Array, "b t {height} {width} c"]:
-    """Resize 8-bit frames on the host with Pillow's bicubic filter, as the original does; the result is in [-1, 1]."""
-    frames = to_uint8(gather(video, mesh))
-    return put_batch(np.stack([from_uint8(resize_uint8(clip, height, width)) for clip in frames]), mesh)
+def resize_for_latents(
+    video: Float32[np.ndarray, "b t _ _ c"], height: int, width: int
+) -> Float32[np.ndarray, "b t {height} {width} c"]:
+    """Resize 8-bit frames with Pillow's bicubic filter, as the original does; the result is in [-1, 1]."""
+    return np.stack([from_uint8(resize_uint8(clip, height, width)) for clip in to_uint8(video)])
 
 
 def superres_latent(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
     """Sample stage 4: noise the latents of the resized video by `strength`, and denoise them (section 3.6; SDEdit)."""
     settings, codec = config.superres_latent, context.codec
     assert codec is not None
-    video = resize_for_latents(videos["superres_pixel"], settings.height, settings.width, context.mesh)
+    given = gather(videos["superres_pixel"], context.mesh)
+    video = put_batch(resize_for_latents(given, settings.height, settings.width), context.mesh)
     shape = latent_shape(codec.architecture, *video.shape[1:4])
     first = make_sampler(context.scheduler, settings.num_steps, settings.strength).timesteps[0]
     inverts = context.edit is not None and context.edit.inversion_steps > 0
@@ -416,16 +432,6 @@ def superres_latent(context: StageContext, config: CascadeConfig, videos: StageV
         frames = codec.decode(latents)
         check_finite(frames, context.mesh, f"stage {context.stage}: the autoencoder's decoder")
         return frames
-
-
-def sample_stage(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
-    """Sample a stage, see `SampleStage`; an edit that leaves no step returns the video itself."""
-    if context.edit is None or not context.edit.returns_video(config):
-        return SAMPLING[context.stage](context, config, videos)
-    if context.video is not None:
-        return context.video
-    settings = config.superres_latent
-    return resize_for_latents(videos["superres_pixel"], settings.height, settings.width, context.mesh)
 
 
 SAMPLING: Final[dict[Stage, SampleStage]] = {

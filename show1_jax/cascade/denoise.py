@@ -11,7 +11,7 @@ import numpy as np
 from einops import rearrange, repeat
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Float32, Int32
+from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int32
 
 from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.config.sampling import StageConfig
@@ -88,6 +88,26 @@ class Condition:
     text: Float[Array, "b g n d"]
     channels: Float32[Array, "b t h w e"] | None = None
     noise_level: int | None = None
+
+
+@dataclass(frozen=True)
+class KnownFrames:
+    """Clean frames that a sampling begins with, which its network is not trained for.
+
+    Before every step they replace those of the sample, noised to its timestep, and at the end they replace those of the
+    result (Song et al. 2021, arXiv 2011.13456, appendix I.2; of videos Ho et al. 2022, arXiv 2204.03458, section 3.1).
+    In several passes of a step, the noise that it removed is drawn again before each further pass, which brings the
+    other frames into agreement with the known ones (Lugmayr et al. 2022, arXiv 2201.09865, algorithm 1).
+
+    Attributes:
+        frames: the first frames of the result. Their noise is that of the start, which must be noise alone.
+        passes: number of passes of every step but the last.
+        noise: returns the noise before another pass of a step, by the numbers of both, for all frames.
+    """
+
+    frames: Video
+    passes: int
+    noise: Callable[[int, int], Video]
 
 
 class GuidedOutput(NamedTuple):
@@ -227,6 +247,7 @@ class Denoise(Protocol):
         kinds: Sequence[StepKind],
         compiled: CompiledSteps,
         sequential_guidance: bool,
+        known: KnownFrames | None,
         name: str,
     ) -> Video:
         """Run the sampler; see `denoise`."""
@@ -245,6 +266,7 @@ def denoise(
     kinds: Sequence[StepKind] = (),
     compiled: CompiledSteps = MappingProxyType({}),
     sequential_guidance: bool = False,
+    known: KnownFrames | None = None,
     name: str = "sampling",
 ) -> Video:
     """Run a sampler from its first timestep to its last.
@@ -257,10 +279,11 @@ def denoise(
         guidance_scale: see `guide`; unused if `condition.text` contains the prompt alone.
         step_noise: returns the noise of a step, by its number; called only if the sampler needs it.
         mesh: mesh of the devices.
-        on_step: called after every step, when its result is computed.
+        on_step: called after every step, or pass of a step, when its result is computed.
         kinds: kind of every step, from `step_kinds`; by default every step computes everything.
         compiled: programs by kind; a kind without a program, or with one for other shapes, is compiled.
         sequential_guidance: see `guided_output`.
+        known: clean frames that the result begins with.
         name: name of the sampling in errors.
 
     Returns:
@@ -273,35 +296,86 @@ def denoise(
     text, channels = jax.device_put((condition.text, condition.channels), sharding)
     noise_level = None if condition.noise_level is None else np.int32(condition.noise_level)
     state, deep = _start(sampler, jax.device_put(sample, sharding), mesh), None
+    passes = _passes(num_steps, 1 if known is None else known.passes)
+    known_noise = None if known is None else state.sample[:, : known.frames.shape[1]]
 
-    def finish(step: int, is_finite: Bool[Array, ""]) -> None:
+    def finish(done: int, is_finite: Bool[Array, ""]) -> None:
         if not is_finite:
+            step = passes[done - 1].step
             raise not_finite(f"{name}, step {step + 1} of {num_steps} (timestep {sampler.timesteps[step]})")
-        on_step(step + 1, num_steps)
+        on_step(done, len(passes))
 
-    kinds = kinds or (EVERY_BRANCH_AND_LEVEL,) * num_steps
+    steps = tuple(zip(sampler.timesteps, kinds or (EVERY_BRANCH_AND_LEVEL,) * num_steps, strict=True))
     previous: Bool[Array, ""] | None = None
     with jax.set_mesh(mesh):
-        for step, (timestep, kind) in enumerate(zip(sampler.timesteps, kinds, strict=True)):
+        for done, (step, number, is_last) in enumerate(passes):
+            (timestep, kind), coefficients = steps[step], sampler.coefficients(step)
             if kind.deep != "reused":
                 deep = None  # frees its memory before the step
+            if known is not None:
+                state = _with_known(state, known.frames, known_noise, coefficients.alpha, coefficients.sigma)
             noise = step_noise(step) if sampler.needs_noise(step) else state.sample  # which the step ignores
             arguments = (
-                *(network.weights, state, deep, sampler.coefficients(step)),
+                *(network.weights, state, deep, coefficients),
                 jax.device_put(noise, sharding) if sampler.takes_noise else None,
                 *(timestep, np.float32(guidance_scale), text, channels, noise_level),
             )
             program = compiled.get(kind)
             if program is None or not takes_arguments(program, arguments):
                 program = step_program(network.graph, sampler, mesh, kind, sequential_guidance)
-            state, kept, is_finite = program(*arguments)
-            deep = kept if kind.deep == "kept" else deep
+            after, kept, is_finite = program(*arguments)
+            if not is_last:
+                assert known is not None
+                after = _before_step(
+                    state, after, known.noise(step, number), coefficients, sampler.coefficients(step + 1)
+                )
+            state, deep = after, kept if kind.deep == "kept" else deep
             if previous is not None:
-                finish(step - 1, previous)  # only now: the device has the next step already, and does not wait
+                finish(done, previous)  # only now: the device has the next step already, and does not wait
             previous = is_finite
         if previous is not None:
-            finish(num_steps - 1, previous)
+            finish(len(passes), previous)
+        if known is not None:
+            state = _with_known(state, known.frames, known_noise, np.float32(1), np.float32(0))
     return state.sample
+
+
+class _Pass(NamedTuple):
+    """A pass of a step: the step, the pass' number, and whether it is the step's last."""
+
+    step: int
+    number: int
+    is_last: bool
+
+
+def _passes(num_steps: int, passes: int) -> list[_Pass]:
+    """Return the passes of all steps in their order; the last step has one."""
+    counts = [passes] * (num_steps - 1) + [1] * min(num_steps, 1)
+    return [_Pass(step, number, number == count - 1) for step, count in enumerate(counts) for number in range(count)]
+
+
+@jax.jit
+def _with_known(
+    state: SamplerState, known: Video, noise: Video, alpha: Float32[ArrayLike, ""], sigma: Float32[ArrayLike, ""]
+) -> SamplerState:
+    """Return a state that begins with known frames, noised in its sample, and clean as predictions of x0."""
+
+    def begin(array: Video, frames: Any) -> Video:
+        return constrain_batch(jnp.concatenate([frames, array[:, frames.shape[1] :]], axis=1))
+
+    history = tuple(begin(x0, known) for x0 in state.history)
+    return SamplerState(begin(state.sample, alpha * known + sigma * noise), history)
+
+
+@jax.jit
+def _before_step(
+    before: SamplerState, after: SamplerState, noise: Video, at: Coefficients, at_next: Coefficients
+) -> SamplerState:
+    """Return the state before another pass of a step: its result, noised again, with the history of the first pass."""
+    ratio = at.alpha / at_next.alpha
+    sigma = jnp.sqrt(jnp.maximum(at.sigma**2 - (ratio * at_next.sigma) ** 2, 0))
+    sample = jnp.asarray(ratio * after.sample + sigma * noise)
+    return SamplerState(constrain_batch(sample), before.history)
 
 
 def _start(sampler: Sampler, sample: Video, mesh: Mesh) -> SamplerState:

@@ -22,6 +22,7 @@ from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, components, text_
 from show1_jax.checkpoints.adapters import changed_weight
 from show1_jax.checkpoints.networks import LoadedNetwork, abstract_network
 from show1_jax.config.sampling import STAGES, Stage
+from show1_jax.config.video_edit import VideoEdit
 from show1_jax.parallel import from_first_process
 from show1_jax.parallel.weights import to_weights
 from show1_jax.runtime import weight_formats
@@ -52,8 +53,10 @@ class MemoryNeed(NamedTuple):
         return self.weights + self.working
 
 
-def memory_needs(spec: CascadeSpec, stages: Sequence[Stage], batch_size: int = 1) -> Iterator[tuple[str, MemoryNeed]]:
-    """Yield the name and the memory need of each part of the cascade: text encoders, stages, autoencoder.
+def memory_needs(
+    spec: CascadeSpec, stages: Sequence[Stage], batch_size: int = 1, edit: VideoEdit | None = None
+) -> Iterator[tuple[str, MemoryNeed]]:
+    """Yield the name and the memory need of each part of the cascade: text encoders, stages, inversion, autoencoder.
 
     Every program is compiled and stored in the compilation cache, from which a run loads it. In bfloat16 the compiler
     for CPUs plans far more memory than the one for GPUs.
@@ -65,6 +68,9 @@ def memory_needs(spec: CascadeSpec, stages: Sequence[Stage], batch_size: int = 1
             compiled = compile_stage(spec, stage, batch_size)
             added = adapted_bytes(spec, stage)
             yield stage, compiled.need._replace(weights=compiled.need.weights + added)
+            if edit is not None and edit.stage == stage and edit.inversion_steps and compiled.steps:
+                program = denoising_step(spec, stage, batch_size, inversion_steps=edit.inversion_steps)
+                yield "inversion", _program_need(spec, program)
             if compiled.codec is not None:
                 programs = zip(compiled.codec, autoencoder_programs(spec, stage, batch_size), strict=True)
                 working = max(_need_of(code, program).working for code, program in programs)

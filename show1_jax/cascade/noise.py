@@ -18,14 +18,15 @@ from show1_jax.diffusion.random_keys import fold_in, new_key, normal
 from show1_jax.errors import UserError
 from show1_jax.parallel import batch_sharding, put_batch
 
-Purpose = Literal["initial", "augmentation", "posterior", "step"]
+Purpose = Literal["initial", "augmentation", "posterior", "step", "pass"]
 _DRAW_PURPOSES: Final = get_args(Purpose)
 
 
 class Draw(NamedTuple):
     """Identity of a draw.
 
-    Its purpose is the sampler's start, noise on a low-resolution condition, the autoencoder's posterior, or a step.
+    Its purpose is the sampler's start, noise on a low-resolution condition, the autoencoder's posterior, a step, or
+    another pass of a step.
     """
 
     stage: Stage

@@ -14,6 +14,7 @@ from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE
 from show1_jax.checkpoints.networks import LoadedNetwork, abstract_network
 from show1_jax.config.sampling import Stage
+from show1_jax.diffusion.inversion import make_inversion
 from show1_jax.nn.config import UNetConfig
 from show1_jax.parallel import batch_sharding, stored_sharding
 from show1_jax.parallel.weights import WeightPath
@@ -93,6 +94,7 @@ def denoising_step(
     network: LoadedNetwork | None = None,
     kind: StepKind = EVERY_BRANCH_AND_LEVEL,
     sequential_guidance: bool = False,
+    inversion_steps: int = 0,
 ) -> Program:
     """Return one denoising step of a stage; `CascadeSpec.step_kinds` are the kinds of its steps.
 
@@ -103,10 +105,15 @@ def denoising_step(
         network: network with its weights; by default their shapes are used.
         kind: kind of the step.
         sequential_guidance: see `show1_jax.cascade.denoise.guided_output`.
+        inversion_steps: above 0, a step of DDIM inversion with so many steps is returned instead, without guidance.
     """
     network = network or _abstract(spec, stage)
     sampler = spec.sampler(stage)
     shapes = step_shapes(spec, stage, batch_size)
+    if inversion_steps:
+        sampler = make_inversion(spec.scheduler(stage), inversion_steps)
+        batch, _, *rest = shapes.text.shape
+        shapes = shapes._replace(text=jax.ShapeDtypeStruct((batch, 1, *rest), shapes.text.dtype))
     sample, text, channels = (_batch_sharded(spec, shape) for shape in (shapes.sample, shapes.text, shapes.channels))
     arguments = (
         network.weights,

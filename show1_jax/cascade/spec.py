@@ -12,7 +12,15 @@ from jax.sharding import Mesh
 
 from show1_jax.cascade.denoise import StepKind, step_kinds
 from show1_jax.cascade.fit import network_problems
-from show1_jax.cascade.stages import AUTOENCODER, PIXEL_CHANNELS, STAGE_TABLE, Size, check_inputs
+from show1_jax.cascade.stages import (
+    AUTOENCODER,
+    PIXEL_CHANNELS,
+    STAGE_TABLE,
+    Size,
+    check_image_stages,
+    check_inputs,
+    computed_stages,
+)
 from show1_jax.checkpoints.adapter_set import Adapter
 from show1_jax.checkpoints.manifest import Manifest
 from show1_jax.checkpoints.networks import architecture_of
@@ -122,18 +130,21 @@ class CascadeSpec:
         )
         return dataclasses.replace(self, config=dataclasses.replace(self.config, keyframes=keyframes))
 
-    def check(self, stages: Sequence[Stage], given: Mapping[Stage, np.ndarray] | None = None) -> None:
+    def check(
+        self, stages: Sequence[Stage], given: Mapping[Stage, np.ndarray] | None = None, *, has_image: bool = False
+    ) -> None:
         """Refuse settings and given videos that do not fit a stage.
 
         Args:
             stages: stages to run.
             given: results of stages that do not run, (batch, time, height, width, 3).
+            has_image: the videos begin with a picture.
 
         Raises:
             UserError: the line names the stage, the setting, and its allowed values.
         """
         given = given or {}
-        check_inputs(stages, given)
+        check_inputs(stages, given, has_image=has_image)
         sizes = self.sizes(given)
         for stage, video in given.items():
             spec = STAGE_TABLE[stage]
@@ -149,7 +160,7 @@ class CascadeSpec:
                 raise UserError(f"the video given for {stage} has {video.shape[1]} frames; it must have one")
             if not np.isfinite(video).all():
                 raise UserError(f"the video given for {stage} has NaN or infinite values; give finite ones")
-        self._check_stages(stages, sizes)
+        self._check_stages(computed_stages(stages, has_image=has_image), sizes)
 
     def check_edit(
         self, edit: VideoEdit | None, stages: Sequence[Stage], video: np.ndarray | None, num_videos: int
@@ -182,6 +193,30 @@ class CascadeSpec:
             raise UserError(f"stage {edit.stage} must start from a video of shape {shape}, not from {found}")
         if not np.isfinite(video).all():
             raise UserError(f"the video that stage {edit.stage} starts from has NaN or infinite values")
+
+    @property
+    def size_of_image(self) -> Size:
+        """Height and width of a picture that stands for the result of the stage that makes an image."""
+        return next(size for stage, size in self.sizes({}).items() if STAGE_TABLE[stage].is_image)
+
+    def check_image(self, image: np.ndarray, stages: Sequence[Stage], num_videos: int, edit: VideoEdit | None) -> None:
+        """Refuse pictures that videos cannot begin with.
+
+        Args:
+            image: the pictures, (batch, height, width, 3).
+            stages: stages to run.
+            num_videos: number of videos that are sampled.
+            edit: stage that starts from a video.
+
+        Raises:
+            UserError: the line names what does not fit.
+        """
+        check_image_stages(stages, has_edit=edit is not None)
+        if image.ndim != 4 or image.shape[0] != num_videos or image.shape[-1] != 3 or not image.size:
+            wanted = f"({num_videos} prompts, height, width, 3)"
+            raise UserError(f"the image to begin with has shape {image.shape}, not {wanted}")
+        if not np.isfinite(image).all():
+            raise UserError("the image to begin with has NaN or infinite values; give finite ones")
 
     def check_settings(self, stages: Sequence[Stage]) -> None:
         """Refuse settings that do not fit a stage, as `check` does, before its inputs are known."""

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from show1_jax.config.config_file import OutputConfig
 from show1_jax.config.sampling import AUTOENCODER, STAGES, CascadeConfig, Stage
+from show1_jax.config.video_edit import VideoEdit
 from show1_jax.errors import UserError
 
 Size = tuple[int, int]
@@ -213,17 +214,54 @@ def text_encoders(stages: Sequence[Stage]) -> dict[str, list[Stage]]:
     return served
 
 
-def check_inputs(stages: Sequence[Stage], given: Collection[Stage]) -> None:
+def computed_stages(stages: Sequence[Stage], *, has_image: bool) -> tuple[Stage, ...]:
+    """Return those of the stages whose results are not simply the picture that the video begins with."""
+    return tuple(stage for stage in stages if not (has_image and STAGE_TABLE[stage].is_image))
+
+
+def runs_networks(stage: Stage, config: CascadeConfig, edit: VideoEdit | None, *, has_image: bool) -> bool:
+    """Return whether the networks of a stage run: its result may be the user's picture, or an unchanged video.
+
+    Args:
+        stage: name of the stage.
+        config: settings of the cascade.
+        edit: stage that starts from a video, and how; None: all start as usual.
+        has_image: the video begins with a picture.
+    """
+    if edit is not None and edit.stage == stage:
+        return not edit.returns_video(config)
+    return bool(computed_stages([stage], has_image=has_image))
+
+
+def check_image_stages(stages: Sequence[Stage], *, has_edit: bool) -> None:
+    """Refuse a choice of stages in which no stage uses a picture that the video begins with.
+
+    Args:
+        stages: stages to run.
+        has_edit: one of them starts from a video.
+
+    Raises:
+        UserError: no stage uses it, or the video starts from another one.
+    """
+    using = [stage for stage, spec in STAGE_TABLE.items() if spec.is_image or not spec.inputs]
+    if not set(using) & set(stages):
+        raise UserError(f"an image to begin with is used by {' and '.join(using)}; run one of them, or give no image")
+    if has_edit:
+        raise UserError("give an image to begin with, or a video that a stage starts from, not both")
+
+
+def check_inputs(stages: Sequence[Stage], given: Collection[Stage], *, has_image: bool = False) -> None:
     """Refuse a choice of stages if one of them lacks an input.
 
     Args:
         stages: stages to run.
         given: stages whose results exist already.
+        has_image: the video begins with a picture.
 
     Raises:
         UserError: the line names the stage and the result that it needs.
     """
-    for stage in stages:
+    for stage in computed_stages(stages, has_image=has_image):
         for needed in STAGE_TABLE[stage].inputs:
             if needed not in stages and needed not in given:
                 raise UserError(f"stage {stage} needs the result of {needed}; run it as well, or give its video")

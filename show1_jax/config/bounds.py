@@ -84,6 +84,7 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "guidance_min_timestep": (0, MAX_TIMESTEPS - 1),
     "guidance_max_timestep": (0, MAX_TIMESTEPS - 1),
     "deep_every": (1, MAX_TIMESTEPS),
+    "image_passes": (1, 1000),
     "fine_levels": (1, MAX_LEVELS),
     "num_frames": (1, 10_000),
     "height": _SIDE,

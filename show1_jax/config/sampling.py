@@ -81,6 +81,9 @@ class KeyframesConfig(StageConfig):
     num_frames: int = 8
     height: int = 40
     width: int = 64
+    image_passes: int = 1
+    """Passes of every step of keyframes that begin with a picture: more take longer, and the other keyframes may
+    agree better with it (RePaint, Lugmayr et al. 2022, arXiv 2201.09865). 1 only puts the picture in its place."""
 
     @property
     def size(self) -> tuple[int, int]:

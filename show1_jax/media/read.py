@@ -155,6 +155,23 @@ def gather_frames(
     return gathered
 
 
+def read_picture(path: str | Path, size: FrameSize = None) -> Float32[np.ndarray, "h w 3"]:
+    """Return the user's own picture in [-1, 1], as a viewer shows it: upright and opaque.
+
+    Args:
+        path: an image, see `IMAGE_SUFFIXES`; its suffix may be another one.
+        size: (height, width) to which it is fitted (see `fit_frame`); None keeps the size.
+
+    Raises:
+        UserError: it is missing, damaged, in another format, too large, or has several frames.
+    """
+    path = Path(path)
+    if not os.path.exists(path):  # Path.exists raises for names that no file can have
+        raise UserError(f"there is no {path}: give an image")
+    frame = _read_frame(path)
+    return fit_frame(frame, *(size or frame.shape[:2]))
+
+
 def read_video(
     path: str | Path, size: tuple[int, int] | None = None, num_frames: int | None = None
 ) -> tuple[Float32[np.ndarray, "t h w 3"], Fraction | None]:

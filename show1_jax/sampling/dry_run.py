@@ -26,19 +26,20 @@ def describe_memory(config: Config, request: Request) -> Iterator[str]:
     """
     manifest = _manifest(config)
     spec = CascadeSpec.of(config, manifest, adapters=open_adapters(config.adapter, manifest))
-    spec.check_settings(request.stages)
+    spec.check_settings(request.computed)
+    stages = request.sampled(config)
     batch_size = request.batch_size or spec.mesh.shape["data"]
     devices = spec.mesh.devices.flat
     mesh = " x ".join(f"{axis}={size}" for axis, size in spec.mesh.shape.items())
     yield f"{len(devices)} x {devices[0].device_kind}, mesh {mesh}, {spec.dtype}, videos at a time: {batch_size}"
     yield f"{'GiB of each device':<18}{'weights':>10}{'working':>10}{'together':>10}"
     largest = working = 0
-    for name, need in memory_needs(spec, request.stages, batch_size):
+    for name, need in memory_needs(spec, stages, batch_size, request.edit):
         yield _line(name, need, config.memory_limit_gb)
         largest, working = max(largest, need.total), max(working, need.working)
     yield f"{'at most':<38}{largest / GIB:>10.3f}"
-    together = MemoryNeed(sum(component_bytes(spec, name) for name in components(request.stages)), working)
-    is_kept = keeps_all_weights(spec, request.stages)
+    together = MemoryNeed(sum(component_bytes(spec, name) for name in components(stages)), working)
+    is_kept = keeps_all_weights(spec, stages)
     note = "all networks stay loaded" if is_kept else "one stage is loaded at a time"
     yield f"{_line('all networks', together, 0)}  resident_weights={config.resident_weights}: {note}"
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from show1_jax.cascade.cascade import Cascade, HostVideo, VideoBatch
 from show1_jax.cascade.prompts import Prompt
-from show1_jax.cascade.stages import STAGE_TABLE, components, text_encoders
+from show1_jax.cascade.stages import STAGE_TABLE, Size, components, text_encoders
 from show1_jax.checkpoints.adapter_set import Adapter, open_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_checkpoint_or_run, split_names
 from show1_jax.checkpoints.manifest import Manifest
@@ -29,7 +29,7 @@ from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
 from show1_jax.files import check_writable
 from show1_jax.media.contact_sheet import CONTACT_SHEET
-from show1_jax.media.read import read_video
+from show1_jax.media.read import read_picture, read_video
 from show1_jax.media.stage_files import video_sha256
 from show1_jax.parallel import from_first_process, is_first_process
 from show1_jax.progress import say
@@ -60,11 +60,27 @@ class VideoJob:
 Item = TypeVar("Item")
 
 
-class _UserVideo(NamedTuple):
-    """The user's video, fitted: as results of stages that do not run, and as the start of the first stage that runs."""
+class _UserMedia(NamedTuple):
+    """The user's video and picture, fitted.
+
+    Attributes:
+        given: the video as results of stages that do not run.
+        start: the video as the start of the first stage that runs; None: it starts as usual.
+        image: the picture that the videos begin with, as one frame; None: there is none.
+    """
 
     given: dict[Stage, Clip]
     start: Clip | None
+    image: Clip | None
+
+    def describe(self, request: Request) -> dict[str, Any]:
+        """Return what stages start from; see `describe_request`."""
+        start: dict[str, Any] = {}
+        if request.edit is not None:
+            start["edit"] = describe_edit(request.edit, self.start)
+        if self.image is not None:
+            start["image"] = video_sha256(self.image)
+        return start
 
 
 class _Claimed(NamedTuple):
@@ -87,28 +103,29 @@ def sample_videos(config: Config, request: Request) -> None:
     checkpoints = CheckpointSet.open(config.checkpoint)
     adapters = open_adapters(config.adapter, checkpoints.manifest)
     cascade = Cascade.of(checkpoints, request.settings(config), adapters=adapters)
-    checkpoints.check_sizes(components(request.stages))
-    user_video = from_first_process(lambda: _read_user_video(config, request))
-    jobs = from_first_process(lambda: _video_jobs(cascade, config, request, adapters, user_video))
-    pending = from_first_process(lambda: _pending_jobs(cascade, jobs, request, user_video))
+    sampled = request.sampled(config)
+    checkpoints.check_sizes(components(sampled))
+    media = from_first_process(lambda: _read_media(config, request))
+    jobs = from_first_process(lambda: _video_jobs(cascade, config, request, adapters, media))
+    pending = from_first_process(lambda: _pending_jobs(cascade, jobs, request, media))
     if pending:
         from_first_process(
-            lambda: _print_warnings(checkpoints, config, [jobs[number].prompt for number in pending], request.stages)
+            lambda: _print_warnings(checkpoints, config, [jobs[number].prompt for number in pending], sampled)
         )
     size = request.batch_size or cascade.spec.mesh.shape["data"]
     batches = _groups(pending, size)
     with ExitStack() as stack:
         stack.enter_context(memory_errors(_MEMORY_ADVICE))
-        keeps_all = len(batches) > 1 and stack.enter_context(cascade.keeping_networks(request.stages))
+        keeps_all = len(batches) > 1 and stack.enter_context(cascade.keeping_networks(sampled))
         places = {number: place for place, number in enumerate(pending, 1)}
         for together in _groups(batches, 1 if keeps_all else max(1, _MAX_WAITING // size)):
             with ExitStack() as locks:
                 round_jobs = {number: jobs[number] for batch in together for number in batch}
-                claimed = from_first_process(functools.partial(_lock_pending, locks, round_jobs, request, user_video))
+                claimed = from_first_process(functools.partial(_lock_pending, locks, round_jobs, request, media))
                 _print_jobs({places[number]: jobs[number] for number in claimed}, len(pending))
                 parts = [[_Claimed(jobs[n], claimed[n]) for n in batch if n in claimed] for batch in together]
                 if claimed:
-                    _sample_batches(cascade, config, request, list(filter(None, parts)), user_video)
+                    _sample_batches(cascade, config, request, list(filter(None, parts)), media)
     if is_first_process():
         print(_viewing_hint(_video_file(jobs[-1], request)), flush=True)
 
@@ -134,21 +151,22 @@ def make_random_checkpoint(config: Config) -> None:
 
 
 def _video_jobs(
-    cascade: Cascade, config: Config, request: Request, adapters: Sequence[Adapter], user_video: _UserVideo | None
+    cascade: Cascade, config: Config, request: Request, adapters: Sequence[Adapter], media: _UserMedia
 ) -> list[VideoJob]:
     digests = component_digests(cascade.spec.manifest, adapters)
-    own = None
-    if request.edit is not None and user_video is not None:
-        own = describe_edit(request.edit, user_video.start)
+    own = media.describe(request)
     jobs = []
-    for prompt in request.prompts:  # a kept stage may have started from the video of an earlier request
+    for prompt in request.prompts:
         directory = RunDirectory.of(config.out, prompt)
+        kept = directory.start_of(request.kept)  # that of an earlier request, which made the kept stages
+        if "image" in kept.keys() - own.keys() and any(STAGE_TABLE[stage].is_image for stage in request.stages):
+            raise UserError(f"{directory.path} begins with a picture; give the same one with --image")
         described = describe_request(
             config,
             prompt,
             precision=cascade.spec.dtype.name,
             checkpoint=digests,
-            edit=own or (directory.edit_of(request.kept) if request.kept else None),
+            start=kept | own,
         )
         jobs.append(VideoJob(prompt, directory, described))
     return jobs
@@ -163,24 +181,28 @@ def component_digests(manifest: Manifest, adapters: Sequence[Adapter] = ()) -> d
     return digests
 
 
-def _read_user_video(config: Config, request: Request) -> _UserVideo | None:
-    """Read the user's video, if any: resized to each stage that it stands for, with evenly spaced frames."""
-    if request.video is None:
-        return None
-    path = request.video
+def _read_media(config: Config, request: Request) -> _UserMedia:
+    """Read the user's video, with evenly spaced frames, and picture; both are resized to the stages they stand for."""
 
-    def fitted(stage: Stage) -> Clip:
-        spec = STAGE_TABLE[stage]
-        return read_video(path, spec.size(config, config.keyframes.size), spec.num_frames(config))[0]
+    def size(stage: Stage) -> Size:
+        return STAGE_TABLE[stage].size(config, config.keyframes.size)
 
-    given = {stage: fitted(stage) for stage in request.video_stages}
-    starts = request.edit is not None and not STAGE_TABLE[request.edit.stage].is_latent
-    return _UserVideo(given, fitted(request.stages[0]) if starts else None)
+    def fitted(path: Path, stage: Stage) -> Clip:
+        return read_video(path, size(stage), STAGE_TABLE[stage].num_frames(config))[0]
+
+    given, start, image = {}, None, None
+    if request.image is not None:
+        image = read_picture(request.image, size(next(stage for stage in STAGES if STAGE_TABLE[stage].is_image)))[None]
+    if request.video is not None:
+        given = {stage: fitted(request.video, stage) for stage in request.video_stages}
+        if request.edit is not None and not STAGE_TABLE[request.edit.stage].is_latent:
+            start = fitted(request.video, request.edit.stage)
+    return _UserMedia(given, start, image)
 
 
-def _inputs(job: VideoJob, request: Request, user_video: _UserVideo | None) -> dict[Stage, Clip]:
-    if user_video is not None:
-        return dict(user_video.given)
+def _inputs(job: VideoJob, request: Request, media: _UserMedia) -> dict[Stage, Clip]:
+    if request.video is not None:
+        return dict(media.given)
     return {stage: job.directory.load(stage) for stage in request.inputs}
 
 
@@ -188,14 +210,12 @@ def _digests(videos: Mapping[Stage, Clip]) -> dict[Stage, str]:
     return {stage: video_sha256(video) for stage, video in videos.items()}
 
 
-def _pending_jobs(
-    cascade: Cascade, jobs: Sequence[VideoJob], request: Request, user_video: _UserVideo | None
-) -> list[int]:
+def _pending_jobs(cascade: Cascade, jobs: Sequence[VideoJob], request: Request, media: _UserMedia) -> list[int]:
     """Return the indices of the jobs that must be run; refuse impossible ones before anything is written."""
     pending: list[int] = []
     shapes: dict[Stage, tuple[int, ...]] = {}
     for number, job in enumerate(jobs):
-        inputs = _inputs(job, request, user_video)
+        inputs = _inputs(job, request, media)
         if not _is_pending(job, request, inputs):
             continue
         for stage, video in inputs.items():
@@ -205,7 +225,7 @@ def _pending_jobs(
         pending.append(number)
     if pending:
         empty = {stage: np.broadcast_to(np.float32(0), (1, *shape)) for stage, shape in shapes.items()}
-        cascade.spec.check(request.stages, empty)
+        cascade.spec.check(request.stages, empty, has_image=request.image is not None)
         check_writable(jobs[pending[0]].directory.path)
     return pending
 
@@ -263,13 +283,13 @@ def _print_warnings(
 
 
 def _lock_pending(
-    stack: ExitStack, jobs: Mapping[int, VideoJob], request: Request, user_video: _UserVideo | None
+    stack: ExitStack, jobs: Mapping[int, VideoJob], request: Request, media: _UserMedia
 ) -> dict[int, dict[Stage, Clip]]:
     """Lock the directories of some jobs until `stack` ends; return the inputs of the jobs still to be run, by index."""
     claimed = {}
     for number, job in jobs.items():
         stack.enter_context(job.directory.locked())
-        inputs = _inputs(job, request, user_video)
+        inputs = _inputs(job, request, media)
         if _is_pending(job, request, inputs):  # another process may have written here since the first check
             claimed[number] = inputs
     return claimed
@@ -320,15 +340,15 @@ def _sample_batches(
     config: Config,
     request: Request,
     batches: Sequence[Sequence[_Claimed]],
-    user_video: _UserVideo | None,
+    media: _UserMedia,
 ) -> None:
     """Sample batches stage by stage, and write the result of every stage as soon as it exists."""
-    start = None if user_video is None else user_video.start
     videos = [
         VideoBatch(
             [claimed.job.prompt for claimed in batch],
             given={stage: np.stack([claimed.inputs[stage] for claimed in batch]) for stage in batch[0].inputs},
-            video=None if start is None else np.stack([start] * len(batch)),
+            video=None if media.start is None else np.stack([media.start] * len(batch)),
+            image=None if media.image is None else np.concatenate([media.image] * len(batch)),
         )
         for batch in batches
     ]
@@ -380,6 +400,7 @@ def _provenance(cascade: Cascade, request: Request, batch_size: int) -> dict[str
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "video": None if request.video is None else str(request.video),
+        "image": None if request.image is None else str(request.image),
         "from_stage": request.stages[0] if request.resume else None,
         "batch_size": batch_size,
         "mesh": dict(cascade.spec.mesh.shape),

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Final
 
 from show1_jax.cascade.prompts import Prompt, check_negative, check_prompt
-from show1_jax.cascade.stages import STAGE_TABLE, check_inputs, stages_before, stages_from
+from show1_jax.cascade.stages import (
+    STAGE_TABLE,
+    check_image_stages,
+    check_inputs,
+    computed_stages,
+    runs_networks,
+    stages_before,
+    stages_from,
+)
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
@@ -29,6 +37,7 @@ class Request:
         video: a video of the user, used instead of the result of the stage before; with `edit`, instead of the results
             of all stages that the first stage needs.
         edit: how the first of `stages` starts from `video`; None: it starts as usual, without one.
+        image: a picture of the user that the videos begin with; see `show1_jax.cascade.cascade.VideoBatch`.
         batch_size: number of videos that are sampled together; None: the size of the mesh's data axis.
         overwrite: True to replace existing files of another request.
     """
@@ -38,6 +47,7 @@ class Request:
     resume: bool = False
     video: Path | None = None
     edit: VideoEdit | None = None
+    image: Path | None = None
     batch_size: int | None = None
     overwrite: bool = False
 
@@ -46,6 +56,10 @@ class Request:
             raise UserError(f"no stages to run; choose from {', '.join(STAGES)}")
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"--batch_size={self.batch_size} must be at least 1")
+        if self.image is not None:
+            if self.video is not None:
+                raise UserError("give --image or --video, not both")
+            check_image_stages(self.stages, has_edit=False)
         if self.edit is not None:
             self._check_edit(self.edit)
         elif self.video is not None and (not self.resume or not self.video_stages):
@@ -53,7 +67,8 @@ class Request:
             raise UserError(
                 f"--video needs --from_stage with one of {', '.join(possible)}; with --strength or --invert, any stage"
             )
-        check_inputs(self.stages, self.video_stages if self.video else self.kept)
+        given = self.video_stages if self.video else self.kept
+        check_inputs(self.stages, given, has_image=self.image is not None)
 
     def _check_edit(self, edit: VideoEdit) -> None:
         if self.video is None or not self.resume:
@@ -74,6 +89,16 @@ class Request:
         return config if self.edit is None else self.edit.settings(config)
 
     @property
+    def computed(self) -> tuple[Stage, ...]:
+        """The stages without that whose result is the picture."""
+        return computed_stages(self.stages, has_image=self.image is not None)
+
+    def sampled(self, config: CascadeConfig) -> tuple[Stage, ...]:
+        """Return those of the stages whose networks run; see `runs_networks`."""
+        has_image = self.image is not None
+        return tuple(stage for stage in self.stages if runs_networks(stage, config, self.edit, has_image=has_image))
+
+    @property
     def kept(self) -> tuple[Stage, ...]:
         """The stages whose saved results are kept."""
         return stages_before(self.stages[0]) if self.resume and self.video is None else ()
@@ -86,7 +111,7 @@ class Request:
     @property
     def inputs(self) -> tuple[Stage, ...]:
         """The stages whose results are required but not sampled."""
-        needed = {stage for chosen in self.stages for stage in STAGE_TABLE[chosen].inputs}
+        needed = {stage for chosen in self.computed for stage in STAGE_TABLE[chosen].inputs}
         return tuple(stage for stage in STAGES if stage in needed and stage not in self.stages)
 
 

@@ -16,6 +16,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -126,17 +127,23 @@ class RunDirectory:
         """Return the record in `run.json`, or None if there is none; see `Record.read`."""
         return Record.read(self.path / RECORD)
 
-    def edit_of(self, stages: Sequence[Stage]) -> Mapping[str, Any] | None:
-        """Return how one of these stages started from a video, according to the record; None if none did.
+    def start_of(self, stages: Sequence[Stage]) -> dict[str, Any]:
+        """Return the fields of the record's request that state what these stages started from: `edit` and `image`.
 
-        A damaged record has no edit; it is refused or replaced later.
+        A damaged record has none; it is refused or replaced later.
         """
         try:
             record = self.record()
         except UserError:
-            return None
-        edit = None if record is None else record.request.get("edit")
-        return edit if isinstance(edit, dict) and edit.get("stage") in stages else None
+            return {}
+        request = {} if record is None else record.request
+        edit, image = request.get("edit"), request.get("image")
+        start: dict[str, Any] = {}
+        if isinstance(edit, dict) and edit.get("stage") in stages:
+            start["edit"] = edit
+        if isinstance(image, str) and stages:
+            start["image"] = image
+        return start
 
     def is_done(self, request: Mapping[str, Any], stages: Sequence[Stage], inputs: Mapping[Stage, str]) -> bool:
         """Return whether these stages of this request have been sampled, with inputs of these hashes.
@@ -221,7 +228,7 @@ def describe_request(
     *,
     precision: str,
     checkpoint: Mapping[str, str],
-    edit: Mapping[str, Any] | None = None,
+    start: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return all inputs that determine a video, as stored in `run.json`.
 
@@ -230,7 +237,8 @@ def describe_request(
         prompt: the prompt, with its seed.
         precision: the resolved precision, e.g. "float32".
         checkpoint: a hash of each component, by name.
-        edit: see `describe_edit`; None if all stages start as usual.
+        start: what stages start from: `edit`, see `describe_edit`, and `image`, a hash of the picture that the video
+            begins with. Empty if all start as usual.
     """
     request: dict[str, Any] = {
         "prompt": prompt.text,
@@ -239,8 +247,7 @@ def describe_request(
         "precision": precision,
         "checkpoint": dict(checkpoint),
         "config": config.to_dict(),
+        **start,
     }
-    if edit is not None:
-        request["edit"] = dict(edit)
     plain: dict[str, Any] = json.loads(json.dumps(request))
     return plain

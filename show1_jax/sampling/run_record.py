@@ -25,8 +25,8 @@ _NOT_COMPARED: Final = {
     *("prompts", "seed", "negative_prompt", "precision"),  # a request contains their resolved values
     *("random_weights", "architecture", "schedulers", "train"),  # the checkpoint's hashes cover their results
 }
-_ADDED: Final = ("guidance_min_timestep", "guidance_max_timestep", "deep_every", "fine_levels")
-"""Settings of a stage that older records lack. Their defaults sample as before, and count as absent."""
+_ADDED: Final = ("guidance_min_timestep", "guidance_max_timestep", "deep_every", "fine_levels", "image_passes")
+"""Settings of stages that older records lack. Their defaults sample as before, and count as absent."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +138,7 @@ _ABSENT = object()
 
 def _compared(request: Mapping[str, Any]) -> dict[str, Any]:
     config = {name: value for name, value in request["config"].items() if name not in _NOT_COMPARED}
-    defaults = {
-        f"config.{stage}.{name}": getattr(CascadeConfig().stage(stage), name) for stage in STAGES for name in _ADDED
-    }
+    stages = {f"config.{stage}": dataclasses.asdict(CascadeConfig().stage(stage)) for stage in STAGES}
+    defaults = {name: value for name, value in flatten(stages).items() if name.rpartition(".")[2] in _ADDED}
     flat = flatten({**request, "config": config})
     return {name: value for name, value in flat.items() if name not in defaults or value != defaults[name]}

@@ -1,4 +1,7 @@
-"""Stages that start from a video of the user: with noise of some strength (SDEdit), or inverted."""
+"""Keyframes that start from a video of the user, noised (SDEdit) or inverted, or that begin with the user's picture.
+
+Of the other stages, the starts and conditions are tested in `test_conditions`, and the settings in `test_video_edit`.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -7,100 +10,121 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jaxtyping import Array
 
 from show1_jax.cascade.cascade import Cascade
-from show1_jax.cascade.noise import Draw
-from show1_jax.config.sampling import STAGES, Stage
+from show1_jax.config.sampling import Stage
 from show1_jax.config.video_edit import VideoEdit
 from show1_jax.errors import UserError
+from show1_jax.media.frames import fit, from_uint8, resize_uint8, to_uint8
 from tests.helpers import tiny_config
 
 PROMPT, SEED, STEPS = "a red circle moves right", 5, 4
-GIVEN: dict[Stage, tuple[Stage, ...]] = {
-    "keyframes": (),
-    "interpolation": ("keyframes",),
-    "first_frame": ("interpolation",),
-    "superres_pixel": ("interpolation", "first_frame"),
-    "superres_latent": ("superres_pixel",),
-}
+SHARDED = 8
+"""Videos that are sampled on one device and on eight."""
+
+
+def load(checkpoint: Path, devices: int) -> Cascade:
+    """Return the tiny cascade; its keyframes are sampled with DDIM with and without an inversion."""
+    config = tiny_config.settings()
+    keyframes = dataclasses.replace(
+        config.keyframes, num_steps=STEPS, sampler="ddim", guidance_scale=1.0, image_passes=2
+    )
+    return Cascade.load(checkpoint, dataclasses.replace(config, keyframes=keyframes), jax.devices()[:devices])
 
 
 @pytest.fixture(scope="module")
 def cascade(tiny_checkpoint: Path) -> Cascade:
-    config = tiny_config.settings()
-    stages: dict[str, Any] = {stage: dataclasses.replace(config.stage(stage), num_steps=STEPS) for stage in STAGES}
-    return Cascade.load(tiny_checkpoint, dataclasses.replace(config, **stages), jax.devices()[:1])
+    return load(tiny_checkpoint, 1)
 
 
-def video_of(cascade: Cascade, stage: Stage) -> np.ndarray:
-    frames = {"keyframes": 3, "first_frame": 1}.get(stage, 5)
-    shape = (1, frames, *cascade.spec.sizes({})[stage], 3)
-    return np.random.default_rng(STAGES.index(stage)).uniform(-1, 1, shape).astype(np.float32)
+def videos(num: int = SHARDED, frames: int = 3, side: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (num, frames, side, side, 3)).astype(np.float32)
 
 
-def edited(cascade: Cascade, edit: VideoEdit | None, stage: Stage, **options: Any) -> np.ndarray:
-    """Return the stage's result; its inputs, and its start if there is an edit, are always the same videos."""
-    return cascade.sample(
-        [PROMPT],
-        [SEED],
-        stages=[stage],
-        given={name: video_of(cascade, name) for name in GIVEN[stage]},
-        edit=edit,
-        video=None if edit is None or stage == "superres_latent" else video_of(cascade, stage),
-        **options,
-    )[stage]
+def keyframes(cascade: Cascade, edit: VideoEdit | None = None, *, seed: int = SEED, **options: Any) -> np.ndarray:
+    """Return the keyframes of eight prompts, from eight videos if there is an edit."""
+    start: dict[str, Any] = {} if edit is None else {"edit": edit, "video": videos()}
+    seeds = range(seed, seed + SHARDED)
+    return cascade.sample([PROMPT] * SHARDED, seeds, stages=["keyframes"], **start, **options)["keyframes"]
+
+
+def test_strength_is_from_the_video_itself_to_sampling_from_noise(cascade: Cascade) -> None:
+    whole = keyframes(cascade, VideoEdit("keyframes", 1.0))
+    np.testing.assert_array_equal(whole, keyframes(cascade))
+    steps: list[tuple[int, int]] = []
+    half = keyframes(cascade, VideoEdit("keyframes", 0.5), on_step=lambda _, *step: steps.append(step))
+    assert steps == [(step, STEPS // 2) for step in range(1, STEPS // 2 + 1)]
+    assert np.abs(half - whole).max() > 1e-3
+    assert np.abs(half - videos()).max() > 1e-3
+
+
+def test_an_inverted_start_is_the_same_for_every_seed(cascade: Cascade) -> None:
+    """The inversion depends on the video alone, and DDIM draws no noise."""
+    steps: list[tuple[int, int]] = []
+    edit = VideoEdit("keyframes", 0.5, inversion_steps=3)
+    result = keyframes(cascade, edit, on_step=lambda _, *step: steps.append(step))
+    total = 2 + 2  # half of 3 steps and the first one of sampling
+    assert steps == [(step, total) for step in range(1, total + 1)]
+    np.testing.assert_array_equal(result, keyframes(cascade, edit, seed=SEED + 9))
+    assert np.abs(result - keyframes(cascade, VideoEdit("keyframes", 0.5))).max() > 1e-3
+
+
+def test_keyframes_begin_with_a_picture(cascade: Cascade) -> None:
+    """It is scaled, cropped and the result of `first_frame`; the other keyframes depend on it, whatever the passes."""
+    image = videos(side=20)[:, 0, :, 3:]
+    steps: list[tuple[int, int]] = []
+    results = cascade.sample(
+        [PROMPT] * SHARDED,
+        range(SEED, SEED + SHARDED),
+        stages=["first_frame", "keyframes"],
+        image=image,
+        on_step=lambda _, *step: steps.append(step),
+    )
+    fitted = np.stack([fit(frame[None], 16, 16) for frame in image])
+    np.testing.assert_array_equal(results["first_frame"], fitted)
+    first = np.stack([fit(frame, 8, 8) for frame in fitted])
+    np.testing.assert_allclose(results["keyframes"][:, :1], first, atol=1e-6)
+    total = 2 * (STEPS - 1) + 1  # two passes of every step but the last
+    assert steps == [(step, total) for step in range(1, total + 1)]
+    once = dataclasses.replace(cascade.spec.config.keyframes, image_passes=1)
+    single = cascade.with_config(dataclasses.replace(cascade.spec.config, keyframes=once))
+    one_pass, other = keyframes(single, image=image), keyframes(single, image=-image)
+    np.testing.assert_allclose(one_pass[:, :1], first, atol=1e-6)
+    for different in (results["keyframes"], other, keyframes(cascade)):
+        assert np.abs(one_pass - different)[:, 1:].max() > 1e-3
 
 
 @pytest.mark.parametrize("stage", ["keyframes", "superres_latent"])
-def test_strength_is_from_the_video_itself_to_sampling_from_noise(cascade: Cascade, stage: Stage) -> None:
-    whole = edited(cascade, VideoEdit(stage, 1.0), stage)
-    own = cascade.spec.config
-    if stage == "superres_latent":  # it has a strength without an edit
-        own = dataclasses.replace(own, superres_latent=dataclasses.replace(own.superres_latent, strength=1.0))
-    np.testing.assert_array_equal(whole, edited(cascade.with_config(own), None, stage))
-    steps: list[tuple[int, int]] = []
-    half = edited(cascade, VideoEdit(stage, 0.5), stage, on_step=lambda _, *step: steps.append(step))
-    assert steps == [(step, STEPS // 2) for step in range(1, STEPS // 2 + 1)]
-    assert half.shape == whole.shape
-    assert np.abs(half - whole).max() > 1e-3
-    same = edited(cascade, VideoEdit(stage, 0.2), stage)  # 0.8 of a step
-    if stage != "superres_latent":
-        np.testing.assert_array_equal(same, video_of(cascade, stage))
-    else:  # resized to the stage's size
-        assert same.shape == whole.shape
-        corners = video_of(cascade, "superres_pixel")[:, :, ::15, ::15]
-        np.testing.assert_allclose(same[:, :, ::23, ::23], corners, atol=0.35)
+def test_without_a_step_no_network_is_loaded(cascade: Cascade, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The video is the result; for the stage of latents, its input, resized."""
+    edit = VideoEdit(stage, 0.2)  # 0.8 of a step
+    monkeypatch.setattr(cascade._networks, "load", lambda *_, **__: pytest.fail("a network is loaded"))
+    is_latent = stage == "superres_latent"
+    given: dict[Stage, np.ndarray] = {"superres_pixel": videos(1, 5, 16)} if is_latent else {}
+    own = None if is_latent else videos(1)
+    result = cascade.sample([PROMPT], stages=[stage], given=given, edit=edit, video=own)[stage]
+    if is_latent:
+        np.testing.assert_array_equal(result[0], from_uint8(resize_uint8(to_uint8(videos(1, 5, 16)[0]), 24, 24)))
+    else:
+        np.testing.assert_array_equal(result, own)
 
 
-@pytest.mark.parametrize("stage", ["superres_pixel", "superres_latent"])
-def test_an_inverted_start_is_the_same_for_every_seed(cascade: Cascade, stage: Stage) -> None:
-    """The inversion depends on the video alone, and DDIM draws no noise; what remains is that of the conditions."""
-    steps: list[tuple[int, int]] = []
-    edit = VideoEdit(stage, 0.5, inversion_steps=3)
-    result = edited(cascade, edit, stage, on_step=lambda _, *step: steps.append(step))
-    total = (2 + 2) * (2 if stage == "superres_pixel" else 1)  # half of 3 steps and the first one of sampling
-    assert steps == [(step, total) for step in range(1, total + 1)]
-    assert np.isfinite(result).all()
-
-    def noise(draw: Draw, shape: tuple[int, ...]) -> Array:
-        assert draw.purpose in ("augmentation", "posterior", "initial")
-        return jax.numpy.full((1, *shape), 7 if draw.purpose == "initial" else 0.1, "float32")
-
-    def other(draw: Draw, shape: tuple[int, ...]) -> Array:
-        return jax.numpy.full((1, *shape), -7 if draw.purpose == "initial" else 0.1, "float32")
-
-    one, another = (edited(cascade, edit, stage, noise=each) for each in (noise, other))
-    np.testing.assert_array_equal(one, another)
+def test_eight_devices_give_the_same_videos(cascade: Cascade, tiny_checkpoint: Path) -> None:
+    """Videos that start from others, and videos that begin with a picture."""
+    many = load(tiny_checkpoint, 8)
+    assert many.spec.mesh.shape["data"] == 8
+    cases: tuple[dict[str, Any], ...] = ({"edit": VideoEdit("keyframes", 0.5)}, {"image": videos(side=20)[:, 0]})
+    for case in cases:
+        np.testing.assert_allclose(keyframes(many, **case), keyframes(cascade, **case), atol=1e-4)
 
 
 def test_edits_that_do_not_fit_are_refused(cascade: Cascade) -> None:
-    video = video_of(cascade, "keyframes")
-    edit = VideoEdit("keyframes", 0.5)
+    video, edit = videos(1), VideoEdit("keyframes", 0.5)
 
     def refused(said: str, stage: Stage = "keyframes", **options: Any) -> None:
+        given: dict[Stage, np.ndarray] = {"keyframes": video, "superres_pixel": videos(1, 5, 16)}
         with pytest.raises(UserError, match=said):
-            cascade.sample([PROMPT], stages=[stage], given={"keyframes": video}, **options)
+            cascade.sample([PROMPT], stages=[stage], given=given, **options)
 
     refused("a video to start from needs an edit", video=video)
     refused(r"must start from a video of shape \(1, 3, 8, 8, 3\), not from no video", edit=edit)
@@ -108,11 +132,18 @@ def test_edits_that_do_not_fit_are_refused(cascade: Cascade) -> None:
     refused("must be the first stage to run", stage="interpolation", edit=edit, video=video)
     refused("has NaN or infinite values", edit=edit, video=video * np.float32("nan"))
     latent = VideoEdit("superres_latent", 0.5)
-    with pytest.raises(UserError, match="starts from the video given for superres_pixel; give no other"):
-        cascade.sample(
-            [PROMPT],
-            stages=["superres_latent"],
-            given={"superres_pixel": video_of(cascade, "superres_pixel")},
-            edit=latent,
-            video=video,
-        )
+    refused("from the video given for superres_pixel; give no other", "superres_latent", edit=latent, video=video)
+
+
+def test_pictures_that_do_not_fit_are_refused(cascade: Cascade) -> None:
+    image = videos(1, 1)[:, 0]
+
+    def refused(said: str, stage: Stage = "keyframes", image: np.ndarray = image, **options: Any) -> None:
+        with pytest.raises(UserError, match=said):
+            cascade.sample([PROMPT], stages=[stage], image=image, **options)
+
+    refused(r"shape \(8, 8, 3\), not \(1 prompts, height, width, 3\)", image=image[0])
+    refused(r"shape \(1, 8, 8, 4\)", image=image.repeat(2, -1)[..., :4])
+    refused("has NaN or infinite values", image=image * np.float32("nan"))
+    refused("used by keyframes and first_frame; run one", "interpolation", given={"keyframes": videos(1)})
+    refused("not both", edit=VideoEdit("keyframes", 0.5), video=videos(1))

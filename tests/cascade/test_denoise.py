@@ -13,14 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Array
 
+from show1_jax.cascade import denoise as denoising
 from show1_jax.cascade.cascade import Cascade
-from show1_jax.cascade.denoise import Condition, StepKind, denoise, step_kinds, step_program
+from show1_jax.cascade.denoise import (
+    Condition,
+    KnownFrames,
+    StepKind,
+    StepResult,
+    denoise,
+    step_kinds,
+    step_program,
+)
 from show1_jax.cascade.memory import compile_stage
 from show1_jax.cascade.programs import as_sampled, denoising_step
+from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.config.sampling import STAGES, CascadeConfig, KeyframesConfig, SamplingMeshConfig, StageConfig
-from show1_jax.diffusion.samplers import make_sampler
+from show1_jax.diffusion.samplers import Coefficients, SamplerState, make_sampler
 from show1_jax.diffusion.schedule import SchedulerConfig
 from show1_jax.errors import UserError
+from show1_jax.parallel import make_mesh
 from tests.helpers import tiny_config
 
 PROMPT, SEED = "a red circle moves right", 5
@@ -197,3 +208,48 @@ def test_an_empty_interval_and_missing_levels_are_refused(cascade: Cascade) -> N
     with pytest.raises(UserError, match="stage keyframes: fine_levels=2 must be at most 1, the levels of its network"):
         many.spec.check_settings(["keyframes"])
     changed(cascade, {"fine_levels": 2}).spec.check_settings(["keyframes"])
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize("sampler_name", ["dpm_solver++", "ddim", "ddpm"])
+def test_known_frames_and_the_noise_of_every_pass(
+    sampler_name: str, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network predicts x0 = 0, so that the other frames are noise alone, and their level can be measured."""
+    released = dataclasses.replace(SCHEDULER, prediction_type="sample", thresholding=False, variance_type="fixed_small")
+    sampler = make_sampler(released.with_sampler(sampler_name), 5)
+    rng = np.random.default_rng(0)
+    shape = (1, 3, 32, 32, 3)
+    frames = rng.uniform(-1, 1, (1, 1, *shape[2:])).astype(np.float32)
+
+    def draw(*_: int) -> Array:
+        return jax.numpy.asarray(rng.standard_normal(shape), "float32")
+
+    seen: list[tuple[SamplerState, Coefficients]] = []
+
+    def program(_: object, state: SamplerState, __: object, at: Coefficients, noise: Any, *rest: object) -> StepResult:
+        seen.append((state, at))
+        after = sampler.step(state, jax.numpy.zeros(shape, "float32"), at, noise)
+        return StepResult(after, None, jax.numpy.asarray(True))
+
+    monkeypatch.setattr(denoising, "step_program", lambda *_: program)
+    unused: Any = None
+    network, steps = LoadedNetwork(unused, unused, unused), []
+    start = draw().at[:, 1:].multiply(sampler.coefficients(0).sigma)  # "leading" steps start below the highest level
+    result = denoise(
+        *(network, sampler, start),
+        condition=Condition(jax.numpy.zeros((1, 1, 1, 1))),
+        guidance_scale=1.0,
+        step_noise=draw,
+        mesh=make_mesh(SamplingMeshConfig(), jax.devices()[:1]),
+        on_step=lambda *step: steps.append(step),
+        known=KnownFrames(jax.numpy.asarray(frames), passes, draw),
+    )
+    total = 4 * passes + 1
+    assert steps == [(step, total) for step in range(1, total + 1)]
+    np.testing.assert_array_equal(result[:, :1], frames)
+    for state, at in seen:
+        np.testing.assert_allclose(state.sample[:, :1], at.alpha * frames + at.sigma * start[:, :1], atol=1e-6)
+        for x0 in state.history:
+            np.testing.assert_array_equal(x0[:, :1], frames)
+        assert float(state.sample[:, 1:].std()) == pytest.approx(float(at.sigma), rel=0.04)

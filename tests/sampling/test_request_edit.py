@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from show1_jax.cascade.prompts import Prompt
-from show1_jax.config.sampling import STAGES, Stage
+from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
 from show1_jax.config.video_edit import VideoEdit
 from show1_jax.errors import UserError
 from show1_jax.sampling.request import Request, choose_edit, choose_stages
@@ -104,3 +104,20 @@ def test_edits_that_do_not_fit_the_request(changes: dict[str, object], said: str
     Request(PROMPTS, **fitting)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=said):
         Request(PROMPTS, **fitting | changes)  # type: ignore[arg-type]
+
+
+@given(stages=st.lists(st.sampled_from(STAGES), min_size=1, unique=True).map(",".join), resume=st.booleans())
+def test_a_picture_stands_for_the_first_frame(stages: str, resume: bool) -> None:
+    """Its stage needs no input and no network, and is an input of later ones; one that uses it must run."""
+    chosen = choose_stages(stages, None)
+    try:
+        request = Request(PROMPTS, chosen, resume, image=Path("own.png"))
+    except UserError as error:
+        line = str(error)
+        assert ("used by keyframes and first_frame" in line) == (not {"keyframes", "first_frame"} & set(chosen))
+        return
+    assert request.sampled(CascadeConfig()) == tuple(stage for stage in chosen if stage != "first_frame")
+    assert "first_frame" not in chosen or "first_frame" not in request.inputs
+    assert Request(PROMPTS, image=Path("own.png")).sampled(CascadeConfig()) == tuple(
+        stage for stage in STAGES if stage != "first_frame"
+    )
