@@ -16,6 +16,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 import pytest
+from hypothesis import settings
 from safetensors.numpy import load_file
 
 from show1_jax.cascade.cascade import Cascade
@@ -24,6 +25,8 @@ from tests.helpers import tiny_config
 from tests.helpers.recorded import RecordedRun
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+settings.register_profile("untimed", deadline=None)  # Hypothesis fails examples that take 0.2 s; machines differ
+settings.load_profile("untimed")
 
 GOLDEN = Path(__file__).parent / "golden"
 LONG = (

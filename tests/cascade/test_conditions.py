@@ -181,7 +181,7 @@ def test_keyframes_come_from_noise_and_text_alone(sampled: Recorder) -> None:
     np.testing.assert_array_equal(result, call.result)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(keyframes=st.integers(2, 6), between=st.integers(1, 5))
 def test_interpolation_is_conditioned_on_a_blend_and_a_mask_of_keyframes(keyframes: int, between: int) -> None:
     ends = video(keyframes, 1, 2)

@@ -43,7 +43,7 @@ TOLERANCE = 1e-5
 timesteps = st.integers(0, 999)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     num_steps=st.integers(1, 40),
     interval=st.tuples(timesteps, timesteps).map(sorted),

@@ -13,7 +13,7 @@ def aligned(size: int, new_size: int) -> np.ndarray:
     return np.linspace(0, size - 1, new_size) if new_size > 1 else np.zeros(1)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(height=st.integers(1, 6), width=st.integers(1, 6), new_height=st.integers(1, 25), new_width=st.integers(1, 25))
 def test_bilinear_upsampling_aligns_corners(height: int, width: int, new_height: int, new_width: int) -> None:
     video = np.random.default_rng(0).standard_normal((1, 2, height, width, 3)).astype(np.float32)

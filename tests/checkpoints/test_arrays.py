@@ -183,7 +183,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SHARES = st.floats(0, 1, exclude_max=True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(which=SHARES, where=SHARES, mask=st.integers(1, 255))
 def test_a_flipped_byte_never_gives_other_weights(fuzzed: Path, which: float, where: float, mask: int) -> None:
     files = sorted(path for path in fuzzed.rglob("*") if path.is_file() and path.stat().st_size)

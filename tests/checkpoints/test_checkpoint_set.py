@@ -160,7 +160,7 @@ def edited(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> P
     return Path(shutil.copytree(tiny_checkpoint, tmp_path_factory.mktemp("edited") / "checkpoint"))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_an_edited_manifest_is_used_or_refused_in_one_line(
     tiny_checkpoint: Path, edited: Path, data: st.DataObject

@@ -248,7 +248,7 @@ def refused_or_equal(workdir: Path) -> None:
     assert_is(restored, 2)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(which=FILES, where=FILES, mask=st.integers(1, 255))
 def test_a_flipped_byte_never_gives_other_values(one_step: Path, which: float, where: float, mask: int) -> None:
     files = sorted(path for path in one_step.rglob("*") if path.is_file() and path.stat().st_size)

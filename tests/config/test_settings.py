@@ -187,7 +187,7 @@ def made_or_refused(cls: type[Settings], values: Any) -> Any:
     return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(CLASSES), st.data())
 def test_any_json_makes_settings_or_one_line(cls: type[Settings], data: st.DataObject) -> None:
     names = st.sampled_from([field.name for field in dataclasses.fields(cls)])
@@ -195,7 +195,7 @@ def test_any_json_makes_settings_or_one_line(cls: type[Settings], data: st.DataO
     assert made is None or cls.from_dict(json.loads(json.dumps(made.to_dict()))) == made
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(["keyframes", "superres_latent", "superres_pixel", "vae", "text_t5", "text_clip"]), st.data())
 def test_an_architecture_with_any_value_is_built_or_refused_in_one_line(component: str, data: st.DataObject) -> None:
     kind = kind_of(component)

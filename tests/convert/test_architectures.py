@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.architectures import unet_config, vae_config
@@ -340,7 +340,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_any_config_is_read_or_refused_in_one_line(data: st.DataObject) -> None:
     read, known = data.draw(st.sampled_from([(unet_config, recorded("unet")), (vae_config, recorded("vae"))]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import demo
@@ -138,7 +138,6 @@ def unets(draw: st.DrawFn) -> UNetConfig:
     )
 
 
-@settings(deadline=None)
 @given(unets())
 def test_unets(architecture: UNetConfig) -> None:
     assert with_explicit_levels(unet_config(through_json(unet_json(architecture)))) == with_explicit_levels(
@@ -146,7 +145,6 @@ def test_unets(architecture: UNetConfig) -> None:
     )
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         VAEConfig,
@@ -164,7 +162,6 @@ def test_autoencoders(architecture: VAEConfig) -> None:
     assert vae_config(through_json(vae_json(architecture))) == architecture
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         T5Config,

@@ -158,7 +158,7 @@ def test_only_arrays_can_be_built(program: bytes, message: str) -> None:
     assert message in refusal(program)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_damage_gives_one_line_or_arrays(data: st.DataObject) -> None:
     raw = bytearray(pickle.dumps(TABLE, 4))
@@ -170,7 +170,7 @@ def test_damage_gives_one_line_or_arrays(data: st.DataObject) -> None:
     assert "\n" not in outcome(bytes(raw))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(body=st.binary(max_size=60))
 def test_any_program_gives_one_line_or_arrays(body: bytes) -> None:
     assert "\n" not in outcome(b"\x80\4}" + body + b".")

@@ -235,7 +235,7 @@ def test_a_name_twice_is_refused(tmp_path: Path) -> None:
         read_safetensors(tmp_path / "a.safetensors")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_safetensors_give_one_line_or_tensors_inside_the_file(
     tmp_path: Path, by_hand: SimpleNamespace, data: st.DataObject
@@ -324,7 +324,7 @@ headers = st.dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(header=headers, packed=st.booleans(), size=st.integers(-1, 2))
 def test_the_library_and_we_accept_the_same_files(
     tmp_path: Path, header: dict[str, Any], packed: bool, size: int

@@ -354,7 +354,7 @@ def small_file(tmp_path_factory: pytest.TempPathFactory, by_hand: SimpleNamespac
     return path
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_gives_one_line_or_tensors_inside_the_file(small_file: Path, data: st.DataObject) -> None:
     raw = bytearray(small_file.read_bytes())
@@ -375,7 +375,7 @@ def test_damage_gives_one_line_or_tensors_inside_the_file(small_file: Path, data
     assert "\n" not in message
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.binary(max_size=60))
 def test_any_program_gives_one_line_or_a_table(tmp_path: Path, by_hand: SimpleNamespace, body: bytes) -> None:
     by_hand.torch_zip(tmp_path / "a.bin", body, {"0": NUMBERS})

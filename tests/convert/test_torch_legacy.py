@@ -149,7 +149,7 @@ def test_truncated_and_prolonged_files(tmp_path: Path, by_hand: SimpleNamespace)
         read_torch_file(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_changed_bytes_are_refused_or_change_only_values(
     tmp_path: Path, by_hand: SimpleNamespace, data: st.DataObject

@@ -220,7 +220,7 @@ def test_other_metadata_than_built_ones_are_refused(dataset: Path, metadata: Any
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_json_is_a_dataset_or_refused(built: Path, tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     folder = tmp_path_factory.mktemp("any")
     for path in built.iterdir():

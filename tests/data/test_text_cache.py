@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from show1_jax.data import text_cache
@@ -93,7 +93,6 @@ def test_a_record_of_other_types_or_sizes_is_refused(tmp_path: Path, changes: di
 
 
 @given(st.binary(max_size=40) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
-@settings(deadline=None)
 def test_any_record_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes | str) -> None:
     folder = write_cache(tmp_path_factory.mktemp("any") / "cache")
     (folder / "cache.json").write_bytes(content.encode() if isinstance(content, str) else content)

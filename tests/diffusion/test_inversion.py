@@ -80,7 +80,7 @@ def test_iterations_converge_to_the_inverse_of_the_sampler(prediction_type: str)
     assert back[3] <= 1e-4
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     num_steps=st.integers(1, 60),
     share=st.floats(0, 1),
@@ -104,7 +104,7 @@ def test_timesteps_are_those_of_sampling_up_to_the_last_one(
     np.testing.assert_array_equal(make_inversion(config, num_steps).timesteps, sampled)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(num_steps=st.integers(1, 50), strength=st.floats(0.05, 1), spacing=st.sampled_from(["leading", "trailing"]))
 def test_a_step_with_the_noise_of_its_result_is_the_inverse_of_sampling(
     num_steps: int, strength: float, spacing: str

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import show1_jax
@@ -69,7 +69,6 @@ def test_draws_do_not_depend_on_jax_settings(jax_settings: dict[str, Any]) -> No
         np.testing.assert_array_equal(ours, others)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, MAX_SEED), number=st.integers(0, MAX_SEED))
 def test_keys_and_draws_are_those_of_jax_by_default(seed: int, number: int) -> None:
     theirs = jax.random.fold_in(jax.random.key(np.uint32(seed)), np.uint32(number))

@@ -154,7 +154,7 @@ def test_one_program_serves_every_step_and_number_of_steps(sampler_name: str) ->
     num_steps=st.integers(4, 130),
     strength=st.floats(0.5, 1.0),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_deterministic_step_keeps_the_line_between_x0_and_eps(
     sampler_name: str, num_steps: int, strength: float, **settings: object
 ) -> None:
@@ -322,7 +322,7 @@ def test_invalid_steps_and_strengths_are_refused(
     steps_offset=st.integers(0, 3),
     solver_order=st.integers(1, 3),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_timesteps_descend_within_the_schedule(
     sampler_name: str, num_steps: int, strength: float, **settings: object
 ) -> None:
@@ -349,7 +349,6 @@ def test_timesteps_descend_within_the_schedule(
     solver_type=st.sampled_from(["midpoint", "heun"]),
     slope=st.floats(-2, 2),
 )
-@settings(deadline=None)
 def test_multistep_weights_integrate_linear_functions_exactly(
     gaps: list[float], solver_type: str, slope: float
 ) -> None:

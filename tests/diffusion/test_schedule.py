@@ -77,7 +77,7 @@ def test_add_noise_works_in_float32() -> None:
     eps=st.floats(-4, 4, width=32),
     timestep=st.integers(0, 900),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_a_perfect_prediction_gives_back_x0_and_eps(prediction_type: str, x0: float, eps: float, timestep: int) -> None:
     squared = alphas_cumprod(scheduler())[timestep]
     alpha, sigma = jnp.sqrt(squared), jnp.sqrt(1 - squared)
@@ -291,7 +291,6 @@ def test_solver_settings_are_checked_only_with_the_solver() -> None:
     ),
     class_name=st.sampled_from(list(SAMPLERS.values())),
 )
-@settings(deadline=None)
 def test_any_json_is_read_or_refused_in_one_line(settings: dict[str, object], class_name: str) -> None:
     try:
         config = SchedulerConfig.from_json({"_class_name": class_name} | settings)

@@ -37,7 +37,7 @@ def test_pixels_of_a_small_video_stay_squares(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=300))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_any_prompt_can_be_a_title(tmp_path_factory: pytest.TempPathFactory, title: str) -> None:
     path = tmp_path_factory.mktemp("sheet") / "sheet.png"
     contact_sheet(path, {"keyframes": moving_square(1, 8, 16)}, title)

@@ -234,7 +234,6 @@ def test_the_delays_of_a_gif_are_used(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.floats(0.001, 10), min_size=1, max_size=50), st.floats(-5, 1e6))
-@settings(deadline=None)
 def test_evenly_spaced_frames_are_in_order(durations: list[float], start: float) -> None:
     times = (start + np.cumsum([0, *durations])[:-1]).tolist()
     timeline = Timeline(times, sum(durations))
@@ -248,7 +247,6 @@ def test_evenly_spaced_frames_are_in_order(durations: list[float], start: float)
 @given(
     st.integers(1, 400), st.sampled_from([10, 24, 25, 29.97, 30, 59.94, 60]), st.sampled_from([1e-3, 1 / 90000, 1e-5])
 )
-@settings(deadline=None)
 def test_all_frames_of_an_even_video_are_kept_despite_rounded_times(count: int, fps: float, tick: float) -> None:
     times = [round(index / fps / tick) * tick for index in range(count)]
     assert Timeline(times, times[-1] + round(1 / fps / tick) * tick).evenly_spaced() == list(range(count))
@@ -332,7 +330,7 @@ def test_boxes_nested_without_end_are_ignored() -> None:
     st.binary(max_size=300),
     st.sampled_from([b"\0\0\0\x18ftyp", b"\x1aE\xdf\xa3", b"RIFF\xff\0\0\0AVI ", b"GIF89a", b""]),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_bytes_are_complete_or_a_video_error(data: bytes, head: bytes) -> None:
     with suppress(VideoError):
         structure.check_complete(io.BytesIO(head + data))

@@ -56,7 +56,7 @@ def test_from_uint8_spans_minus_one_to_one_in_float32() -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_fit_gives_the_size_and_stays_in_range(height: int, width: int, new_height: int, new_width: int) -> None:
     clip = np.random.default_rng(0).uniform(-1, 1, (2, height, width, 3)).astype(np.float32)
     fitted = fit(clip, new_height, new_width)

@@ -194,7 +194,7 @@ def test_an_array_that_is_not_what_it_declares_is_one_line(tmp_path: Path, old: 
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_a_damaged_array_is_read_or_one_line(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("npy") / "a.npy"
     content = bytearray(npy(FRAMES[:2]))
@@ -259,7 +259,7 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm", "a.avi", "a.gif"])
 @given(st.data())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_a_damaged_video_is_read_or_one_line(
     tmp_path_factory: pytest.TempPathFactory, valid: dict[str, bytes], name: str, data: st.DataObject
 ) -> None:

@@ -15,7 +15,7 @@ from show1_jax.media.stage_files import load_stage, save_stage
 
 
 @given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=4, max_dims=4, max_side=4)))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_stage_files_keep_every_bit(tmp_path_factory: pytest.TempPathFactory, clip: np.ndarray) -> None:
     path = tmp_path_factory.mktemp("stage") / "keyframes.safetensors"
     save_stage(path, clip, "keyframes")

@@ -62,7 +62,7 @@ def test_mp4_has_the_frames_the_rate_and_the_picture(
 
 
 @given(st.integers(1, 33), st.integers(1, 33), st.integers(1, 5))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_mp4_and_gif_of_any_small_size(
     tmp_path_factory: pytest.TempPathFactory, height: int, width: int, num: int
 ) -> None:

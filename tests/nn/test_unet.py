@@ -266,7 +266,7 @@ def test_resnet(scale_shift: bool, skip_time_act: bool, resample: Any) -> None:
     close(called(block, x, embedding), (skip + conv3x3(w, "conv2", gelu(y))) / 1.3)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(height=st.integers(1, 5), width=st.integers(1, 5), new_height=st.integers(1, 9), new_width=st.integers(1, 9))
 def test_nearest_uses_the_pixel_at_or_before(height: int, width: int, new_height: int, new_width: int) -> None:
     x = random(1, 1, height, width, 2)
@@ -321,7 +321,7 @@ def test_position_channels_are_the_coordinates_of_the_pixels() -> None:
     assert jax.eval_shape(run, state, *inputs, timestep).shape == (2, 3, 4, 8, 6)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(value=st.integers(0, 1000), flip=st.booleans(), shift=st.integers(0, 1), dim=st.sampled_from([8, 32]))
 def test_sinusoids(value: int, flip: bool, shift: int, dim: int) -> None:
     ours = sinusoidal_embedding(jnp.array([value]), dim, flip_sin_to_cos=flip, freq_shift=shift)

@@ -204,7 +204,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_edit_of_a_record_is_one_line_or_another_video(
     tmp_path_factory: pytest.TempPathFactory, finished: RunDirectory, data: st.DataObject

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from show1_jax.errors import UserError
@@ -323,7 +323,6 @@ def byte_level(tmp_path_factory: pytest.TempPathFactory) -> tuple[T5Tokenizer, C
     return load_t5_tokenizer(folders[0]), load_clip_tokenizer(folders[1])
 
 
-@settings(deadline=None)
 @given(prompt=st.text(max_size=200))
 def test_byte_level_ids(byte_level: tuple[T5Tokenizer, CLIPTokenizer], prompt: str) -> None:
     t5, clip = byte_level

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from show1_jax.checkpoints.arrays import tokenizer_folder
@@ -45,7 +45,6 @@ def test_every_word_is_a_token(folder: Path) -> None:
     assert (np.argmax(ids == clip.library.eos_token_id, axis=1) == lengths + 1).all()
 
 
-@settings(deadline=None)
 @given(prompt=st.text(max_size=100))
 def test_other_text_is_encoded_byte_by_byte(folder: Path, prompt: str) -> None:
     t5, clip = load_t5_tokenizer(folder / "text_t5"), load_clip_tokenizer(folder / "text_clip")

@@ -393,7 +393,7 @@ def test_the_expert_is_trained_only_on_its_timesteps(stage: TrainedStage, last: 
     num_bands=st.sampled_from([1, 3, 10]),
     shares=st.lists(st.floats(0, 1, exclude_max=True), min_size=20, max_size=20),
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_bands_contain_their_timesteps(num_timesteps: int, num_bands: int, shares: Sequence[float]) -> None:
     timestep = np.array([int(share * num_timesteps) for share in shares], np.int32)
     loss = np.arange(1, len(shares) + 1, dtype=np.float32)

@@ -228,7 +228,7 @@ def test_cache_of_another_encoder_is_refused_if_there_is_a_checkpoint(
         assert isinstance(text_source(without, "text_t5", "encoded", config)[0], StoredStates)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(caption=st.text(st.characters(exclude_categories=()), max_size=30))
 def test_missing_caption_is_named(caches: dict[tuple[str, TextPadding], Path], caption: str) -> None:
     cache = TextCache.open(caches["text_t5", "encoded"], "text_t5", "encoded")

@@ -20,7 +20,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=12), VALUES, max_size=5))
 def test_any_settings_are_read_or_refused_in_one_line(tmp_path: Path, values: dict[str, Any]) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(values))

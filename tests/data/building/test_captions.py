@@ -336,7 +336,7 @@ def test_missing_folders_and_tables_are_one_line(folder: Path, tmp_path: Path) -
 
 
 @given(table=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: (HEADER + text).encode("utf-8", "replace")))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_table_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, table: bytes) -> None:
     folder = tmp_path_factory.mktemp("any") / "videos"
     folder.mkdir()
@@ -350,7 +350,7 @@ def test_any_table_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, 
         lambda text: one_line(text).casefold() not in {"", *MISSING}
     )
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_caption_survives_both_layouts(tmp_path_factory: pytest.TempPathFactory, caption: str) -> None:
     folder = tmp_path_factory.mktemp("any") / "videos"
     folder.mkdir()

@@ -4,7 +4,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from show1_jax.data.synthetic.shapes import EXTENTS, SHAPES
@@ -180,7 +180,6 @@ def test_things_stay_inside_the_frame_and_apart(height: int, width: int) -> None
             assert apart.min() >= gap, one.scene.sentence()
 
 
-@settings(deadline=None)
 @given(scenes, seeds, st.floats(0, 1))
 def test_things_do_what_is_said_of_them(scene: Scene, seed: int, spread: float) -> None:
     for thing, body in zip(scene.things, place(scene, seed, spread).bodies(100, 160), strict=True):
@@ -338,9 +337,6 @@ def test_all_colours_are_far_apart() -> None:
 
 
 # The scenes of the world
-
-
-@settings(deadline=None)
 @given(seeds, seeds)
 def test_any_index_of_any_world_has_a_scene(index: int, seed: int) -> None:
     scene = scene_from_index(index, seed).scene

@@ -304,7 +304,7 @@ def test_noise_of_a_video_without_background_is_unknown() -> None:
     assert measure(video).background_noise is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     hnp.arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 12), st.integers(1, 16), st.just(3))),
     st.integers(0, 100),

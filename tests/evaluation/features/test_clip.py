@@ -54,7 +54,7 @@ def test_frames_are_exactly_those_of_the_processor(recordings: dict[str, np.ndar
     np.testing.assert_array_equal(frames[:1, ::16, ::16].transpose(0, 3, 1, 2), expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 90), st.integers(1, 90))
 def test_frames_of_any_shape_are_cropped_to_their_centre(height: int, width: int) -> None:
     clip = np.zeros((2, height, width, 3), np.uint8)

@@ -46,7 +46,7 @@ def test_shrinking_takes_pixels_and_does_not_average() -> None:
     assert resize_bilinear(row, 1, 4, "half_pixel").ravel().tolist() == [0.5, 6.5, 20.5, 42.5]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes=st.tuples(*[st.integers(1, 40)] * 4), rule=st.sampled_from(RESIZE_RULES), seed=st.integers(0, 99))
 def test_every_size_and_rule(sizes: tuple[int, int, int, int], rule: ResizeRule, seed: int) -> None:
     height, width, new_height, new_width = sizes

@@ -71,7 +71,7 @@ def test_the_rank_is_at_most_one_less_than_the_rows(count: int) -> None:
     assert Gaussian.of(features(count, 40)).rank == min(count - 1, 40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 20), min_size=2, max_size=6),
     width=st.integers(1, 5),

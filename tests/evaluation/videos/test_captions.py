@@ -93,7 +93,7 @@ VALUES: Any = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=VALUES, suffix=st.sampled_from([".json", ".jsonl", ".csv", ".tsv", ".txt"]))
 def test_any_file_gives_all_captions_or_is_refused(value: Any, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"captions{suffix}"

@@ -74,7 +74,7 @@ def test_the_first_clip_needs_no_frame_after_its_last() -> None:
     assert video.decoded == 6
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     count=st.integers(1, 60),
     num_frames=st.integers(1, 8),

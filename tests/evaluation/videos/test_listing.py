@@ -153,7 +153,7 @@ def test_paths_that_are_no_videos_are_refused(tmp_path: Path) -> None:
         list_videos(tmp_path / "a.doc")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(numbers=st.sets(st.integers(0, 10**6), min_size=1, max_size=30))
 def test_numbered_names_are_in_the_order_of_their_numbers(
     numbers: set[int], tmp_path_factory: pytest.TempPathFactory

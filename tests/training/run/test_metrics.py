@@ -81,7 +81,7 @@ def test_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
     assert [(line["step"], line["run"]) for line in lines] == [(step, 1 + (step > 4)) for step in range(1, 10)]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     steps=st.lists(st.integers(1, 30), max_size=8),
     resumed_step=st.integers(0, 30),
