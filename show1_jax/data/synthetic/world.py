@@ -269,16 +269,19 @@ def place(scene: Scene, seed: int, spread: float = 1.0) -> PlacedScene:
     return PlacedScene(scene, order < 0.5 * spread, share, spots)
 
 
-def render(placed: PlacedScene, times: _Times, height: int, width: int) -> UInt8[np.ndarray, "time height width 3"]:
+def render(
+    placed: PlacedScene, times: _Times, height: int, width: int, fill: str = "plain"
+) -> UInt8[np.ndarray, "time height width 3"]:
     """Render a scene at the given times, in seconds, as uint8 RGB.
 
-    Every pixel is the average colour of its area, so that a large frame averaged down equals the small one.
+    Every pixel is the average colour of its area, so that a large frame averaged down equals the small one. All things
+    have one fill, of `shapes.FILLS`; the world that the demo is trained on has plain ones only.
     """
     background = BACKGROUNDS[placed.scene.background]
     row = np.tile(np.array(background, np.uint8), (width, 1))
     video = np.broadcast_to(row, (len(times), height, width, 3)).copy()
     for body in placed.bodies(height, width):
-        tops, lefts, covered = coverage(body.thing.shape, body.path(times), height, width)
+        tops, lefts, covered = coverage(body.thing.shape, body.path(times), height, width, fill)
         rows, columns = covered.shape[1:]
         contrasts = (color - behind for color, behind in zip(COLORS[body.thing.color], background, strict=True))
         additions = np.stack([covered * contrast for contrast in contrasts], axis=-1)
