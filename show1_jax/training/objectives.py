@@ -22,6 +22,7 @@ from show1_jax.cascade.stages import PIXEL_CHANNELS, StageSpec, find_stage
 from show1_jax.config.sampling import Between, CascadeConfig, FirstFrameConfig, SuperresPixelConfig
 from show1_jax.config.training import (
     AutoencoderTrainingConfig,
+    DenoisingLoss,
     DenoisingTrainingConfig,
     InterpolationTrainingConfig,
     ReconstructionError,
@@ -36,13 +37,15 @@ from show1_jax.diffusion.schedule import (
     alpha_and_sigma,
     alphas_cumprod,
     exact_alphas_cumprod,
+    predict_eps,
     prediction_target,
+    split_variance,
 )
 from show1_jax.errors import UserError
 from show1_jax.nn.array_types import Keys, Video
 from show1_jax.nn.config import Architecture, UNetConfig, VAEConfig
 from show1_jax.nn.vae import Autoencoder
-from show1_jax.training.losses import Losses, autoencoder_losses, diffusion_losses
+from show1_jax.training.losses import Losses, autoencoder_losses, diffusion_losses, motion_losses
 
 DrawPurpose = Literal["timestep", "noise", "noise_level", "augmentation", "posterior"]
 _DRAW_PURPOSES: Final = get_args(DrawPurpose)
@@ -182,12 +185,14 @@ class DenoisingObjective:
         num_timesteps: timesteps are drawn from 0 to this - 1.
         variational_weight: weight of the variational bound, for networks that predict a variance.
         condition: computes the stage's condition from clean clips and keys.
+        loss: see `DenoisingTrainingConfig`.
     """
 
     scheduler: SchedulerConfig
     num_timesteps: int
     variational_weight: float
     condition: Callable[[Video, Keys], ClipCondition] = no_condition
+    loss: DenoisingLoss = "squared"
 
     def __call__(self, network: Any, video: Video, text: Float[Array, "b n d"] | None, keys: Keys) -> Losses:
         schedule = alphas_cumprod(self.scheduler)
@@ -198,6 +203,10 @@ class DenoisingObjective:
         inputs = sample if channels is None else jnp.concatenate([sample, channels], axis=-1)
         output = network(inputs, timestep, text, noise_level).astype(jnp.float32)
         alpha, sigma = alpha_and_sigma(schedule, timestep, video.ndim)
+        if self.loss == "motion":
+            prediction, _ = split_variance(output, video.shape[-1])
+            predicted = predict_eps(self.scheduler.prediction_type, sample, prediction, alpha, sigma)
+            return motion_losses(predicted, eps, timestep)
         target = prediction_target(self.scheduler.prediction_type, video, eps, alpha, sigma)
         return diffusion_losses(self.scheduler, self.variational_weight, video, target, output, timestep)
 
@@ -261,7 +270,12 @@ def make_objective(
     if architecture.out_channels == 2 * channels:
         _check_trainable_variance(stage, scheduler)
     condition = _make_condition(spec, training, cascade, scheduler, noising_scheduler)
-    return DenoisingObjective(scheduler, training.num_timesteps, training.variational_weight, condition)
+    _require_for_stage(
+        training.loss != "motion" or spec.condition != "low_resolution",
+        stage,
+        "its clips have one frame, and loss='motion' compares frames; use loss='squared'",
+    )
+    return DenoisingObjective(scheduler, training.num_timesteps, training.variational_weight, condition, training.loss)
 
 
 def _make_condition(
