@@ -222,6 +222,8 @@ class TextConfig(Settings):
 class TrainingConfig(Settings):
     """Training settings of all stages, and settings that they share."""
 
+    default_stage: str = ""
+    """Stage to train if `--stage` is not given; empty: it must be given."""
     keyframes: DenoisingTrainingConfig = dataclasses.field(
         default_factory=lambda: DenoisingTrainingConfig(batch_size=96)
     )

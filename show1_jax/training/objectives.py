@@ -27,6 +27,7 @@ from show1_jax.config.training import (
     InterpolationTrainingConfig,
     ReconstructionError,
     StageTrainingConfig,
+    SuperresLatentTrainingConfig,
     SuperresPixelTrainingConfig,
     TrainedStage,
 )
@@ -49,6 +50,8 @@ from show1_jax.training.losses import Losses, autoencoder_losses, diffusion_loss
 
 DrawPurpose = Literal["timestep", "noise", "noise_level", "augmentation", "posterior"]
 _DRAW_PURPOSES: Final = get_args(DrawPurpose)
+_MIN_MOTION_FRAMES: Final = 3
+"""Frames with two changes: the cosine of single absolute changes is always 1."""
 
 
 @runtime_checkable
@@ -270,11 +273,15 @@ def make_objective(
     if architecture.out_channels == 2 * channels:
         _check_trainable_variance(stage, scheduler)
     condition = _make_condition(spec, training, cascade, scheduler, noising_scheduler)
-    _require_for_stage(
-        training.loss != "motion" or spec.condition != "low_resolution",
-        stage,
-        "its clips have one frame, and loss='motion' compares frames; use loss='squared'",
-    )
+    if training.loss == "motion":
+        latent = isinstance(training, SuperresLatentTrainingConfig)
+        frames = training.num_frames if latent else spec.clip_frames(cascade)
+        _require_for_stage(
+            frames >= _MIN_MOTION_FRAMES,
+            stage,
+            f"loss='motion' compares changes over time, which takes {_MIN_MOTION_FRAMES} frames, and its clips have "
+            f"{frames}; use loss='squared'",
+        )
     return DenoisingObjective(scheduler, training.num_timesteps, training.variational_weight, condition, training.loss)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from show1_jax.config.sampling import CascadeConfig
-from show1_jax.config.training import TrainedStage, TrainingConfig
+from show1_jax.config.training import DenoisingTrainingConfig, TrainedStage, TrainingConfig
 from show1_jax.diffusion.schedule import SchedulerConfig, alpha_and_sigma, alphas_cumprod, prediction_target
 from show1_jax.errors import UserError
 from show1_jax.nn.config import UNetConfig
@@ -66,7 +66,9 @@ def test_a_prediction_without_change_has_a_finite_gradient() -> None:
 
 
 def make(stage: TrainedStage, prediction_type: str = "epsilon", variance: bool = False, extra: int = 0) -> Any:
-    training = dataclasses.replace(TrainingConfig().stage(stage), loss="motion")
+    training = TrainingConfig().stage(stage)
+    assert isinstance(training, DenoisingTrainingConfig)
+    training = dataclasses.replace(training, loss="motion")
     architecture = UNetConfig(
         in_channels=3 + extra,
         out_channels=6 if variance else 3,
@@ -110,6 +112,6 @@ def test_networks_that_predict_noise_x0_or_v_are_compared_as_noise(prediction_ty
     np.testing.assert_array_equal(gradient, 0)
 
 
-def test_a_stage_of_single_frames_has_no_motion() -> None:
-    with pytest.raises(UserError, match="stage first_frame: its clips have one frame"):
+def test_clips_of_two_frames_have_no_changes_to_compare() -> None:
+    with pytest.raises(UserError, match=r"stage first_frame: .* takes 3 frames, and its clips have 1"):
         make("first_frame", extra=3)
