@@ -118,7 +118,7 @@ def customise(motion: str, name: str, folder: Path, config: Config) -> dict[str,
     start = time.monotonic()
     if subprocess.run([*command, *(f"--config.{setting}" for setting in settings)], cwd=ROOT, check=False).returncode:
         raise UserError(f"training of {motion}, {name} failed; see above")
-    (weights,) = (folder / "run" / "checkpoints").glob("*/keyframes")
+    weights = max((folder / "run" / "checkpoints").glob("*/keyframes"))
     measured = {
         "minutes": (time.monotonic() - start) / 60,
         "gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9,

@@ -30,6 +30,7 @@ def get_config(cascade: str = "demo") -> ConfigDict:
     config = demo.get_config() if cascade == "demo" else full.get_config()
     config.train.default_stage = "keyframes"
     config.train.data.update(name="files", num_validation=0)
+    config.train.update(save_every=1000, keep_every=0)  # at the end
     keyframes = config.train.keyframes
     keyframes.update(init=config.checkpoint, num_steps=400, batch_size=1, text_dropout=0.0)
     keyframes.optimizer.update(OPTIMIZER)

@@ -274,8 +274,9 @@ def make_objective(
         _check_trainable_variance(stage, scheduler)
     condition = _make_condition(spec, training, cascade, scheduler, noising_scheduler)
     if training.loss == "motion":
-        latent = isinstance(training, SuperresLatentTrainingConfig)
-        frames = training.num_frames if latent else spec.clip_frames(cascade)
+        frames = spec.clip_frames(cascade)
+        if isinstance(training, SuperresLatentTrainingConfig):
+            frames = training.num_frames
         _require_for_stage(
             frames >= _MIN_MOTION_FRAMES,
             stage,
