@@ -4,12 +4,11 @@
   python sample.py --config configs/demo.py --adapter runs/loop --prompt "a blue square moves"
 
 The clip is a video file of any length, with its caption in a text file of the same name or as
-`--config.train.data.caption`. The demo is customised by default; the full cascade, with Video Motion Customization's
-recipe, by
+`--config.train.data.caption`. The demo is customised by default; the full cascade, with the recipe of Video Motion
+Customization's authors, by
 
   python train.py --config configs/customise.py:full --config.train.data.path=CLIP --workdir runs/motion
-  python sample.py --config configs/full.py --adapter runs/motion --from_stage keyframes --invert --video CLIP \\
-    --prompt "..."
+  python sample.py --config configs/full.py --adapter runs/motion --from_stage keyframes --invert --video CLIP
 
 Hardware: two CPU cores for the demo; docs/customise.md has the minutes, and the memory of both.
 Result: videos of other things that move as the thing of the clip does; docs/customise.md says how often.

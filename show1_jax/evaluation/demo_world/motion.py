@@ -1,4 +1,4 @@
-"""Whether the one thing of a video follows an intended path, for motions that the world's grammar lacks."""
+"""Correlation of the path of a video's one thing with an intended path, for motions that the grammar lacks."""
 
 from dataclasses import dataclass
 from typing import Final
