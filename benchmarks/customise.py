@@ -4,7 +4,8 @@
 
 For each motion of `show1_jax.data.synthetic.paths`, one clip of a red circle is rendered, and the keyframe network is
 customised to it by `train.py --config configs/customise.py`. Then videos are sampled with prompts of other colours and
-shapes ("a blue square moves"), and measured by `show1_jax.evaluation.demo_world.motion`. The variants change one part
+shapes ("a blue square stays still": the grammar has no word for the motion, and the adapter replaces the one that is
+named), and measured by `show1_jax.evaluation.demo_world.motion`. The variants change one part
 of the recipe each. Finished trainings and batches are kept in --out: the same command continues. Prints the table, with
 the minutes, the largest resident memory and the size of a customisation.
 """
@@ -47,6 +48,8 @@ CLIP: Final = ("red", "circle")
 REACH: Final = 0.6
 """Extent of the paths. In larger ones things move by more than their size between keyframes, as never in the world."""
 CLIP_SIZE: Final = (80, 128)
+SENTENCE: Final = "a {} {} stays still"
+"""Caption of the clip, and prompt: a sentence of the grammar, which is all that the demo's text encoder knows."""
 HEADER: Final = (
     "| motion | variant | videos | path follows | colour and shape right | both | minutes | GB | MB of the adapter |"
 )
@@ -66,7 +69,7 @@ class Variant:
     """
 
     overrides: tuple[str, ...] = ()
-    caption: str = f"a {' '.join(CLIP)} moves"
+    caption: str = SENTENCE.format(*CLIP)
     inverted: bool = False
     trained_as: str = ""
 
@@ -78,7 +81,7 @@ VARIANTS: Final[dict[str, Variant]] = {
     "motion loss, with inversion": Variant(inverted=True, trained_as="motion loss"),
     "queries, keys and values": Variant(("train.keyframes.trainable=temporal_attention",)),
     "all weights": Variant(("train.keyframes.trainable=all",)),
-    "bland caption": Variant(caption="a thing moves"),
+    "bland caption": Variant(caption="a thing stays still"),
 }
 
 
@@ -147,7 +150,7 @@ def sample(cascade: Cascade, variant: Variant, motion: str, wanted: Sequence[Pro
             "edit": VideoEdit("keyframes", inversion_steps=DEFAULT_INVERSION_STEPS),
             "video": np.stack([clip] * len(wanted)),
         }
-    texts = [f"a {color} {shape} moves" for color, shape in wanted]
+    texts = [SENTENCE.format(*pair) for pair in wanted]
     return cascade.sample(texts, range(first, first + len(wanted)), stages=STAGES[: STAGES.index(last) + 1], **start)
 
 
@@ -157,7 +160,7 @@ def verdicts(videos: HostVideo, wanted: Sequence[Prompt], motion: str, times: np
         intended = clip_scene(motion).path(times, *video.shape[1:3])[:, :2]
         verdict = judge_motion(measure(video), color, shape, intended)
         yield {
-            "prompt": f"a {color} {shape} moves",
+            "prompt": SENTENCE.format(color, shape),
             "follows": verdict.follows,
             "appearance": verdict.appearance,
             "correlation": verdict.correlation,

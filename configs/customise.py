@@ -1,7 +1,7 @@
 """Motion customisation: the keyframe network learns the motion of one clip, in minutes.
 
   python train.py --config configs/customise.py --config.train.data.path=docs/customise/loop.mp4 --workdir runs/loop
-  python sample.py --config configs/demo.py --adapter runs/loop --prompt "a blue square moves"
+  python sample.py --config configs/demo.py --adapter runs/loop --prompt "a blue square stays still"
 
 The clip is a video file of any length, with its caption in a text file of the same name or as
 `--config.train.data.caption`. The demo is customised by default; the full cascade, with the recipe of Video Motion
