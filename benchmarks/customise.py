@@ -51,7 +51,7 @@ CLIP_SIZE: Final = (80, 128)
 SENTENCE: Final = "a {} {} stays still"
 """Caption of the clip, and prompt: a sentence of the grammar, which is all that the demo's text encoder knows."""
 HEADER: Final = (
-    "| motion | variant | videos | path follows | colour and shape right | both | minutes | GB | MB of the adapter |"
+    "| motion | variant | videos | path follows | colour | shape | all right | minutes | GB | MB of the adapter |"
 )
 Prompt = tuple[str, str]
 """Colour and shape."""
@@ -162,7 +162,8 @@ def verdicts(videos: HostVideo, wanted: Sequence[Prompt], motion: str, times: np
         yield {
             "prompt": SENTENCE.format(color, shape),
             "follows": verdict.follows,
-            "appearance": verdict.appearance,
+            "color": verdict.color,
+            "shape": verdict.shape,
             "correlation": verdict.correlation,
         }
 
@@ -189,16 +190,11 @@ def measure_variant(motion: str, name: str, folder: Path, config: Config, parsed
             done += new
             write_bytes(results, "".join(f"{json.dumps(one)}\n" for one in done).encode())
     done = done[: len(wanted)]
-    follows, right, both = (
-        f"{100 * np.mean(values):.0f} %"
-        for values in (
-            [one["follows"] for one in done],
-            [one["appearance"] for one in done],
-            [one["follows"] and one["appearance"] for one in done],
-        )
-    )
+    names = ("follows", "color", "shape")
+    rights = [[one[name] for name in names] for one in done]
+    shares = [*np.mean(rights, axis=0), np.mean(np.all(rights, axis=1))]
     numbers = (f"{cost['minutes']:.1f}", f"{cost['gb']:.1f}", f"{cost['mb']:.1f}")
-    return table.row(motion, name, str(len(done)), follows, right, both, *numbers)
+    return table.row(motion, name, str(len(done)), *(f"{100 * share:.0f} %" for share in shares), *numbers)
 
 
 def _main(arguments: Sequence[str]) -> None:

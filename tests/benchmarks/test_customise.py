@@ -40,7 +40,7 @@ def test_finished_work_is_kept_and_the_rest_is_sampled(tmp_path: Path, monkeypat
     parsed = argparse.Namespace(num_videos=4, batch_size=3, last_stage="interpolation")
     line = customise.measure_variant("loops", "recipe", tmp_path, CONFIG, parsed)
     squares = 25 * sum(shape == "square" for _, shape in customise.prompts(4))
-    expected = f"| loops | recipe | 4 | {squares} % | 100 % | {squares} % | 1.3 | 0.5 | 1.9 |"
+    expected = f"| loops | recipe | 4 | {squares} % | 100 % | 100 % | {squares} % | 1.3 | 0.5 | 1.9 |"
     assert (line, seeds) == (expected, [0, 3])
     assert customise.measure_variant("loops", "recipe", tmp_path, CONFIG, parsed) == line
     assert seeds == [0, 3]
@@ -61,4 +61,5 @@ def test_clips_show_their_motions() -> None:
         times = customise.frame_times(CONFIG, "superres_latent")
         (verdict,) = customise.verdicts(videos, [customise.CLIP], motion, times)
         assert verdict["follows"]
-        assert verdict["appearance"]
+        assert verdict["color"]
+        assert verdict["shape"]
