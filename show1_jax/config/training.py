@@ -18,11 +18,12 @@ from show1_jax.errors import UserError
 TrainedStage = Literal["keyframes", "interpolation", "first_frame", "superres_pixel", "superres_latent", "autoencoder"]
 TRAINED_STAGES: Final[tuple[TrainedStage, ...]] = get_args(TrainedStage)
 LearningRateSchedule = Literal["constant", "cosine", "linear"]
-DataName = Literal["synthetic", "videos"]
+DataName = Literal["synthetic", "videos", "files"]
 TextSourceName = Literal["encoder", "cache"]
 OptimizerKind = Literal["adamw", "muon"]
 FrozenDtype = Literal["float32", "bfloat16"]
 ReconstructionError = Literal["absolute", "squared"]
+DenoisingLoss = Literal["squared", "motion"]
 
 
 def check_stage(name: str | None) -> TrainedStage:
@@ -112,6 +113,10 @@ class DenoisingTrainingConfig(StageTrainingConfig):
     frozen_dtype: FrozenDtype = "float32"
     """Dtype of the network's frozen weights on the devices. `bfloat16` halves their memory, and rounds them; trained
     weights are float32 always."""
+    loss: DenoisingLoss = "squared"
+    """Loss of the prediction: its mean `squared` error, with the variational bound of a predicted variance; or the
+    `motion` loss of Video Motion Customization (arXiv 2312.00845), which compares the changes from frame to frame of
+    predicted and true noise, and leaves the variance alone."""
     text_dropout: float = 0.1
     """Share of clips whose caption is replaced by the empty text, for classifier-free guidance (arXiv 2207.12598)."""
     num_timesteps: int = 1000
@@ -178,9 +183,12 @@ class DataConfig(Settings):
     """Training data."""
 
     name: DataName = "videos"
-    """`videos`: a dataset of `python -m show1_jax.data build`; `synthetic`: the world of `show1_jax.data.synthetic`."""
+    """`videos`: a dataset of `python -m show1_jax.data build`; `files`: a few videos and pictures of the user, without
+    a dataset, for customisation; `synthetic`: the world of `show1_jax.data.synthetic`."""
     path: str = "datasets/videos"
-    """For `videos`: folder of the dataset."""
+    """For `videos`: folder of the dataset. For `files`: a video, a picture, or a folder of them."""
+    caption: str = ""
+    """For `files`: caption of all of them; empty: the caption of `name.mp4` is in `name.txt`."""
     num_synthetic: int = 1_000_000
     """For `synthetic`: number of scenes before they repeat."""
     spread: float = 1.0
@@ -191,7 +199,7 @@ class DataConfig(Settings):
     same_color: float = 0.0
     """For `synthetic`: share of the clips with two objects whose objects have one colour, and different shapes."""
     num_validation: int = 64
-    """Clips that are used for the validation loss and not for training."""
+    """Clips that are used for the validation loss and not for training; 0: there is no validation loss."""
     num_workers: int = 0
     """Processes that read and decode, for each process of the run; 0: threads of the process itself."""
     max_failed_share: float = 0.01
@@ -218,6 +226,8 @@ class TextConfig(Settings):
 class TrainingConfig(Settings):
     """Training settings of all stages, and settings that they share."""
 
+    default_stage: str = ""
+    """Stage to train if `--stage` is not given; empty: it must be given."""
     keyframes: DenoisingTrainingConfig = dataclasses.field(
         default_factory=lambda: DenoisingTrainingConfig(batch_size=96)
     )

@@ -1,11 +1,13 @@
 """Circles, squares and triangles, drawn with the exact share of every pixel that each covers.
 
 A shape's centre is its centre of mass, and its radius is that of the circle of the same area. x points to the right,
-y down. A pixel covers [i, i + 1] of each axis.
+y down. A pixel covers [i, i + 1] of each axis. A shape is filled plainly or with a pattern, which moves and grows with
+it; where the pattern is empty, the background is visible.
 """
 
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -14,6 +16,12 @@ from jaxtyping import Float, Int
 _Values = Float[np.ndarray, "..."]
 
 SHAPES: Final = ("circle", "square", "triangle")
+OUTLINE_WIDTH: Final = 0.35
+"""Width of an outline, in radii of the shape, as the next two."""
+STRIPE_WIDTH: Final = 0.4
+"""Height of a horizontal stripe, and of the gap between two; the middle of a shape is the middle of a stripe."""
+CELL_WIDTH: Final = 2 / 3
+"""Side of a cell of a checkerboard; the middle of a shape is the middle of a filled cell."""
 
 _HALF_SQUARE: Final = math.sqrt(math.pi) / 2
 _HALF_TRIANGLE: Final = math.sqrt(math.pi / math.sqrt(3))
@@ -27,18 +35,19 @@ EXTENTS: Final[dict[str, tuple[tuple[float, float], tuple[float, float]]]] = {
 
 
 def coverage(
-    shape: str, path: Float[np.ndarray, "time 3"], height: int, width: int
+    shape: str, path: Float[np.ndarray, "time 3"], height: int, width: int, fill: str = "plain"
 ) -> tuple[list[int], list[int], Float[np.ndarray, "time rows columns"]]:
     """Return the share of each pixel that a moving shape covers, in a patch around it.
 
-    With F(x, y) the shape's area above and to the left of a point, the area in a pixel is F's difference over the
-    pixel's corners.
+    With F(x, y) the shape's filled area above and to the left of a point, the area in a pixel is F's difference over
+    the pixel's corners.
 
     Args:
       shape: one of `SHAPES`.
       path: x, y and radius at every time, in pixels; the shape is inside the frame.
       height: height of the frame, in pixels.
       width: width of the frame, in pixels.
+      fill: one of `FILLS`.
 
     Returns:
       The patch's first row and first column at every time, and the shares in it, 0 to 1, in float32.
@@ -50,7 +59,7 @@ def coverage(
     radius = radius[:, None]
     corner_y = ((top - y)[:, None] + np.arange(rows + 1)) / radius
     corner_x = ((left - x)[:, None] + np.arange(columns + 1)) / radius
-    area = _area(shape, corner_x[:, None, :], corner_y[:, :, None])
+    area = _FILL_AREAS[fill](shape, corner_x[:, None, :], corner_y[:, :, None])
     covered = np.diff(np.diff(area, axis=1), axis=2) * radius[..., None] ** 2
     return top.tolist(), left.tolist(), covered.astype(np.float32)
 
@@ -103,3 +112,59 @@ _LEFT_AREAS: Final[dict[str, Callable[[_Values, _Values], _Values]]] = {
     "square": _left_area_of_square,
     "triangle": _left_area_of_triangle,
 }
+
+
+def _area_of_outline(
+    shape: str, x: Float[np.ndarray, "time 1 columns"], y: Float[np.ndarray, "time rows 1"]
+) -> Float[np.ndarray, "time rows columns"]:
+    """Return the area of a shape without a smaller copy of it, whose edges are equally far from the shape's edges."""
+    inner, outer = _inradius(shape) - OUTLINE_WIDTH, _inradius(shape)
+    hole = inner / outer
+    return _area(shape, x, y) - hole**2 * _area(shape, x / hole, y / hole)
+
+
+def _area_of_stripes(
+    shape: str, x: Float[np.ndarray, "time 1 columns"], y: Float[np.ndarray, "time rows 1"]
+) -> Float[np.ndarray, "time rows columns"]:
+    """Return the area of the stripes of a shape, up to a function of x alone."""
+    return sum(
+        (_area(shape, x, y.clip(*_band(number, STRIPE_WIDTH))) for number in _NUMBERS if number % 2 == 0),
+        np.zeros(np.broadcast_shapes(x.shape, y.shape)),
+    )
+
+
+def _area_of_checkerboard(
+    shape: str, x: Float[np.ndarray, "time 1 columns"], y: Float[np.ndarray, "time rows 1"]
+) -> Float[np.ndarray, "time rows columns"]:
+    """Return the area of the filled cells of a shape, up to the sum of a function of x and a function of y."""
+    return sum(
+        (
+            _area(shape, x.clip(*_band(column, CELL_WIDTH)), y.clip(*_band(row, CELL_WIDTH)))
+            for column, row in product(_NUMBERS, _NUMBERS)
+            if (column + row) % 2 == 0
+        ),
+        np.zeros(np.broadcast_shapes(x.shape, y.shape)),
+    )
+
+
+_NUMBERS: Final = range(-4, 5)
+"""Numbers of the stripes or cells along an axis, which cover every shape; 0 is in the middle."""
+
+
+def _band(number: int, width: float) -> tuple[float, float]:
+    """Return both ends of a stripe or cell along an axis, in radii."""
+    return (number - 0.5) * width, (number + 0.5) * width
+
+
+def _inradius(shape: str) -> float:
+    """Return the distance from the centre of a shape of radius 1 to its nearest edge."""
+    return min(min(before, after) for before, after in EXTENTS[shape])
+
+
+_FILL_AREAS: Final[dict[str, Callable[[str, _Values, _Values], _Values]]] = {
+    "plain": _area,
+    "outline": _area_of_outline,
+    "stripes": _area_of_stripes,
+    "checkerboard": _area_of_checkerboard,
+}
+FILLS: Final = tuple(_FILL_AREAS)

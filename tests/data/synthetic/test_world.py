@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from show1_jax.data.synthetic.shapes import EXTENTS, SHAPES
+from show1_jax.data.synthetic.shapes import CELL_WIDTH, EXTENTS, FILLS, OUTLINE_WIDTH, SHAPES, STRIPE_WIDTH, coverage
 from show1_jax.data.synthetic.world import (
     BACKGROUNDS,
     COLORS,
@@ -273,33 +273,72 @@ def test_moving_things_are_seen_to_move_steadily() -> None:
                 assert (direction * values > least).all() if direction else (abs(values) < 0.05).all()
 
 
-def test_a_large_frame_averaged_down_is_the_small_one() -> None:
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_large_frame_averaged_down_is_the_small_one(fill: str) -> None:
     """All pixels are rounded to 8 bits, so they differ by one level at most."""
-    for index in range(100):
+    for index in range(100 if fill == "plain" else 20):
         placed = scene_from_index(index, held_out=None)
-        small = render(placed, [0.3, 1.7, 3.1], 40, 64)
-        large = render(placed, [0.3, 1.7, 3.1], 160, 256)
+        small = render(placed, [0.3, 1.7, 3.1], 40, 64, fill)
+        large = render(placed, [0.3, 1.7, 3.1], 160, 256, fill)
         averaged = large.reshape(3, 40, 4, 64, 4, 3).mean(axis=(2, 4))
         assert abs(averaged - small).max() <= 1
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_every_pixel_is_covered_as_much_as_the_points_in_it(shape: str) -> None:
-    """Compared with the number of 64 x 64 points of every pixel that are inside the shape."""
+def inside(shape: str, across: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Return which points are inside a shape of radius 1, by its inequalities."""
+    (half, _), (above, below) = EXTENTS[shape]
+    answers = {
+        "circle": across**2 + down**2 <= 1,
+        "square": np.maximum(abs(across), abs(down)) <= half,
+        "triangle": (down <= below) & (abs(across) <= half * (down + above) / (above + below)),
+    }
+    return answers[shape]
+
+
+def filled(fill: str, shape: str, across: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Return which points of a shape of radius 1 a fill covers."""
+    nearest_edge = {"circle": 1.0, "square": np.pi**0.5 / 2, "triangle": EXTENTS["triangle"][1][1]}[shape]
+    hole = 1 - OUTLINE_WIDTH / nearest_edge
+    column, row = np.rint(across / CELL_WIDTH), np.rint(down / CELL_WIDTH)
+    patterns = {
+        "plain": True,
+        "outline": ~inside(shape, across / hole, down / hole),
+        "stripes": np.rint(down / STRIPE_WIDTH) % 2 == 0,
+        "checkerboard": (column + row) % 2 == 0,
+    }
+    return inside(shape, across, down) & patterns[fill]
+
+
+@pytest.mark.parametrize(("fill", "shape"), list(product(FILLS, SHAPES)))
+def test_every_pixel_is_covered_as_much_as_the_points_in_it(fill: str, shape: str) -> None:
+    """Compared with the number of 64 x 64 points of every pixel that are filled."""
     placed = place(parse_sentence(f"a large white {shape} stays still"), 1)
     x, y, radius = placed.bodies(20, 32)[0].path([0.0])[0]
     points = (np.arange(64 * 32) + 0.5) / 64
     across, down = (points - x) / radius, (points[: 64 * 20, None] - y) / radius
-    (half, _), (above, below) = EXTENTS[shape]
-    inside = {
-        "circle": across**2 + down**2 <= 1,
-        "square": np.maximum(abs(across), abs(down)) <= half,
-        "triangle": (down <= below) & (abs(across) <= half * (down + above) / (above + below)),
-    }[shape]
-    counted = inside.reshape(20, 64, 32, 64).mean(axis=(1, 3))
-    frame = render(placed, [0.0], 20, 32)[0, ..., 0]
-    np.testing.assert_allclose(frame, 255 * counted, atol=0.5 + 255 / 64)
-    assert frame.sum() / 255 == pytest.approx(np.pi * radius**2, abs=0.03)
+    counted = filled(fill, shape, across, down).reshape(20, 64, 32, 64).mean(axis=(1, 3))
+    frame = render(placed, [0.0], 20, 32, fill)[0, ..., 0]
+    np.testing.assert_allclose(frame, 255 * counted, atol=0.5 + 255 * 3 / 64)  # up to three edges cross a pixel
+    if fill == "plain":
+        np.testing.assert_allclose(frame, 255 * counted, atol=0.5 + 255 / 64)
+        assert frame.sum() / 255 == pytest.approx(np.pi * radius**2, abs=0.03)
+
+
+@pytest.mark.parametrize("fill", FILLS[1:])
+def test_a_pattern_moves_and_grows_with_its_shape(fill: str) -> None:
+    """The shape looks the same after a move by whole pixels, and at twice the size, averaged down."""
+    path = np.array([[30.2, 20.7, 9.5], [39.2, 24.7, 9.5], [60.4, 41.4, 19.0]])
+    first, moved, grown = (painted("circle", one, fill) for one in path)
+    np.testing.assert_allclose(first[:60, :90], moved[4:64, 9:99], atol=1e-6)
+    np.testing.assert_allclose(grown.reshape(50, 2, 75, 2).mean(axis=(1, 3)), first[:50, :75], atol=1e-6)
+
+
+def painted(shape: str, body: np.ndarray, fill: str) -> np.ndarray:
+    """Return the share of every pixel of a frame of 150x100 that a shape covers."""
+    canvas = np.zeros((100, 150), np.float32)
+    (top,), (left,), (covered,) = coverage(shape, body[None], 100, 150, fill)
+    canvas[top : top + covered.shape[0], left : left + covered.shape[1]] = covered
+    return canvas
 
 
 @pytest.mark.parametrize("shape", SHAPES)
