@@ -128,7 +128,7 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "SuperresPixelTrainingConfig.max_noise_level": (1, MAX_TIMESTEPS),
     "kl_weight": _WEIGHT,
     "num_synthetic": (1, 10**9),
-    "num_validation": (1, 10**6),
+    "num_validation": (0, 10**6),
     "spread": _SHARE,
     "pairs": _SHARE,
     "same_color": _SHARE,

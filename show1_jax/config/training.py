@@ -18,7 +18,7 @@ from show1_jax.errors import UserError
 TrainedStage = Literal["keyframes", "interpolation", "first_frame", "superres_pixel", "superres_latent", "autoencoder"]
 TRAINED_STAGES: Final[tuple[TrainedStage, ...]] = get_args(TrainedStage)
 LearningRateSchedule = Literal["constant", "cosine", "linear"]
-DataName = Literal["synthetic", "videos"]
+DataName = Literal["synthetic", "videos", "files"]
 TextSourceName = Literal["encoder", "cache"]
 OptimizerKind = Literal["adamw", "muon"]
 ReconstructionError = Literal["absolute", "squared"]
@@ -174,9 +174,12 @@ class DataConfig(Settings):
     """Training data."""
 
     name: DataName = "videos"
-    """`videos`: a dataset of `python -m show1_jax.data build`; `synthetic`: the world of `show1_jax.data.synthetic`."""
+    """`videos`: a dataset of `python -m show1_jax.data build`; `files`: a few videos and pictures of the user, without
+    a dataset, for customisation; `synthetic`: the world of `show1_jax.data.synthetic`."""
     path: str = "datasets/videos"
-    """For `videos`: folder of the dataset."""
+    """For `videos`: folder of the dataset. For `files`: a video, a picture, or a folder of them."""
+    caption: str = ""
+    """For `files`: caption of all of them; empty: the caption of `name.mp4` is in `name.txt`."""
     num_synthetic: int = 1_000_000
     """For `synthetic`: number of scenes before they repeat."""
     spread: float = 1.0
@@ -187,7 +190,7 @@ class DataConfig(Settings):
     same_color: float = 0.0
     """For `synthetic`: share of the clips with two objects whose objects have one colour, and different shapes."""
     num_validation: int = 64
-    """Clips that are used for the validation loss and not for training."""
+    """Clips that are used for the validation loss and not for training; 0: there is no validation loss."""
     num_workers: int = 0
     """Processes that read and decode, for each process of the run; 0: threads of the process itself."""
     max_failed_share: float = 0.01

@@ -1,4 +1,4 @@
-"""Batches of clips of built videos or of the synthetic world, in an order that depends on the seed alone.
+"""Batches of clips of built videos, of the user's files or of the synthetic world, in an order of the seed alone.
 
 Element e of training is the clip in row e % batch_size of global batch e // batch_size. The video, start and crop of
 that clip are functions of (seed, e). So global batch n is the same on any number of processes and workers, and the
@@ -214,7 +214,9 @@ class ValidationClips:
             return _Example(None, "", [(self.source.name(position), str(error))])
 
 
-def training_clips(config: DataConfig, spec: ClipSpec, *, batch_size: int, rows: Sequence[int]) -> ClipIterator:
+def training_clips(
+    config: DataConfig, spec: ClipSpec, *, batch_size: int, rows: Sequence[int], video_seconds: float | None = None
+) -> ClipIterator:
     """Return an iterator over training batches that starts at the first one.
 
     Args:
@@ -222,13 +224,15 @@ def training_clips(config: DataConfig, spec: ClipSpec, *, batch_size: int, rows:
         spec: size of the clips.
         batch_size: size of the global batch.
         rows: rows of the global batch that this process reads.
+        video_seconds: seconds from the first frame to the last of the videos that the cascade makes, which the user's
+            files are stretched to; None: those of a clip.
 
     Raises:
         UserError: the dataset does not exist, was not written by `build`, is empty or too small for a batch, or has
-            videos that are too short for the clip.
+            videos that are too short for the clip; or a file of the user cannot be used.
     """
-    source, _, identity = _open_sources(config, spec)
-    if len(source) < batch_size:
+    source, _, identity = _open_sources(config, spec, video_seconds)
+    if len(source) < batch_size and config.name != "files":  # a few files, each several times in a batch
         raise UserError(
             f"{len(source)} clips are left to train on, without {config.num_validation} for validation, and a batch "
             f"is {batch_size}; give more videos, or a smaller batch_size or data.num_validation"
@@ -236,17 +240,23 @@ def training_clips(config: DataConfig, spec: ClipSpec, *, batch_size: int, rows:
     return ClipIterator(_TrainingExamples(source, spec, config.seed, batch_size, tuple(rows)), config, identity)
 
 
-def validation_clips(config: DataConfig, spec: ClipSpec, *, batch_size: int, rows: Sequence[int]) -> ValidationClips:
+def validation_clips(
+    config: DataConfig, spec: ClipSpec, *, batch_size: int, rows: Sequence[int], video_seconds: float | None = None
+) -> ValidationClips:
     """Return the `config.num_validation` clips that training does not use; of built videos, the same for every seed.
 
     Arguments and errors are those of `training_clips`. A batch may be larger than the split.
     """
-    _, source, _ = _open_sources(config, spec)
+    _, source, _ = _open_sources(config, spec, video_seconds)
     return ValidationClips(source, spec, batch_size, tuple(rows))
 
 
-def _open_sources(config: DataConfig, spec: ClipSpec) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
+def _open_sources(
+    config: DataConfig, spec: ClipSpec, video_seconds: float | None
+) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
     """Return the training source, the validation source, and values that identify the data."""
+    if config.name == "files":
+        return _open_files(config, spec, spec.seconds if video_seconds is None else video_seconds)
     if config.name == "synthetic":
         _check_seconds(spec, synthetic.DURATION, "the synthetic world's")
         make_world = functools.partial(
@@ -272,6 +282,20 @@ def _open_sources(config: DataConfig, spec: ClipSpec) -> tuple[ClipSource, ClipS
     identity = {"name": "videos", "sha256": videos.sha256, "num_validation": config.num_validation}
     split = config.num_validation
     return videos.part(slice(split, None)), videos.part(slice(split)), identity
+
+
+def _open_files(config: DataConfig, spec: ClipSpec, seconds: float) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
+    from show1_jax.data.clip_files import ClipFiles
+
+    files = ClipFiles.open(user_path(config.path), config.caption, spec, seconds)
+    if len(files) <= config.num_validation:
+        raise UserError(
+            f"{config.path} has {len(files)} files, too few for data.num_validation={config.num_validation} and "
+            "training; make that smaller, or 0"
+        )
+    identity = {"name": "files", "sha256": files.sha256, "num_validation": config.num_validation}
+    split = config.num_validation
+    return files.part(slice(split, None)), files.part(slice(split)), identity
 
 
 def _check_seconds(spec: ClipSpec, seconds: float, whose: str) -> None:

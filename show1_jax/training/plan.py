@@ -147,6 +147,11 @@ class Plan:
         """Frames, size and rate of the training clips."""
         return clip_spec(self.config, self.stage)
 
+    @property
+    def video_seconds(self) -> float:
+        """Seconds from the first frame to the last of the videos that the cascade makes."""
+        return (self.config.keyframes.num_frames - 1) / self.config.output.keyframes_fps
+
     def scheduler(self, role: str) -> SchedulerConfig | None:
         """Return the network's noise schedule of a role (`scheduler`, `image_noising_scheduler`), or None."""
         released = self.record.schedulers.get(role)

@@ -58,7 +58,7 @@ def list_videos(
 def _from_text_files(found: FoundFiles, left_out: LeftOut) -> Iterator[CaptionedVideo]:
     for stem, names in found.names.items():
         text = found.texts.pop(stem, None)
-        caption, problem = ("", "it has no caption") if text is None else _read_caption(text)
+        caption, problem = ("", "it has no caption") if text is None else read_caption(text)
         for name in names:
             if problem:
                 left_out.add(name, problem)
@@ -70,7 +70,7 @@ def _from_text_files(found: FoundFiles, left_out: LeftOut) -> Iterator[Captioned
         left_out.add(f"{name}.txt", "a text file without a video of its name")
 
 
-def _read_caption(path: Path) -> tuple[str, str | None]:
+def read_caption(path: Path) -> tuple[str, str | None]:
     """Return the caption in a file, and the reason why it cannot be used, or None."""
     try:
         caption = one_line(read_bounded(path, _MAX_TEXT_BYTES).decode("utf-8-sig"))

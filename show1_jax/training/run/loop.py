@@ -170,7 +170,8 @@ class Loop:
         def due(every: int) -> bool:
             return every > 0 and not stops and (step % every == 0 or step == self.num_steps)
 
-        evaluates, samples = due(config.evaluate_every), due(config.sample_every)
+        evaluates = due(config.evaluate_every) and len(self.run.validation) > 0
+        samples = due(config.sample_every)
         saves = due(config.save_every) or stops
         logs = due(config.log_every) or evaluates or samples or saves
         if logs:

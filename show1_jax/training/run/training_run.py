@@ -69,8 +69,9 @@ class TrainingRun:
         check_batch(plan, mesh.shape)
         self.rows = local_rows(mesh, training.batch_size)
         data, size = config.train.data, training.batch_size
-        self.clips = training_clips(data, plan.spec, batch_size=size, rows=self.rows)
-        self.validation = validation_clips(data, plan.spec, batch_size=size, rows=self.rows)
+        seconds = plan.video_seconds
+        self.clips = training_clips(data, plan.spec, batch_size=size, rows=self.rows, video_seconds=seconds)
+        self.validation = validation_clips(data, plan.spec, batch_size=size, rows=self.rows, video_seconds=seconds)
         self.inputs = Inputs(plan, mesh)
         graph, self.like = plan.network()
         self.model = Model(graph, self.like, plan.objective(), self.inputs.prepare, training, plan.lora_scale)

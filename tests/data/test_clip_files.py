@@ -1,0 +1,190 @@
+"""The user's own files as training clips: what is read, at which times, and what is refused."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from show1_jax.config.training import DataConfig
+from show1_jax.data import clip_files
+from show1_jax.data.clip_files import ClipFiles
+from show1_jax.data.clips import training_clips, validation_clips
+from show1_jax.data.names import one_line
+from show1_jax.data.spec import ClipDraw, ClipSpec
+from show1_jax.errors import UserError
+from show1_jax.media.read import read_video
+from tests.helpers.media_files import corner_marked, encode, number_of, numbered
+
+KEYFRAMES = ClipSpec(num_frames=8, fps=2, height=48, width=64)
+SECONDS = KEYFRAMES.seconds
+SMALL = ClipSpec(num_frames=2, fps=2, height=8, width=16)
+CONFIG = DataConfig(name="files", caption="a thing moves", num_validation=0)
+MIDDLE = ClipDraw(0.5, 0.5)
+
+
+def open_files(path: Path, caption: str = "a thing", spec: ClipSpec = KEYFRAMES, seconds: float = SECONDS) -> ClipFiles:
+    return ClipFiles.open(path, caption, spec, seconds)
+
+
+def save_picture(path: Path, level: int = 200) -> Path:
+    Image.fromarray(np.full((48, 64, 3), level, np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(("count", "fps"), [(29, 8), (8, 24), (20, 10)])
+def test_a_video_of_any_length_is_one_clip_as_sampling_reads_it(tmp_path: Path, count: int, fps: int) -> None:
+    path = encode(tmp_path / "clip.mp4", numbered(count), fps=fps)
+    clip, caption = open_files(path).clip(0, KEYFRAMES, ClipDraw(0.99, 0.0))
+    even = np.linspace(0, count - 1, 8).round().astype(int).tolist()
+    assert ([number_of(frame) for frame in clip], caption) == (even, "a thing")
+    np.testing.assert_allclose(clip / 127.5 - 1, read_video(path, (48, 64), 8)[0], atol=1e-6)
+
+
+def test_frames_that_fit_come_back_level_for_level(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (8, 48, 64, 3), np.uint8)
+    np.save(tmp_path / "clip.npy", frames)
+    clip, _ = open_files(tmp_path / "clip.npy").clip(0, KEYFRAMES, MIDDLE)
+    np.testing.assert_array_equal(clip, frames)
+
+
+def test_other_stages_take_windows_of_the_whole_video(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.mp4", numbered(29), fps=24)
+    window = ClipSpec(num_frames=5, fps=8, height=48, width=64)
+    files = open_files(path, spec=window)
+    starts = [number_of(files.clip(0, window, ClipDraw(start, 0.5))[0][0]) for start in (0.0, 0.5, 0.999)]
+    assert starts == [0, 12, 24]
+    assert [number_of(frame) for frame in files.clip(0, window, ClipDraw(0.999, 0.5))[0]] == [24, 25, 26, 27, 28]
+
+
+def test_a_picture_is_a_video_of_equal_frames(tmp_path: Path) -> None:
+    Image.fromarray(corner_marked()).save(tmp_path / "picture.png")
+    clip, _ = open_files(tmp_path / "picture.png").clip(0, KEYFRAMES, MIDDLE)
+    np.testing.assert_array_equal(clip, np.broadcast_to(corner_marked(), (8, 48, 64, 3)))
+
+
+def test_a_folder_is_read_in_natural_order_with_its_captions(tmp_path: Path) -> None:
+    for number in (10, 2, 1):
+        save_picture(tmp_path / f"picture{number}.png", 10 * number)
+        (tmp_path / f"picture{number}.txt").write_text(f" caption\n{number} ")
+    (tmp_path / ".hidden.doc").touch()
+    (tmp_path / "subfolder").mkdir()
+    files = open_files(tmp_path, caption="")
+    assert [files.name(position) for position in range(len(files))] == ["picture1.png", "picture2.png", "picture10.png"]
+    assert [int(files.clip(position, KEYFRAMES, MIDDLE)[0].mean()) for position in range(3)] == [10, 20, 100]
+    assert files.captions == ("caption 1", "caption 2", "caption 10")
+    assert open_files(tmp_path, "one").captions == ("one",) * 3
+
+
+def test_a_batch_repeats_a_few_files_and_resumes(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.mp4", numbered(8))
+    config = replace(CONFIG, path=str(path))
+    clips = training_clips(config, SMALL, batch_size=3, rows=range(3), video_seconds=SECONDS)
+    first, second = next(clips), next(clips)
+    assert first.video.shape == (3, 2, 8, 16, 3)
+    assert first.captions == ["a thing moves"] * 3
+    again = training_clips(config, SMALL, batch_size=3, rows=range(3), video_seconds=SECONDS)
+    again.set_state({"next_batch": 1, "failures": clips.get_state()["failures"]})
+    np.testing.assert_array_equal(next(again).video, second.video)
+    clips.close()
+    again.close()
+
+
+def test_held_back_files_are_not_trained_on(tmp_path: Path) -> None:
+    for number in range(3):
+        save_picture(tmp_path / f"{number}.png", 50 * number)
+    config = replace(CONFIG, path=str(tmp_path), num_validation=1)
+    clips = training_clips(config, SMALL, batch_size=2, rows=range(2))
+    assert {int(video.mean()) for _ in range(4) for video in next(clips).video} == {50, 100}
+    clips.close()
+    (batch,) = validation_clips(config, SMALL, batch_size=1, rows=range(1))
+    assert (batch.video.max(), batch.valid.tolist()) == (0, [True])
+    with pytest.raises(UserError, match=r"3 files, too few for data.num_validation=3"):
+        training_clips(replace(config, num_validation=3), SMALL, batch_size=1, rows=range(1))
+
+
+def test_other_frames_or_captions_are_other_data(tmp_path: Path) -> None:
+    def fingerprint(level: int, caption: str) -> str:
+        config = replace(CONFIG, path=str(save_picture(tmp_path / "picture.png", level)), caption=caption)
+        return training_clips(config, SMALL, batch_size=1, rows=range(1)).fingerprint
+
+    assert len({fingerprint(1, "one"), fingerprint(2, "one"), fingerprint(1, "two")}) == 3
+    assert fingerprint(1, "one") == fingerprint(1, " one ")
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=50, deadline=None)
+def test_any_caption_is_kept_as_one_line_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "picture.png"
+    if not path.exists():
+        save_picture(path)
+    if text and not one_line(text):
+        with pytest.raises(UserError, match="white space"):
+            open_files(path, text, SMALL)
+    elif text:
+        assert open_files(path, text, SMALL).captions == (one_line(text),)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=20))
+@settings(max_examples=50, deadline=None)
+def test_any_path_is_read_or_refused_with_one_line(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        open_files(tmp_path_factory.getbasetemp() / "absent" / name, spec=SMALL)
+    assert "\n" not in str(caught.value)
+
+
+def write_text(name: str, data: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "caption", "problem"),
+    [
+        (lambda folder: None, "a thing", "has no files to train on"),
+        (write_text("notes.doc", b"x"), "a thing", r"has notes\.doc, which cannot be read"),
+        (write_text("other.txt", b"x"), "a thing", r"has other\.txt without a clip of its name"),
+        (write_text("picture.png", b"not a picture"), "a thing", r"cannot read the image .*picture\.png"),
+        (write_text("video.mp4", b"not a video"), "a thing", r"cannot decode .*video\.mp4"),
+        (lambda folder: save_picture(folder / "picture.png"), "", "has no caption; give one for all files"),
+        (lambda folder: save_picture(folder / "picture.png"), "x" * 10_001, "has 10,001 characters"),
+        (lambda folder: save_picture(folder / "picture.png"), "\udcff", "not valid Unicode"),
+        (
+            lambda folder: encode(folder / "short.mp4", numbered(5)),
+            "a thing",
+            "8 frames are needed and the video has 5",
+        ),
+    ],
+)
+def test_files_that_cannot_be_used_are_refused(
+    tmp_path: Path, prepare: Callable[[Path], object], caption: str, problem: str
+) -> None:
+    prepare(tmp_path)
+    with pytest.raises(UserError, match=problem):
+        open_files(tmp_path, caption)
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe", b" \n", b"nan"])
+def test_captions_beside_files_are_checked(tmp_path: Path, text: bytes) -> None:
+    save_picture(tmp_path / "picture.png")
+    (tmp_path / "picture.txt").write_bytes(text)
+    with pytest.raises(UserError, match=r"picture\.txt: "):
+        open_files(tmp_path, "")
+
+
+def test_too_many_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_picture(tmp_path / "picture.png")
+    monkeypatch.setattr(clip_files, "MAX_BYTES", 48 * 64 * 3 * 7)
+    with pytest.raises(UserError, match="too many to keep in memory"):
+        open_files(tmp_path)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "clip.doc").touch()
+    with pytest.raises(UserError, match="neither a video nor a picture"):
+        open_files(tmp_path / "clip.doc")
+    with pytest.raises(UserError, match="there is no"):
+        open_files(tmp_path / "absent.mp4")
