@@ -95,8 +95,8 @@ class LoraConfig(Settings):
     """Columns of A and rows of B."""
     alpha: float = 8.0
     layers: str = "attention"
-    """Layers whose kernels are adapted: `attention` (all projections of all attentions), `temporal_attention`, or a
-    regular expression that matches a part of their dotted paths."""
+    """Layers whose kernels are adapted: `attention` (all projections of all attentions), `temporal_attention`,
+    `spatial`, or a regular expression that matches a part of their dotted paths."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +104,9 @@ class DenoisingTrainingConfig(StageTrainingConfig):
     """Training settings of every stage except the autoencoder."""
 
     trainable: str = "all"
-    """Weights to train: `all`; `temporal_attention` (queries, keys and values of the attentions over frames); `lora`,
-    low-rank adapters; or a regular expression that matches a part of their dotted paths. All others are frozen: this
-    requires `init`, and the run saves an adapter."""
+    """Weights to train: `all`; `temporal_attention` (queries, keys and values of the attentions over frames);
+    `spatial`, all layers that do not see other frames; `lora`, low-rank adapters; or a regular expression that matches
+    a part of their dotted paths. All others are frozen: this requires `init`, and the run saves an adapter."""
     lora: LoraConfig = LoraConfig()
     text_dropout: float = 0.1
     """Share of clips whose caption is replaced by the empty text, for classifier-free guidance (arXiv 2207.12598)."""
