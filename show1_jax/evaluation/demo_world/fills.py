@@ -76,7 +76,8 @@ def measure_fills(video: UInt8[np.ndarray, "time height width 3"]) -> Measuremen
     unit = min(video.shape[1], video.shape[2] * 5 / 8)
     background = median_color(video[::4, ::3, ::3].reshape(-1, 3)).astype(np.float32)
     contrast = video - background
-    is_thing, things, num_fleeting = np.zeros(video.shape[:3], bool), [], 0
+    near_things: list[Bool[np.ndarray, "height width"]] = [np.zeros(video.shape[1:3], bool)]
+    things, num_fleeting = [], 0
     for name, pieces in _pieces_by_color(contrast, background, unit).items():
         labels, num_labels = ndimage.label(_grown(pieces, round(_REACH * unit)), LINKED)
         labels *= pieces
@@ -85,14 +86,14 @@ def measure_fills(video: UInt8[np.ndarray, "time height width 3"]) -> Measuremen
             areas = own.sum((1, 2)) / unit**2
             if areas.max() <= MIN_AREA:
                 continue
-            is_thing |= own
+            near_things.append(own.any(0))
             if areas.min() > MIN_AREA:
                 things.append(_measure_thing(own, name, contrast, background, unit))
             else:
                 num_fleeting += 1
     return Measurement(
         nearest_color(background, BACKGROUNDS, BACKGROUND_TOLERANCE),
-        background_noise_of(contrast, is_thing.any(0), math.ceil(EDGE * unit) + 1),
+        background_noise_of(contrast, np.any(near_things, axis=0), math.ceil(EDGE * unit) + 1),
         tuple(things),
         num_fleeting,
     )
@@ -198,7 +199,8 @@ def _mismatch(
     """Return the difference between a thing and a drawing of the most similar strength, in pixels of all frames."""
     margin = math.ceil(2 * path[:, 2].max())
     canvas = np.pad(covered, ((0, 0), (margin, margin), (margin, margin)))
-    tops, lefts, drawn = coverage(shape, path + np.array([margin, margin, 0]), *canvas.shape[1:], fill)
+    _, height, width = canvas.shape
+    tops, lefts, drawn = coverage(shape, path + np.array([margin, margin, 0]), height, width, fill)
     rows, columns = drawn.shape[1:]
     drawing = np.zeros_like(canvas)
     for frame, top, left, shares in zip(drawing, tops, lefts, drawn, strict=True):
