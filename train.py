@@ -32,7 +32,7 @@ def define_flags() -> flags.FlagValues:
     """Return the flags of this command; help texts start with the value's name."""
     values = cli.new_flags()
     text, toggle = flags.DEFINE_string, flags.DEFINE_bool
-    text("stage", None, "STAGE: the network to train", flag_values=values)
+    text("stage", None, "STAGE: the network to train, by default the config's", flag_values=values)
     text("workdir", None, "DIR: working directory of the run; an existing run is resumed", flag_values=values)
     text("checkpoint", None, "A,B: text encoders and autoencoder, made by `python -m convert`", flag_values=values)
     toggle("dry_run", False, "print the memory that each device needs; do not train", flag_values=values)
@@ -55,7 +55,7 @@ def train(argv: Sequence[str]) -> None:
         return
     config = Config.from_dict(settings.to_dict())
     check_paths(config)
-    stage = check_stage(values.stage)
+    stage = check_stage(values.stage or config.train.default_stage)
     if not values.dry_run and not values.workdir:
         raise UserError("no --workdir; give the directory of this run")
     workdir = user_path(values.workdir or ".")

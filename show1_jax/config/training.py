@@ -22,6 +22,7 @@ DataName = Literal["synthetic", "videos", "files"]
 TextSourceName = Literal["encoder", "cache"]
 OptimizerKind = Literal["adamw", "muon"]
 ReconstructionError = Literal["absolute", "squared"]
+DenoisingLoss = Literal["squared", "motion"]
 
 
 def check_stage(name: str | None) -> TrainedStage:
@@ -108,6 +109,10 @@ class DenoisingTrainingConfig(StageTrainingConfig):
     `spatial`, all layers that do not see other frames; `lora`, low-rank adapters; or a regular expression that matches
     a part of their dotted paths. All others are frozen: this requires `init`, and the run saves an adapter."""
     lora: LoraConfig = LoraConfig()
+    loss: DenoisingLoss = "squared"
+    """Loss of the prediction: its mean `squared` error, with the variational bound of a predicted variance; or the
+    `motion` loss of Video Motion Customization (arXiv 2312.00845), which compares the changes from frame to frame of
+    predicted and true noise, and leaves the variance alone."""
     text_dropout: float = 0.1
     """Share of clips whose caption is replaced by the empty text, for classifier-free guidance (arXiv 2207.12598)."""
     num_timesteps: int = 1000
@@ -217,6 +222,8 @@ class TextConfig(Settings):
 class TrainingConfig(Settings):
     """Training settings of all stages, and settings that they share."""
 
+    default_stage: str = ""
+    """Stage to train if `--stage` is not given; empty: it must be given."""
     keyframes: DenoisingTrainingConfig = dataclasses.field(
         default_factory=lambda: DenoisingTrainingConfig(batch_size=96)
     )

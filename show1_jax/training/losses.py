@@ -25,6 +25,9 @@ PerExample = Float32[Array, " b"]
 _HALF_BIN = 1 / 255
 """Half the distance between neighbours among the 256 pixel levels in [-1, 1]."""
 
+_MIN_SQUARE = 1e-16
+"""Lower limit of the sum of the squared changes of a pixel over time."""
+
 
 class Losses(NamedTuple):
     """Losses of a batch, one value per example.
@@ -98,6 +101,26 @@ def diffusion_losses(
     variational = variational_bound(scheduler, x0, error, variance, timestep)
     loss = simple + variational_weight * scheduler.num_train_timesteps * variational
     return Losses(loss, timestep, {"simple": simple, "variational": variational})
+
+
+def motion_losses(predicted: Video, noise: Video, timestep: Int32[Array, " b"]) -> Losses:
+    """Compute the motion loss: 1 - cosine similarity of the changes from frame to frame, of predicted and true noise.
+
+    The changes are absolute values, and the cosine is over time, one for each pixel and channel, as in the code of
+    Video Motion Customization (Jeong et al. 2023, arXiv 2312.00845). The paper's equation aligns signed changes. The
+    loss does not depend on the size of the changes, and only on the change, not on what changes.
+
+    Args:
+        predicted: the network's noise, whatever it predicts.
+        noise: the true noise.
+        timestep: timestep of each example.
+    """
+    change, true = (jnp.abs(jnp.diff(frames, axis=1)) for frames in (predicted, noise))
+    # The norm of the squares is bounded below, as its derivative is infinite where no frame changes.
+    lengths = [jnp.sqrt(jnp.maximum(jnp.square(changes).sum(axis=1), _MIN_SQUARE)) for changes in (change, true)]
+    cosine = (change * true).sum(axis=1) / (lengths[0] * lengths[1])
+    loss = 1 - cosine.mean(axis=(1, 2, 3))
+    return Losses(loss, timestep, {"motion": loss})
 
 
 class BoundTables(NamedTuple):

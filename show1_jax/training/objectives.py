@@ -22,10 +22,12 @@ from show1_jax.cascade.stages import PIXEL_CHANNELS, StageSpec, find_stage
 from show1_jax.config.sampling import Between, CascadeConfig, FirstFrameConfig, SuperresPixelConfig
 from show1_jax.config.training import (
     AutoencoderTrainingConfig,
+    DenoisingLoss,
     DenoisingTrainingConfig,
     InterpolationTrainingConfig,
     ReconstructionError,
     StageTrainingConfig,
+    SuperresLatentTrainingConfig,
     SuperresPixelTrainingConfig,
     TrainedStage,
 )
@@ -36,16 +38,20 @@ from show1_jax.diffusion.schedule import (
     alpha_and_sigma,
     alphas_cumprod,
     exact_alphas_cumprod,
+    predict_eps,
     prediction_target,
+    split_variance,
 )
 from show1_jax.errors import UserError
 from show1_jax.nn.array_types import Keys, Video
 from show1_jax.nn.config import Architecture, UNetConfig, VAEConfig
 from show1_jax.nn.vae import Autoencoder
-from show1_jax.training.losses import Losses, autoencoder_losses, diffusion_losses
+from show1_jax.training.losses import Losses, autoencoder_losses, diffusion_losses, motion_losses
 
 DrawPurpose = Literal["timestep", "noise", "noise_level", "augmentation", "posterior"]
 _DRAW_PURPOSES: Final = get_args(DrawPurpose)
+_MIN_MOTION_FRAMES: Final = 3
+"""Frames with two changes: the cosine of single absolute changes is always 1."""
 
 
 @runtime_checkable
@@ -182,12 +188,14 @@ class DenoisingObjective:
         num_timesteps: timesteps are drawn from 0 to this - 1.
         variational_weight: weight of the variational bound, for networks that predict a variance.
         condition: computes the stage's condition from clean clips and keys.
+        loss: see `DenoisingTrainingConfig`.
     """
 
     scheduler: SchedulerConfig
     num_timesteps: int
     variational_weight: float
     condition: Callable[[Video, Keys], ClipCondition] = no_condition
+    loss: DenoisingLoss = "squared"
 
     def __call__(self, network: Any, video: Video, text: Float[Array, "b n d"] | None, keys: Keys) -> Losses:
         schedule = alphas_cumprod(self.scheduler)
@@ -198,6 +206,10 @@ class DenoisingObjective:
         inputs = sample if channels is None else jnp.concatenate([sample, channels], axis=-1)
         output = network(inputs, timestep, text, noise_level).astype(jnp.float32)
         alpha, sigma = alpha_and_sigma(schedule, timestep, video.ndim)
+        if self.loss == "motion":
+            prediction, _ = split_variance(output, video.shape[-1])
+            predicted = predict_eps(self.scheduler.prediction_type, sample, prediction, alpha, sigma)
+            return motion_losses(predicted, eps, timestep)
         target = prediction_target(self.scheduler.prediction_type, video, eps, alpha, sigma)
         return diffusion_losses(self.scheduler, self.variational_weight, video, target, output, timestep)
 
@@ -261,7 +273,17 @@ def make_objective(
     if architecture.out_channels == 2 * channels:
         _check_trainable_variance(stage, scheduler)
     condition = _make_condition(spec, training, cascade, scheduler, noising_scheduler)
-    return DenoisingObjective(scheduler, training.num_timesteps, training.variational_weight, condition)
+    if training.loss == "motion":
+        frames = spec.clip_frames(cascade)
+        if isinstance(training, SuperresLatentTrainingConfig):
+            frames = training.num_frames
+        _require_for_stage(
+            frames >= _MIN_MOTION_FRAMES,
+            stage,
+            f"loss='motion' compares changes over time, which takes {_MIN_MOTION_FRAMES} frames, and its clips have "
+            f"{frames}; use loss='squared'",
+        )
+    return DenoisingObjective(scheduler, training.num_timesteps, training.variational_weight, condition, training.loss)
 
 
 def _make_condition(

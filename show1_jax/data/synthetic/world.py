@@ -18,7 +18,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -67,7 +67,7 @@ _DEFAULT_BACKGROUND: Final = "black"
 _ASPECT: Final = 1.6
 _GROWTH: Final = 1 / 3
 """Change of the radius from the middle to either end, as a share of it: the last radius is twice or half the first."""
-_FRAME_MARGIN: Final = 0.025
+FRAME_MARGIN: Final = 0.025
 """Minimum distance to the frame's edge; the distance between two things is at least twice as large."""
 _MIN_SCENE_TRAVEL: Final = 0.35
 """Minimum distance that a moving thing travels, which is also at least `_MIN_LANE_SHARE` of its lane's free length."""
@@ -76,7 +76,7 @@ _MIN_LANE_SHARE: Final = 0.6
 _Choice = TypeVar("_Choice")
 _Triple = tuple[str, str, str]
 _Lanes = tuple[tuple[float, float], tuple[float, float]]
-_Times = Sequence[float] | Float[np.ndarray, " time"]
+Times = Sequence[float] | Float[np.ndarray, " time"]
 _TRIPLES: Final[tuple[_Triple, ...]] = tuple(product(COLORS, SHAPES, MOTIONS))
 _HELD_OUT: Final[frozenset[_Triple]] = frozenset(
     (color, shape, motion)
@@ -110,7 +110,7 @@ class Thing:
 
     def _room(self, axis: int) -> float:
         """Return the length of the shortest lane along an axis that contains the thing."""
-        return sum(self._reach(axis)) + 2 * _FRAME_MARGIN
+        return sum(self._reach(axis)) + 2 * FRAME_MARGIN
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,11 @@ def parse_sentence(text: str) -> Scene:
     return Scene(tuple(things), background)
 
 
+def frame_unit(height: int, width: int) -> float:
+    """Return the world's unit of length in pixels of a frame."""
+    return min(height, width / _ASPECT)
+
+
 class _Reader:
     """A reader of a sentence, phrase by phrase; the end is the word ""."""
 
@@ -186,6 +191,18 @@ class _Reader:
         return UserError(f"the prompt is not a sentence of the synthetic world: {place}; expected {choices}")
 
 
+@runtime_checkable
+class MovingBody(Protocol):
+    """A thing in the pixels of a frame."""
+
+    @property
+    def thing(self) -> Thing:
+        """The thing; only its colour and its shape are drawn."""
+
+    def path(self, times: Times) -> Float[np.ndarray, "time 3"]:
+        """Return x and y of its centre of mass, and the radius of the circle of its area, at the given seconds."""
+
+
 @dataclass(frozen=True)
 class Body:
     """A thing in the pixels of a frame: x and y of its centre of mass, and the radius of the circle of its area."""
@@ -194,7 +211,7 @@ class Body:
     start: tuple[float, float, float]
     end: tuple[float, float, float]
 
-    def path(self, times: _Times) -> Float[np.ndarray, "time 3"]:
+    def path(self, times: Times) -> Float[np.ndarray, "time 3"]:
         """Return x, y and radius at the given seconds; before and after the scene nothing moves."""
         progress = np.clip(np.asarray(times, float) / DURATION, 0, 1)[:, None]
         return self.start + progress * np.subtract(self.end, self.start)
@@ -221,7 +238,7 @@ class PlacedScene:
 
     def bodies(self, height: int, width: int) -> tuple[Body, ...]:
         """Return the things of the scene, in its order, in pixels of a frame."""
-        unit = min(height, width / _ASPECT)
+        unit = frame_unit(height, width)
         things = self.scene.things
         lanes = self._lanes(width / unit, height / unit)
         return tuple(_body(*placed, unit) for placed in zip(things, self.spots, lanes, strict=True))
@@ -270,20 +287,27 @@ def place(scene: Scene, seed: int, spread: float = 1.0) -> PlacedScene:
 
 
 def render(
-    placed: PlacedScene, times: _Times, height: int, width: int, fill: str = "plain"
+    placed: PlacedScene, times: Times, height: int, width: int, fill: str = "plain"
 ) -> UInt8[np.ndarray, "time height width 3"]:
     """Render a scene at the given times, in seconds, as uint8 RGB.
 
     Every pixel is the average colour of its area, so that a large frame averaged down equals the small one. All things
     have one fill, of `shapes.FILLS`; the world that the demo is trained on has plain ones only.
     """
-    background = BACKGROUNDS[placed.scene.background]
-    row = np.tile(np.array(background, np.uint8), (width, 1))
+    return render_bodies(placed.bodies(height, width), placed.scene.background, times, height, width, fill)
+
+
+def render_bodies(
+    bodies: Sequence[MovingBody], background: str, times: Times, height: int, width: int, fill: str = "plain"
+) -> UInt8[np.ndarray, "time height width 3"]:
+    """Render things that do not touch as `render` does; their motions need not be those of the grammar."""
+    behind = BACKGROUNDS[background]
+    row = np.tile(np.array(behind, np.uint8), (width, 1))
     video = np.broadcast_to(row, (len(times), height, width, 3)).copy()
-    for body in placed.bodies(height, width):
+    for body in bodies:
         tops, lefts, covered = coverage(body.thing.shape, body.path(times), height, width, fill)
         rows, columns = covered.shape[1:]
-        contrasts = (color - behind for color, behind in zip(COLORS[body.thing.color], background, strict=True))
+        contrasts = (color - level for color, level in zip(COLORS[body.thing.color], behind, strict=True))
         additions = np.stack([covered * contrast for contrast in contrasts], axis=-1)
         for frame, top, left, addition in zip(video, tops, lefts, additions, strict=True):
             patch = frame[top : top + rows, left : left + columns]
@@ -410,7 +434,7 @@ def _body(thing: Thing, spot: _Spot, lanes: _Lanes, unit: float) -> Body:
     for axis, (start, end) in enumerate(lanes):
         free = end - start - thing._room(axis)
         distance = _larger_share(free, spot.travel) if motion[axis] else 0.0
-        low = unit * (start + _FRAME_MARGIN + thing._reach(axis)[0] + spot[axis] * (free - distance))
+        low = unit * (start + FRAME_MARGIN + thing._reach(axis)[0] + spot[axis] * (free - distance))
         high = low + unit * distance
         paths.append((high, low) if motion[axis] < 0 else (low, high))
     (x0, x1), (y0, y1) = paths

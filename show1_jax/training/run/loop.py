@@ -170,8 +170,8 @@ class Loop:
         def due(every: int) -> bool:
             return every > 0 and not stops and (step % every == 0 or step == self.num_steps)
 
-        evaluates = due(config.evaluate_every) and len(self.run.validation) > 0
-        samples = due(config.sample_every)
+        has_clips = len(self.run.validation) > 0
+        evaluates, samples = has_clips and due(config.evaluate_every), has_clips and due(config.sample_every)
         saves = due(config.save_every) or stops
         logs = due(config.log_every) or evaluates or samples or saves
         if logs:
