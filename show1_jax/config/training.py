@@ -185,6 +185,9 @@ class DataConfig(Settings):
     """For `videos`: folder of the dataset. For `files`: a video, a picture, or a folder of them."""
     caption: str = ""
     """For `files`: caption of all of them; empty: the caption of `name.mp4` is in `name.txt`."""
+    pan: float = 0.0
+    """For `files`: largest distance that a picture moves across the frame during a clip, as a share of the frame's
+    height, in a random direction; the pixels of its border are repeated. 0: all frames of a picture are equal."""
     num_synthetic: int = 1_000_000
     """For `synthetic`: number of scenes before they repeat."""
     spread: float = 1.0
