@@ -10,14 +10,17 @@ import pytest
 
 from benchmarks.operations import Counter, video_flops
 from benchmarks.random_cascade import described_spec
-from configs import demo, fast, full
+from configs import demo, fast, full, stylise
 from convert.architectures import unet_config, vae_config
+from show1_jax.checkpoints.adapters import LORA_A, LORA_B
 from show1_jax.checkpoints.networks import kind_of, network_kind
 from show1_jax.config.config_file import Config
 from show1_jax.config.settings import flatten
+from show1_jax.config.training import TrainedStage
 from show1_jax.diffusion.schedule import SchedulerConfig
 from show1_jax.nn.clip import CLIPTextConfig
 from show1_jax.nn.t5 import T5Config
+from show1_jax.training.plan import make_plan
 
 FOLDERS = {
     "keyframes": "show-1-base",
@@ -88,3 +91,12 @@ def test_the_fast_config_has_at_most_30_percent_of_the_operations() -> None:
     released, fewer = (video_flops(counter.parts(spec)) for spec in specs)
     assert released == pytest.approx(38.4e15, rel=0.01)
     assert fewer <= 0.3 * released
+
+
+@pytest.mark.parametrize("stage", stylise.NUM_STEPS)
+def test_a_stylisation_adapts_no_layer_over_frames_and_is_small(stage: TrainedStage) -> None:
+    config = Config.from_dict(stylise.get_config().to_dict())
+    trained = make_plan(config, stage, "cpu").trained_shapes()
+    assert {path[-1] for path in trained} == {LORA_A, LORA_B}
+    assert not any({"temp_attentions", "temp_convs", "transformer_in"} & set(path) for path in trained)
+    assert 4 * sum(leaf.size for leaf in trained.values()) < 2e6

@@ -131,6 +131,7 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "num_synthetic": (1, 10**9),
     "num_validation": (0, 10**6),
     "spread": _SHARE,
+    "pan": _SHARE,
     "pairs": _SHARE,
     "same_color": _SHARE,
     "num_workers": (0, 4096),

@@ -97,8 +97,8 @@ class LoraConfig(Settings):
     """Columns of A and rows of B."""
     alpha: float = 8.0
     layers: str = "attention"
-    """Layers whose kernels are adapted: `attention` (all projections of all attentions), `temporal_attention`, or a
-    regular expression that matches a part of their dotted paths."""
+    """Layers whose kernels are adapted: `attention` (all projections of all attentions), `temporal_attention`,
+    `spatial`, or a regular expression that matches a part of their dotted paths."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +106,9 @@ class DenoisingTrainingConfig(StageTrainingConfig):
     """Training settings of every stage except the autoencoder."""
 
     trainable: str = "all"
-    """Weights to train: `all`; `temporal_attention` (queries, keys and values of the attentions over frames); `lora`,
-    low-rank adapters; or a regular expression that matches a part of their dotted paths. All others are frozen: this
-    requires `init`, and the run saves an adapter."""
+    """Weights to train: `all`; `temporal_attention` (queries, keys and values of the attentions over frames);
+    `spatial`, all layers that do not see other frames; `lora`, low-rank adapters; or a regular expression that matches
+    a part of their dotted paths. All others are frozen: this requires `init`, and the run saves an adapter."""
     lora: LoraConfig = LoraConfig()
     frozen_dtype: FrozenDtype = "float32"
     """Dtype of the network's frozen weights on the devices. `bfloat16` halves their memory, and rounds them; trained
@@ -189,6 +189,9 @@ class DataConfig(Settings):
     """For `videos`: folder of the dataset. For `files`: a video, a picture, or a folder of them."""
     caption: str = ""
     """For `files`: caption of all of them; empty: the caption of `name.mp4` is in `name.txt`."""
+    pan: float = 0.0
+    """For `files`: largest distance that a picture moves across the frame during a clip, as a share of the frame's
+    height, in a random direction; the pixels of its border are repeated. 0: all frames of a picture are equal."""
     num_synthetic: int = 1_000_000
     """For `synthetic`: number of scenes before they repeat."""
     spread: float = 1.0

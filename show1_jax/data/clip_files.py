@@ -1,6 +1,7 @@
 """Clips of the user's own files, videos and pictures, read as they are: a few of them, to customise a network."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,15 +43,17 @@ class ClipFiles:
         captions: one caption for each file.
         videos: frames of each file.
         sha256: hash of all captions and frames that were read.
+        pan: largest distance that a picture moves during a clip, as a share of the frame's height.
     """
 
     names: tuple[str, ...]
     captions: tuple[str, ...]
     videos: tuple[_Frames, ...]
     sha256: str
+    pan: float = 0.0
 
     @classmethod
-    def open(cls, path: Path, caption: str, spec: ClipSpec, seconds: float) -> "ClipFiles":
+    def open(cls, path: Path, caption: str, spec: ClipSpec, seconds: float, pan: float = 0.0) -> "ClipFiles":
         """Read all files.
 
         Args:
@@ -58,6 +61,7 @@ class ClipFiles:
             caption: caption of all files; empty: the caption of `name.mp4` is in `name.txt` beside it.
             spec: frames, rate and size of the clips that are taken.
             seconds: seconds from the first frame to the last of the videos that the cascade makes.
+            pan: largest distance that a picture moves during a clip, as a share of the frame's height.
 
         Raises:
             UserError: a file is missing, cannot be read, is too short or of another kind; a caption is missing, empty,
@@ -75,7 +79,7 @@ class ClipFiles:
         digest = hashlib.sha256("\n".join(captions).encode())
         for video in videos:
             digest.update(video.tobytes())
-        return cls(tuple(file.name for file in files), captions, videos, digest.hexdigest())
+        return cls(tuple(file.name for file in files), captions, videos, digest.hexdigest(), pan)
 
     def part(self, positions: slice) -> "ClipFiles":
         """Return the source of some of these files."""
@@ -87,14 +91,23 @@ class ClipFiles:
         return len(self.videos)
 
     def clip(self, position: int, spec: ClipSpec, draw: ClipDraw) -> tuple[_Frames, str]:
-        """Return successive frames of a file, uint8 RGB, and its caption; the crop is the centre."""
+        """Return successive frames of a file, uint8 RGB, and its caption; the crop is the centre.
+
+        With `pan`, the start that is drawn is the share of the largest distance that a picture moves, and the crop that
+        is drawn is the direction.
+        """
         video = self.videos[position]
+        if self.pan and self._is_picture(position):
+            return _panned(video[0], spec.num_frames, draw.start * self.pan, draw.crop), self.captions[position]
         start = int(draw.start * (len(video) - spec.num_frames + 1))
         return video[start : start + spec.num_frames], self.captions[position]
 
     def name(self, position: int) -> str:
         """Return the name of a file."""
         return self.names[position]
+
+    def _is_picture(self, position: int) -> bool:
+        return Path(self.names[position]).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _list_files(path: Path) -> Iterator[Path]:
@@ -162,6 +175,24 @@ def _read(file: Path, spec: ClipSpec, count: int) -> _Frames:
     except VideoError as error:
         raise UserError(f"cannot read the image {file} ({error}): replace or remove it") from error
     return np.broadcast_to(_levels(picture), (count, *picture.shape))
+
+
+def _panned(picture: UInt8[np.ndarray, "h w 3"], num_frames: int, distance: float, direction: float) -> _Frames:
+    """Return a clip in which a picture moves by whole pixels, and is in its place halfway.
+
+    Args:
+        picture: the picture at the size of the clip.
+        num_frames: number of frames.
+        distance: distance from the first frame to the last, as a share of the height.
+        direction: direction as a share of a full turn.
+    """
+    height, width, _ = picture.shape
+    angle = 2 * math.pi * direction
+    way = distance * height * np.array([math.sin(angle), math.cos(angle)])
+    shifts = np.rint(np.linspace(-0.5, 0.5, num_frames)[:, None] * way).astype(int)
+    rows = (np.arange(height) - shifts[:, :1]).clip(0, height - 1)
+    columns = (np.arange(width) - shifts[:, 1:]).clip(0, width - 1)
+    return picture[rows[:, :, None], columns[:, None, :]]
 
 
 def _levels(values: np.ndarray) -> np.ndarray:

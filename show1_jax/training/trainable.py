@@ -25,6 +25,7 @@ WEIGHT_GROUPS: Final[Mapping[str, str]] = {
     "attention": r"(^|\.)(to_[qkv]|to_out|add_[kv]_proj)\.kernel$",
     # As Video Motion Customization's code (Jeong et al. 2023, arXiv 2312.00845) chooses them.
     "temporal_attention": r"(^|\.)temp_attentions\..*\.to_[qkv]\.kernel$",
+    "spatial": r"^(?!(.*\.)?(temp_attentions|temp_convs|transformer_in)\.)",
 }
 """Regular expressions over dotted paths of weights, by name."""
 _DECODER: Final = r"^(?!(encoder|quant_conv)\.)"

@@ -188,3 +188,22 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         open_files(tmp_path / "clip.doc")
     with pytest.raises(UserError, match="there is no"):
         open_files(tmp_path / "absent.mp4")
+
+
+def test_a_picture_pans_by_the_distance_and_in_the_direction_that_are_drawn(tmp_path: Path) -> None:
+    """A white pixel at (20, 30) of 48 rows; half of the height to the right, or a quarter down."""
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[20, 30] = 255
+    Image.fromarray(picture).save(tmp_path / "dot.png")
+    encode(tmp_path / "video.mp4", numbered(29), fps=8)
+    files = ClipFiles.open(tmp_path, "a thing", replace(KEYFRAMES, num_frames=5), SECONDS, pan=0.5)
+    places = {}
+    for direction, distance in ((0.0, 1.0), (0.25, 0.5)):
+        clip, _ = files.clip(0, replace(KEYFRAMES, num_frames=5), ClipDraw(distance, direction))
+        places[direction] = [tuple(np.argwhere(frame[..., 0] == 255)[0].tolist()) for frame in clip]
+    assert places[0.0] == [(20, 18), (20, 24), (20, 30), (20, 36), (20, 42)]
+    assert places[0.25] == [(14, 30), (17, 30), (20, 30), (23, 30), (26, 30)]
+    still = ClipFiles.open(tmp_path, "a thing", KEYFRAMES, SECONDS)
+    video, _ = files.clip(1, KEYFRAMES, ClipDraw(0.9, 0.3))  # a video is not moved
+    np.testing.assert_array_equal(video, still.clip(1, KEYFRAMES, ClipDraw(0.9, 0.3))[0])
+    assert all((frame == picture).all() for frame in still.clip(0, KEYFRAMES, ClipDraw(0.9, 0.3))[0])

@@ -1,12 +1,18 @@
 """The weights that a run trains are chosen by their dotted paths."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
+from configs.demo import KEYFRAMES_UNET, SUPERRES_UNET
+from show1_jax.checkpoints.networks import make_network
 from show1_jax.config.training import AutoencoderTrainingConfig, DenoisingTrainingConfig, LoraConfig
 from show1_jax.errors import UserError
-from show1_jax.parallel.weights import WeightShapes
+from show1_jax.nn.config import UNetConfig
+from show1_jax.parallel.weights import WeightShapes, to_weights
 from show1_jax.training.trainable import frozen_weights, trained_shapes, trains_all
 
 PATHS = [
@@ -19,6 +25,8 @@ PATHS = [
     "encoder.conv_in.kernel",
     "quant_conv.bias",
     "decoder.mid_block.encoder.kernel",
+    "transformer_in.proj_in.kernel",
+    "down_blocks.0.temp_convs.0.conv1.conv.kernel",
 ]
 SHAPES: WeightShapes = {tuple(path.split(".")): jax.ShapeDtypeStruct((2, 2), jnp.float32) for path in PATHS}
 
@@ -31,12 +39,28 @@ def chosen(config: DenoisingTrainingConfig | AutoencoderTrainingConfig) -> list[
 
 @pytest.mark.parametrize(
     ("trainable", "numbers"),
-    [("all", range(9)), ("temporal_attention", (2, 4)), (r"attn\d\.to_", (2, 3, 4)), ("^conv_in", (0,))],
+    [
+        ("all", range(11)),
+        ("temporal_attention", (2, 4)),
+        ("spatial", (0, 1, 6, 7, 8)),
+        (r"attn\d\.to_", (2, 3, 4)),
+        ("^conv_in", (0,)),
+    ],
 )
 def test_weights_are_chosen_by_a_name_or_an_expression(trainable: str, numbers: tuple[int, ...]) -> None:
     config = DenoisingTrainingConfig(trainable=trainable)
     assert chosen(config) == [PATHS[number] for number in numbers]
     assert trains_all(config) == (trainable == "all")
+
+
+@pytest.mark.parametrize("settings", [KEYFRAMES_UNET, SUPERRES_UNET])
+def test_spatial_layers_are_those_of_the_same_network_for_images(settings: dict[str, Any]) -> None:
+    video, image = (
+        to_weights(nnx.split(make_network("unet", UNetConfig.from_dict(settings | {"temporal": temporal})))[1])
+        for temporal in (True, False)
+    )
+    assert trained_shapes(DenoisingTrainingConfig(trainable="spatial"), video).keys() == image.keys()
+    assert len(video) > len(image)
 
 
 def test_low_rank_adapters_have_a_pair_for_each_kernel() -> None:

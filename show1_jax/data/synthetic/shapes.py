@@ -7,7 +7,6 @@ it; where the pattern is empty, the background is visible.
 
 import math
 from collections.abc import Callable
-from itertools import product
 from typing import Final
 
 import numpy as np
@@ -127,28 +126,20 @@ def _area_of_stripes(
     shape: str, x: Float[np.ndarray, "time 1 columns"], y: Float[np.ndarray, "time rows 1"]
 ) -> Float[np.ndarray, "time rows columns"]:
     """Return the area of the stripes of a shape, up to a function of x alone."""
-    return sum(
-        (_area(shape, x, y.clip(*_band(number, STRIPE_WIDTH))) for number in _NUMBERS if number % 2 == 0),
-        np.zeros(np.broadcast_shapes(x.shape, y.shape)),
-    )
+    stripes = np.stack([y.clip(*_band(number, STRIPE_WIDTH)) for number in range(-4, 5, 2)], axis=1)
+    return _area(shape, x, stripes.reshape(len(y), -1, 1)).reshape(len(y), -1, y.shape[1], x.shape[2]).sum(1)
 
 
 def _area_of_checkerboard(
     shape: str, x: Float[np.ndarray, "time 1 columns"], y: Float[np.ndarray, "time rows 1"]
 ) -> Float[np.ndarray, "time rows columns"]:
     """Return the area of the filled cells of a shape, up to the sum of a function of x and a function of y."""
-    return sum(
-        (
-            _area(shape, x.clip(*_band(column, CELL_WIDTH)), y.clip(*_band(row, CELL_WIDTH)))
-            for column, row in product(_NUMBERS, _NUMBERS)
-            if (column + row) % 2 == 0
-        ),
-        np.zeros(np.broadcast_shapes(x.shape, y.shape)),
-    )
-
-
-_NUMBERS: Final = range(-4, 5)
-"""Numbers of the stripes or cells along an axis, which cover every shape; 0 is in the middle."""
+    numbers = range(-2, 3)
+    columns, rows = (np.stack([axis.clip(*_band(number, CELL_WIDTH)) for number in numbers], axis=1) for axis in (x, y))
+    cells = _area(shape, columns.reshape(len(x), 1, -1), rows.reshape(len(y), -1, 1))
+    cells = cells.reshape(len(y), len(numbers), y.shape[1], len(numbers), x.shape[2])
+    is_filled = [[float((row + column) % 2 == 0) for column in numbers] for row in numbers]
+    return np.einsum("trycx,rc->tyx", cells, np.array(is_filled))
 
 
 def _band(number: int, width: float) -> tuple[float, float]:

@@ -22,11 +22,11 @@ TRUE_GROWTH: Final = 2.0
 """Factor by which the radius of a thing that grows or shrinks changes in the world."""
 
 # Distances between colours are Euclidean, in levels of 0 to 255.
-_CONTRAST: Final = 45
+CONTRAST: Final = 45
 """Minimum distance of a thing's pixels from the background; the world's minimum is 129, green on gray."""
-_BACKGROUND_TOLERANCE: Final = 64
+BACKGROUND_TOLERANCE: Final = 64
 """Half of the distance between the two nearest background colours."""
-_COLOR_TOLERANCE: Final = 79
+COLOR_TOLERANCE: Final = 79
 """Half of the distance between the two nearest colours of things."""
 _MIN_TRAVEL: Final = 0.35 / 2
 """Half of the minimum travel in the world."""
@@ -34,9 +34,9 @@ _MIN_GROWTH: Final = math.log(TRUE_GROWTH) / 2
 """Half of the minimum growth in the world, in the logarithm of the radius."""
 _SIZE_TOLERANCE: Final = math.log(SIZES["large"] / SIZES[""]) / 2
 """Tolerance of a size, in the logarithm of the radius."""
-_MIN_AREA: Final = 0.002
+MIN_AREA: Final = 0.002
 """Area at and below which a region is not a thing; the smallest thing always has at least 0.01."""
-_EDGE: Final = 2 / 80
+EDGE: Final = 2 / 80
 """Maximum width of a thing's soft edge, inwards or outwards."""
 _MISMATCH_TOLERANCE: Final = 0.25
 """Maximum difference between a thing and its best-fitting shape, as a share of the thing's area."""
@@ -44,7 +44,7 @@ _MAX_EXTENT: Final = 1.6
 """Slightly more than the largest distance from the centre to the edge of any shape of radius 1."""
 
 _CROSS: Final = ndimage.generate_binary_structure(2, 1)[None]
-_LINKED: Final = ndimage.generate_binary_structure(3, 1)
+LINKED: Final = ndimage.generate_binary_structure(3, 1)
 """Neighbours in a frame, and the same pixel in the frames before and after: things move by less than their width."""
 
 _Index = tuple[Int[np.ndarray, "time 1 1"], Int[np.ndarray, "time rows 1"], Int[np.ndarray, "time 1 columns"]]
@@ -116,16 +116,16 @@ def measure(video: UInt8[np.ndarray, "time height width 3"]) -> Measurement:
     and from frame to frame.
     """
     unit = min(video.shape[1], video.shape[2] * 5 / 8)
-    background = _median(video[::4, ::3, ::3].reshape(-1, 3)).astype(np.float32)
+    background = median_color(video[::4, ::3, ::3].reshape(-1, 3)).astype(np.float32)
     contrast = video - background
     distance = sum(np.square(contrast[..., channel]) for channel in range(3))  # much faster than over the last axis
-    labels, num_labels = ndimage.label(distance > _CONTRAST**2, _LINKED)
+    labels, num_labels = ndimage.label(distance > CONTRAST**2, LINKED)
     areas = np.stack([np.bincount(frame.ravel(), minlength=num_labels + 1)[1:] for frame in labels]) / unit**2
-    counts, stays = areas.max(0) > _MIN_AREA, areas.min(0) > _MIN_AREA
+    counts, stays = areas.max(0) > MIN_AREA, areas.min(0) > MIN_AREA
     is_thing = np.concatenate([[False], counts])[labels]
     return Measurement(
-        _nearest(background, BACKGROUNDS, _BACKGROUND_TOLERANCE),
-        _background_noise(contrast, is_thing.any(0), math.ceil(_EDGE * unit) + 1),
+        nearest_color(background, BACKGROUNDS, BACKGROUND_TOLERANCE),
+        background_noise_of(contrast, is_thing.any(0), math.ceil(EDGE * unit) + 1),
         tuple(
             _measure_thing(labels, label, contrast, background, unit) for label in (1 + np.flatnonzero(stays)).tolist()
         ),
@@ -140,7 +140,7 @@ def judge(measured: Measurement, scene: Scene) -> Verdict:
     _, chosen = linear_sum_assignment(scores, maximize=True)
     pairs = [(thing, found[number]) for thing, number in zip(scene.things, chosen, strict=True)]
     rights = [_correct_attributes(*pair) for pair in pairs]
-    travelling = [one for thing, one in pairs if _travels(thing.motion)]
+    travelling = [one for thing, one in pairs if travels(thing.motion)]
     return Verdict(
         count=len(measured.things) + measured.num_fleeting == len(scene.things),
         **{name: all(right[name] for right in rights) for name in ("color", "shape", "motion", "size")},
@@ -159,21 +159,24 @@ def _correct_attributes(thing: Thing, found: FoundThing | None) -> dict[str, boo
     return {name: found is not None and getattr(found, name) == getattr(thing, name) for name in names}
 
 
-def _travels(motion: str) -> bool:
+def travels(motion: str) -> bool:
+    """Return whether a motion of the world changes a thing's place."""
     return MOTIONS[motion][:2] != (0, 0)
 
 
-def _nearest(
+def nearest_color(
     color: Float[np.ndarray, " 3"], colors: Mapping[str, tuple[int, int, int]], tolerance: float = math.inf
 ) -> str | None:
+    """Return the name of the nearest colour; None if it is further than the tolerance."""
     distances = {name: math.dist(color, known) for name, known in colors.items()}
     name = min(distances, key=distances.__getitem__)
     return name if distances[name] <= tolerance else None
 
 
-def _background_noise(
+def background_noise_of(
     contrast: Float32[np.ndarray, "time height width 3"], is_thing: Bool[np.ndarray, "height width"], margin: int
 ) -> float | None:
+    """Return the noise of a background, see `Measurement`, in pixels that are further than `margin` from a thing."""
     is_still = ~ndimage.maximum_filter(is_thing, 2 * margin + 1)
     return float(contrast.std(0)[is_still].mean()) if is_still.any() else None
 
@@ -185,31 +188,33 @@ def _measure_thing(
     background: Float32[np.ndarray, " 3"],
     unit: float,
 ) -> FoundThing:
-    edge = max(1, round(_EDGE * unit))
-    top, left, window = _window(labels == label, edge + 1)
+    edge = max(1, round(EDGE * unit))
+    top, left, window = moving_window(labels == label, edge + 1)
     near, own = contrast[window], labels[window]
     core = _interior(own == label, edge)
-    colors = np.stack([_median(pixels[inside]) for pixels, inside in zip(near, core, strict=True)])
+    colors = np.stack([median_color(pixels[inside]) for pixels, inside in zip(near, core, strict=True)])
     # The covered share of a pixel is the position of its colour between the background's colour and the thing's.
-    directions = colors / np.square(colors).sum(-1, keepdims=True).clip(_CONTRAST**2)
+    directions = colors / np.square(colors).sum(-1, keepdims=True).clip(CONTRAST**2)
     covered = np.einsum("thwc,tc->thw", near, directions).clip(0, 1)
     covered *= ndimage.maximum_filter(own == label, (1, 2 * edge + 1, 2 * edge + 1)) & np.isin(own, (0, label))
     path = _find_path(covered)
     shape = _shape_name(covered, path)
     path += np.stack([left, top, np.zeros_like(top)], axis=1)
-    names = {_nearest(background + color, COLORS) for color in colors}
-    motion = _motion_name(path / unit)
+    names = {nearest_color(background + color, COLORS) for color in colors}
+    motion = motion_name(path / unit)
     return FoundThing(
-        color=_nearest(background + np.median(colors, axis=0), COLORS, _COLOR_TOLERANCE) if len(names) == 1 else None,
+        color=nearest_color(background + np.median(colors, axis=0), COLORS, COLOR_TOLERANCE)
+        if len(names) == 1
+        else None,
         shape=shape,
         motion=motion,
-        size=_size_name(path[:, 2].mean() / unit),
+        size=size_name(path[:, 2].mean() / unit),
         path=path,
-        is_monotone=_is_monotone(path[:, :2] / unit) if motion and _travels(motion) else None,
+        is_monotone=is_monotone_path(path[:, :2] / unit) if motion and travels(motion) else None,
     )
 
 
-def _window(
+def moving_window(
     is_own: Bool[np.ndarray, "time height width"], margin: int
 ) -> tuple[Int[np.ndarray, " time"], Int[np.ndarray, " time"], _Index]:
     """Find a patch that contains the thing in every frame.
@@ -254,7 +259,7 @@ def _interior(is_own: Bool[np.ndarray, "time rows columns"], edge: int) -> Bool[
     return core
 
 
-def _median(pixels: Shaped[np.ndarray, "pixels 3"]) -> Shaped[np.ndarray, " 3"]:
+def median_color(pixels: Shaped[np.ndarray, "pixels 3"]) -> Shaped[np.ndarray, " 3"]:
     """Return each channel's median, the larger of two middle values; NumPy's is ten times slower on few pixels."""
     half = len(pixels) // 2
     return np.partition(pixels, half, axis=0)[half]
@@ -293,14 +298,14 @@ def _sharpen(covered: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*sh
     return (2 * covered - 0.5).clip(0, 1)
 
 
-def _size_name(radius: float) -> str | None:
+def size_name(radius: float) -> str | None:
     """Return the name of a thing's size by its mean radius; a growing or shrinking thing is nominal halfway."""
     distances = {name: abs(math.log(radius / nominal)) for name, nominal in SIZES.items()}
     size = min(distances, key=distances.__getitem__)
     return size if distances[size] <= _SIZE_TOLERANCE else None
 
 
-def _motion_name(path: Float[np.ndarray, "time 3"]) -> str | None:
+def motion_name(path: Float[np.ndarray, "time 3"]) -> str | None:
     """Return the motion from the first frame to the last; None if there are several motions, or one is undone."""
     state = np.column_stack([path[:, :2], np.log(path[:, 2])])
     changes = (state - state[0]) / (_MIN_TRAVEL, _MIN_TRAVEL, _MIN_GROWTH)
@@ -311,7 +316,8 @@ def _motion_name(path: Float[np.ndarray, "time 3"]) -> str | None:
     return next((name for name, motion in MOTIONS.items() if motion == Motion(*lasts.tolist())), None)
 
 
-def _is_monotone(path: Float[np.ndarray, "time 2"]) -> bool:
+def is_monotone_path(path: Float[np.ndarray, "time 2"]) -> bool:
+    """Return whether a path never goes back by more than `MONOTONE_TOLERANCE`; it is in the world's units."""
     direction = path[-1] - path[0]
     along = path @ (direction / np.linalg.norm(direction))
     return bool((np.maximum.accumulate(along) - along).max() <= MONOTONE_TOLERANCE)

@@ -1,0 +1,36 @@
+"""Stylisation of the demo: adapters that learn the style of a few pictures and leave the motion as it is, in minutes.
+
+  python -m benchmarks.stylise pictures --fill outline --out outputs/outline
+  for stage in keyframes first_frame superres_pixel; do
+      python train.py --config configs/stylise.py --stage $stage --config.train.data.path=outputs/outline \
+          --workdir runs/outline/$stage
+  done
+  python sample.py --config configs/demo.py --stages keyframes,interpolation,first_frame,superres_pixel \
+      --adapter runs/outline/keyframes,runs/outline/first_frame,runs/outline/superres_pixel \
+      --prompt "a red circle moves right"
+
+The first line writes 16 pictures of the demo's world in a new style; any folder of pictures with captions will do.
+Low-rank adapters of the spatial layers are trained; all layers over frames are frozen, since the pictures do not move.
+
+Hardware: two CPU cores. Result: docs/customise.md has the minutes, and the share of videos that show the style.
+"""
+
+from configs import demo
+from show1_jax.config.config_dict import ConfigDict
+
+NUM_STEPS = {"keyframes": 560, "first_frame": 500, "superres_pixel": 300}
+LORA = {"rank": 8, "alpha": 16.0, "layers": "spatial"}
+OPTIMIZER = {"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 10, "ema_decay": 0.95}
+
+
+def get_config() -> ConfigDict:
+    """Return the settings of `train.py`."""
+    config = demo.get_config()
+    config.train.data.update(name="files", num_validation=0)
+    config.train.update(evaluate_every=0, sample_every=0, save_every=1000, keep_every=0)  # one save, at the end
+    for stage, num_steps in NUM_STEPS.items():
+        config.train[stage].update(init=config.checkpoint, num_steps=num_steps, trainable="lora")
+        config.train[stage].lora.update(LORA)
+        config.train[stage].optimizer.update(OPTIMIZER)
+    config.superres_pixel.update(window=3, stride=2)  # the same layers as with 8 frames, in less time
+    return config
