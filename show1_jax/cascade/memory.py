@@ -70,7 +70,8 @@ def memory_needs(
             yield stage, compiled.need._replace(weights=compiled.need.weights + added)
             if edit is not None and edit.stage == stage and edit.inversion_steps and compiled.steps:
                 program = denoising_step(spec, stage, batch_size, inversion_steps=edit.inversion_steps)
-                yield "inversion", _program_need(spec, program)
+                need = _program_need(spec, program)
+                yield "inversion", need._replace(weights=need.weights + added)
             if compiled.codec is not None:
                 programs = zip(compiled.codec, autoencoder_programs(spec, stage, batch_size), strict=True)
                 working = max(_need_of(code, program).working for code, program in programs)

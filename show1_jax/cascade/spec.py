@@ -165,7 +165,7 @@ class CascadeSpec:
     def check_edit(
         self, edit: VideoEdit | None, stages: Sequence[Stage], video: np.ndarray | None, num_videos: int
     ) -> None:
-        """Refuse an edit that does not fit the stages, and a video that does not fit its stage.
+        """Refuse an edit that does not fit the stages or the schedule, and a video that does not fit its stage.
 
         Args:
             edit: stage that starts from a video, and how.
@@ -182,6 +182,11 @@ class CascadeSpec:
             return
         if edit.stage != next((stage for stage in STAGES if stage in stages), None):
             raise UserError(f"stage {edit.stage} starts from a video, so that it must be the first stage to run")
+        most = self.scheduler(edit.stage).num_train_timesteps
+        if edit.inversion_steps > most:
+            raise UserError(
+                f"inversion_steps={edit.inversion_steps} must be at most {most}, the timesteps of stage {edit.stage}"
+            )
         spec = STAGE_TABLE[edit.stage]
         if spec.is_latent:
             if video is not None:

@@ -159,7 +159,8 @@ def _video_jobs(
     for prompt in request.prompts:
         directory = RunDirectory.of(config.out, prompt)
         kept = directory.start_of(request.kept)  # that of an earlier request, which made the kept stages
-        if "image" in kept.keys() - own.keys() and any(STAGE_TABLE[stage].is_image for stage in request.stages):
+        is_other = "image" in kept and kept["image"] != own.get("image")
+        if is_other and any(STAGE_TABLE[stage].is_image for stage in request.stages):
             raise UserError(f"{directory.path} begins with a picture; give the same one with --image")
         described = describe_request(
             config,
@@ -226,6 +227,7 @@ def _pending_jobs(cascade: Cascade, jobs: Sequence[VideoJob], request: Request, 
     if pending:
         empty = {stage: np.broadcast_to(np.float32(0), (1, *shape)) for stage, shape in shapes.items()}
         cascade.spec.check(request.stages, empty, has_image=request.image is not None)
+        cascade.spec.check_edit(request.edit, request.stages, None if media.start is None else media.start[None], 1)
         check_writable(jobs[pending[0]].directory.path)
     return pending
 
@@ -261,7 +263,11 @@ def _conflict_line(job: VideoJob, request: Request) -> str:
         found = f"a video with another {', '.join(names[:3])}" if names else "a video of other stages or inputs"
         return f"{path}: there is {found}; replace it with --overwrite, or choose another place with --out"
     missing = next((stage for stage in STAGES if not job.directory.has(stage)), None)
-    resume = f"finish it with --from_stage {missing}, or " if missing not in (STAGES[0], None) else ""
+    resume = ""
+    if missing not in (STAGES[0], None):
+        flags = f"--from_stage {missing}" + (" and without --video" if request.video is not None else "")
+        flags = f"the same --image and {flags}" if request.image is not None else flags
+        resume = f"finish it with {flags}, or "
     return f"{path}: there is an unfinished video; {resume}replace it with --overwrite"
 
 

@@ -11,11 +11,13 @@ import pytest
 
 from show1_jax.cascade import memory, networks
 from show1_jax.cascade.cascade import Cascade
+from show1_jax.cascade.denoise import EVERY_BRANCH_AND_LEVEL
 from show1_jax.cascade.memory import CompiledStage, MemoryNeed, adapted_bytes, component_bytes
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.checkpoints.adapter_set import open_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.config.sampling import ResidentWeights, Stage
+from show1_jax.config.video_edit import VideoEdit
 from show1_jax.errors import UserError
 from tests.helpers import tiny_config
 from tests.helpers.adapter_files import CONV, QUERY, pair, pairs, write_adapter
@@ -116,10 +118,15 @@ def test_memory_counts_the_changed_copies(tiny_checkpoint: Path, folder: Path, m
     assert component_bytes(spec, "keyframes") == component_bytes(plain, "keyframes") + copies
     half = dataclasses.replace(spec, dtype=jnp.dtype(jnp.bfloat16))
     assert adapted_bytes(half, "keyframes") == copies / 2
-    compiled = CompiledStage({}, None, None, MemoryNeed(1000, 7))
+    steps: Any = {EVERY_BRANCH_AND_LEVEL: None}
+    compiled = CompiledStage(steps, None, None, MemoryNeed(1000, 7))
     monkeypatch.setattr(memory, "compile_stage", lambda spec, stage, batch_size: compiled)
+    monkeypatch.setattr(memory, "denoising_step", lambda *_, **__: None)
+    monkeypatch.setattr(memory, "_program_need", lambda spec, program: MemoryNeed(900, 5))
     monkeypatch.setattr(memory, "text_need", lambda spec, component, batch_size: MemoryNeed(1, 1))
-    assert dict(memory.memory_needs(spec, ["keyframes"]))["keyframes"] == MemoryNeed(1000 + copies, 7)
+    needs = dict(memory.memory_needs(spec, ["keyframes"], edit=VideoEdit("keyframes", inversion_steps=3)))
+    assert needs["keyframes"] == MemoryNeed(1000 + copies, 7)
+    assert needs["inversion"] == MemoryNeed(900 + copies, 5)
 
 
 def test_resident_weights_leave_room_for_adapters(

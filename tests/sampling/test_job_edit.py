@@ -88,6 +88,13 @@ def test_later_stages_resume_from_an_inverted_video(
     assert "format is not" in sampler.refusal("--from_stage=interpolation", "--stages=interpolation", STEPS)
 
 
+def test_an_edit_that_is_impossible_leaves_the_old_files(sampler: Sampler, own: Path) -> None:
+    start = (*KEYFRAMES, f"--video={own}")
+    assert sampler(*start, "--strength=0") == 0
+    said = sampler.refusal(*start, "--invert", "--inversion_steps=1001", "--overwrite")
+    assert "inversion_steps=1001 must be at most 1000, the timesteps of stage keyframes" in said
+
+
 def test_the_video_gives_the_conditions_of_its_stage(sampler: Sampler, own: Path) -> None:
     start = ("--from_stage=superres_pixel", "--stages=superres_pixel", f"--video={own}", "--strength=0.4")
     assert sampler(*start) == 0  # 0.4 of one step: the video itself
@@ -131,10 +138,15 @@ def test_videos_begin_with_a_picture(sampler: Sampler, picture: Path, monkeypatc
     assert "a video with another image" in sampler.refusal(stages, one_pass, f"--image={other}")
     assert "a video with another image" in sampler.refusal("--stages=keyframes", one_pass)
     resumed = ("--from_stage=interpolation", one_pass)
-    assert "begins with a picture; give the same one with --image" in sampler.refusal(*resumed)
+    for wrong in ((), (f"--image={other}",)):
+        assert "begins with a picture; give the same one with --image" in sampler.refusal(*resumed, *wrong)
     assert sampler("--from_stage=first_frame", "--stages=first_frame", one_pass, begins) == 0
     assert sampler.run.start_of(("keyframes",)) == {"image": image}
     assert sampler.run.start_of(()) == {}
+    (sampler.run.path / "run.json").unlink()
+    for name in ("contact_sheet.png", *(f"3_first_frame{end}" for end in (".mp4", ".gif", ".safetensors"))):
+        (sampler.run.path / name).unlink()
+    assert "finish it with the same --image and --from_stage interpolation" in sampler.refusal(stages, one_pass, begins)
     (sampler.run.path / "run.json").write_text("{")
     assert sampler.run.start_of(("keyframes",)) == {}
 
