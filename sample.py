@@ -6,7 +6,7 @@
 Each video has a directory OUT/<prompt, seed, and a hash of both>. It contains the exact result of every stage
 (n_STAGE.safetensors), the same as .mp4 and .gif, a contact_sheet.png of all stages, and run.json with the request and
 the settings. A video that exists already is skipped. Other files in its place are refused without --overwrite.
-With --strength or --invert, the stage of --from_stage starts from --video itself. Videos begin with --image.
+With --strength or --invert, the stage of --from_stage starts from --video itself. Videos begin with --image, if given.
 The stages: keyframes, interpolation, first_frame, superres_pixel, superres_latent.
 """
 
@@ -57,7 +57,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_float(
         "strength",
         None,
-        "S: noise --video, and run this share of the stage's steps from it; 0 to 1, noise alone",
+        "S: add noise to --video, and run this share of the stage's steps from it; 0: --video itself, 1: noise alone",
         flag_values=values,
     )
     toggle(

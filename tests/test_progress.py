@@ -75,3 +75,12 @@ def test_a_short_bar_that_is_not_left_is_not_in_a_log(
     assert list(track("ab", "hash", 2, unit="B", leave=False)) == ["a", "b"]
     say("written")
     assert capsys.readouterr().err == "written\n"
+
+
+def test_a_stage_whose_networks_do_not_run_has_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    bars = StageBars(["keyframes", "first_frame"], sampled=["keyframes"])
+    bars.finish("keyframes")
+    assert "keyframes" in capsys.readouterr().err
+    bars.finish("first_frame")
+    assert capsys.readouterr().err == ""
+    assert set(bars.times[0]) == {"keyframes", "first_frame"}

@@ -359,7 +359,8 @@ def _sample_batches(
         for batch in batches
     ]
     outputs = from_first_process(lambda: [_Output(batch, config, request) for batch in batches])
-    with closing(StageBars(request.stages, len(batches), shown=is_first_process())) as bars:
+    sampled = request.sampled(config)
+    with closing(StageBars(request.stages, len(batches), sampled=sampled, shown=is_first_process())) as bars:
 
         def on_stage(number: int, stage: Stage, result: HostVideo) -> None:
             from_first_process(lambda: outputs[number].write(stage, result))

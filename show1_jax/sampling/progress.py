@@ -1,7 +1,7 @@
 """Progress of sampling: a bar for each stage, and the time of each."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypedDict
 
 from show1_jax.progress import Bar
@@ -19,12 +19,26 @@ class StageBars:
 
     Attributes:
         times: for every batch, the seconds of its finished stages.
+
+    Args:
+        stages: stages that run.
+        num_batches: number of batches.
+        sampled: those of the stages whose networks run; the others have no bar. By default all.
+        shown: False to show no bars.
     """
 
-    def __init__(self, stages: Sequence[str], num_batches: int = 1, *, shown: bool = True):
+    def __init__(
+        self,
+        stages: Sequence[str],
+        num_batches: int = 1,
+        *,
+        sampled: Collection[str] | None = None,
+        shown: bool = True,
+    ):
         self.times: list[dict[str, StageTime]] = [{} for _ in range(num_batches)]
         self._coming = list(stages)
         self._shown = shown
+        self._sampled = stages if sampled is None else sampled
         self._first_step: float | None = None
         self._start = time.monotonic()
         self._bar = self._next()
@@ -52,7 +66,7 @@ class StageBars:
         self._bar.close()
 
     def _next(self) -> Bar:
-        """Return the bar of the next stage; after the last stage, a hidden one."""
-        shown = self._shown and bool(self._coming)
-        name = self._coming.pop(0).replace("_", " ") if self._coming else ""
-        return Bar(name, waiting="loading and compiling", shown=shown)
+        """Return the bar of the next stage; a hidden one if its networks do not run, and after the last stage."""
+        stage = self._coming.pop(0) if self._coming else ""
+        shown = self._shown and stage in self._sampled
+        return Bar(stage.replace("_", " "), waiting="loading and compiling", shown=shown)

@@ -4,6 +4,7 @@ Of the other stages, the starts and conditions are tested in `test_conditions`, 
 """
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ def load(checkpoint: Path, devices: int) -> Cascade:
 
 
 @pytest.fixture(scope="module")
-def cascade(tiny_checkpoint: Path) -> Cascade:
-    return load(tiny_checkpoint, 1)
+def cascade(tiny_checkpoint: Path) -> Iterator[Cascade]:
+    """Yield the cascade on one device, with weights that stay there for all tests."""
+    with load(tiny_checkpoint, 1) as cascade:
+        yield cascade
 
 
 def videos(num: int = SHARDED, frames: int = 3, side: int = 8) -> np.ndarray:
@@ -95,10 +98,10 @@ def test_keyframes_begin_with_a_picture(cascade: Cascade) -> None:
 
 
 @pytest.mark.parametrize("stage", ["keyframes", "superres_latent"])
-def test_without_a_step_no_network_is_loaded(cascade: Cascade, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_step_no_network_is_used(cascade: Cascade, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The video is the result; for the stage of latents, its input, resized."""
     edit = VideoEdit(stage, 0.2)  # 0.8 of a step
-    monkeypatch.setattr(cascade._networks, "load", lambda *_, **__: pytest.fail("a network is loaded"))
+    monkeypatch.setattr(Cascade, "network", lambda *_, **__: pytest.fail("a network is used"))
     is_latent = stage == "superres_latent"
     given: dict[Stage, np.ndarray] = {"superres_pixel": videos(1, 5, 16)} if is_latent else {}
     own = None if is_latent else videos(1)
@@ -111,11 +114,11 @@ def test_without_a_step_no_network_is_loaded(cascade: Cascade, stage: Stage, mon
 
 def test_two_devices_give_the_same_videos(cascade: Cascade, tiny_checkpoint: Path) -> None:
     """Videos that start from others, and videos that begin with a picture."""
-    many = load(tiny_checkpoint, 2)
-    assert many.spec.mesh.shape["data"] == 2
     cases: tuple[dict[str, Any], ...] = ({"edit": VideoEdit("keyframes", 0.5)}, {"image": videos(side=20)[:, 0]})
-    for case in cases:
-        np.testing.assert_allclose(keyframes(many, **case), keyframes(cascade, **case), atol=1e-4)
+    with load(tiny_checkpoint, 2) as two:
+        assert two.spec.mesh.shape["data"] == 2
+        for case in cases:
+            np.testing.assert_allclose(keyframes(two, **case), keyframes(cascade, **case), atol=1e-4)
 
 
 def test_edits_that_do_not_fit_are_refused(cascade: Cascade) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -21,18 +22,18 @@ DDIM = dataclasses.replace(SCHEDULER.with_sampler("ddim"), clip_sample=False, th
 def test_sampling_returns_to_the_video(tiny_checkpoint: Path) -> None:
     """More steps, and more iterations, come nearer."""
     cascade = Cascade.load(tiny_checkpoint, tiny_config.settings(), jax.devices()[:1])
-    text = cascade.encode_prompts(["keyframes"], [""])["keyframes"][:, :1]
-    video = np.random.default_rng(0).uniform(-1, 1, (1, 3, 8, 8, 3)).astype(np.float32)
+    random = np.random.default_rng(0)
+    video = random.uniform(-1, 1, (1, 3, 8, 8, 3)).astype(np.float32)
+    text = jnp.asarray(random.standard_normal((1, 1, 3, tiny_config.TEXT_DIM)), jnp.float32)
 
     def run(sampler: Sampler, start: np.ndarray) -> np.ndarray:
-        with cascade.network("keyframes") as network:
-            result = denoise(
-                *(network, sampler, jax.numpy.asarray(start)),
-                condition=Condition(text),
-                guidance_scale=1.0,
-                step_noise=lambda step: pytest.fail("noise is drawn"),
-                mesh=cascade.spec.mesh,
-            )
+        result = denoise(
+            *(network, sampler, jnp.asarray(start)),
+            condition=Condition(text),
+            guidance_scale=1.0,
+            step_noise=lambda step: pytest.fail("noise is drawn"),
+            mesh=cascade.spec.mesh,
+        )
         return np.asarray(result)
 
     def error(num_steps: int, iterations: int = 1) -> float:
@@ -42,8 +43,8 @@ def test_sampling_returns_to_the_video(tiny_checkpoint: Path) -> None:
         assert np.abs(noise - video).max() > 0.5
         return float(np.sqrt(np.mean((run(sampler, noise) - video) ** 2)))
 
-    errors = [error(4), error(16), error(16, iterations=3)]
-    print(errors)
+    with cascade.network("keyframes") as network:
+        errors = [error(5), error(30), error(30, iterations=3)]
     assert errors[0] <= 0.4, errors
     assert errors[1] <= errors[0] / 2, errors
     assert errors[2] <= errors[1] / 10, errors
