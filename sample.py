@@ -57,7 +57,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_float(
         "strength",
         None,
-        "S: add noise to --video, and run this share of the stage's steps from it; 0: --video itself, 1: noise alone",
+        "S: share of the stage's steps that run, from --video with noise; 0: --video itself",
         flag_values=values,
     )
     toggle(
