@@ -71,10 +71,6 @@ def open_adapters(names: str, manifest: Manifest) -> tuple[Adapter, ...]:
     """
     adapters = []
     for folder, strength in split_adapters(names):
-        if not os.path.exists(folder):
-            raise UserError(
-                f"there is no {folder}: give the folder of an adapter, e.g. the working directory of its training"
-            )
         own = read_manifest(path := resolve_checkpoint(folder))
         for component, record in own.components.items():
             if record.kind != ADAPTER:

@@ -113,7 +113,7 @@ def test_an_adapter_that_does_not_fit_is_refused(
 def test_a_damaged_adapter_and_a_checkpoint_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not an adapter but a checkpoint; give it as --checkpoint"):
         loaded(tiny_checkpoint, str(tiny_checkpoint))
-    with pytest.raises(UserError, match="give the folder of an adapter"):
+    with pytest.raises(UserError, match="no checkpoint"):
         loaded(tiny_checkpoint, str(tmp_path / "nothing"))
     write_adapter(tmp_path / "adapter", tiny_checkpoint, pairs())
     for file in filter(Path.is_file, (tmp_path / "adapter" / COMPONENT).rglob("*")):
