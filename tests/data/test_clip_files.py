@@ -203,6 +203,8 @@ def test_a_picture_pans_by_the_distance_and_in_the_direction_that_are_drawn(tmp_
         places[direction] = [tuple(np.argwhere(frame[..., 0] == 255)[0].tolist()) for frame in clip]
     assert places[0.0] == [(20, 18), (20, 24), (20, 30), (20, 36), (20, 42)]
     assert places[0.25] == [(14, 30), (17, 30), (20, 30), (23, 30), (26, 30)]
+    image = replace(KEYFRAMES, num_frames=1)
+    np.testing.assert_array_equal(files.clip(0, image, ClipDraw(1.0, 0.0))[0], picture[None])
     still = ClipFiles.open(tmp_path, "a thing", KEYFRAMES, SECONDS)
     video, _ = files.clip(1, KEYFRAMES, ClipDraw(0.9, 0.3))  # a video is not moved
     np.testing.assert_array_equal(video, still.clip(1, KEYFRAMES, ClipDraw(0.9, 0.3))[0])
