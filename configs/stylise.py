@@ -1,10 +1,10 @@
 """Stylisation of the demo: adapters that learn the style of a few pictures and leave the motion as it is, in minutes.
 
   python -m benchmarks.stylise pictures --fill outline --out outputs/outline
-  for stage in keyframes first_frame; do
-      python train.py --config configs/stylise.py --stage $stage --config.train.data.path=outputs/outline \
-          --workdir runs/outline/$stage
-  done
+  python train.py --config configs/stylise.py --stage keyframes --config.train.data.path=outputs/outline \
+      --workdir runs/outline/keyframes
+  python train.py --config configs/stylise.py --stage first_frame --config.train.data.path=outputs/outline \
+      --workdir runs/outline/first_frame
   python train.py --config configs/stylise.py --stage superres_pixel --config.train.data.path=outputs/outline \
       --config.train.data.pan=0.15 --workdir runs/outline/superres_pixel
   python sample.py --config configs/demo.py --stages keyframes,interpolation,first_frame,superres_pixel \
