@@ -104,6 +104,11 @@ def prompts(count: int) -> list[Prompt]:
     return [others[order[number % len(others)]] for number in range(count)]
 
 
+def folder_name(name: str) -> str:
+    """Return the folder of a variant, without commas, which separate adapters."""
+    return name.replace(",", "").replace(" ", "_")
+
+
 def customise(motion: str, name: str, folder: Path, config: Config) -> dict[str, float]:
     """Train a variant, unless that is done; return minutes, GB and MB.
 
@@ -172,14 +177,14 @@ def measure_variant(motion: str, name: str, folder: Path, config: Config, parsed
     """Train, sample and measure a variant, as far as it is not done, and return its line of the table."""
     variant = VARIANTS[name]
     trained = variant.trained_as or name
-    cost = customise(motion, trained, folder / trained.replace(" ", "_"), config)
-    own = folder / name.replace(" ", "_")
+    cost = customise(motion, trained, folder / folder_name(trained), config)
+    own = folder / folder_name(name)
     own.mkdir(parents=True, exist_ok=True)
     results = own / f"{parsed.last_stage}.jsonl"
     done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     wanted = prompts(parsed.num_videos)
     if len(done) < len(wanted):
-        cascade = open_cascade(folder / trained.replace(" ", "_") / "run", name, config)
+        cascade = open_cascade(folder / folder_name(trained) / "run", name, config)
         times = frame_times(config, parsed.last_stage)
         while len(done) < len(wanted):
             batch = list(islice(wanted, len(done), len(done) + parsed.batch_size))

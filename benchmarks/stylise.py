@@ -64,7 +64,7 @@ def write_pictures(folder: Path, fill: str, count: int) -> None:
 
 @dataclasses.dataclass
 class Outcome:
-    """What the videos of a strength show.
+    """Properties that the videos of a strength show.
 
     Attributes:
         rights: for each video, whether style, colour, shape and motion are right.
