@@ -107,6 +107,12 @@ def test_held_back_files_are_not_trained_on(tmp_path: Path) -> None:
         training_clips(replace(config, num_validation=3), SMALL, batch_size=1, rows=range(1))
 
 
+def test_files_are_not_read_again_for_no_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ClipFiles, "open", lambda *arguments: pytest.fail("the files are read"))
+    config = replace(CONFIG, path=str(save_picture(tmp_path / "picture.png")))
+    assert len(validation_clips(config, SMALL, batch_size=2, rows=range(2))) == 0
+
+
 def test_other_frames_or_captions_are_other_data(tmp_path: Path) -> None:
     def fingerprint(level: int, caption: str) -> str:
         config = replace(CONFIG, path=str(save_picture(tmp_path / "picture.png", level)), caption=caption)
