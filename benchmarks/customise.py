@@ -13,7 +13,7 @@ the minutes, the largest resident memory and the size of a customisation.
 import argparse
 import dataclasses
 import json
-import resource
+import os
 import subprocess
 import sys
 import time
@@ -124,12 +124,14 @@ def customise(motion: str, name: str, folder: Path, config: Config) -> dict[str,
     settings = (f"train.data.path={clip}", f"train.data.caption={variant.caption}", *variant.overrides)
     command = [sys.executable, "train.py", "--config", "configs/customise.py", "--workdir", str(folder / "run")]
     start = time.monotonic()
-    if subprocess.run([*command, *(f"--config.{setting}" for setting in settings)], cwd=ROOT, check=False).returncode:
+    training = subprocess.Popen([*command, *(f"--config.{setting}" for setting in settings)], cwd=ROOT)
+    _, status, usage = os.wait4(training.pid, 0)  # unlike RUSAGE_CHILDREN, without the trainings before
+    if status:
         raise UserError(f"training of {motion}, {name} failed; see above")
     weights = max((folder / "run" / "checkpoints").glob("*/keyframes"))
     measured = {
         "minutes": (time.monotonic() - start) / 60,
-        "gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9,
+        "gb": usage.ru_maxrss * 1024 / 1e9,
         "mb": sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) / 1e6,
     }
     write_bytes(record, json.dumps(measured).encode())
