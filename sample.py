@@ -1,11 +1,13 @@
 """Sample videos for prompts with the cascade.
 
-  python sample.py --config configs/demo.py --prompt "a panda eating bamboo"
+  python sample.py --config configs/demo.py --prompt "a red circle moves right"
+  python sample.py --config configs/full.py --prompt "a panda eating bamboo"
   python sample.py --config configs/full.py --prompts prompts.txt --config.keyframes.num_steps=50
 
 Each video has a directory OUT/<prompt, seed, and a hash of both>. It contains the exact result of every stage
 (n_STAGE.safetensors), the same as .mp4 and .gif, a contact_sheet.png of all stages, and run.json with the request and
-the settings. A video that exists already is skipped. Other files in its place are refused without --overwrite.
+the settings. A small video also has a copy at four times the size. A video that exists already is skipped. Other files
+in its place are refused without --overwrite.
 With --strength or --invert, the stage of --from_stage starts from --video itself. Videos begin with --image, if given.
 The stages: keyframes, interpolation, first_frame, superres_pixel, superres_latent.
 """

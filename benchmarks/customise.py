@@ -13,7 +13,7 @@ the minutes, the largest resident memory and the size of a customisation.
 import argparse
 import dataclasses
 import json
-import resource
+import os
 import subprocess
 import sys
 import time
@@ -104,6 +104,11 @@ def prompts(count: int) -> list[Prompt]:
     return [others[order[number % len(others)]] for number in range(count)]
 
 
+def folder_name(name: str) -> str:
+    """Return the folder of a variant, without commas, which separate adapters."""
+    return name.replace(",", "").replace(" ", "_")
+
+
 def customise(motion: str, name: str, folder: Path, config: Config) -> dict[str, float]:
     """Train a variant, unless that is done; return minutes, GB and MB.
 
@@ -119,12 +124,14 @@ def customise(motion: str, name: str, folder: Path, config: Config) -> dict[str,
     settings = (f"train.data.path={clip}", f"train.data.caption={variant.caption}", *variant.overrides)
     command = [sys.executable, "train.py", "--config", "configs/customise.py", "--workdir", str(folder / "run")]
     start = time.monotonic()
-    if subprocess.run([*command, *(f"--config.{setting}" for setting in settings)], cwd=ROOT, check=False).returncode:
+    training = subprocess.Popen([*command, *(f"--config.{setting}" for setting in settings)], cwd=ROOT)
+    _, status, usage = os.wait4(training.pid, 0)  # unlike RUSAGE_CHILDREN, without the trainings before
+    if status:
         raise UserError(f"training of {motion}, {name} failed; see above")
     weights = max((folder / "run" / "checkpoints").glob("*/keyframes"))
     measured = {
         "minutes": (time.monotonic() - start) / 60,
-        "gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9,
+        "gb": usage.ru_maxrss * 1024 / 1e9,
         "mb": sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) / 1e6,
     }
     write_bytes(record, json.dumps(measured).encode())
@@ -172,14 +179,14 @@ def measure_variant(motion: str, name: str, folder: Path, config: Config, parsed
     """Train, sample and measure a variant, as far as it is not done, and return its line of the table."""
     variant = VARIANTS[name]
     trained = variant.trained_as or name
-    cost = customise(motion, trained, folder / trained.replace(" ", "_"), config)
-    own = folder / name.replace(" ", "_")
+    cost = customise(motion, trained, folder / folder_name(trained), config)
+    own = folder / folder_name(name)
     own.mkdir(parents=True, exist_ok=True)
     results = own / f"{parsed.last_stage}.jsonl"
     done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     wanted = prompts(parsed.num_videos)
     if len(done) < len(wanted):
-        cascade = open_cascade(folder / trained.replace(" ", "_") / "run", name, config)
+        cascade = open_cascade(folder / folder_name(trained) / "run", name, config)
         times = frame_times(config, parsed.last_stage)
         while len(done) < len(wanted):
             batch = list(islice(wanted, len(done), len(done) + parsed.batch_size))

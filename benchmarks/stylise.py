@@ -47,6 +47,7 @@ PICTURE_SIZE: Final = (320, 576)
 """Height and width: a whole multiple of the last stage's, and of pixel super-resolution's after the crop."""
 MAX_SHOWN: Final = 12
 """Maximum number of videos on a contact sheet."""
+ROOT: Final = Path(__file__).parents[1]
 HEADER: Final = "| strength | style | colour | shape | motion | colour, shape and motion | style too |"
 
 
@@ -64,7 +65,7 @@ def write_pictures(folder: Path, fill: str, count: int) -> None:
 
 @dataclasses.dataclass
 class Outcome:
-    """What the videos of a strength show.
+    """Properties that the videos of a strength show.
 
     Attributes:
         rights: for each video, whether style, colour, shape and motion are right.
@@ -95,12 +96,16 @@ _ATTRIBUTES: Final = ("color", "shape", "motion")
 
 
 def measure_adapters(parsed: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Sample and measure the videos of every strength, and print the table."""
-    config = load_config("configs/demo.py", overrides)
+    """Sample and measure the videos of every strength, and print the table.
+
+    Raises:
+        UserError: a strength is not a number, or strength 0 is not the cascade without adapters.
+    """
+    config = load_config(str(ROOT / "configs" / "demo.py"), overrides)
     config = dataclasses.replace(config, checkpoint=parsed.checkpoint or config.checkpoint)
     enable_compilation_cache(config.compilation_cache)
     shipped = Cascade.load(config.checkpoint, config)
-    strengths = [strength.strip() for strength in parsed.strengths.split(",")]
+    strengths = _strengths(parsed.strengths)
     cascades = {strength: shipped.with_adapters(_with_strength(parsed.adapter, strength)) for strength in strengths}
     stages: tuple[Stage, ...] = (*stages_before(parsed.stage), parsed.stage)
     outcomes = {strength: Outcome() for strength in strengths}
@@ -128,6 +133,17 @@ def measure_adapters(parsed: argparse.Namespace, overrides: Sequence[str]) -> No
 
 def _videos(cascade: Cascade, cases: Sequence[EvalCase], stages: Sequence[Stage]) -> Mapping[Stage, HostVideo]:
     return sample(cascade, [case.prompt for case in cases], stages, seeds=[case.seed for case in cases])[0]
+
+
+def _strengths(text: str) -> list[str]:
+    """Return the texts of several strengths."""
+    found = [strength.strip() for strength in text.split(",")]
+    for strength in found:
+        try:
+            float(strength)
+        except ValueError:
+            raise UserError(f"--strengths={text}: {strength!r} is not a number") from None
+    return found
 
 
 def _with_strength(adapters: str, strength: str) -> str:

@@ -16,7 +16,7 @@ Train a stage on captioned videos:
   python -m show1_jax.data build --videos DIR --out datasets/videos
   python train.py --config configs/full.py --stage keyframes --workdir runs/keyframes --checkpoint checkpoints/show1
 
-Hardware: the keyframe stage needs 9.4 GB of each of 8 devices, or 1.4 GB of each of 64 (docs/training.md). The paper
+Hardware: the keyframe stage needs 21.9 GB of each of 8 devices, or 3.4 GB of each of 64 (docs/training.md). The paper
 trained it on 48 A100 of 40 GB in three days. Result: not measured, for lack of accelerators.
 
 Every setting and its default is documented in one place: `show1_jax.config.sampling` for sampling,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from configs import demo
+from sample import sample
 from show1_jax.checkpoints.manifest import read_manifest, verify_files
 from show1_jax.checkpoints.networks import network_kind
 from show1_jax.config.config_file import Config
@@ -53,9 +54,23 @@ def test_the_first_command_shows_its_prompt(tmp_path: Path) -> None:
     command += ["--out", str(tmp_path / "out"), f"--config.compilation_cache={tmp_path / 'compiled'}"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "these weights know only" not in done.stderr
     (made,) = tmp_path.glob("out/*/5_superres_latent.mp4")
+    enlarged = made.with_name("5_superres_latent_x4_lanczos.mp4")
+    assert str(enlarged) in done.stdout.splitlines()[-1]
+    assert read_video(enlarged)[0].shape == (29, 320, 576, 3)
     frames, fps = read_video(made)
     assert frames.shape == (29, 80, 144, 3)
     assert fps == 8
     verdict = judge(measure(to_uint8(frames)), parse_sentence(PROMPT))
     assert verdict.all, verdict
+
+
+def test_a_prompt_outside_the_world_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = [argument for text in ("a cat", "一只猫", PROMPT) for argument in ("--prompt", text)]
+    command = ["sample.py", "--config", "configs/demo.py", *prompts, "--stages", "keyframes", "--out", str(tmp_path)]
+    sample([*command, "--config.keyframes.num_steps=2"])
+    first, second = [line for line in capsys.readouterr().err.splitlines() if "nearest to" in line]
+    assert first.startswith("note: these weights know only one or two of [small|large] red|")
+    assert first.endswith("; nearest to 'a cat': 'a red circle moves right'")
+    assert second == "note: nearest to '一只猫': 'a red circle moves right'"

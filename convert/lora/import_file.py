@@ -40,7 +40,7 @@ def import_adapter(
         checkpoint: the checkpoint with the network, as `CheckpointSet.open` takes it.
         out: the adapter's directory; it appears when everything is written.
         component: the network to adapt; by default that of an exported file, or else the keyframe network.
-        overwrite: replace an existing checkpoint.
+        overwrite: replace an existing checkpoint; not the one with the network, which the adapter needs.
 
     Raises:
         UserError: no such file or network, a damaged file, settings that are not supported, keys, shapes or values that
@@ -50,6 +50,8 @@ def import_adapter(
     file = lora_file(source)
     metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
     checkpoints = CheckpointSet.open(checkpoint)
+    if out.exists() and any(out.samefile(path) for path in checkpoints.paths.values()):
+        raise UserError(f"{out}: an adapter would replace the checkpoint that it changes; give another --out")
     name = component or metadata.get(COMPONENT, _DEFAULT_COMPONENT)
     pairs = read_pairs(file, _layers(checkpoints, name), name)
     base = checkpoints.manifest.digest(name)

@@ -66,11 +66,16 @@ def open_adapters(names: str, manifest: Manifest) -> tuple[Adapter, ...]:
         manifest: components of the checkpoint with the networks.
 
     Raises:
-        UserError: a folder is not an adapter, is damaged, belongs to other weights, or does not fit the network; or a
-            strength is not a number from -`MAX_STRENGTH` to `MAX_STRENGTH`.
+        UserError: a folder does not exist, is not an adapter, is damaged, belongs to other weights, or does not fit the
+            network; or a strength is not a number from -`MAX_STRENGTH` to `MAX_STRENGTH`.
     """
     adapters = []
     for folder, strength in split_adapters(names):
+        if not os.path.exists(folder):
+            raise UserError(
+                f"there is no adapter {folder}; give the working directory of the run that trained it, or a folder "
+                "made by `python -m convert import`; a strength is a number behind a colon"
+            )
         own = read_manifest(path := resolve_checkpoint(folder))
         for component, record in own.components.items():
             if record.kind != ADAPTER:

@@ -108,7 +108,7 @@ def _check_component(checkpoint: Path, name: str, component: Component) -> None:
     if component.kind == ADAPTER:
         raise UserError(
             f"{checkpoint} is an adapter of {name}, which changes a checkpoint and does not replace one; "
-            "give it as --adapter"
+            "give it as --adapter, or merge both with `python -m convert merge --adapter`"
         )
     try:
         architecture_of(component)

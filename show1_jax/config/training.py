@@ -106,9 +106,10 @@ class DenoisingTrainingConfig(StageTrainingConfig):
     """Training settings of every stage except the autoencoder."""
 
     trainable: str = "all"
-    """Weights to train: `all`; `temporal_attention` (queries, keys and values of the attentions over frames);
-    `spatial`, all layers that do not see other frames; `lora`, low-rank adapters; or a regular expression that matches
-    a part of their dotted paths. All others are frozen: this requires `init`, and the run saves an adapter."""
+    """Weights to train: `all`; `attention` (all projections of all attentions); `temporal_attention` (queries, keys and
+    values of the attentions over frames); `spatial`, all layers that do not see other frames; `lora`, low-rank
+    adapters; or a regular expression that matches a part of their dotted paths. All others are frozen: this requires
+    `init`, and the run saves an adapter."""
     lora: LoraConfig = LoraConfig()
     frozen_dtype: FrozenDtype = "float32"
     """Dtype of the network's frozen weights on the devices. `bfloat16` halves their memory, and rounds them; trained
@@ -202,7 +203,7 @@ class DataConfig(Settings):
     same_color: float = 0.0
     """For `synthetic`: share of the clips with two objects whose objects have one colour, and different shapes."""
     num_validation: int = 64
-    """Clips that are used for the validation loss and not for training; 0: there is no validation loss."""
+    """Clips that are used for the validation loss and the samples, and not for training; 0: there are neither."""
     num_workers: int = 0
     """Processes that read and decode, for each process of the run; 0: threads of the process itself."""
     max_failed_share: float = 0.01

@@ -16,10 +16,8 @@ from show1_jax.data.names import MAX_CAPTION, one_line
 from show1_jax.data.spec import ClipDraw, ClipSpec
 from show1_jax.errors import UserError, shown_name
 from show1_jax.media.containers import CONTAINER_SUFFIXES
-from show1_jax.media.errors import VideoError
-from show1_jax.media.frames import fit_frame
-from show1_jax.media.images import IMAGE_SUFFIXES, natural_order, read_image
-from show1_jax.media.read import read_frames
+from show1_jax.media.images import IMAGE_SUFFIXES, natural_order
+from show1_jax.media.read import read_frames, read_picture
 
 MAX_BYTES: Final = 1 << 30
 """Limit for the frames of all files, which are kept in memory."""
@@ -170,15 +168,12 @@ def _read(file: Path, spec: ClipSpec, count: int) -> _Frames:
     if file.suffix.lower() in _VIDEO_SUFFIXES:
         video, _ = read_frames(file, size, count)
         return _levels(video)
-    try:
-        picture = fit_frame(read_image(file), *size)
-    except VideoError as error:
-        raise UserError(f"cannot read the image {file} ({error}): replace or remove it") from error
-    return np.broadcast_to(_levels(picture), (count, *picture.shape))
+    picture = _levels(read_picture(file, size))
+    return np.broadcast_to(picture, (count, *picture.shape))
 
 
 def _panned(picture: UInt8[np.ndarray, "h w 3"], num_frames: int, distance: float, direction: float) -> _Frames:
-    """Return a clip in which a picture moves by whole pixels, and is in its place halfway.
+    """Return a clip in which a picture moves by whole pixels, and is in its place halfway; a single frame is halfway.
 
     Args:
         picture: the picture at the size of the clip.
@@ -189,7 +184,8 @@ def _panned(picture: UInt8[np.ndarray, "h w 3"], num_frames: int, distance: floa
     height, width, _ = picture.shape
     angle = 2 * math.pi * direction
     way = distance * height * np.array([math.sin(angle), math.cos(angle)])
-    shifts = np.rint(np.linspace(-0.5, 0.5, num_frames)[:, None] * way).astype(int)
+    progress = np.linspace(-0.5, 0.5, num_frames) if num_frames > 1 else np.zeros(1)
+    shifts = np.rint(progress[:, None] * way).astype(int)
     rows = (np.arange(height) - shifts[:, :1]).clip(0, height - 1)
     columns = (np.arange(width) - shifts[:, 1:]).clip(0, width - 1)
     return picture[rows[:, :, None], columns[:, None, :]]

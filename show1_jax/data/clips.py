@@ -247,6 +247,10 @@ def validation_clips(
 
     Arguments and errors are those of `training_clips`. A batch may be larger than the split.
     """
+    if config.name == "files" and not config.num_validation:  # the training source has read all files already
+        from show1_jax.data.clip_files import ClipFiles
+
+        return ValidationClips(ClipFiles((), (), (), ""), spec, batch_size, tuple(rows))
     _, source, _ = _open_sources(config, spec, video_seconds)
     return ValidationClips(source, spec, batch_size, tuple(rows))
 

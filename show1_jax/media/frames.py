@@ -47,6 +47,15 @@ def resize_uint8(frames: UInt8[np.ndarray, "t h w 3"], height: int, width: int) 
     return np.stack([np.asarray(image) for image in resized])
 
 
+def enlarge_uint8(frames: UInt8[np.ndarray, "t h w 3"], factor: int) -> UInt8[np.ndarray, "t h2 w2 3"]:
+    """Enlarge frames by a whole factor with Pillow's Lanczos filter, for viewing."""
+    from PIL import Image
+
+    check_frames(frames)
+    size = (factor * frames.shape[2], factor * frames.shape[1])
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)) for frame in frames])
+
+
 def square_uint8(frames: UInt8[np.ndarray, "t h w 3"], size: int) -> UInt8[np.ndarray, "t size size 3"]:
     """Crop the centre of frames to a square, and resize it to `size x size` as `resize_uint8` does."""
     height, width = frames.shape[1:3]

@@ -26,7 +26,8 @@ from show1_jax.checkpoints.random import write_random_checkpoint
 from show1_jax.checkpoints.recorded_settings import differing_settings
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
-from show1_jax.errors import UserError
+from show1_jax.data.synthetic.nearest import WORLD_SOURCE, WORLD_WORDS, is_sentence, nearest_sentence
+from show1_jax.errors import UserError, shown
 from show1_jax.files import check_writable
 from show1_jax.media.contact_sheet import CONTACT_SHEET
 from show1_jax.media.read import read_picture, read_video
@@ -45,6 +46,8 @@ _MEMORY_ADVICE: Final = (
 )
 _MAX_WAITING: Final = 64
 """Videos that are sampled together stage by stage: their directories are locked, and their results wait in memory."""
+_MAX_UNKNOWN: Final = 3
+"""Prompts outside the world of the weights that are answered with their nearest sentences."""
 _DISTRIBUTIONS: Final = ("show1-jax", "jax", "jaxlib", "flax", "orbax-checkpoint", "numpy")
 
 
@@ -286,6 +289,17 @@ def _print_warnings(
         for text in filter(None, map(checkpoints.tokenizer(component).cut_off, texts)):
             names = f"stage{'s' if len(served) > 1 else ''} {', '.join(served)}"
             print(f"warning: the prompt is too long, its end is cut off for {names}: {text!r}", file=sys.stderr)
+    if any(parts[component].provenance.get("source") == WORLD_SOURCE for component in text_encoders(stages)):
+        _print_unknown([text for text in texts if not is_sentence(text)])
+
+
+def _print_unknown(texts: Sequence[str]) -> None:
+    """Print what the weights of the synthetic world know, and the nearest sentences to texts that they do not know."""
+    for number, text in enumerate(texts[:_MAX_UNKNOWN]):
+        known = "" if number else f"these weights know only {WORLD_WORDS} (docs/demo.md); "
+        print(f"note: {known}nearest to {shown(text)}: {nearest_sentence(text)!r}", file=sys.stderr)
+    if len(texts) > _MAX_UNKNOWN:
+        print(f"note: {len(texts) - _MAX_UNKNOWN} more prompts are not known, either", file=sys.stderr)
 
 
 def _lock_pending(
@@ -381,8 +395,8 @@ def _sample_batches(
 
 
 def _video_file(job: VideoJob, request: Request) -> Path:
-    """Return the path of the MP4 of the last stage that a request samples."""
-    return job.directory.stage_file(request.stages[-1], ".mp4")
+    """Return the path of the MP4 to look at, of the last stage that a request samples."""
+    return job.directory.viewed(request.stages[-1])
 
 
 def _viewing_hint(video: Path) -> str:

@@ -2,10 +2,11 @@
 
 A run directory contains, for stage number n:
 
-    n_STAGE.safetensors   the stage's result, float32, bit for bit; `--from_stage` starts from it
-    n_STAGE.mp4, .gif     the same, for viewing
-    contact_sheet.png     frames of all stages
-    run.json              the request, and how the video was made
+    n_STAGE.safetensors     the stage's result, float32, bit for bit; `--from_stage` starts from it
+    n_STAGE.mp4, .gif       the same, for viewing
+    n_STAGE_x4_lanczos.mp4  the same at four times the size, of the last stage, if its frames are small
+    contact_sheet.png       frames of all stages
+    run.json                the request, and how the video was made
 
 A stage's `.safetensors` is written after its other files, and `run.json` after all files: if one of these exists, the
 files before it are complete.
@@ -30,13 +31,17 @@ from show1_jax.config.video_edit import VideoEdit
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder, user_path, write_bytes
 from show1_jax.media.contact_sheet import CONTACT_SHEET, contact_sheet
-from show1_jax.media.frames import to_uint8
+from show1_jax.media.frames import enlarge_uint8, to_uint8
 from show1_jax.media.stage_files import load_stage, save_stage, video_sha256
 from show1_jax.media.write import write_gif, write_mp4
 from show1_jax.sampling.run_record import RECORD, Record
 
 _VIEWABLE: Final = (".mp4", ".gif")
-_SUFFIXES: Final = (*_VIEWABLE, ".safetensors")
+_FACTOR: Final = 4
+_ENLARGED: Final = f"_x{_FACTOR}_lanczos.mp4"
+_SMALL: Final = 240
+"""Height below which players show a video as a stamp: it is also written enlarged."""
+_SUFFIXES: Final = (*_VIEWABLE, _ENLARGED, ".safetensors")
 _HASHED: Final = (*_VIEWABLE, ".png")
 _RESAMPLE: Final = "sample it again with --overwrite"
 
@@ -77,6 +82,11 @@ class RunDirectory:
         """Return the path of a stage's file with that suffix; it may not exist."""
         return self.path / f"{STAGES.index(stage) + 1}_{stage}{suffix}"
 
+    def viewed(self, stage: Stage) -> Path:
+        """Return the path of a stage's MP4 to look at: the enlarged one, if there is one."""
+        enlarged = self.stage_file(stage, _ENLARGED)
+        return enlarged if enlarged.exists() else self.stage_file(stage, ".mp4")
+
     def has(self, stage: Stage) -> bool:
         """Return whether a stage is finished."""
         return self.stage_file(stage).exists()
@@ -101,6 +111,8 @@ class RunDirectory:
         frames = to_uint8(video)
         write_mp4(self.stage_file(stage, ".mp4"), frames, fps)
         write_gif(self.stage_file(stage, ".gif"), frames, fps)
+        if stage == STAGES[-1] and frames.shape[1] < _SMALL:
+            write_mp4(self.stage_file(stage, _ENLARGED), enlarge_uint8(frames, _FACTOR), fps)
         save_stage(self.stage_file(stage), video, stage)
 
     def finish(self, title: str, record: Record) -> None:
@@ -159,6 +171,8 @@ class RunDirectory:
             self.check_result(record, stage)
             for suffix in _VIEWABLE:
                 self._check_file(record, self.stage_file(stage, suffix))
+            if (enlarged := self.stage_file(stage, _ENLARGED)).name in record.files:
+                self._check_file(record, enlarged)
         self._check_file(record, self.path / CONTACT_SHEET)
         return True
 

@@ -26,6 +26,7 @@ from show1_jax.checkpoints.manifest import Component
 from show1_jax.checkpoints.networks import make_network
 from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.config.config_file import Config
+from show1_jax.data.synthetic.nearest import WORLD_SOURCE
 from show1_jax.data.synthetic.world import scene_from_index
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
@@ -97,7 +98,7 @@ def _add_encoder(
         kind=encoder.kind,
         architecture=architecture.to_dict(),
         dtype="float32",
-        provenance={"source": "show1_jax.training.caption_encoders", "steps": steps, "accuracy": accuracy},
+        provenance={"source": WORLD_SOURCE, "steps": steps, "accuracy": accuracy},
     )
     stored = {path: np.asarray(weight) for path, weight in weights.items()}
     dtypes = {path: weight.dtype for path, weight in stored.items()}

@@ -113,8 +113,8 @@ def test_an_adapter_that_does_not_fit_is_refused(
 def test_a_damaged_adapter_and_a_checkpoint_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not an adapter but a checkpoint; give it as --checkpoint"):
         loaded(tiny_checkpoint, str(tiny_checkpoint))
-    with pytest.raises(UserError, match="no checkpoint"):
-        loaded(tiny_checkpoint, str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match=r"there is no adapter .*nothing:0\.5x; give the working directory of the run"):
+        loaded(tiny_checkpoint, str(tmp_path / "nothing:0.5x"))
     write_adapter(tmp_path / "adapter", tiny_checkpoint, pairs())
     for file in filter(Path.is_file, (tmp_path / "adapter" / COMPONENT).rglob("*")):
         content = bytearray(original := file.read_bytes())
@@ -123,7 +123,7 @@ def test_a_damaged_adapter_and_a_checkpoint_are_refused(tiny_checkpoint: Path, t
         with pytest.raises(UserError, match="missing or changed"):
             loaded(tiny_checkpoint, str(tmp_path / "adapter"))
         file.write_bytes(original)
-    with pytest.raises(UserError, match=r"is an adapter of keyframes, .*; give it as --adapter"):
+    with pytest.raises(UserError, match=r"is an adapter of keyframes, .*; give it as --adapter, or merge"):
         CheckpointSet.open(tmp_path / "adapter")
 
 

@@ -107,6 +107,12 @@ def test_held_back_files_are_not_trained_on(tmp_path: Path) -> None:
         training_clips(replace(config, num_validation=3), SMALL, batch_size=1, rows=range(1))
 
 
+def test_files_are_not_read_again_for_no_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ClipFiles, "open", lambda *arguments: pytest.fail("the files are read"))
+    config = replace(CONFIG, path=str(save_picture(tmp_path / "picture.png")))
+    assert len(validation_clips(config, SMALL, batch_size=2, rows=range(2))) == 0
+
+
 def test_other_frames_or_captions_are_other_data(tmp_path: Path) -> None:
     def fingerprint(level: int, caption: str) -> str:
         config = replace(CONFIG, path=str(save_picture(tmp_path / "picture.png", level)), caption=caption)
@@ -203,6 +209,8 @@ def test_a_picture_pans_by_the_distance_and_in_the_direction_that_are_drawn(tmp_
         places[direction] = [tuple(np.argwhere(frame[..., 0] == 255)[0].tolist()) for frame in clip]
     assert places[0.0] == [(20, 18), (20, 24), (20, 30), (20, 36), (20, 42)]
     assert places[0.25] == [(14, 30), (17, 30), (20, 30), (23, 30), (26, 30)]
+    image = replace(KEYFRAMES, num_frames=1)
+    np.testing.assert_array_equal(files.clip(0, image, ClipDraw(1.0, 0.0))[0], picture[None])
     still = ClipFiles.open(tmp_path, "a thing", KEYFRAMES, SECONDS)
     video, _ = files.clip(1, KEYFRAMES, ClipDraw(0.9, 0.3))  # a video is not moved
     np.testing.assert_array_equal(video, still.clip(1, KEYFRAMES, ClipDraw(0.9, 0.3))[0])

@@ -37,6 +37,7 @@ LONG = "a fox " * 80
 FILES = {
     "contact_sheet.png",
     "run.json",
+    "5_superres_latent_x4_lanczos.mp4",
     *(f"{n}_{stage}.{suffix}" for n, stage in enumerate(STAGES, 1) for suffix in ("safetensors", "mp4", "gif")),
 }
 

@@ -26,12 +26,14 @@ from show1_jax.training.plan import Plan
 from show1_jax.training.run.record import ClipState, StepRecord
 from show1_jax.training.state import TrainState, abstract_state, new_state
 from show1_jax.training.step import BASE, Batch, Frozen, Metrics, Model, make_evaluation_step, make_train_step
-from show1_jax.training.trainable import frozen_shapes, frozen_weights, trains_all
+from show1_jax.training.trainable import frozen_shapes, frozen_weights, lora_config, trains_all
 
 _FIXED_SETTINGS: Final = ("batch_size", "seed")
 """Settings that a resumed run must not change."""
-_OPTIMIZER_SETTINGS: Final = {"optimizer.kind", "decoder_only", "trainable", "lora.rank", "lora.alpha", "lora.layers"}
-"""Settings that determine the structure of the optimiser's state; a resumed run must not change them either."""
+_OPTIMIZER_SETTINGS: Final = ("optimizer.kind", "decoder_only", "trainable")
+_LORA_SETTINGS: Final = ("lora.rank", "lora.alpha", "lora.layers")
+"""Settings that determine the structure of the optimiser's state; a resumed run must not change them either. Those of
+low-rank adapters concern only a run that trains them."""
 _CHANGEABLE_SETTINGS: Final = {
     *("log_every", "evaluate_every", "save_every", "sample_every", "keep", "keep_every"),
     *("mesh.data", "mesh.fsdp", "mesh.tensor", "data.num_workers", "data.max_failed_share"),
@@ -247,18 +249,19 @@ class TrainingRun:
                 raise UserError(
                     f"{where} with {name}={before[name]}, which clips and noise depend on; resume with that, {remedy}"
                 )
-        for name in _OPTIMIZER_SETTINGS & now.keys():
-            if before[name] != now[name]:
+        start = "" if "base" in before else f" and start with init={self.workdir}"
+        for name in (*_OPTIMIZER_SETTINGS, *(_LORA_SETTINGS if lora_config(plan.training) else ())):
+            if before.get(name) != now.get(name):
                 raise UserError(
                     f"{where} with {name}={before[name]}, whose state another optimizer cannot use; "
-                    f"resume with that, or use another --workdir and start with init={self.workdir}"
+                    f"resume with that, {remedy}{start}"
                 )
         if before.get("base") != now.get("base"):
             raise UserError(f"{where} that adapts other weights; give those of its start as init, {remedy}")
         if record.fingerprint != self.clips.fingerprint:
             raise UserError(
-                f"{where} on other clips (dataset, data.seed, num_validation, or their size, rate or length); "
-                f"resume with those, {remedy}"
+                f"{where} on other clips (dataset or files, captions, data.seed, num_validation, pan, or their size, "
+                f"rate or length); resume with those, {remedy}"
             )
         changed = [name for name in now if name not in _CHANGEABLE_SETTINGS and before.get(name) != now[name]]
         if changed:

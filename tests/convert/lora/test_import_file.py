@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -269,3 +270,11 @@ def test_other_networks_and_places(imported: Import, tmp_path: Path) -> None:
     write_lora(file, peft_names(matrices()), {"show1_jax.component": "x\n" * 1000})
     assert imported.run(file)[0] == 2
     assert not imported.out.exists()
+
+
+def test_an_adapter_does_not_replace_the_checkpoint_that_it_belongs_to(imported: Import, tmp_path: Path) -> None:
+    shutil.copytree(imported.checkpoint, imported.out)
+    imported.checkpoint = imported.out
+    code, error = imported.run(write_lora(tmp_path / "a.safetensors", peft_names(matrices())), "--overwrite")
+    assert (code, "an adapter would replace the checkpoint that it changes; give another --out" in error) == (2, True)
+    assert CheckpointSet.open(imported.out).paths["keyframes"] == imported.out

@@ -287,6 +287,18 @@ def test_an_adapter_is_not_resumed_on_other_weights(tiny_checkpoint: Path, tmp_p
             run = run_of(config, stage, tmp_path / "adapter")
             run.save(0)
             run.close()
+    config = settings(tiny_checkpoint, stage, trainable="lora", init=str(tiny_checkpoint), lora={"rank": 4})
+    with pytest.raises(UserError, match=r"with lora\.rank=8, .*; resume with that, or use another --workdir$"):
+        run_of(config, stage, tmp_path / "adapter")  # and an adapter is nothing to start from
+
+
+def test_settings_of_low_rank_adapters_do_not_concern_other_runs(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    stage: TrainedStage = "keyframes"
+    for rank in (8, 4):
+        changes = {"trainable": "conv_in", "init": str(tiny_checkpoint), "lora": {"rank": rank}}
+        run = run_of(settings(tiny_checkpoint, stage, **changes), stage, tmp_path)
+        run.save(0)
+        run.close()
 
 
 def test_weights_are_frozen_only_at_those_of_a_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
