@@ -27,7 +27,8 @@ class Double:
     batches: list[tuple[list[str], list[int]]]
 
     @classmethod
-    def load(cls, checkpoint: str, config: Any) -> Self:
+    def load(cls, checkpoint: str, config: Any, *, adapters: str) -> Self:
+        assert adapters == config.adapter
         cls.opened, cls.batches = checkpoint, []
         return cls()
 
