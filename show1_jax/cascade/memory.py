@@ -122,7 +122,7 @@ def compile_stage(spec: CascadeSpec, stage: Stage, batch_size: int = 1, formats:
         formats: formats of the UNet's weights; None: the compiler chooses the layouts.
     """
     if not STAGE_TABLE[stage].num_clips(spec.config):  # there is one keyframe, and nothing between keyframes
-        return CompiledStage({}, None, formats, MemoryNeed(component_bytes(spec, stage), 0))
+        return CompiledStage({}, None, formats, MemoryNeed(_weight_bytes(_network(spec, stage).weights), 0))
     together = _compile_steps(spec, stage, batch_size, formats, sequential_guidance=False)
     if together.need.total <= stage_limit(spec, stage) or spec.config.negative_text(stage) is None:
         return together

@@ -36,10 +36,10 @@ class Inversion(Sampler):
     the others.
     """
 
-    def init(self, sample: Float[Array, "*batch height width channel"]) -> SamplerState:
-        """Return the state before the first step, from a clean sample."""
-        sample = sample.astype(jnp.float32)
-        return SamplerState(sample, (jnp.zeros_like(sample),))
+    @property
+    def history_length(self) -> int:
+        """See `Sampler.history_length`."""
+        return 1
 
     def step(
         self,

@@ -76,10 +76,15 @@ class Sampler:
         """Return the coefficients of one step, counted from 0."""
         return jax.tree.map(lambda table: table[step, ...], self.tables)
 
+    @property
+    def history_length(self) -> int:
+        """Number of arrays in the state's history."""
+        return _solver_order(self.config) - 1
+
     def init(self, sample: Float[Array, "*batch height width channel"]) -> SamplerState:
-        """Return the state before the first step, from the initial noisy sample."""
+        """Return the state before the first step, from the sample that it starts with."""
         sample = sample.astype(jnp.float32)
-        return SamplerState(sample, (jnp.zeros_like(sample),) * (_solver_order(self.config) - 1))
+        return SamplerState(sample, (jnp.zeros_like(sample),) * self.history_length)
 
     def step(
         self,

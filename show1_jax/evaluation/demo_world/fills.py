@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from scipy import ndimage
 
 from show1_jax.data.synthetic.shapes import FILLS, SHAPES, coverage
-from show1_jax.data.synthetic.world import BACKGROUNDS, COLORS
+from show1_jax.data.synthetic.world import BACKGROUNDS, COLORS, frame_unit
 from show1_jax.evaluation.demo_world.measure import (
     BACKGROUND_TOLERANCE,
     COLOR_TOLERANCE,
@@ -73,7 +73,7 @@ def measure_fills(video: UInt8[np.ndarray, "time height width 3"]) -> Measuremen
 
     Two things of one colour must be further apart than the pieces of a thing; see `_REACH`.
     """
-    unit = min(video.shape[1], video.shape[2] * 5 / 8)
+    unit = frame_unit(*video.shape[1:3])
     background = median_color(video[::4, ::3, ::3].reshape(-1, 3)).astype(np.float32)
     contrast = video - background
     near_things: list[Bool[np.ndarray, "height width"]] = [np.zeros(video.shape[1:3], bool)]

@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from show1_jax.data.synthetic.shapes import SHAPES, coverage
-from show1_jax.data.synthetic.world import BACKGROUNDS, COLORS, MOTIONS, SIZES, Motion, Scene, Thing
+from show1_jax.data.synthetic.world import BACKGROUNDS, COLORS, MOTIONS, SIZES, Motion, Scene, Thing, frame_unit
 
 MONOTONE_TOLERANCE: Final = 0.25 / 80
 """Maximum distance that a monotone path may go back: a quarter of a pixel in a frame of 80 rows."""
@@ -115,7 +115,7 @@ def measure(video: UInt8[np.ndarray, "time height width 3"]) -> Measurement:
     The background's colour is the median over pixels. A thing is a region of other colours, connected within a frame
     and from frame to frame.
     """
-    unit = min(video.shape[1], video.shape[2] * 5 / 8)
+    unit = frame_unit(*video.shape[1:3])
     background = median_color(video[::4, ::3, ::3].reshape(-1, 3)).astype(np.float32)
     contrast = video - background
     distance = sum(np.square(contrast[..., channel]) for channel in range(3))  # much faster than over the last axis
