@@ -105,13 +105,14 @@ def _pieces_by_color(
     """Return the pixels of the pieces of every colour; a piece is connected in its frame and from frame to frame."""
     distance = sum(np.square(contrast[..., channel]) for channel in range(3))
     labels, _ = ndimage.label(distance > CONTRAST**2, LINKED)
+    directions = {name: color - background for name, color in COLORS.items() if np.any(color != background)}
     colors: dict[str, list[int]] = {}
     for label, place in enumerate(ndimage.find_objects(labels), 1):
         own = labels[place] == label
         if own.sum((1, 2)).max() / unit**2 > _MIN_PIECE_AREA:
             strong = own & (distance[place] >= np.quantile(distance[place][own], 0.75))
             color = contrast[place][strong].mean(0)
-            name = min(COLORS, key=lambda name: _distance_from_line(color, COLORS[name] - background))
+            name = min(directions, key=lambda name: _distance_from_line(color, directions[name]))
             colors.setdefault(name, []).append(label)
     return {name: np.isin(labels, numbers) for name, numbers in colors.items()}
 

@@ -1,6 +1,7 @@
 """Tests of the measurement of fills: true pictures with every fill pass, sharp and blurred, and no fill is mistaken."""
 
 from itertools import cycle, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +117,16 @@ def test_things_that_vanish_are_counted() -> None:
     measured = measure_fills(video)
     assert measured.things == ()
     assert measured.num_fleeting > 0
+
+
+@pytest.mark.parametrize("background", COLORS.values())
+@pytest.mark.parametrize("color", [(0, 0, 0), (255, 255, 255), (255, 0, 255)])
+def test_a_background_may_have_a_colour_of_the_things(background: Any, color: Any) -> None:
+    video = square()
+    is_background = (video == 0).all(-1)
+    video[is_background] = background
+    video[~is_background] = color
+    measure_fills(video)
 
 
 @settings(max_examples=25, deadline=None)
