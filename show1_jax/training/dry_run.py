@@ -32,10 +32,7 @@ _UNEVEN_RATIO = 1.5
 def describe_training_memory(plan: Plan, num_devices: int, activation_bytes: int) -> str:
     """Return a table of the memory that each device requires, in GB (1e9 bytes), by use.
 
-    Counted are the weights, sharded over the mesh; the average, the optimiser's moments and the gradient of those that
-    are trained; the weights with their low-rank changes; the frozen networks in the compute dtype; and the activations.
-    Not counted are gradients of weights with low-rank changes, layer by layer, the activations of the frozen networks,
-    and the compiler's own buffers. The last line leaves room for them.
+    The last line leaves room for what `bytes_per_device` does not count.
 
     Args:
         plan: plan of the stage.
@@ -46,6 +43,19 @@ def describe_training_memory(plan: Plan, num_devices: int, activation_bytes: int
         UserError: the mesh does not fit the devices.
     """
     sizes = mesh_sizes(plan.config.train.mesh, num_devices, "train.mesh")
+    needs = bytes_per_device(plan, num_devices, activation_bytes)
+    return _format_report(plan, sizes, (_num_elements(plan.shapes()), _num_elements(plan.trained_shapes())), needs)
+
+
+def bytes_per_device(plan: Plan, num_devices: int, activation_bytes: int) -> dict[str, float]:
+    """Return the bytes that each device requires, by use.
+
+    Counted are the weights, sharded over the mesh; the average, the optimiser's moments and the gradient of those that
+    are trained; the weights with their low-rank changes; the frozen networks in the compute dtype; and the activations.
+    Not counted are gradients of weights with low-rank changes, layer by layer, the activations of the frozen networks,
+    and the compiler's own buffers. For the arguments and errors see `describe_training_memory`.
+    """
+    sizes = mesh_sizes(plan.config.train.mesh, num_devices, "train.mesh")
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     shapes, trained, training = plan.shapes(), plan.trained_shapes(), plan.training
     state = abstract_state(trained, plan.optimizer(), mesh)
@@ -54,16 +64,16 @@ def describe_training_memory(plan: Plan, num_devices: int, activation_bytes: int
     at_a_time = math.ceil(training.batch_size / training.num_microbatches / places)
     gradients = 2 if training.num_microbatches > 1 else 1
     needs = {
-        "weights": _bytes_per_device(state.weights) + _sharded_bytes(base, mesh),
-        "average": _bytes_per_device(state.average),
-        "optimizer": _bytes_per_device(state.optimizer),
-        "gradient": gradients * _bytes_per_device(state.weights),
+        "weights": _tree_bytes(state.weights) + _sharded_bytes(base, mesh),
+        "average": _tree_bytes(state.average),
+        "optimizer": _tree_bytes(state.optimizer),
+        "gradient": gradients * _tree_bytes(state.weights),
         "frozen networks": sum(_frozen_bytes(plan, name, mesh) for name in plan.frozen),
         f"activations, {at_a_time} clips": activation_bytes * at_a_time,
     }
     if adapted := {kernel: shapes[kernel] for path in trained if (kernel := adapted_kernel(path))}:
         needs["adapted weights"] = _sharded_bytes(adapted, mesh)
-    return _format_report(plan, sizes, (_num_elements(shapes), _num_elements(trained)), needs)
+    return needs
 
 
 def _format_report(
@@ -116,7 +126,7 @@ def _sharded_bytes(shapes: WeightShapes, mesh: AbstractMesh) -> int:
     )
 
 
-def _bytes_per_device(tree: Any) -> int:
+def _tree_bytes(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -133,8 +143,8 @@ def activation_bytes(plan: Plan) -> int:
     These are the saved activations, and those of the block that `remat` recomputes at that time. The operations are
     counted in their order and without fusion, so that a compiled step needs less.
     """
-    graph, like = plan.network()
-    model, shapes = Model(graph, like, plan.objective(), _no_inputs, plan.training, plan.lora_scale), to_weights(like)
+    model = model_without_inputs(plan)
+    shapes = to_weights(model.like)
     trained = trained_shapes(plan.training, shapes)
     frozen = frozen_shapes(plan.training, shapes, trained)
 
@@ -147,6 +157,12 @@ def activation_bytes(plan: Plan) -> int:
         return peak_bytes(gradient.jaxpr)
 
     return most_bytes(2) - most_bytes(1)
+
+
+def model_without_inputs(plan: Plan) -> Model:
+    """Return the model of a stage from shapes, to trace its losses for given video and text states."""
+    graph, like = plan.network()
+    return Model(graph, like, plan.objective(), _no_inputs, plan.training, plan.lora_scale)
 
 
 def peak_bytes(jaxpr: Any) -> int:

@@ -12,7 +12,7 @@ from show1_jax.training.plan import Plan
 from show1_jax.training.step import Model
 from show1_jax.training.trainable import trains_all
 
-_PEAK_FLOPS: Final = {
+PEAK_FLOPS: Final = {
     "h200": 989e12,
     "h100": 989e12,
     "a100": 312e12,
@@ -30,7 +30,7 @@ gradient repeats does not count."""
 def peak_flops(device: jax.Device) -> float | None:
     """Return the dense bfloat16 operations per second that the vendor states for a device, or None if unknown."""
     kind = device.device_kind.lower()
-    return next((flops for name, flops in _PEAK_FLOPS.items() if name in kind), None)
+    return next((flops for name, flops in PEAK_FLOPS.items() if name in kind), None)
 
 
 def model_flops(plan: Plan, model: Model) -> float:
