@@ -27,6 +27,7 @@ from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.diffusion.random_keys import new_key, numbered_keys
 from show1_jax.errors import UserError
+from show1_jax.nn.vae import Autoencoder
 from show1_jax.training.dry_run import GB, activation_bytes, bytes_per_device, model_without_inputs
 from show1_jax.training.flops import PEAK_FLOPS, count_flops, model_flops
 from show1_jax.training.objectives import encode_latents
@@ -95,7 +96,9 @@ def _encoder_flops(plan: Plan) -> float:
     keys = jax.eval_shape(lambda: numbered_keys(new_key(0), 1))
 
     def encode(weights: nnx.State, video: Any, keys: Any) -> Any:
-        return encode_latents(nnx.merge(graph, weights), video, keys)
+        autoencoder = nnx.merge(graph, weights)
+        assert isinstance(autoencoder, Autoencoder)
+        return encode_latents(autoencoder, video, keys)
 
     return count_flops(jax.make_jaxpr(encode)(weights, video, keys).jaxpr)
 

@@ -63,7 +63,7 @@ def bytes_per_device(plan: Plan, num_devices: int, activation_bytes: int) -> dic
     places = sizes["data"] * sizes["fsdp"]
     at_a_time = math.ceil(training.batch_size / training.num_microbatches / places)
     gradients = 2 if training.num_microbatches > 1 else 1
-    needs = {
+    needs: dict[str, float] = {
         "weights": _tree_bytes(state.weights) + _sharded_bytes(base, mesh),
         "average": _tree_bytes(state.average),
         "optimizer": _tree_bytes(state.optimizer),
