@@ -194,7 +194,6 @@ def test_a_line_that_nothing_says_is_found() -> None:
 DEMO = ["--config", str(ROOT / "configs/demo.py"), "--prompt", "a red circle"]
 RAISED = {
     "sample.py": [
-        ["--prompt", "a cat"],
         ["--config", str(ROOT / "configs/demo.py"), "a red circle"],
         [*DEMO, "--promt", "a red circle"],
         [*DEMO, "--config.keyframes.num_stebs=2"],
