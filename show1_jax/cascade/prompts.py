@@ -18,7 +18,7 @@ class Prompt:
     """Prompt of one video. If the negative prompt or the seed is None, the config's is used.
 
     Attributes:
-        text: description of the video, at most `MAX_PROMPT_LENGTH` characters.
+        text: description of the video, at most 10,000 characters.
         negative: content that the video should not show, for the stages that use it.
         seed: seed of all random draws of the video, 0 to 2^32 - 1.
 
