@@ -113,7 +113,11 @@ def operations() -> Figure:
 def quality() -> Figure:
     """Draw the similarity to the reference against the share of operations."""
     figure, (axes,) = panels(height=4.0)
-    below = ("guidance up to timestep 500", "15 steps there")  # labels that would overlap others
+    below = (
+        "guidance up to timestep 500",
+        "latent stage: 25 of 50 steps",
+        "15 steps there",
+    )  # labels that would overlap others
     for name, share, decibels in data("quality")["recipes"]:
         color, size = (ORANGE, 60) if name == "configs/fast.py" else (BLUE, 36)
         axes.scatter(share, decibels, s=size, color=color, zorder=3)
@@ -123,6 +127,7 @@ def quality() -> Figure:
     axes.set_ylabel("PSNR of the final videos, dB")
     axes.margins(y=0.12)
     axes.set_xlim(21, 42)
+    axes.set_xticks(range(22, 42, 4))
     return figure
 
 
