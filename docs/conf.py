@@ -1,5 +1,7 @@
 """Settings of the documentation site: `python -m sphinx docs DIR` builds it, without a network."""
 
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -63,6 +65,16 @@ def link_to_pages(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = "\n".join(line for line in source[0].split("\n") if line not in missing)
 
 
+def link_from_docs(app: Sphinx, path: Path, parent: str, content: list[str]) -> None:
+    """Make the links of an included file, which are relative to its own folder, relative to `docs/`."""
+
+    def link(match: re.Match[str]) -> str:
+        file = os.path.relpath(ROOT / "docs" / path.parent / match[1], ROOT / "docs")
+        return f"]({OUTSIDE.get(file, file)}"
+
+    content[0] = re.sub(r"\]\((?!\w+:|#)([^)#\s]+)", link, content[0])
+
+
 def keep_colons(app: Sphinx, what: str, name: str, entry: object, options: object, lines: list[str]) -> None:
     """Hide an attribute's first line from napoleon, which takes all that stands before a colon for its type."""
     if what in ("attribute", "property"):
@@ -80,4 +92,5 @@ def setup(app: Sphinx) -> None:
     """Register the hooks of this file."""
     app.connect("autodoc-process-signature", hide_defaults)
     app.connect("source-read", link_to_pages)
+    app.connect("include-read", link_from_docs)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)  # napoleon's has 500
