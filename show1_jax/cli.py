@@ -221,6 +221,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: the file does not exist, does not run, or does not return a ConfigDict; an override has an unknown
             name (the line has the nearest one); or a value has a wrong type or is outside its bounds.
+
+    Example:
+        >>> from show1_jax import load_config
+        >>> config = load_config("configs/demo.py", ["--config.keyframes.num_steps=20"])
+        >>> config.keyframes.num_steps, config.num_frames
+        (20, 29)
     """
     return Config.from_dict(parse_flags(new_flags(), ["", "--config", os.fspath(path), *overrides]).to_dict())
 

@@ -17,6 +17,14 @@ class UserError(Exception):
     """Bad input: one line that states the problem and the remedy.
 
     Command lines print the line unchanged and exit with code 2; library users may catch the exception.
+
+    Example:
+        >>> from show1_jax import UserError, load_config
+        >>> try:
+        ...     load_config("configs/demo.py", ["--config.keyframes.num_stebs=20"])
+        ... except UserError as error:
+        ...     print(error)
+        there is no setting --config.keyframes.num_stebs; did you mean --config.keyframes.num_steps?
     """
 
 

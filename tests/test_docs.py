@@ -63,6 +63,9 @@ NOT_READ = {
     "ruff format .": "`python -m tests` runs it",
     "ruff check .": "`python -m tests` runs it",
     "mypy": "`python -m tests` runs it",
+    "python -m sphinx docs outputs/site": "tests/test_site.py builds the site",
+    "python -m sphinx -W --keep-going docs outputs/site": "tests/test_site.py builds the site",
+    "python docs/figures/draw.py": "tests/test_site.py draws the plots",
     "taskset -c 0": "a part of a command, of Linux",
     "kubectl apply -f launch/kubernetes.yaml": "it needs a cluster; tests/test_launch.py reads the file",
     "kubectl delete -f launch/kubernetes.yaml": "it needs a cluster; tests/test_launch.py reads the file",
@@ -193,7 +196,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory like the checkout, in which commands may write."""
     folder = tmp_path / "checkout"
     folder.mkdir()
-    for name in ("checkpoints", "configs"):
+    for name in ("checkpoints", "configs", "docs"):
         (folder / name).symlink_to(ROOT / name)
     for place in (folder, *(folder / "outputs" / name for name in PROTOCOLS)):  # as the commands of protocols make them
         place.mkdir(parents=True, exist_ok=True)
@@ -382,7 +385,7 @@ def test_links_lead_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"src=\"([^\"]+)\"", text)
     for target in targets:
         if not re.match(r"https?://", target):
-            assert (document.parent / target).exists(), f"{_name(document)}: {target}"
+            assert (document.parent / target.partition("#")[0]).exists(), f"{_name(document)}: {target}"
 
 
 _PATH = re.compile(r"(?:show1_jax|convert|configs|tests|benchmarks|launch|docs|\.ci)/[\w./-]*|(?:sample|train)\.py")

@@ -51,7 +51,7 @@ class VideoBatch:
     """Videos that are sampled together.
 
     Attributes:
-        prompts: texts, or `Prompt`s, which can have a negative prompt and a seed.
+        prompts: texts, or items of `Prompt`, which can have a negative prompt and a seed.
         seeds: seed of every video, 0 to 2^32 - 1; by default 0, 1, ... The seed of a `Prompt` replaces it.
         given: results of stages that do not run, (batch, time, height, width, 3) in [-1, 1], one video per prompt.
         video: videos that a stage starts from, see `VideoEdit`, in the shape of its result; None without an edit, and
@@ -78,10 +78,11 @@ class Cascade:
         spec: settings, architectures, mesh and dtype.
 
     Example:
-        >>> with Cascade.load("checkpoints/show1") as cascade:
-        ...     videos = cascade.sample(["a burning lamborghini driving on a rainbow"], seeds=[345])
+        >>> from show1_jax import Cascade
+        >>> with Cascade.load("checkpoints/demo") as cascade:
+        ...     videos = cascade.sample(["a red circle moves right"], seeds=[345])
         >>> videos["superres_latent"].shape
-        (1, 29, 320, 576, 3)
+        (1, 29, 80, 144, 3)
     """
 
     def __init__(self, spec: CascadeSpec, load: LoadNetwork | Networks, tokenizer: Callable[[str], TextTokenizer]):

@@ -15,7 +15,18 @@ _SLUG_LENGTH: Final = 40
 
 @dataclass(frozen=True)
 class Prompt:
-    """Prompt of one video. If the negative prompt or the seed is None, the config's is used."""
+    """Prompt of one video. If the negative prompt or the seed is None, the config's is used.
+
+    Attributes:
+        text: description of the video, at most 10,000 characters.
+        negative: content that the video should not show, for the stages that use it.
+        seed: seed of all random draws of the video, 0 to 2^32 - 1.
+
+    Example:
+        >>> from show1_jax import Prompt
+        >>> Prompt("a panda eating bamboo", negative="blur", seed=7)
+        Prompt(text='a panda eating bamboo', negative='blur', seed=7)
+    """
 
     text: str
     negative: str | None = None

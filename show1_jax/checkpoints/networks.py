@@ -106,7 +106,26 @@ def make_network(
     param_dtype: DTypeLike = jnp.float32,
     remat: Remat = "none",
 ) -> nnx.Module:
-    """Return a network of that kind; its parameters are shapes only. See `Layers` for this and for the options."""
+    """Return a network of a kind; its parameters are shapes only. See `Layers` for this and for the options.
+
+    Args:
+        kind: `unet`, `vae`, `t5` or `clip_text`, or the kind of a network of metrics.
+        architecture: its settings, of the class of its kind.
+        dtype: dtype of activations.
+        param_dtype: dtype of parameters.
+        remat: what the backward pass recomputes.
+
+    Raises:
+        UserError: there is no such kind.
+
+    Example:
+        >>> from flax import nnx
+        >>> from show1_jax import Cascade, make_network
+        >>> architecture = Cascade.load("checkpoints/demo").spec.architecture("keyframes")
+        >>> network = make_network("unet", architecture)
+        >>> nnx.state(network)["conv_in"]["kernel"].get_value().shape  # 3x3, from 3 colours and 3 positions
+        (3, 3, 6, 32)
+    """
     make: Any = network_kind(kind).network
     network: nnx.Module = make(architecture, Layers(dtype, param_dtype, remat))
     return network

@@ -23,7 +23,16 @@ class OutputConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Config(CascadeConfig):
-    """Settings of a config file: the cascade's settings, and those of `sample.py` and `train.py`."""
+    """Settings of a config file: the cascade's settings, and those of `sample.py` and `train.py`.
+
+    Example:
+        >>> from show1_jax import Config
+        >>> config = Config(checkpoint="checkpoints/demo", seed=7)
+        >>> config.keyframes.num_steps, config.output.fps
+        (75, 8.0)
+        >>> Config.from_dict(config.to_dict()) == config
+        True
+    """
 
     checkpoint: str = "checkpoints/show1"
     """Path of a checkpoint, or paths of several, separated by commas; see `CheckpointSet.open`."""

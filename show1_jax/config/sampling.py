@@ -74,7 +74,13 @@ class StageConfig(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class KeyframesConfig(StageConfig):
-    """Stage 1: keyframes of the whole video, at 2 frames per second."""
+    """Stage 1: keyframes of the whole video, at 2 frames per second.
+
+    Example:
+        >>> from show1_jax import KeyframesConfig
+        >>> KeyframesConfig(num_steps=20).size
+        (40, 64)
+    """
 
     num_steps: int = 75
     guidance_scale: float = 9.0
@@ -93,7 +99,13 @@ class KeyframesConfig(StageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class InterpolationConfig(StageConfig):
-    """Stage 2: frames between every two neighbouring keyframes."""
+    """Stage 2: frames between every two neighbouring keyframes.
+
+    Example:
+        >>> from show1_jax import CascadeConfig, InterpolationConfig
+        >>> CascadeConfig(interpolation=InterpolationConfig(num_between=1)).num_frames
+        15
+    """
 
     num_steps: int = 75
     guidance_scale: float = 4.0
@@ -106,7 +118,13 @@ class InterpolationConfig(StageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class FirstFrameConfig(StageConfig):
-    """Stage 3a: super-resolution of the first frame, as an image."""
+    """Stage 3a: super-resolution of the first frame, as an image.
+
+    Example:
+        >>> from show1_jax import FirstFrameConfig
+        >>> FirstFrameConfig(noise_level=50).guidance_scale
+        4.0
+    """
 
     num_steps: int = 70
     guidance_scale: float = 4.0
@@ -118,7 +136,15 @@ class FirstFrameConfig(StageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SuperresPixelConfig(StageConfig):
-    """Stage 3b: super-resolution of the video in windows; each is conditioned on a finished first frame."""
+    """Stage 3b: super-resolution of the video in windows; each is conditioned on a finished first frame.
+
+    Example:
+        >>> from show1_jax import SuperresPixelConfig
+        >>> SuperresPixelConfig(stride=8)
+        Traceback (most recent call last):
+            ...
+        show1_jax.errors.UserError: SuperresPixelConfig: stride=8 must be smaller than window=8: windows share a frame
+    """
 
     num_steps: int = 125
     guidance_scale: float = 7.0
@@ -139,7 +165,14 @@ class SuperresPixelConfig(StageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SuperresLatentConfig(StageConfig):
-    """Stage 4: latent super-resolution; the resized video is noised and denoised (SDEdit, arXiv 2108.01073)."""
+    """Stage 4: latent super-resolution; the resized video is noised and denoised (SDEdit, arXiv 2108.01073).
+
+    Example:
+        >>> from show1_jax import SuperresLatentConfig
+        >>> config = SuperresLatentConfig()
+        >>> int(config.num_steps * config.strength)  # steps that run
+        40
+    """
 
     num_steps: int = 50
     guidance_scale: float = 15.0
@@ -184,7 +217,13 @@ class SamplingMeshConfig(MeshConfig):
 
 @dataclasses.dataclass(frozen=True)
 class CascadeConfig(Settings):
-    """Settings of all stages, and settings that they share."""
+    """Settings of all stages, and settings that they share.
+
+    Example:
+        >>> from show1_jax import CascadeConfig, KeyframesConfig
+        >>> CascadeConfig(keyframes=KeyframesConfig(num_frames=4)).num_frames
+        13
+    """
 
     keyframes: KeyframesConfig = KeyframesConfig()
     interpolation: InterpolationConfig = InterpolationConfig()

@@ -26,6 +26,16 @@ class VideoEdit:
 
     Raises:
         UserError: a number is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from show1_jax import Cascade, VideoEdit
+        >>> cascade = Cascade.load("checkpoints/demo")
+        >>> video = np.zeros((1, 8, 10, 16, 3), np.float32)  # 8 keyframes of 16x10, gray
+        >>> edit = VideoEdit("keyframes", strength=0)  # strength 0 returns the video
+        >>> videos = cascade.sample(["a red circle stays still"], stages=["keyframes"], edit=edit, video=video)
+        >>> bool((videos["keyframes"] == video).all())
+        True
     """
 
     stage: Stage

@@ -40,6 +40,13 @@ def contact_sheet(path: str | Path, rows: Mapping[str, UInt8[np.ndarray, "t h w 
 
     Raises:
         UserError: there are no videos, or as `write_mp4` does for frames and the disk.
+
+    Example:
+        >>> import numpy as np
+        >>> from show1_jax import contact_sheet, read_picture
+        >>> contact_sheet("sheet.png", {"black": np.zeros((29, 80, 144, 3), np.uint8)}, title="a black video")
+        >>> read_picture("sheet.png").shape
+        (291, 1970, 3)
     """
     from PIL import Image, ImageDraw, ImageFont
 

@@ -13,6 +13,12 @@ def to_uint8(video: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
 
     Raises:
         UserError: a value is NaN.
+
+    Example:
+        >>> import numpy as np
+        >>> from show1_jax import to_uint8
+        >>> to_uint8(np.array([-1.0, 0.0, 1.0, 1.2])).tolist()
+        [0, 127, 255, 255]
     """
     unit: np.ndarray = np.clip(np.asarray(video, np.float32) * 0.5 + 0.5, 0, 1)
     if np.isnan(unit).any():

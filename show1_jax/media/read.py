@@ -164,6 +164,11 @@ def read_picture(path: str | Path, size: FrameSize = None) -> Float32[np.ndarray
 
     Raises:
         UserError: it is missing, damaged, in another format, too large, or has several frames.
+
+    Example:
+        >>> from show1_jax import read_picture
+        >>> read_picture("docs/customise/loop.png", size=(40, 64)).shape
+        (40, 64, 3)
     """
     path = Path(path)
     if not os.path.exists(path):  # Path.exists raises for names that no file can have
@@ -185,6 +190,12 @@ def read_video(
 
     Raises:
         UserError: it is missing, cannot be decoded, is empty, too short, too large, or of another shape or range.
+
+    Example:
+        >>> from show1_jax import read_video
+        >>> video, fps = read_video("docs/customise/loop.mp4", size=(40, 64), num_frames=8)
+        >>> video.shape, fps
+        ((8, 40, 64, 3), Fraction(8, 1))
     """
     path = Path(path)
     if not os.path.exists(path):  # Path.exists raises for names that no file can have

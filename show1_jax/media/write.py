@@ -33,6 +33,14 @@ def write_mp4(path: str | Path, frames: UInt8[np.ndarray, "t h w 3"], fps: int |
 
     Raises:
         UserError: frames or a rate that cannot be written, or a full disk.
+
+    Example:
+        >>> import numpy as np
+        >>> from show1_jax import read_video, write_mp4
+        >>> write_mp4("black.mp4", np.zeros((29, 80, 144, 3), np.uint8), fps=8)
+        >>> video, fps = read_video("black.mp4")
+        >>> video.shape, fps
+        ((29, 80, 144, 3), Fraction(8, 1))
     """
     import av
 
