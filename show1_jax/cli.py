@@ -9,7 +9,6 @@ import contextlib
 import difflib
 import os
 import re
-import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,8 +18,8 @@ from absl import flags
 
 from show1_jax.config.config_dict import ConfigDict
 from show1_jax.config.config_file import Config
-from show1_jax.errors import BAD_INPUT, UserError
-from show1_jax.files import user_path
+from show1_jax.config.running import run_config_file
+from show1_jax.errors import BAD_INPUT, UserError, error_line
 from show1_jax.terminal import INTERRUPTED, ending_at_once, interruptible, tolerant_output
 
 
@@ -46,7 +45,7 @@ def run_command(program: str, command: Callable[[], None]) -> int:
                 return INTERRUPTED
             if not isinstance(error, UserError | OSError):
                 raise
-            print(f"{program}: {_error_line(error)}", file=sys.stderr)
+            print(f"{program}: {error_line(error)}", file=sys.stderr)
             return BAD_INPUT
         return 0
 
@@ -62,9 +61,7 @@ def importing_jax(program: str) -> Iterator[None]:
         try:
             import jax
         except Exception as error:
-            raise UserError(
-                f"JAX does not start ({_error_line(error)}); correct its variable, or install it"
-            ) from error
+            raise UserError(f"JAX does not start ({error_line(error)}); correct its variable, or install it") from error
         for setting in ("jax_numpy_rank_promotion", "jax_transfer_guard"):
             jax.config.update(setting, "allow")  # a user who forbids them does so for other programs
         yield
@@ -103,7 +100,7 @@ def new_flags() -> flags.FlagValues:
     """Return a set of flags that contains `--config FILE`; a command adds its own."""
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
-    help_string = "FILE: settings; --config.SETTING=VALUE changes one"
+    help_string = "FILE: settings, or a name such as full; --config.SETTING=VALUE changes one"
     flags.DEFINE_string("config", None, help_string, flag_values=values)
     return values
 
@@ -156,7 +153,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
 
     path, argv = _split_config_path(argv)
     if not path:
-        raise UserError("no --config; give --config configs/demo.py or --config configs/full.py")
+        raise UserError("no --config; give --config demo, --config full, or the path of a config file")
     config = run_config_file(path)
     _check_overrides(config, argv)
     del values.config  # until here the file's path, below its settings
@@ -167,7 +164,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
         near = difflib.get_close_matches(error.flagname, list(values), n=1, cutoff=0)
         raise UserError(f"there is no flag --{error.flagname}; did you mean --{near[0]}?") from None
     except flags.Error as error:
-        raise UserError(f"{_error_line(error)}; see --help") from None
+        raise UserError(f"{error_line(error)}; see --help") from None
     if rest:
         raise UserError(f"{rest[0]!r} belongs to no flag; a prompt is given as --prompt {rest[0]!r}")
     return config
@@ -215,7 +212,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Return the settings of a config file.
 
     Args:
-        path: path of the Python file, which is run; `FILE:ARGUMENT` passes an argument to its `get_config()`.
+        path: path of the Python file, which is run, or the name of one that comes with the package, such as `demo`;
+            `FILE:ARGUMENT` passes an argument to its `get_config()`.
         overrides: overrides of settings, as on a command line: `--config.SETTING=VALUE`.
 
     Raises:
@@ -223,26 +221,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             name (the line has the nearest one); or a value has a wrong type or is outside its bounds.
     """
     return Config.from_dict(parse_flags(new_flags(), ["", "--config", os.fspath(path), *overrides]).to_dict())
-
-
-def run_config_file(path: str) -> ConfigDict:
-    """Return the settings of a config file as it states them, without overrides; see `load_config`.
-
-    Raises:
-        UserError: the file does not exist, does not run, or does not return a ConfigDict.
-    """
-    user_path(path)  # refuse a URL, before its colon is read as the start of an argument
-    name, *argument = path.split(":", 1)
-    file = user_path(name)
-    if not file.is_file():
-        raise UserError(f"there is no config {path}; give --config configs/demo.py or --config configs/full.py")
-    try:
-        config = runpy.run_path(str(file))["get_config"](*argument)
-    except Exception as error:  # the user's Python may raise anything
-        raise UserError(f"the config {path} does not run ({_error_line(error)}); correct it") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"get_config() of {path} must return an ml_collections.ConfigDict; correct it")
-    return config
 
 
 def flag_help(values: flags.FlagValues) -> str:
@@ -291,11 +269,3 @@ def _setting_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
             yield from _setting_names(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
-
-
-def _error_line(error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        where = "" if error.filename is None else f"{error.filename}: "
-        text = f"{where}{error.strerror}; check the path, its permissions and the disk"
-    return " ".join(text.split()) or type(error).__name__

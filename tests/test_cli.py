@@ -155,7 +155,7 @@ def test_bad_config(tmp_path: Path, source: str | None, said: str) -> None:
 
 def test_config_is_needed() -> None:
     for arguments in (["--prompt", "x"], ["--config"], ["--config="], ["--config.seed=1"]):
-        assert "no --config; give --config configs/demo.py" in refusal(*arguments)
+        assert "no --config; give --config demo, --config full," in refusal(*arguments)
 
 
 def test_seeds_of_prompts(tmp_path: Path) -> None:

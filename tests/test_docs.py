@@ -46,7 +46,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "launch/README.md")
 DOCUMENTS = [*(ROOT / name for name in PAGES), *sorted((ROOT / "docs").glob("*.md"))]
 LAUNCH = [path for path in sorted((ROOT / "launch").iterdir()) if path.suffix != ".md"]
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))
 SOURCES = [*(ROOT / name for name in ("sample.py", "train.py")), *sorted((ROOT / "show1_jax").rglob("*.py"))]
 
 NOT_READ = {
