@@ -229,6 +229,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit code: 2 after one line on stderr if the input is bad.
     """
+    jax.config.update("jax_platforms", "cpu")  # nothing here needs an accelerator
     return run_command("convert", lambda: _run(arguments))
 
 
@@ -320,5 +321,4 @@ def _run_convert(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_platforms", "cpu")  # nothing here needs an accelerator
     exit_process(main(sys.argv[1:]))

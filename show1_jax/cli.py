@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from absl import flags
 
@@ -21,6 +21,16 @@ from show1_jax.config.config_file import Config
 from show1_jax.config.running import run_config_file
 from show1_jax.errors import BAD_INPUT, UserError, error_line
 from show1_jax.terminal import INTERRUPTED, ending_at_once, interruptible, tolerant_output
+
+_CONSOLE_COMMANDS: Final = {
+    r"(?<![\w./\\-])(?:python\s+)?sample\.py\b": "show1-sample",
+    r"(?<![\w./\\-])(?:python\s+)?train\.py\b": "show1-train",
+    r"\bpython\s+-m\s+convert\b": "show1-convert",
+    r"\bpython\s+-m\s+show1_jax\.evaluation\b(?!\.)": "show1-evaluate",
+    r"\bpython\s+-m\s+show1_jax\.data\b": "show1-data",
+    r"\bpython\s+-m\s+show1_jax\.web\b": "show1-web",
+}
+"""Names of the console commands of an installed package, by the text that names the same command of a checkout."""
 
 
 def run_command(program: str, command: Callable[[], None]) -> int:
@@ -45,9 +55,22 @@ def run_command(program: str, command: Callable[[], None]) -> int:
                 return INTERRUPTED
             if not isinstance(error, UserError | OSError):
                 raise
-            print(f"{program}: {error_line(error)}", file=sys.stderr)
+            print(f"{program}: {as_typed(error_line(error))}", file=sys.stderr)
             return BAD_INPUT
         return 0
+
+
+def as_typed(text: str) -> str:
+    """Return a text for the user in which commands have the names that this user has.
+
+    Texts name the commands of a checkout, such as `python sample.py`. If a console command runs, these become
+    `show1-sample` and the others.
+    """
+    if not Path(sys.argv[0]).name.startswith("show1-"):
+        return text
+    for pattern, name in _CONSOLE_COMMANDS.items():
+        text = re.sub(pattern, name, text)
+    return text
 
 
 @contextlib.contextmanager
@@ -72,6 +95,11 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self.prog = as_typed(self.prog)  # before the help is formatted, for its indentation
+
+    def format_help(self) -> str:
+        """Return the help, with the names of commands that this user has."""
+        return as_typed(super().format_help())
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line.
@@ -188,7 +216,7 @@ def read_command(
         UserError: as `parse_flags`.
     """
     if {"--help", "-help", "-h"} & set(argv):
-        print(usage, flag_help(values), sep="\n")
+        print(as_typed(f"{usage}\n{flag_help(values)}"))
         return None
     config = parse_flags(values, argv)
     for name in settings:

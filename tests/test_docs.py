@@ -24,12 +24,11 @@ import jax
 import numpy as np
 import pytest
 
-import sample
-import train
 from convert import __main__ as convert_command
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.stages import STAGE_TABLE
 from show1_jax.cli import load_config
+from show1_jax.commands import sample, train
 from show1_jax.config.sampling import STAGES
 from show1_jax.data import __main__ as data_command
 from show1_jax.evaluation import __main__ as evaluation_command

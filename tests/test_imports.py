@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "show1_jax"
 ORDER = (
+    "commands",
     "evaluation",
     "web",
     "training",
