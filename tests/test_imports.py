@@ -151,6 +151,16 @@ def test_the_package_needs_nothing_that_is_not_installed() -> None:
     assert not taken
 
 
+@pytest.mark.parametrize("folder", ["configs", "convert"])
+def test_what_has_another_name_when_it_is_installed_imports_itself_relatively(folder: str) -> None:
+    """In the wheel `convert` is `show1_jax.convert`, so that its modules must not know their full names."""
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not [name for name in names if name.split(".")[0] == folder], path
+
+
 def test_folders_are_seen_at_a_glance() -> None:
     counts = folders(ROOT)
     assert counts.pop(PACKAGE) <= MAX_TOP_LEVEL
