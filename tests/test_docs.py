@@ -43,7 +43,7 @@ from show1_jax.parallel import mesh
 from show1_jax.training import caption_encoders
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "launch/README.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "launch/README.md")
 DOCUMENTS = [*(ROOT / name for name in PAGES), *sorted((ROOT / "docs").glob("*.md"))]
 LAUNCH = [path for path in sorted((ROOT / "launch").iterdir()) if path.suffix != ".md"]
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))
