@@ -223,14 +223,14 @@ def _sources(arguments: argparse.Namespace) -> dict[str, str]:
     return sources
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command line.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, by default that of this process.
 
     Returns:
         The exit code: 2 after one line on stderr if the input is bad.
     """
     jax.config.update("jax_platforms", "cpu")  # nothing here needs an accelerator
-    return run_command("convert", lambda: _run(arguments))
+    return run_command("convert", lambda: _run(sys.argv[1:] if arguments is None else arguments))
 
 
 def _run(arguments: Sequence[str]) -> None:
@@ -321,4 +321,4 @@ def _run_convert(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    exit_process(main(sys.argv[1:]))
+    exit_process(main())

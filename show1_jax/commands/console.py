@@ -6,7 +6,6 @@ ends the command with one line.
 
 import importlib
 import importlib.util
-import sys
 from typing import NoReturn
 
 from show1_jax.terminal import end_at_once, exit_process
@@ -44,6 +43,6 @@ def web() -> NoReturn:
 
 
 def _run(program: str, module: str) -> NoReturn:
-    """Run the `main` of a module with the arguments of this process, and end the process with its exit code."""
+    """Run the command line of this process by the `main` of a module, and end the process with its exit code."""
     end_at_once(program)
-    exit_process(importlib.import_module(module).main(sys.argv[1:]))
+    exit_process(importlib.import_module(module).main())

@@ -13,6 +13,7 @@ The stages: keyframes, interpolation, first_frame, superres_pixel, superres_late
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -113,6 +114,6 @@ def sample(argv: Sequence[str]) -> None:
     (print_memory if values.dry_run else sample_videos)(config, request)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command line and return the exit code: 2 after one line on stderr if the input is bad."""
-    return cli.run_command("sample", lambda: sample(["sample", *arguments]))
+def main() -> int:
+    """Run the command line of this process and return its exit code: 2 after one line on stderr if the input is bad."""
+    return cli.run_command("sample", lambda: sample(sys.argv))

@@ -11,6 +11,7 @@ command resumes from the newest intact step. SIGTERM and Ctrl-C save before the 
 some weights are trained, and `sample.py --adapter DIR` adds their changes to the network that they started from.
 """
 
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -86,6 +87,6 @@ def _numbers(devices: str | None) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command line and return the exit code: 2 after one line on stderr if the input is bad."""
-    return cli.run_command("train", lambda: train(["train", *arguments]))
+def main() -> int:
+    """Run the command line of this process and return its exit code: 2 after one line on stderr if the input is bad."""
+    return cli.run_command("train", lambda: train(sys.argv))
