@@ -141,7 +141,7 @@ def test_no_modules_import_each_other() -> None:
 
 
 def test_the_package_needs_nothing_that_is_not_installed() -> None:
-    """The wheel holds the package alone."""
+    """In the wheel, `configs` and `convert` have other names; the others are not in it."""
     beside = {"benchmarks", "configs", "convert", "sample", "tests", "train"}
     taken = {
         f"{name} imports {other}"
