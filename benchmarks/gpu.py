@@ -33,8 +33,9 @@ from benchmarks.accelerator.setting import Setting
 from benchmarks.accelerator.steps import Results
 from benchmarks.machine import describe_commit, describe_machine
 from show1_jax.cascade.stages import text_encoders
-from show1_jax.cli import ArgumentParser, run_command, run_config_file
+from show1_jax.cli import ArgumentParser, run_command
 from show1_jax.config.config_file import Config
+from show1_jax.config.running import run_config_file
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.config.settings import Remat
 from show1_jax.config.training import TrainedStage

@@ -14,9 +14,10 @@ Hardware: two CPU cores for the demo; docs/customise.md has the minutes, and the
 Result: videos of other things that move as the thing of the clip does; docs/customise.md says how often.
 """
 
-from configs import demo, full
 from show1_jax.config.config_dict import ConfigDict
 from show1_jax.errors import UserError
+
+from . import demo, full
 
 TEMPORAL_LAYERS = r"temp_convs|temp_attentions.*attn"
 OPTIMIZER = {"kind": "adamw", "schedule": "constant", "warmup_steps": 0, "ema_decay": 0.0}

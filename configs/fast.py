@@ -11,8 +11,9 @@ those of the released numbers of steps, and the worst of them 45.4 dB; all show 
 (benchmarks/README.md has the command, the changes one by one, and those that lost too much).
 """
 
-from configs import full
 from show1_jax.config.config_dict import ConfigDict
+
+from . import full
 
 
 def get_config() -> ConfigDict:

@@ -12,8 +12,9 @@ trained beside it from the same seed, with the same numbers of steps and clips:
 Hardware: one CPU core for each. Result: `python -m benchmarks.pixel_or_latent` samples both and compares them.
 """
 
-from configs import demo
 from show1_jax.config.config_dict import ConfigDict
+
+from . import demo
 
 LATENT_UNET = demo.KEYFRAMES_UNET | {"in_channels": demo.LATENT_CHANNELS, "out_channels": demo.LATENT_CHANNELS}
 

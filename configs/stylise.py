@@ -18,8 +18,9 @@ Pixel super-resolution sees them move across the frame (`pan`): otherwise it lea
 Hardware: two CPU cores, 4 minutes a stage. Result: videos of 64x40 with outlines; docs/customise.md has the shares.
 """
 
-from configs import demo
 from show1_jax.config.config_dict import ConfigDict
+
+from . import demo
 
 NUM_STEPS = {"keyframes": 220, "first_frame": 500, "superres_pixel": 560}
 LORA = {"rank": 8, "alpha": 16.0, "layers": "spatial"}

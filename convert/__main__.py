@@ -19,18 +19,19 @@ from typing import Any
 
 import jax
 
-from convert.convert import DTYPES, convert
-from convert.export import export
-from convert.features import PUBLISHED_NETWORKS, convert_features
-from convert.inflate import INITIAL_FOLDERS, inflate
-from convert.lora.export import MAX_RANK, export_adapter
-from convert.lora.import_file import import_adapter
-from convert.merge import merge
-from convert.released import RELEASED_STAGES
-from convert.verify import verify
 from show1_jax.cli import ArgumentParser, load_config, number_between, run_command
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
+
+from .convert import DTYPES, convert
+from .export import export
+from .features import PUBLISHED_NETWORKS, convert_features
+from .inflate import INITIAL_FOLDERS, inflate
+from .lora.export import MAX_RANK, export_adapter
+from .lora.import_file import import_adapter
+from .merge import merge
+from .released import RELEASED_STAGES
+from .verify import verify
 
 
 def _path_argument(text: str) -> Path:
@@ -222,13 +223,14 @@ def _sources(arguments: argparse.Namespace) -> dict[str, str]:
     return sources
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command line.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, by default that of this process.
 
     Returns:
         The exit code: 2 after one line on stderr if the input is bad.
     """
-    return run_command("convert", lambda: _run(arguments))
+    jax.config.update("jax_platforms", "cpu")  # nothing here needs an accelerator
+    return run_command("convert", lambda: _run(sys.argv[1:] if arguments is None else arguments))
 
 
 def _run(arguments: Sequence[str]) -> None:
@@ -319,5 +321,4 @@ def _run_convert(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_platforms", "cpu")  # nothing here needs an accelerator
-    exit_process(main(sys.argv[1:]))
+    exit_process(main())

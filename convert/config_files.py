@@ -9,11 +9,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Final
 
-from convert.architectures import unet_config, vae_config
 from show1_jax.errors import UserError
 from show1_jax.nn.clip import CLIPTextConfig
 from show1_jax.nn.config import UNetConfig, VAEConfig
 from show1_jax.nn.t5 import T5Config
+
+from .architectures import unet_config, vae_config
 
 _DIFFUSERS: Final = {"_diffusers_version": "0.19.3"}
 

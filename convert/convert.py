@@ -13,10 +13,22 @@ from typing import Any, Final
 import ml_dtypes
 import numpy as np
 
-from convert.folders import allowed_roots, read_file
-from convert.hub import download, is_hub_id
-from convert.reader import Weights, open_weights
-from convert.released import (
+from show1_jax.checkpoints.arrays import CheckpointWriter, check_new_checkpoint, new_checkpoint
+from show1_jax.checkpoints.manifest import Component, sha256
+from show1_jax.checkpoints.recorded_settings import with_settings
+from show1_jax.config.sampling import CascadeConfig
+from show1_jax.errors import UserError
+from show1_jax.files import check_space, user_path
+from show1_jax.nn.config import Architecture
+from show1_jax.nn.text_architecture import TextArchitecture
+from show1_jax.parallel.weights import WeightPath
+from show1_jax.progress import Bar
+from show1_jax.text.encoders import encoder_of_kind
+
+from .folders import allowed_roots, read_file
+from .hub import download, is_hub_id
+from .reader import Weights, open_weights
+from .released import (
     OWNERS_LICENCE,
     RELEASED_STAGES,
     TOKENIZER_FILES,
@@ -29,19 +41,8 @@ from convert.released import (
     repository_licence,
     scheduler_file,
 )
-from convert.rules import match_weights
-from convert.tables import KINDS, parameters
-from show1_jax.checkpoints.arrays import CheckpointWriter, check_new_checkpoint, new_checkpoint
-from show1_jax.checkpoints.manifest import Component, sha256
-from show1_jax.checkpoints.recorded_settings import with_settings
-from show1_jax.config.sampling import CascadeConfig
-from show1_jax.errors import UserError
-from show1_jax.files import check_space, user_path
-from show1_jax.nn.config import Architecture
-from show1_jax.nn.text_architecture import TextArchitecture
-from show1_jax.parallel.weights import WeightPath
-from show1_jax.progress import Bar
-from show1_jax.text.encoders import encoder_of_kind
+from .rules import match_weights
+from .tables import KINDS, parameters
 
 DTYPES: Final[Mapping[str, np.dtype | None]] = {
     "keep": None,

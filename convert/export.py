@@ -11,13 +11,6 @@ from typing import Any, Final
 import numpy as np
 from flax import nnx
 
-from convert.convert import DTYPES
-from convert.model_index import model_index
-from convert.released import MODEL_INDEX, RELEASED_STAGES
-from convert.rules import ReleasedTensor, released_tensors
-from convert.safetensors_file import write_safetensors
-from convert.stored import read_weights, stored_architecture
-from convert.tables import KINDS, Kind, parameters
 from show1_jax.checkpoints.arrays import tokenizer_files
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.manifest import Component
@@ -26,6 +19,14 @@ from show1_jax.files import check_space, check_target, new_folder
 from show1_jax.nn.config import Architecture
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.progress import Bar
+
+from .convert import DTYPES
+from .model_index import model_index
+from .released import MODEL_INDEX, RELEASED_STAGES
+from .rules import ReleasedTensor, released_tensors
+from .safetensors_file import write_safetensors
+from .stored import read_weights, stored_architecture
+from .tables import KINDS, Kind, parameters
 
 _STAGE_FOLDERS: Final = {part.component: stage.folder for stage in RELEASED_STAGES.values() for part in stage.parts}
 _ROLES: Final = {role for stage in RELEASED_STAGES.values() for part in stage.parts for role in part.schedulers}

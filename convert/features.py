@@ -4,21 +4,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from convert.convert import dtype_name, tool_version
-from convert.hub import download_files, is_hub_id
-from convert.recognition.c3d import C3D
-from convert.recognition.clip import CLIP
-from convert.recognition.i3d import I3D
-from convert.recognition.inception import INCEPTION
-from convert.recognition.published import PublishedNetwork
-from convert.released import repository_licence
-from convert.rules import match_weights
-from convert.tables import parameters
 from show1_jax.checkpoints.arrays import check_new_checkpoint, new_checkpoint
 from show1_jax.checkpoints.manifest import Component, sha256
 from show1_jax.errors import UserError
 from show1_jax.files import check_space
 from show1_jax.progress import Bar
+
+from .convert import dtype_name, tool_version
+from .hub import download_files, is_hub_id
+from .recognition.c3d import C3D
+from .recognition.clip import CLIP
+from .recognition.i3d import I3D
+from .recognition.inception import INCEPTION
+from .recognition.published import PublishedNetwork
+from .released import repository_licence
+from .rules import match_weights
+from .tables import parameters
 
 PUBLISHED_NETWORKS: Final[Mapping[str, PublishedNetwork]] = {
     network.kind: network for network in (I3D, C3D, INCEPTION, CLIP)

@@ -23,10 +23,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx, validate_repo_id
 
-from convert.reader import choose_file, read_index
-from convert.released import MODEL_INDEX, TOKENIZER_FILES, ReleasedStage
 from show1_jax.errors import UserError
 from show1_jax.files import read_bounded
+
+from .reader import choose_file, read_index
+from .released import MODEL_INDEX, TOKENIZER_FILES, ReleasedStage
 
 _REVISION = re.compile(r"(?!.*\.\.)[\w./-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")

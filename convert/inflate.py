@@ -14,12 +14,6 @@ from typing import Final
 
 import numpy as np
 
-from convert.convert import PreparedPart, prepare, write_checkpoint
-from convert.reader import Weights
-from convert.released import OWNERS_LICENCE, RELEASED_STAGES, ReleasedStage, check_unet
-from convert.safetensors_file import read_safetensors, write_safetensors
-from convert.stored import read_weights, stored_architecture
-from convert.tables import parameters
 from show1_jax.checkpoints.arrays import check_new_checkpoint
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_run
 from show1_jax.checkpoints.manifest import MANIFEST
@@ -28,6 +22,13 @@ from show1_jax.files import user_path
 from show1_jax.nn.config import UNetConfig
 from show1_jax.nn.init import initial_weight
 from show1_jax.parallel.weights import WeightPath, to_weights
+
+from .convert import PreparedPart, prepare, write_checkpoint
+from .reader import Weights
+from .released import OWNERS_LICENCE, RELEASED_STAGES, ReleasedStage, check_unet
+from .safetensors_file import read_safetensors, write_safetensors
+from .stored import read_weights, stored_architecture
+from .tables import parameters
 
 INFLATED_KEYFRAMES: Final = "keyframes"
 """Source of the interpolation stage that selects the keyframe UNet made by the same command."""

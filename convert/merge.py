@@ -10,10 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from convert.released import check_text_widths
-from convert.rules import Problems, check_values
-from convert.stored import cpu_mesh, read_weights, stored_architecture
-from convert.tables import parameters
 from show1_jax.checkpoints.adapter_set import Adapter, adapted_weights, open_adapters
 from show1_jax.checkpoints.adapters import changed_weight
 from show1_jax.checkpoints.arrays import (
@@ -32,6 +28,11 @@ from show1_jax.files import check_space
 from show1_jax.nn.config import Architecture
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.progress import Bar
+
+from .released import check_text_widths
+from .rules import Problems, check_values
+from .stored import cpu_mesh, read_weights, stored_architecture
+from .tables import parameters
 
 
 @dataclass(frozen=True)

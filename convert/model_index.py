@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from convert.tables import KINDS
 from show1_jax.checkpoints.manifest import Component
+
+from .tables import KINDS
 
 _PIPELINES: Final[Mapping[str, str]] = {
     "keyframes": "TextToVideoIFPipeline",

@@ -7,9 +7,10 @@ from typing import Final
 
 import numpy as np
 
-from convert.pickle_machine import MalformedError, named_errors
 from show1_jax.errors import UserError, shown
 from show1_jax.files import open_regular
+
+from .pickle_machine import MalformedError, named_errors
 
 _SUFFIX: Final = ".npy"
 _MAX_BYTES: Final = 1 << 30

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from convert.pickle_machine import MalformedError, Name, PickleMachine
 from show1_jax.errors import shown
+
+from .pickle_machine import MalformedError, Name, PickleMachine
 
 _RECONSTRUCT: Final = frozenset({"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"})
 """The function that makes an empty array, before and since NumPy 2."""

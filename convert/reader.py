@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.folders import MAX_FILE_BYTES, AllowedRoots, allowed_roots, check_inside
-from convert.mapped import MappedTensor, TensorTable
-from convert.safetensors_file import read_safetensors
-from convert.torch_file import read_torch_file
 from show1_jax.errors import UserError, shown, shown_name
 from show1_jax.files import read_json
+
+from .folders import MAX_FILE_BYTES, AllowedRoots, allowed_roots, check_inside
+from .mapped import MappedTensor, TensorTable
+from .safetensors_file import read_safetensors
+from .torch_file import read_torch_file
 
 _STEM = r"(?P<stem>diffusion_pytorch_model|model|pytorch_model)"
 _KIND = r"\.(?P<kind>safetensors|bin)"

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from convert.folders import allowed_roots, read_settings
-from convert.tables import KINDS
 from show1_jax.cascade.stages import STAGE_TABLE
 from show1_jax.diffusion.schedule import SchedulerConfig, alphas_cumprod
 from show1_jax.errors import UserError, shown_name
 from show1_jax.nn.config import Architecture, UNetConfig
 from show1_jax.nn.text_architecture import TextArchitecture
 from show1_jax.text.encoders import TEXT_ENCODERS
+
+from .folders import allowed_roots, read_settings
+from .tables import KINDS
 
 _SHOW1_LICENCE: Final = "CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0)"
 _DEEPFLOYD_LICENCE: Final = (

@@ -14,9 +14,10 @@ from typing import Any, Final, NoReturn
 import ml_dtypes
 import numpy as np
 
-from convert.mapped import MappedTensor, TensorTable, map_file
 from show1_jax.errors import UserError, shown, shown_name
 from show1_jax.files import check_json, reject_repeated_names
+
+from .mapped import MappedTensor, TensorTable, map_file
 
 ELEMENT_TYPES = {
     "F64": np.dtype("<f8"),

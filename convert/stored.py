@@ -7,7 +7,6 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from convert.rules import Problems, check_values
 from show1_jax.checkpoints.arrays import load_weights, weight_shapes
 from show1_jax.checkpoints.manifest import Component
 from show1_jax.checkpoints.networks import architecture_of
@@ -16,6 +15,8 @@ from show1_jax.errors import UserError
 from show1_jax.nn.config import Architecture
 from show1_jax.parallel import make_mesh
 from show1_jax.parallel.weights import WeightPath, to_state, to_weights
+
+from .rules import Problems, check_values
 
 
 def stored_architecture(checkpoint: Path, name: str, component: Component) -> Architecture:

@@ -6,13 +6,14 @@ from typing import Any, Final
 
 from flax import nnx
 
-from convert.architectures import unet_config, vae_config
-from convert.config_files import clip_json, t5_json, unet_json, vae_json
-from convert.rules import KeyTable
 from show1_jax.checkpoints.networks import make_network
 from show1_jax.nn.clip import CLIPTextConfig
 from show1_jax.nn.config import Architecture
 from show1_jax.nn.t5 import T5Config
+
+from .architectures import unet_config, vae_config
+from .config_files import clip_json, t5_json, unet_json, vae_json
+from .rules import KeyTable
 
 UNET: Final = KeyTable(
     renames=(

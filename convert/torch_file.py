@@ -16,11 +16,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from convert.mapped import Checksum, TensorTable, map_file
-from convert.pickle_machine import MalformedError, named_errors
-from convert.torch_legacy import read_legacy
-from convert.torch_state_dict import MAX_PICKLE, Storage, state_dict
 from show1_jax.errors import shown, shown_name
+
+from .mapped import Checksum, TensorTable, map_file
+from .pickle_machine import MalformedError, named_errors
+from .torch_legacy import read_legacy
+from .torch_state_dict import MAX_PICKLE, Storage, state_dict
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _IS_UTF8: Final = 0x800  # flag of an entry: its name is UTF-8

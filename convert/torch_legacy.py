@@ -13,10 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from convert.mapped import TensorTable
-from convert.pickle_machine import MAX_INSTRUCTIONS, MalformedError, PickleMachine
-from convert.torch_state_dict import MAX_PICKLE, Storage, state_dict
 from show1_jax.errors import shown
+
+from .mapped import TensorTable
+from .pickle_machine import MAX_INSTRUCTIONS, MalformedError, PickleMachine
+from .torch_state_dict import MAX_PICKLE, Storage, state_dict
 
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _VERSION: Final = 1001

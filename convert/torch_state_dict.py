@@ -9,9 +9,10 @@ from typing import Any, Final, Protocol
 import ml_dtypes
 import numpy as np
 
-from convert.mapped import Checksum, MappedTensor, TensorTable
-from convert.pickle_machine import MalformedError, Name, PickleMachine
 from show1_jax.errors import shown
+
+from .mapped import Checksum, MappedTensor, TensorTable
+from .pickle_machine import MalformedError, Name, PickleMachine
 
 _STORAGES = {
     "torch DoubleStorage": np.dtype("<f8"),

@@ -5,15 +5,16 @@ from pathlib import Path
 
 from flax import nnx
 
-from convert.rules import Problems
-from convert.stored import stored_architecture
-from convert.tables import parameters
 from show1_jax.checkpoints.adapters import ADAPTER, LORA_A, LORA_B, AdapterConfig
 from show1_jax.checkpoints.arrays import weight_shapes
 from show1_jax.checkpoints.manifest import Component, read_manifest, verify_files
 from show1_jax.errors import shown_name
 from show1_jax.parallel.weights import weight_path
 from show1_jax.progress import Bar
+
+from .rules import Problems
+from .stored import stored_architecture
+from .tables import parameters
 
 
 def verify(checkpoint: Path) -> None:

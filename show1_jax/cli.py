@@ -9,19 +9,28 @@ import contextlib
 import difflib
 import os
 import re
-import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from absl import flags
 
 from show1_jax.config.config_dict import ConfigDict
 from show1_jax.config.config_file import Config
-from show1_jax.errors import BAD_INPUT, UserError
-from show1_jax.files import user_path
+from show1_jax.config.running import run_config_file
+from show1_jax.errors import BAD_INPUT, UserError, error_line
 from show1_jax.terminal import INTERRUPTED, ending_at_once, interruptible, tolerant_output
+
+_CONSOLE_COMMANDS: Final = {
+    r"(?<![\w./\\-])(?:python\s+)?sample\.py\b": "show1-sample",
+    r"(?<![\w./\\-])(?:python\s+)?train\.py\b": "show1-train",
+    r"\bpython\s+-m\s+convert\b": "show1-convert",
+    r"\bpython\s+-m\s+show1_jax\.evaluation\b(?!\.)": "show1-evaluate",
+    r"\bpython\s+-m\s+show1_jax\.data\b": "show1-data",
+    r"\bpython\s+-m\s+show1_jax\.web\b": "show1-web",
+}
+"""Names of the console commands of an installed package, by the text that names the same command of a checkout."""
 
 
 def run_command(program: str, command: Callable[[], None]) -> int:
@@ -46,9 +55,22 @@ def run_command(program: str, command: Callable[[], None]) -> int:
                 return INTERRUPTED
             if not isinstance(error, UserError | OSError):
                 raise
-            print(f"{program}: {_error_line(error)}", file=sys.stderr)
+            print(f"{program}: {as_typed(error_line(error))}", file=sys.stderr)
             return BAD_INPUT
         return 0
+
+
+def as_typed(text: str) -> str:
+    """Return a text for the user in which commands have the names that this user has.
+
+    Texts name the commands of a checkout, such as `python sample.py`. If a console command runs, these become
+    `show1-sample` and the others.
+    """
+    if not Path(sys.argv[0]).name.startswith("show1-"):
+        return text
+    for pattern, name in _CONSOLE_COMMANDS.items():
+        text = re.sub(pattern, name, text)
+    return text
 
 
 @contextlib.contextmanager
@@ -62,9 +84,7 @@ def importing_jax(program: str) -> Iterator[None]:
         try:
             import jax
         except Exception as error:
-            raise UserError(
-                f"JAX does not start ({_error_line(error)}); correct its variable, or install it"
-            ) from error
+            raise UserError(f"JAX does not start ({error_line(error)}); correct its variable, or install it") from error
         for setting in ("jax_numpy_rank_promotion", "jax_transfer_guard"):
             jax.config.update(setting, "allow")  # a user who forbids them does so for other programs
         yield
@@ -75,6 +95,11 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self.prog = as_typed(self.prog)  # before the help is formatted, for its indentation
+
+    def format_help(self) -> str:
+        """Return the help, with the names of commands that this user has."""
+        return as_typed(super().format_help())
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line.
@@ -103,7 +128,7 @@ def new_flags() -> flags.FlagValues:
     """Return a set of flags that contains `--config FILE`; a command adds its own."""
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
-    help_string = "FILE: settings; --config.SETTING=VALUE changes one"
+    help_string = "FILE: settings, or a name such as full; --config.SETTING=VALUE changes one"
     flags.DEFINE_string("config", None, help_string, flag_values=values)
     return values
 
@@ -156,7 +181,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
 
     path, argv = _split_config_path(argv)
     if not path:
-        raise UserError("no --config; give --config configs/demo.py or --config configs/full.py")
+        raise UserError("no --config; give --config demo, --config full, or the path of a config file")
     config = run_config_file(path)
     _check_overrides(config, argv)
     del values.config  # until here the file's path, below its settings
@@ -167,7 +192,7 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
         near = difflib.get_close_matches(error.flagname, list(values), n=1, cutoff=0)
         raise UserError(f"there is no flag --{error.flagname}; did you mean --{near[0]}?") from None
     except flags.Error as error:
-        raise UserError(f"{_error_line(error)}; see --help") from None
+        raise UserError(f"{error_line(error)}; see --help") from None
     if rest:
         raise UserError(f"{rest[0]!r} belongs to no flag; a prompt is given as --prompt {rest[0]!r}")
     return config
@@ -191,7 +216,7 @@ def read_command(
         UserError: as `parse_flags`.
     """
     if {"--help", "-help", "-h"} & set(argv):
-        print(usage, flag_help(values), sep="\n")
+        print(as_typed(f"{usage}\n{flag_help(values)}"))
         return None
     config = parse_flags(values, argv)
     for name in settings:
@@ -215,7 +240,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Return the settings of a config file.
 
     Args:
-        path: path of the Python file, which is run; `FILE:ARGUMENT` passes an argument to its `get_config()`.
+        path: path of the Python file, which is run, or the name of one that comes with the package, such as `demo`;
+            `FILE:ARGUMENT` passes an argument to its `get_config()`.
         overrides: overrides of settings, as on a command line: `--config.SETTING=VALUE`.
 
     Raises:
@@ -229,26 +255,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         (20, 29)
     """
     return Config.from_dict(parse_flags(new_flags(), ["", "--config", os.fspath(path), *overrides]).to_dict())
-
-
-def run_config_file(path: str) -> ConfigDict:
-    """Return the settings of a config file as it states them, without overrides; see `load_config`.
-
-    Raises:
-        UserError: the file does not exist, does not run, or does not return a ConfigDict.
-    """
-    user_path(path)  # refuse a URL, before its colon is read as the start of an argument
-    name, *argument = path.split(":", 1)
-    file = user_path(name)
-    if not file.is_file():
-        raise UserError(f"there is no config {path}; give --config configs/demo.py or --config configs/full.py")
-    try:
-        config = runpy.run_path(str(file))["get_config"](*argument)
-    except Exception as error:  # the user's Python may raise anything
-        raise UserError(f"the config {path} does not run ({_error_line(error)}); correct it") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"get_config() of {path} must return an ml_collections.ConfigDict; correct it")
-    return config
 
 
 def flag_help(values: flags.FlagValues) -> str:
@@ -297,11 +303,3 @@ def _setting_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
             yield from _setting_names(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
-
-
-def _error_line(error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        where = "" if error.filename is None else f"{error.filename}: "
-        text = f"{where}{error.strerror}; check the path, its permissions and the disk"
-    return " ".join(text.split()) or type(error).__name__

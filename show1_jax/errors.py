@@ -49,3 +49,12 @@ def shown(value: Any) -> str:
 def shown_name(name: str) -> str:
     """Return a name unchanged, or as `shown` if it is long or not printable."""
     return name if len(name) <= _MAX_SHOWN and name.isprintable() else shown(name)
+
+
+def error_line(error: Exception) -> str:
+    """Return the text of an exception on one line; an error of the operating system names the file."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        text = f"{where}{error.strerror}; check the path, its permissions and the disk"
+    return " ".join(text.split()) or type(error).__name__

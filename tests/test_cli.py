@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import sample
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.stages import STAGE_TABLE
 from show1_jax.cli import decode_argument, flag_help, load_config, parse_flags, run_command
+from show1_jax.commands import sample
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, CascadeConfig
@@ -155,7 +155,7 @@ def test_bad_config(tmp_path: Path, source: str | None, said: str) -> None:
 
 def test_config_is_needed() -> None:
     for arguments in (["--prompt", "x"], ["--config"], ["--config="], ["--config.seed=1"]):
-        assert "no --config; give --config configs/demo.py" in refusal(*arguments)
+        assert "no --config; give --config demo, --config full," in refusal(*arguments)
 
 
 def test_seeds_of_prompts(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from configs import demo
-from sample import sample
 from show1_jax.checkpoints.manifest import read_manifest, verify_files
 from show1_jax.checkpoints.networks import network_kind
+from show1_jax.commands.sample import sample
 from show1_jax.config.config_file import Config
 from show1_jax.data.synthetic.world import parse_sentence
 from show1_jax.evaluation.demo_world.measure import judge, measure

@@ -24,14 +24,14 @@ import jax
 import numpy as np
 import pytest
 
-import sample
-import train
 from convert import __main__ as convert_command
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.stages import STAGE_TABLE
 from show1_jax.cli import load_config
+from show1_jax.commands import environment, sample, train
 from show1_jax.config.sampling import STAGES
 from show1_jax.data import __main__ as data_command
+from show1_jax.errors import UserError
 from show1_jax.evaluation import __main__ as evaluation_command
 from show1_jax.evaluation.demo_world import alignment
 from show1_jax.evaluation.features.table import FEATURE_NETWORKS
@@ -43,10 +43,10 @@ from show1_jax.parallel import mesh
 from show1_jax.training import caption_encoders
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "launch/README.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "launch/README.md")
 DOCUMENTS = [*(ROOT / name for name in PAGES), *sorted((ROOT / "docs").glob("*.md"))]
 LAUNCH = [path for path in sorted((ROOT / "launch").iterdir()) if path.suffix != ".md"]
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))
 SOURCES = [*(ROOT / name for name in ("sample.py", "train.py")), *sorted((ROOT / "show1_jax").rglob("*.py"))]
 
 NOT_READ = {
@@ -73,9 +73,18 @@ NOT_READ = {
     "launch/tpu_pod.sh": "it needs TPUs; tests/test_launch.py runs the script with stand-ins",
 }
 """Commands that nothing here reads, with the reason."""
-PROGRAMS = {command.split()[0] for command in NOT_READ} | {"python"}
+CONSOLE = {
+    "show1-sample": "sample.py",
+    "show1-train": "train.py",
+    "show1-convert": "convert",
+    "show1-evaluate": "show1_jax.evaluation",
+    "show1-data": "show1_jax.data",
+    "show1-web": "show1_jax.web",
+}
+"""Commands of an installed package, and the programs of a checkout that are the same."""
+PROGRAMS = {command.split()[0] for command in NOT_READ} | {"python", *CONSOLE}
 """First words of commands; other text between backticks is no command."""
-_INDENTED = r"^ {2,}((?:[A-Z_]+=\S+ )*(?:python |kubectl |sbatch |launch/).*)$"
+_INDENTED = r"^ {2,}((?:[A-Z_]+=\S+ )*(?:python |show1-|kubectl |sbatch |launch/).*)$"
 WORK = {
     "show1_jax.sampling.job": ("sample_videos", "print_memory"),
     "show1_jax.training.run.job": ("train", "print_training_memory"),
@@ -230,7 +239,8 @@ def _stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def read_command(command: Sequence[str]) -> None:
     """Have a Python program read its command line."""
-    _, program, *arguments = command
+    python, *arguments = command
+    program = CONSOLE[python] if python in CONSOLE else arguments.pop(0)
     if program == "-m":
         program, *arguments = arguments
     if program == "pytest":
@@ -241,11 +251,11 @@ def read_command(command: Sequence[str]) -> None:
         with pytest.raises(SystemExit) as left:
             READERS[program]([*arguments, "--help"])
         assert left.value.code == 0
-    elif arguments and arguments != ["--help"]:
+    elif set(arguments) - {"--help", *environment.FLAGS}:
         with pytest.raises(_WorkIsReached):
             READERS[program](arguments)
     else:
-        assert program in READERS
+        assert program in READERS or python in CONSOLE  # its name in a sentence
 
 
 def read_pytest(arguments: Sequence[str]) -> None:
@@ -286,13 +296,23 @@ def test_every_command_is_read(where: str, script: str, tmp_path: Path, checkout
     assert commands
     for command in commands:
         if shlex.join(command) not in NOT_READ:
-            assert command[0] == "python", f"{where}: nothing reads {shlex.join(command)!r}; give a reason in NOT_READ"
+            is_read = command[0] in ("python", *CONSOLE)
+            assert is_read, f"{where}: nothing reads {shlex.join(command)!r}; give a reason in NOT_READ"
             read_command(command)
 
 
 def test_what_is_not_read_is_in_the_documents() -> None:
     text = "\n".join(script for _, script in scripts())
     assert not [command for command in NOT_READ if command not in text]
+
+
+def test_console_commands_are_read_like_those_of_a_checkout(no_work: None) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"].keys() == CONSOLE.keys()
+    read_command(["show1-sample", "--config", "demo", "--prompt", "a red circle"])
+    read_command(["show1-sample", "--version", "--devices"])
+    with pytest.raises(UserError, match="no flag --promt"):
+        read_command(["show1-sample", "--config", "demo", "--promt", "a red circle"])
 
 
 def test_extras_exist() -> None:
@@ -314,7 +334,7 @@ def test_blocks_say_what_they_are() -> None:
         for block in blocks(document):
             assert block.language in ("bash", "python", "text"), f"{block}: of what language?"
             if block.language == "text":
-                assert not re.search(r"^\s*(python|pip) ", block.text, re.M), f"{block}: commands are `bash`"
+                assert not re.search(r"^\s*(python|pip|show1-\w+) ", block.text, re.M), f"{block}: commands are `bash`"
 
 
 # --- flags and settings in sentences ---------------------------------------------------------------------------------
@@ -412,6 +432,7 @@ def test_paths_and_names_exist(document: Path) -> None:
 
 def exists(name: str) -> bool:
     """Return whether a dotted name is that of a module or of something in one."""
+    name = re.sub(r"^show1_jax\.(configs|convert)\b", r"\1", name)  # their names when they are installed
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         try:
@@ -430,6 +451,8 @@ def exists(name: str) -> bool:
 def test_names_that_do_not_exist_are_found() -> None:
     assert exists("show1_jax.cascade.cascade.Cascade.sample")
     assert exists("show1_jax.parallel")
+    assert exists("show1_jax.convert.reader")
+    assert not exists("show1_jax.configs.no_such")
     assert not exists("show1_jax.cascade.cascade.Cascade.no_such")
     assert not exists("show1_jax.no_such.module")
     assert not exists("no_such_library.module")

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "show1_jax"
 ORDER = (
+    "commands",
     "evaluation",
     "web",
     "training",
@@ -140,7 +141,7 @@ def test_no_modules_import_each_other() -> None:
 
 
 def test_the_package_needs_nothing_that_is_not_installed() -> None:
-    """The wheel holds the package alone."""
+    """In the wheel, `configs` and `convert` have other names; the others are not in it."""
     beside = {"benchmarks", "configs", "convert", "sample", "tests", "train"}
     taken = {
         f"{name} imports {other}"
@@ -148,6 +149,16 @@ def test_the_package_needs_nothing_that_is_not_installed() -> None:
         for other in imported(path.read_text(), beside)
     }
     assert not taken
+
+
+@pytest.mark.parametrize("folder", ["configs", "convert"])
+def test_what_has_another_name_when_it_is_installed_imports_itself_relatively(folder: str) -> None:
+    """In the wheel `convert` is `show1_jax.convert`, so that its modules must not know their full names."""
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not [name for name in names if name.split(".")[0] == folder], path
 
 
 def test_folders_are_seen_at_a_glance() -> None:

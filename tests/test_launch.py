@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml  # ml_collections brings it
 
-import train
+from show1_jax.commands import train
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"

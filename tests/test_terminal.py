@@ -138,7 +138,13 @@ def test_ctrl_c_while_modules_are_imported(tmp_path: Path, module: str) -> None:
 
 @pytest.mark.parametrize(
     ("program", "arguments"),
-    [("train", ["train.py"]), ("convert", ["-m", "convert"]), ("data", ["-m", "show1_jax.data", "build"])],
+    [
+        ("train", ["train.py"]),
+        ("convert", ["-m", "convert"]),
+        ("data", ["-m", "show1_jax.data", "build"]),
+        ("evaluation", ["-c", "from show1_jax.commands import console; console.evaluate()"]),
+        ("convert", ["-c", "from show1_jax.commands import console; console.convert()"]),
+    ],
 )
 def test_ctrl_c_while_modules_of_other_commands_are_imported(
     tmp_path: Path, program: str, arguments: list[str]

@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 import pytest
 
-import train
 from show1_jax.checkpoints.manifest import Manifest, read_manifest
 from show1_jax.cli import flag_help, load_config
+from show1_jax.commands import train
 from show1_jax.config.config_file import Config
 from show1_jax.config.training import TRAINED_STAGES, OptimizerConfig, TrainedStage
 from show1_jax.errors import UserError

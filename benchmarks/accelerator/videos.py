@@ -17,8 +17,9 @@ from benchmarks.sampling import peak_gb
 from benchmarks.start import PARTS, count_programs
 from benchmarks.videos import PROMPTS
 from show1_jax.cascade.cascade import Cascade, HostVideo
-from show1_jax.cli import ArgumentParser, run_command, run_config_file
+from show1_jax.cli import ArgumentParser, run_command
 from show1_jax.config.config_file import Config
+from show1_jax.config.running import run_config_file
 from show1_jax.config.sampling import Stage
 from show1_jax.errors import UserError
 from show1_jax.runtime import enable_compilation_cache

@@ -9,19 +9,20 @@ from typing import Final
 
 import numpy as np
 
-from convert.lora.keys import PREFIX, LoraLayer, lora_layers
-from convert.lora.settings import BASE, COMPONENT, LORA_STEM, METADATA
-from convert.lora.svd import nearest_pairs
-from convert.rules import Problems, check_values
-from convert.safetensors_file import write_safetensors
-from convert.stored import cpu_mesh, read_weights, stored_architecture
-from convert.tables import KINDS, parameters
 from show1_jax.checkpoints.adapter_set import Adapter, open_adapters, read_adapter
 from show1_jax.checkpoints.adapters import LORA_A, LORA_B, AdapterConfig
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, check_target, new_folder
 from show1_jax.parallel.weights import WeightPath
+
+from ..rules import Problems, check_values
+from ..safetensors_file import write_safetensors
+from ..stored import cpu_mesh, read_weights, stored_architecture
+from ..tables import KINDS, parameters
+from .keys import PREFIX, LoraLayer, lora_layers
+from .settings import BASE, COMPONENT, LORA_STEM, METADATA
+from .svd import nearest_pairs
 
 LORA_FILE: Final = f"{LORA_STEM}.safetensors"
 MAX_RANK: Final = 4096

@@ -6,14 +6,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from convert.convert import tool_version
-from convert.lora.keys import LoraLayer, lora_layers
-from convert.lora.pairs import LoraPair, lora_file, read_pairs
-from convert.lora.settings import BASE, COMPONENT
-from convert.released import OWNERS_LICENCE
-from convert.safetensors_file import read_metadata
-from convert.stored import stored_architecture
-from convert.tables import KINDS, parameters
 from show1_jax.checkpoints.adapters import ADAPTER, LORA_A, LORA_B, AdapterConfig
 from show1_jax.checkpoints.arrays import check_new_checkpoint, new_checkpoint
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
@@ -22,6 +14,15 @@ from show1_jax.checkpoints.run_steps import warn_user
 from show1_jax.errors import UserError, shown, shown_name
 from show1_jax.files import check_space
 from show1_jax.parallel.weights import WeightPath
+
+from ..convert import tool_version
+from ..released import OWNERS_LICENCE
+from ..safetensors_file import read_metadata
+from ..stored import stored_architecture
+from ..tables import KINDS, parameters
+from .keys import LoraLayer, lora_layers
+from .pairs import LoraPair, lora_file, read_pairs
+from .settings import BASE, COMPONENT
 
 _DEFAULT_COMPONENT: Final = "keyframes"
 

@@ -15,9 +15,10 @@ from typing import Final
 import numpy as np
 from flax import nnx
 
-from convert.rules import KeyTable, Problems, ReleasedTensor, released_tensors
 from show1_jax.checkpoints.adapters import KERNEL, LORA_A, LORA_B
 from show1_jax.parallel.weights import WeightPath
+
+from ..rules import KeyTable, Problems, ReleasedTensor, released_tensors
 
 ALPHA: Final = "alpha"
 PREFIX: Final = "unet."

@@ -8,16 +8,17 @@ from typing import Final
 
 import numpy as np
 
-from convert.folders import allowed_roots, check_inside
-from convert.lora.keys import ALPHA, LoraKeys, LoraLayer
-from convert.lora.settings import LORA_STEM, PEFT_STEM, LoraSettings, lora_settings
-from convert.reader import Weights
-from convert.rules import Problems, check_values
-from convert.safetensors_file import read_safetensors
-from convert.torch_file import read_torch_file
 from show1_jax.checkpoints.adapters import LORA_A, LORA_B
 from show1_jax.errors import UserError
 from show1_jax.parallel.weights import WeightPath
+
+from ..folders import allowed_roots, check_inside
+from ..reader import Weights
+from ..rules import Problems, check_values
+from ..safetensors_file import read_safetensors
+from ..torch_file import read_torch_file
+from .keys import ALPHA, LoraKeys, LoraLayer
+from .settings import LORA_STEM, PEFT_STEM, LoraSettings, lora_settings
 
 _FILES: Final = tuple(f"{stem}.{kind}" for stem in (LORA_STEM, PEFT_STEM) for kind in ("safetensors", "bin"))
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from convert.folders import allowed_roots, read_settings
-from convert.lora.keys import PREFIX
-from convert.safetensors_file import read_metadata
 from show1_jax.errors import UserError, shown, shown_name
 from show1_jax.files import parse_json
+
+from ..folders import allowed_roots, read_settings
+from ..safetensors_file import read_metadata
+from .keys import PREFIX
 
 METADATA: Final = "lora_adapter_metadata"
 """Name of diffusers' settings in the header of a file."""

@@ -5,11 +5,12 @@ from typing import Final
 
 import numpy as np
 
-from convert.numpy_archive import read_npz
-from convert.recognition.published import Published, PublishedNetwork
-from convert.rules import KeyTable
 from show1_jax.errors import UserError
 from show1_jax.nn.recognition.c3d import C3DConfig
+
+from ..numpy_archive import read_npz
+from ..rules import KeyTable
+from .published import Published, PublishedNetwork
 
 _WEIGHTS, _MEAN = "conv3d_deepnetA_ucf.npz", "mean2.npz"
 

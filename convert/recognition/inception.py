@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Final
 
-from convert.reader import Weights
-from convert.recognition.published import Published, PublishedNetwork
-from convert.rules import KeyTable
-from convert.torch_file import read_torch_file
 from show1_jax.nn.recognition.inception import InceptionV3Config
+
+from ..reader import Weights
+from ..rules import KeyTable
+from ..torch_file import read_torch_file
+from .published import Published, PublishedNetwork
 
 _TABLE: Final = KeyTable(
     renames=((r"^conv2d", "Conv2d"), (r"^mixed", "Mixed"), (r"(_\d)\.([ab])\.", r"\1\2.")),

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from convert.hub import NeededFiles
-from convert.rules import KeyTable
 from show1_jax.nn.config import Architecture
+
+from ..hub import NeededFiles
+from ..rules import KeyTable
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Device memory that sampling needs, as the compiler plans it, and the choices that keep it below a limit."""
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -23,7 +22,7 @@ from show1_jax.checkpoints.adapters import changed_weight
 from show1_jax.checkpoints.networks import LoadedNetwork, abstract_network
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.config.video_edit import VideoEdit
-from show1_jax.parallel import from_first_process
+from show1_jax.parallel import device_bytes, from_first_process
 from show1_jax.parallel.weights import to_weights
 from show1_jax.runtime import weight_formats
 
@@ -184,13 +183,9 @@ def _network(spec: CascadeSpec, component: str) -> LoadedNetwork:
 
 
 def memory_bytes(spec: CascadeSpec) -> float:
-    """Return the memory of each device; 0 if it is not known. The devices of a CPU share the memory of the host."""
-    device = next(iter(spec.mesh.local_devices), None)
-    if device is None:
-        return 0
-    if device.platform == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(spec.mesh.local_devices)
-    return (device.memory_stats() or {}).get("bytes_limit", 0)
+    """Return the memory of each device; 0 if it is not known."""
+    devices = spec.mesh.local_devices
+    return device_bytes(devices[0], len(devices)) if devices else 0
 
 
 def weight_bytes(program: Program) -> int:

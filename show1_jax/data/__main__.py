@@ -166,9 +166,13 @@ def _encode_text(arguments: argparse.Namespace) -> None:
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command line and return the exit code: 2 after one line on stderr if the input is bad."""
-    return run_command("data", lambda: _run(arguments))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, by default that of this process.
+
+    Returns:
+        The exit code: 2 after one line on stderr if the input is bad.
+    """
+    return run_command("data", lambda: _run(sys.argv[1:] if arguments is None else arguments))
 
 
 def _run(arguments: Sequence[str]) -> None:
@@ -177,4 +181,4 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    exit_process(main(sys.argv[1:]))
+    exit_process(main())

@@ -189,10 +189,14 @@ def _request(parsed: argparse.Namespace) -> "ScoringRequest":
     return request
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command line and return the exit code: 2 after one line on stderr if the input is bad."""
-    return cli.run_command("evaluation", lambda: _evaluate(arguments))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, by default that of this process.
+
+    Returns:
+        The exit code: 2 after one line on stderr if the input is bad.
+    """
+    return cli.run_command("evaluation", lambda: _evaluate(sys.argv[1:] if arguments is None else arguments))
 
 
 if __name__ == "__main__":
-    exit_process(main(sys.argv[1:]))
+    exit_process(main())

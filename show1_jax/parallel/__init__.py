@@ -7,6 +7,7 @@ processes, and weights as flat dictionaries. It imports neither networks nor sam
 from show1_jax.parallel.mesh import (
     MeshConfig,
     all_devices,
+    device_bytes,
     initialize_distributed,
     is_first_process,
     make_mesh,
@@ -46,6 +47,7 @@ __all__ = [
     "constrain_batch",
     "constrain_replicated",
     "constrain_stored",
+    "device_bytes",
     "from_all_processes",
     "from_first_process",
     "gather",

@@ -59,6 +59,18 @@ def all_devices() -> list[jax.Device]:
         ) from error
 
 
+def device_bytes(device: jax.Device, num_local: int) -> float:
+    """Return the bytes of a device's memory; 0 if they are not known.
+
+    Args:
+        device: device of this process.
+        num_local: number of devices of this process; those of a CPU share the memory of the host.
+    """
+    if device.platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / num_local
+    return (device.memory_stats() or {}).get("bytes_limit", 0)
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None, setting: str = "mesh") -> Mesh:
     """Return a mesh whose axes are the fields of `config`.
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 import pytest
 
-import sample
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cli import run_command
+from show1_jax.commands import sample
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.sampling.run_directory import RunDirectory
 from tests.helpers import tiny_config

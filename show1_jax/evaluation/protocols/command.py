@@ -1,7 +1,7 @@
 """The paper's tables on a local copy of a dataset, in three commands.
 
   python -m show1_jax.evaluation.protocols ucf101 prompts --data datasets/ucf101 --out outputs/ucf101
-  python sample.py --config configs/full.py --prompts outputs/ucf101/prompts.jsonl --out outputs/ucf101 --overwrite
+  python sample.py --config full --prompts outputs/ucf101/prompts.jsonl --out outputs/ucf101 --overwrite
   python -m show1_jax.evaluation.protocols ucf101 score --samples outputs/ucf101 --data datasets/ucf101 --weights W
 
 The same with msrvtt. Every command continues its work if it is called again. `prompts --dry_run` states videos, hours

@@ -81,4 +81,4 @@ def sample_command(folder: Path) -> str:
     """Return the command that samples the missing videos of an evaluation, also after it was stopped."""
     out = shlex.quote(str(folder))
     prompts = shlex.quote(str(folder / PROMPTS_FILE))
-    return f"python sample.py --config configs/full.py --prompts {prompts} --out {out} --overwrite"
+    return f"python sample.py --config full --prompts {prompts} --out {out} --overwrite"

@@ -29,7 +29,7 @@ def test_prompts(tmp_path: Path, ucf101: Path, capsys: pytest.CaptureFixture[str
     assert {name: len(part.videos) for name, part in stored.plan.sets.items()} == {"is": 4, "fvd": 4}
     printed = capsys.readouterr()
     assert f"{out}/prompts.jsonl: " in printed.out
-    assert "written; sample them: python sample.py --config configs/full.py" in printed.out
+    assert "written; sample them: python sample.py --config full" in printed.out
     assert "note: only 2 of 101 classes" in printed.err
     assert main(command) == 0
     assert "there already" in capsys.readouterr().out

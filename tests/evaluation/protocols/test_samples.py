@@ -32,7 +32,7 @@ def test_missing_videos_are_counted_with_the_command_that_makes_them(tmp_path: P
         find_samples(tmp_path, VIDEOS)
     assert str(refused.value) == (
         f"2 of 3 videos are missing or unfinished in {tmp_path}, first {unfinished.path.name}; make them: python "
-        f"sample.py --config configs/full.py --prompts {tmp_path}/prompts.jsonl --out {tmp_path} --overwrite"
+        f"sample.py --config full --prompts {tmp_path}/prompts.jsonl --out {tmp_path} --overwrite"
     )
 
 

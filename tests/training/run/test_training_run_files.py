@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import train
 from show1_jax.cli import load_config
+from show1_jax.commands import train
 from show1_jax.config.training import DenoisingTrainingConfig
 from show1_jax.data.synthetic.paths import PathScene
 from show1_jax.errors import UserError
