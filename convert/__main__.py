@@ -2,7 +2,8 @@
 
 Further commands: `inflate` makes a checkpoint to train from, `merge` makes one checkpoint of several and adds adapters
 to its weights, `export` writes released folders again, or an adapter as a LoRA file, `import` makes an adapter of a
-LoRA file, `features` converts the networks of metrics, and `verify` checks a checkpoint.
+LoRA file, `features` converts the networks of metrics, `verify` checks a checkpoint, `card` writes its model card, and
+`push` uploads it to the hub.
 """
 
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 
 import jax
 
+from convert.card import make_card
 from convert.convert import DTYPES, convert
 from convert.export import export
 from convert.features import PUBLISHED_NETWORKS, convert_features
@@ -26,6 +28,7 @@ from convert.inflate import INITIAL_FOLDERS, inflate
 from convert.lora.export import MAX_RANK, export_adapter
 from convert.lora.import_file import import_adapter
 from convert.merge import merge
+from convert.push import Upload, push
 from convert.released import RELEASED_STAGES
 from convert.verify import verify
 from show1_jax.cli import ArgumentParser, load_config, number_between, run_command
@@ -50,8 +53,10 @@ def _convert_parser() -> argparse.ArgumentParser:
         "`python -m convert merge --help`, which makes one checkpoint of several and adds adapters to its weights, "
         "`python -m convert export --help`, which writes released folders again, or an adapter as a LoRA file, "
         "`python -m convert import --help`, which makes an adapter of a LoRA file, "
-        "`python -m convert features --help`, which converts the networks of metrics, and "
-        "`python -m convert verify CHECKPOINT`, which checks a checkpoint and lists its contents.",
+        "`python -m convert features --help`, which converts the networks of metrics, "
+        "`python -m convert verify CHECKPOINT`, which checks a checkpoint and lists its contents, "
+        "`python -m convert card --help`, which writes its model card, and "
+        "`python -m convert push --help`, which uploads it to the hub.",
     )
     parser.add_argument(
         "--from",
@@ -202,6 +207,40 @@ def _verify_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _card_parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m convert card",
+        description="Write the model card of a checkpoint, README.md. A card that the user edited is not replaced.",
+    )
+    parser.add_argument("checkpoint", type=_path_argument)
+    parser.add_argument(
+        "--licence", metavar="NAME", help="licence of the components that record none, such as apache-2.0 or mit"
+    )
+    parser.add_argument(
+        "--contact_sheet", type=_path_argument, metavar="FILE", help="PNG of `sample.py` to copy and show"
+    )
+    return parser
+
+
+def _push_parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m convert push",
+        description="Upload a checkpoint, an adapter, or the newest step of a training run to a repository of the hub, "
+        "which is made if it does not exist.",
+    )
+    parser.add_argument("checkpoint", type=_path_argument)
+    parser.add_argument("repository", metavar="OWNER/NAME")
+    parser.add_argument("--private", action="store_true", help="make a private repository")
+    parser.add_argument("--revision", default=Upload.revision, metavar="BRANCH", help="default: main")
+    parser.add_argument("--message", default=Upload.message, metavar="TEXT", help="message of the commit")
+    parser.add_argument(
+        "--accept_licences",
+        action="store_true",
+        help="publish weights under licences of others, which you have read and which allow it",
+    )
+    return parser
+
+
 def _sources(arguments: argparse.Namespace) -> dict[str, str]:
     """Return the source of each stage to convert, by the stage's name."""
     unknown = [name for name in arguments.stages if name not in RELEASED_STAGES]
@@ -234,6 +273,8 @@ def main(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> None:
     commands = {
         "verify": _run_verify,
+        "card": _run_card,
+        "push": _run_push,
         "inflate": _run_inflate,
         "merge": _run_merge,
         "export": _run_export,
@@ -249,6 +290,17 @@ def _run(arguments: Sequence[str]) -> None:
 
 def _run_verify(arguments: Sequence[str]) -> None:
     verify(_verify_parser().parse_args(arguments).checkpoint)
+
+
+def _run_card(arguments: Sequence[str]) -> None:
+    parsed = _card_parser().parse_args(arguments)
+    make_card(parsed.checkpoint, licence=parsed.licence, sheet=parsed.contact_sheet)
+
+
+def _run_push(arguments: Sequence[str]) -> None:
+    parsed = _push_parser().parse_args(arguments)
+    upload = Upload(parsed.repository, parsed.private, parsed.revision, parsed.message, parsed.accept_licences)
+    push(parsed.checkpoint, upload)
 
 
 def _run_inflate(arguments: Sequence[str]) -> None:

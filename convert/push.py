@@ -13,7 +13,7 @@ from typing import Final
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils import disable_progress_bars, get_token
+from huggingface_hub.utils import get_token
 
 from show1_jax.checkpoints.arrays import parameter_counts
 from show1_jax.checkpoints.checkpoint_set import resolve_checkpoint
@@ -24,7 +24,7 @@ from show1_jax.checkpoints.model_card import is_own_card, model_card, own_card_i
 from show1_jax.errors import UserError
 from show1_jax.files import read_bounded
 from show1_jax.media.contact_sheet import CONTACT_SHEET
-from show1_jax.progress import Bar
+from show1_jax.progress import Bar, say
 
 _MESSAGE: Final = "Upload a checkpoint of show1_jax"
 _MAX_CARD_BYTES: Final = 1 << 20
@@ -75,10 +75,9 @@ def push(checkpoint: Path, upload: Upload) -> str:
     with _errors(upload):
         existing = _make_repository(api, manifest, upload)
         additions = _additions(api, folder, manifest, upload, existing)
-        with Bar("upload", sum(map(_size, additions)), unit="B", leave=False) as bar:
-            for part in _parts(additions):
-                api.preupload_lfs_files(upload.repository, additions=part, revision=upload.revision)
-                bar.update(sum(map(_size, part)))
+        for part, files in _by_folder(additions).items():
+            say(f"upload {part or 'card and manifest'}: {sum(map(_size, files)) / 1e6:,.1f} MB")
+            api.preupload_lfs_files(upload.repository, additions=files, revision=upload.revision)
         kept = {addition.path_in_repo for addition in additions}
         stale = [CommitOperationDelete(name) for name in existing if "/" in name and name not in kept]
         commit = api.create_commit(
@@ -143,8 +142,8 @@ def _check_licences(manifest: Manifest, upload: Upload, *, is_private: bool) -> 
     if found:
         listed = "; ".join(f"{', '.join(names)}: {text} ({reason})" for (text, reason), names in found.items())
         raise UserError(
-            f"{upload.repository} would be public, with weights under licences of others: {listed}; read them, then add "
-            "--accept_licences if they let you publish these weights, or --private"
+            f"{upload.repository} would be public, with weights under licences of others: {listed}; read them, then "
+            "add --accept_licences if they let you publish these weights, or --private"
         )
 
 
@@ -152,7 +151,10 @@ def _additions(
     api: HfApi, folder: Path, manifest: Manifest, upload: Upload, existing: list[str]
 ) -> list[CommitOperationAdd]:
     """Return the files to upload: those of the manifest, the manifest, the contact sheet and the card."""
-    additions = [CommitOperationAdd(name, str(folder / name)) for name in manifest.files]
+    additions = []
+    for name, recorded in manifest.files.items():
+        additions.append(CommitOperationAdd(name, str(folder / name)))
+        additions[-1].upload_info.sha256 = bytes.fromhex(recorded["sha256"])  # it is not computed again
     additions.append(CommitOperationAdd(MANIFEST, manifest.to_bytes()))
     if has_sheet := (folder / CONTACT_SHEET).is_file():
         additions.append(CommitOperationAdd(CONTACT_SHEET, str(folder / CONTACT_SHEET)))
@@ -178,9 +180,9 @@ def _size(addition: CommitOperationAdd) -> int:
     return addition.upload_info.size
 
 
-def _parts(additions: list[CommitOperationAdd]) -> Iterator[list[CommitOperationAdd]]:
-    """Yield the files of each component, then those beside them: after a failure, whole components are skipped."""
+def _by_folder(additions: list[CommitOperationAdd]) -> dict[str, list[CommitOperationAdd]]:
+    """Return the files of each component, and under an empty name those beside the components."""
     folders: dict[str, list[CommitOperationAdd]] = {}
     for addition in additions:
         folders.setdefault(addition.path_in_repo.rpartition("/")[0].partition("/")[0], []).append(addition)
-    yield from folders.values()
+    return folders
