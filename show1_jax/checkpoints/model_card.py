@@ -173,13 +173,14 @@ def _slug(text: str) -> str:
 
 
 def _bases(manifest: Manifest) -> list[str]:
-    """Return the repositories that weights come from; a source without a revision is a folder."""
+    """Return the repository that each component comes from most recently; a source without a revision is a folder."""
     found = []
     for component in manifest.components.values():
         for origin in _history(component.provenance):
             source = str(origin.get("source", "")).removeprefix("hub:").partition("@")[0]
             if origin.get("revision") and _REPOSITORY.fullmatch(source):
                 found.append(source)
+                break
     return list(dict.fromkeys(found))
 
 
