@@ -102,15 +102,11 @@ def hub_errors(repository: str, revision: str, again: str) -> Iterator[None]:
         raise UserError(
             f"{repository}: no such repository on the hub, or a private one; check the name, or run `hf auth login`"
         ) from None
-    except OfflineModeIsEnabled:
-        raise UnreachableError(
-            f"{repository}: HF_HUB_OFFLINE is set, and the hub's cache has no copy; unset it, or download the folder "
-            "elsewhere and give its path"
-        ) from None
-    except (LocalEntryNotFoundError, httpx.TransportError):
-        raise UnreachableError(
-            f"{repository}: the hub cannot be reached; go online, or download the folder elsewhere and give its path"
-        ) from None
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.TransportError):
+        problem = "the hub cannot be reached; go online"
+        if constants.HF_HUB_OFFLINE:
+            problem = "HF_HUB_OFFLINE is set, and the hub's cache has no copy; unset it"
+        raise UnreachableError(f"{repository}: {problem}, or download the folder elsewhere and give its path") from None
     except HfHubHTTPError as error:
         raise _http_error(repository, error, again) from None
     except OSError as error:
