@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from show1_jax.checkpoints import hub as our_hub
 
 TOKEN = "hf_test"
-LARGE = 5000
+LARGE = 1000
 """Files of more bytes are uploaded by LFS."""
 
 
@@ -166,14 +166,15 @@ class _Handler(BaseHTTPRequestHandler):
         if path.endswith(".git/info/lfs/objects/batch"):
             return self._json({"objects": [self._lfs(entry) for entry in values["objects"]]})
         owner, name, action, *rest = path.removeprefix("api/models/").split("/")
-        return self._change(self.hub.repositories[f"{owner}/{name}"], action, "/".join(rest), values, body)
+        return self._change(f"{owner}/{name}", action, "/".join(rest), values, body)
 
     def _lfs(self, entry: dict[str, Any]) -> dict[str, Any]:
         if entry["oid"] in self.hub.objects:
             return entry
         return entry | {"actions": {"upload": {"href": f"{self.hub.endpoint}/objects/{entry['oid']}"}}}
 
-    def _change(self, repository: Repository, action: str, branch: str, values: dict[str, Any], body: bytes) -> None:
+    def _change(self, name: str, action: str, branch: str, values: dict[str, Any], body: bytes) -> None:
+        repository = self.hub.repositories[name]
         if action == "branch":
             repository.branches[branch] = repository.branches["main"]
             return self._json({})
@@ -196,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
                 assert entry["key"] == "deletedFile", entry
                 del files[value["path"]]
         digest = repository.commit(files, branch)
-        return self._json({"commitUrl": f"{self.hub.endpoint}/commit/{digest}", "commitOid": digest})
+        return self._json({"commitUrl": f"{self.hub.endpoint}/{name}/commit/{digest}", "commitOid": digest})
 
     def _json(self, value: dict[str, Any]) -> None:
         self._send(json.dumps(value).encode())
