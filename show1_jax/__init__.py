@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from show1_jax.config.video_edit import VideoEdit
     from show1_jax.errors import UserError
+    from show1_jax.media.contact_sheet import contact_sheet
     from show1_jax.media.frames import to_uint8
     from show1_jax.media.read import read_picture, read_video
     from show1_jax.media.write import write_mp4
@@ -42,6 +43,7 @@ __all__ = [
     "SuperresPixelConfig",
     "UserError",
     "VideoEdit",
+    "contact_sheet",
     "load_config",
     "make_network",
     "read_picture",
@@ -56,6 +58,7 @@ _MODULES = {
     "Prompt": "cascade.prompts",
     "UserError": "errors",
     "VideoEdit": "config.video_edit",
+    "contact_sheet": "media.contact_sheet",
     "load_config": "cli",
     "make_network": "checkpoints.networks",
     "read_picture": "media.read",
