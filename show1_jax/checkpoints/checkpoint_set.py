@@ -3,14 +3,22 @@
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from show1_jax.checkpoints.adapters import ADAPTER
 from show1_jax.checkpoints.arrays import check_weights, tokenizer_folder
-from show1_jax.checkpoints.manifest import MANIFEST, CheckpointError, Component, Manifest, check_sizes, read_manifest
+from show1_jax.checkpoints.manifest import (
+    MANIFEST,
+    SNAPSHOTS,
+    CheckpointError,
+    Component,
+    Manifest,
+    check_sizes,
+    read_manifest,
+)
 from show1_jax.checkpoints.networks import LoadedNetwork, architecture_of, load_network
 from show1_jax.checkpoints.recorded_settings import check_recorded
 from show1_jax.checkpoints.run_steps import CHECKPOINTS, latest_step
@@ -21,6 +29,9 @@ from show1_jax.parallel.processes import from_first_process
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.text.encoders import encoder_of_kind
 from show1_jax.text.tokenizers import TextTokenizer
+
+if TYPE_CHECKING:
+    from show1_jax.checkpoints.hub import HubCheckpoint
 
 
 class CheckpointSet:
@@ -152,18 +163,22 @@ def fetch_component(checkpoint: Path, component: str) -> None:
     Raises:
         UserError: no such component, no network, or damaged files.
     """
-    from show1_jax.checkpoints.hub import origin_of  # here, as its libraries take a while to import
-
-    if (origin := origin_of(checkpoint)) is not None:
+    if (origin := _origin(checkpoint)) is not None:
         origin.fetch(component)
 
 
 def hub_revision(checkpoint: Path) -> tuple[str, str] | None:
     """Return the name and the commit of a checkpoint that was opened from the hub; None for any other."""
-    from show1_jax.checkpoints.hub import origin_of
-
-    origin = origin_of(checkpoint)
+    origin = _origin(checkpoint)
     return None if origin is None else (origin.name, origin.commit)
+
+
+def _origin(checkpoint: Path) -> "HubCheckpoint | None":
+    if checkpoint.parent.name != SNAPSHOTS:
+        return None
+    from show1_jax.checkpoints.hub import origin_of  # here, as its libraries take a while to import
+
+    return origin_of(checkpoint)
 
 
 def hub_commits(names: Iterable[Path]) -> dict[str, str]:

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx, validate_repo_id
 from tqdm import tqdm
 
-from show1_jax.checkpoints.manifest import MANIFEST, read_manifest, sha256
+from show1_jax.checkpoints.manifest import MANIFEST, SNAPSHOTS, read_manifest, sha256
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, read_bounded
 from show1_jax.parallel import from_first_process, is_first_process
@@ -66,9 +66,9 @@ def cached_snapshot(repository: str, revision: str) -> Path | None:
         commit = read_bounded(cache / "refs" / (revision or "main"), 100).decode().strip()
     except (OSError, UnicodeDecodeError):
         commit = revision
-    if _COMMIT.fullmatch(commit) and (cache / "snapshots" / commit).is_dir():
-        return cache / "snapshots" / commit
-    commits = [path for path in (cache / "snapshots").glob("*") if _COMMIT.fullmatch(path.name)]
+    if _COMMIT.fullmatch(commit) and (cache / SNAPSHOTS / commit).is_dir():
+        return cache / SNAPSHOTS / commit
+    commits = [path for path in (cache / SNAPSHOTS).glob("*") if _COMMIT.fullmatch(path.name)]
     return commits[0] if not revision and len(commits) == 1 else None
 
 
@@ -144,7 +144,7 @@ class HubCheckpoint:
             raise UserError(f"{name}: not a checkpoint on the hub; give hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
         self.repository, _, self._revision = source.partition("@")
         commit = from_first_process(self._resolve)
-        self.folder = _cache_folder(self.repository) / "snapshots" / commit
+        self.folder = _cache_folder(self.repository) / SNAPSHOTS / commit
         self._complete: set[str] = set()
         self._lock = threading.Lock()
         self._get(MANIFEST)
@@ -232,7 +232,7 @@ def _counter(bar: Bar | None) -> type["tqdm[Any]"]:
     """Return a class of invisible bars, whose progress is that of one bar for all files."""
     lock = threading.Lock()
 
-    class Counter(tqdm):  # type: ignore[type-arg]
+    class Counter(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
             options.pop("name", None)
             super().__init__(*args, **{**options, "disable": True})

@@ -28,6 +28,8 @@ MANIFEST = "manifest.json"
 CARD: Final = "README.md"
 _BESIDE: Final = frozenset({CARD, CONTACT_SHEET, "LICENSE", "LICENSE.md", ".gitattributes"})
 """Files beside the components that are no part of a checkpoint: a user, or the hub, may add and edit them."""
+SNAPSHOTS: Final = "snapshots"
+"""Folder of the hub's cache with a folder for each commit of a repository."""
 _DOWNLOAD_STATE: Final = ".cache/"
 """Folder that `hf download --local-dir` adds."""
 TRAINING = "training"
@@ -140,7 +142,7 @@ class CheckpointError(FileError):
     """A checkpoint that is damaged, or that does not fit the network."""
 
     def __init__(self, checkpoint: Path, problem: str, remedy: str = ""):
-        if checkpoint.parent.name == "snapshots":  # the folder of a commit in the hub's cache
+        if checkpoint.parent.name == SNAPSHOTS:
             remedy = remedy or f"remove {checkpoint.parent.parent}, and run this again: it is downloaded again"
         is_step = os.path.isdir(checkpoint / TRAINING)
         super().__init__(problem, remedy or ("use an earlier step" if is_step else "convert again"))

@@ -35,7 +35,7 @@ def manifest(**provenances: dict[str, Any]) -> Manifest:
     config = CascadeConfig()
     parts = {}
     for name, provenance in provenances.items():
-        sampling = config.stage(name).to_dict() if name in STAGES else {}  # type: ignore[arg-type]
+        sampling = config.stage(name).to_dict() if name in STAGES else {}
         parts[name] = Component("unet", {}, "float16", provenance=provenance, sampling=sampling)
     return Manifest(parts, {f"{name}/weights/d": {"size": 10**9, "sha256": "0" * 64} for name in parts})
 

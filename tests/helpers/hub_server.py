@@ -180,8 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({})
         if action == "preupload":
             modes = {file["path"]: "lfs" if file["size"] > LARGE else "regular" for file in values["files"]}
-            files = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
-            return self._json({"files": files})
+            described = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
+            return self._json({"files": described})
         assert action == "commit", action
         files = dict(repository.files(branch))
         for line in body.splitlines():
