@@ -1,5 +1,7 @@
 """Checkpoints and adapters from a local hub: what is downloaded, checked, pinned and refused."""
 
+import dataclasses
+import json
 import os
 import shutil
 import socket
@@ -17,11 +19,14 @@ from hypothesis import strategies as st
 from convert.merge import merge
 from convert.stored import cpu_mesh
 from show1_jax.cascade.cascade import Cascade
+from show1_jax.cascade.prompts import Prompt
 from show1_jax.checkpoints import hub as our_hub
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, hub_commits, is_checkpoint_or_run, is_hub_name
 from show1_jax.checkpoints.manifest import MANIFEST, read_manifest
 from show1_jax.config.sampling import STAGES
 from show1_jax.errors import UserError
+from show1_jax.sampling.job import sample_videos
+from show1_jax.sampling.request import Request
 from show1_jax.training.plan import make_plan
 from tests.helpers import tiny_config, tiny_runs
 from tests.helpers.adapter_files import pairs, write_adapter
@@ -259,3 +264,13 @@ def test_one_checkpoint_of_several_with_the_hub(hub: FakeHub, tmp_path: Path, ti
     own = read_manifest(tiny_checkpoint)
     assert read_manifest(tmp_path / "out").component("vae") == own.component("vae")
     assert set(STAGES) <= own.components.keys()
+
+
+def test_a_sampled_video_records_the_commit(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(tiny_config.settings(), checkpoint=NAME, out=str(tmp_path / "out"))
+    request = Request(prompts=(Prompt("a cat", seed=1),), stages=("keyframes",), resume=False)
+    sample_videos(config, request)
+    (record,) = (tmp_path / "out").glob("*/run.json")
+    made = json.loads(record.read_text())["made"]
+    assert made["hub"] == {NAME: commit_of(hub)}
+    assert {name.partition("/")[0] for name in hub.downloads()} == {MANIFEST, "keyframes", "text_t5"}
