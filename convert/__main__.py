@@ -2,7 +2,8 @@
 
 Further commands: `inflate` makes a checkpoint to train from, `merge` makes one checkpoint of several and adds adapters
 to its weights, `export` writes released folders again, or an adapter as a LoRA file, `import` makes an adapter of a
-LoRA file, `features` converts the networks of metrics, and `verify` checks a checkpoint.
+LoRA file, `features` converts the networks of metrics, `verify` checks a checkpoint, `card` writes its model card, and
+`push` uploads it to the hub.
 """
 
 import sys
@@ -23,6 +24,7 @@ from show1_jax.cli import ArgumentParser, load_config, number_between, run_comma
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
 
+from .card import make_card
 from .convert import DTYPES, convert
 from .export import export
 from .features import PUBLISHED_NETWORKS, convert_features
@@ -30,6 +32,7 @@ from .inflate import INITIAL_FOLDERS, inflate
 from .lora.export import MAX_RANK, export_adapter
 from .lora.import_file import import_adapter
 from .merge import merge
+from .push import Upload, push
 from .released import RELEASED_STAGES
 from .verify import verify
 
@@ -51,8 +54,10 @@ def _convert_parser() -> argparse.ArgumentParser:
         "`python -m convert merge --help`, which makes one checkpoint of several and adds adapters to its weights, "
         "`python -m convert export --help`, which writes released folders again, or an adapter as a LoRA file, "
         "`python -m convert import --help`, which makes an adapter of a LoRA file, "
-        "`python -m convert features --help`, which converts the networks of metrics, and "
-        "`python -m convert verify CHECKPOINT`, which checks a checkpoint and lists its contents.",
+        "`python -m convert features --help`, which converts the networks of metrics, "
+        "`python -m convert verify CHECKPOINT`, which checks a checkpoint and lists its contents, "
+        "`python -m convert card --help`, which writes its model card, and "
+        "`python -m convert push --help`, which uploads it to the hub.",
     )
     parser.add_argument(
         "--from",
@@ -203,6 +208,40 @@ def _verify_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _card_parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m convert card",
+        description="Write the model card of a checkpoint, README.md. A card that the user edited is not replaced.",
+    )
+    parser.add_argument("checkpoint", type=_path_argument)
+    parser.add_argument(
+        "--licence", metavar="NAME", help="licence of the components that record none, such as apache-2.0 or mit"
+    )
+    parser.add_argument(
+        "--contact_sheet", type=_path_argument, metavar="FILE", help="PNG of `sample.py` to copy and show"
+    )
+    return parser
+
+
+def _push_parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m convert push",
+        description="Upload a checkpoint, an adapter, or the newest step of a training run to a repository of the hub, "
+        "which is made if it does not exist.",
+    )
+    parser.add_argument("checkpoint", type=_path_argument)
+    parser.add_argument("repository", metavar="OWNER/NAME")
+    parser.add_argument("--private", action="store_true", help="make a private repository")
+    parser.add_argument("--revision", default=Upload.revision, metavar="BRANCH", help="default: main")
+    parser.add_argument("--message", default=Upload.message, metavar="TEXT", help="message of the commit")
+    parser.add_argument(
+        "--accept_licences",
+        action="store_true",
+        help="publish weights under licences of others, which you have read and which allow it",
+    )
+    return parser
+
+
 def _sources(arguments: argparse.Namespace) -> dict[str, str]:
     """Return the source of each stage to convert, by the stage's name."""
     unknown = [name for name in arguments.stages if name not in RELEASED_STAGES]
@@ -236,6 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> None:
     commands = {
         "verify": _run_verify,
+        "card": _run_card,
+        "push": _run_push,
         "inflate": _run_inflate,
         "merge": _run_merge,
         "export": _run_export,
@@ -251,6 +292,17 @@ def _run(arguments: Sequence[str]) -> None:
 
 def _run_verify(arguments: Sequence[str]) -> None:
     verify(_verify_parser().parse_args(arguments).checkpoint)
+
+
+def _run_card(arguments: Sequence[str]) -> None:
+    parsed = _card_parser().parse_args(arguments)
+    make_card(parsed.checkpoint, licence=parsed.licence, sheet=parsed.contact_sheet)
+
+
+def _run_push(arguments: Sequence[str]) -> None:
+    parsed = _push_parser().parse_args(arguments)
+    upload = Upload(parsed.repository, parsed.private, parsed.revision, parsed.message, parsed.accept_licences)
+    push(parsed.checkpoint, upload)
 
 
 def _run_inflate(arguments: Sequence[str]) -> None:

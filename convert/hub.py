@@ -4,47 +4,19 @@ If the hub cannot be reached, or HF_HUB_OFFLINE is set, the hub's cache is used.
 """
 
 import functools
-import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, hf_hub_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import httpx, validate_repo_id
+from huggingface_hub import HfApi, hf_hub_download
 
+from show1_jax.checkpoints.hub import UnreachableError, cached_snapshot, hub_errors
+from show1_jax.checkpoints.hub import is_hub_id as is_hub_id
 from show1_jax.errors import UserError
-from show1_jax.files import read_bounded
 
 from .reader import choose_file, read_index
 from .released import MODEL_INDEX, TOKENIZER_FILES, ReleasedStage
-
-_REVISION = re.compile(r"(?!.*\.\.)[\w./-]+")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-class _UnreachableError(UserError):
-    """The hub cannot be reached, or HF_HUB_OFFLINE is set."""
-
-
-def is_hub_id(source: str) -> bool:
-    """Return whether `source` looks like `owner/name` or `owner/name@revision`."""
-    repository, at, revision = source.partition("@")
-    try:
-        validate_repo_id(repository)
-    except HFValidationError:
-        return False
-    return "/" in repository and (not at or _REVISION.fullmatch(revision) is not None)
 
 
 @dataclass(frozen=True)
@@ -90,10 +62,10 @@ def download_files(source: str, needed: NeededFiles) -> tuple[Path, str]:
     """
     repository, _, revision = source.partition("@")
     try:
-        with _hub_errors(repository, revision):
+        with hub_errors(repository, revision, "convert again"):
             return _from_hub(source, repository, revision, needed)
-    except _UnreachableError as error:
-        snapshot = _cached_snapshot(repository, revision)
+    except UnreachableError as error:
+        snapshot = cached_snapshot(repository, revision)
         if snapshot is None:
             raise UserError(str(error)) from None
         _check_snapshot(snapshot, source, needed)
@@ -120,23 +92,6 @@ def _from_hub(source: str, repository: str, revision: str, needed: NeededFiles) 
     for _ in Path(wanted[0]).parts:
         root = root.parent
     return root, commit
-
-
-def _cached_snapshot(repository: str, revision: str) -> Path | None:
-    """Return the folder of a revision in the hub's cache, or None if it is not there.
-
-    Our downloads are of one commit, and do not record its branch. So if no revision is given and a repository's cache
-    holds a single commit, that commit is used.
-    """
-    cache = Path(constants.HF_HUB_CACHE) / "--".join(("models", *repository.split("/")))
-    try:
-        commit = read_bounded(cache / "refs" / (revision or "main"), 100).decode().strip()
-    except (OSError, UnicodeDecodeError):
-        commit = revision
-    if _COMMIT.fullmatch(commit) and (cache / "snapshots" / commit).is_dir():
-        return cache / "snapshots" / commit
-    commits = [path for path in (cache / "snapshots").glob("*") if _COMMIT.fullmatch(path.name)]
-    return commits[0] if not revision and len(commits) == 1 else None
 
 
 def _check_snapshot(snapshot: Path, source: str, needed: NeededFiles) -> None:
@@ -188,36 +143,3 @@ def weight_files(
     yield prefix + chosen.name
     if chosen.is_index:
         yield from sorted(prefix + shard for shard in set(read_index(get(prefix + chosen.name)).values()))
-
-
-@contextmanager
-def _hub_errors(repository: str, revision: str) -> Iterator[None]:
-    page = f"https://huggingface.co/{repository}"
-    try:
-        yield
-    except GatedRepoError:
-        raise UserError(
-            f"{repository} is gated: log in at {page}, accept its licence there, then run `hf auth login` "
-            "and convert again"
-        ) from None
-    except RevisionNotFoundError:
-        raise UserError(f"{repository} has no revision {revision!r}; see {page}/commits/main") from None
-    except RepositoryNotFoundError:
-        raise UserError(
-            f"{repository}: no such repository on the hub, or a private one; check the name, or run `hf auth login`"
-        ) from None
-    except OfflineModeIsEnabled:
-        raise _UnreachableError(
-            f"{repository}: HF_HUB_OFFLINE is set, and the hub's cache has no copy; unset it, or download the folder "
-            "elsewhere and give its path"
-        ) from None
-    except (LocalEntryNotFoundError, httpx.TransportError):
-        raise _UnreachableError(
-            f"{repository}: the hub cannot be reached; go online, or download the folder elsewhere and give its path"
-        ) from None
-    except HfHubHTTPError as error:
-        raise UserError(f"{repository}: the hub answers {error.response.status_code}; try again later") from None
-    except OSError as error:
-        raise UserError(
-            f"{repository}: cannot be downloaded ({error.strerror or error}); correct this and try again"
-        ) from None

@@ -97,6 +97,8 @@ WORK = {
         "export_adapter",
         "import_adapter",
         "convert_features",
+        "make_card",
+        "push",
         "verify",
     ),
     "show1_jax.data.building.builder": ("build",),

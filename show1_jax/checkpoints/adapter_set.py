@@ -23,7 +23,7 @@ from show1_jax.checkpoints.adapters import (
     weight_changes,
 )
 from show1_jax.checkpoints.arrays import load_arrays, weight_shapes
-from show1_jax.checkpoints.checkpoint_set import resolve_checkpoint
+from show1_jax.checkpoints.checkpoint_set import fetch_component, is_hub_name, resolve_checkpoint
 from show1_jax.checkpoints.manifest import Manifest, check_hashes, read_manifest
 from show1_jax.checkpoints.networks import architecture_of, make_network
 from show1_jax.checkpoints.reading import move_to_layouts
@@ -62,7 +62,8 @@ def open_adapters(names: str, manifest: Manifest) -> tuple[Adapter, ...]:
 
     Args:
         names: `DIR` or `DIR:STRENGTH`, separated by commas; empty: none. Each folder is a step of a training run, or
-            the working directory of a training run: then its newest intact step is used. The strength is 1 by default.
+            the working directory of a training run: then its newest intact step is used; or `hub:OWNER/NAME`, see
+            `CheckpointSet.open`. The strength is 1 by default.
         manifest: components of the checkpoint with the networks.
 
     Raises:
@@ -71,7 +72,7 @@ def open_adapters(names: str, manifest: Manifest) -> tuple[Adapter, ...]:
     """
     adapters = []
     for folder, strength in split_adapters(names):
-        if not os.path.exists(folder):
+        if not is_hub_name(folder) and not os.path.exists(folder):
             raise UserError(
                 f"there is no adapter {folder}; give the working directory of the run that trained it, or a folder "
                 "made by `python -m convert import`; a strength is a number behind a colon"
@@ -81,6 +82,7 @@ def open_adapters(names: str, manifest: Manifest) -> tuple[Adapter, ...]:
             if record.kind != ADAPTER:
                 raise UserError(f"{folder} is not an adapter but a checkpoint; give it as --checkpoint")
             config = AdapterConfig.from_dict(record.architecture)
+            fetch_component(path, component)
             check_hashes(path, component, together=True)
             shapes = weight_shapes(path, component)
             adapter = Adapter(path, component, config, strength, shapes, own.digest(component))

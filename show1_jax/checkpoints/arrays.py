@@ -7,10 +7,11 @@ parts of the NNX state's path, as strings: `state["down_blocks"][0]["conv"]["ker
 
 import asyncio
 import logging
+import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -36,6 +37,7 @@ from show1_jax.checkpoints.manifest import (
     file_names,
     read_manifest,
 )
+from show1_jax.checkpoints.model_card import write_card
 from show1_jax.checkpoints.reading import ArrayReader, ByteLimit, move_to_layouts
 from show1_jax.files import MAX_JSON_BYTES, check_target, new_folder
 from show1_jax.parallel.weights import WeightPath, to_state, to_weights, weight_path
@@ -81,6 +83,14 @@ def weight_shapes(checkpoint: Path, component: str) -> dict[WeightPath, jax.Shap
     """Return shape and dtype of every stored weight of a component, without reading the weights."""
     read_manifest(checkpoint).component(component)
     return _stored_shapes(checkpoint, f"{component}/weights")
+
+
+def parameter_counts(checkpoint: Path, components: Iterable[str]) -> dict[str, int]:
+    """Return the number of stored parameters of components, by name, without reading the weights."""
+    return {
+        name: sum(math.prod(leaf.shape) for leaf in _stored_shapes(checkpoint, f"{name}/weights").values())
+        for name in components
+    }
 
 
 def load_weights(
@@ -305,6 +315,7 @@ class CheckpointWriter:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._components: dict[str, Component] = {}
+        self._parameters: dict[str, int] = {}
 
     def add(
         self,
@@ -342,10 +353,17 @@ class CheckpointWriter:
             for file_name, path in tokenizer.items():
                 shutil.copyfile(path, folder / "tokenizer" / file_name)
         self._components[name] = component
+        self._parameters[name] = sum(array.size for array in weights.values())
 
-    def finish(self) -> None:
-        """Write the manifest."""
-        Manifest(self._components, describe_files(self.directory, file_names(self.directory))).write(self.directory)
+    def finish(self, replaced: Path) -> None:
+        """Write the model card, and then the manifest.
+
+        Args:
+          replaced: the checkpoint that this one replaces, if there is one: a card that the user edited is kept.
+        """
+        manifest = Manifest(self._components, describe_files(self.directory, file_names(self.directory)))
+        write_card(self.directory, manifest, self._parameters, replaced)
+        manifest.write(self.directory)
 
 
 @contextmanager
@@ -360,7 +378,7 @@ def new_checkpoint(directory: Path, *, overwrite: bool = False) -> Iterator[Chec
     with new_folder(directory) as temporary:
         writer = CheckpointWriter(temporary)
         yield writer
-        writer.finish()
+        writer.finish(directory)
 
 
 def check_new_checkpoint(directory: Path, *, overwrite: bool = False) -> None:

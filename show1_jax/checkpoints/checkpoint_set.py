@@ -1,16 +1,24 @@
 """One or several checkpoints used as one: components of later checkpoints replace those of earlier ones."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from show1_jax.checkpoints.adapters import ADAPTER
 from show1_jax.checkpoints.arrays import check_weights, tokenizer_folder
-from show1_jax.checkpoints.manifest import MANIFEST, CheckpointError, Component, Manifest, check_sizes, read_manifest
+from show1_jax.checkpoints.manifest import (
+    MANIFEST,
+    SNAPSHOTS,
+    CheckpointError,
+    Component,
+    Manifest,
+    check_sizes,
+    read_manifest,
+)
 from show1_jax.checkpoints.networks import LoadedNetwork, architecture_of, load_network
 from show1_jax.checkpoints.recorded_settings import check_recorded
 from show1_jax.checkpoints.run_steps import CHECKPOINTS, latest_step
@@ -21,6 +29,9 @@ from show1_jax.parallel.processes import from_first_process
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.text.encoders import encoder_of_kind
 from show1_jax.text.tokenizers import TextTokenizer
+
+if TYPE_CHECKING:
+    from show1_jax.checkpoints.hub import HubCheckpoint
 
 
 class CheckpointSet:
@@ -49,10 +60,13 @@ class CheckpointSet:
 
         Args:
             names: folders, separated by commas. Each is a converted checkpoint, a step of a training run, or the
-                working directory of a training run: then its newest intact step is used.
+                working directory of a training run: then its newest intact step is used. `hub:OWNER/NAME` or
+                `hub:OWNER/NAME@REVISION` is a repository of the hub, whose components are downloaded when they are
+                needed.
 
         Raises:
-            UserError: a folder is not a checkpoint, is damaged, or is a training run without an intact step.
+            UserError: a folder is not a checkpoint, is damaged, or is a training run without an intact step; or a
+                repository does not exist or cannot be reached.
         """
         return cls([resolve_checkpoint(path) for path in split_names(names)])
 
@@ -61,9 +75,21 @@ class CheckpointSet:
         return self.manifest.component(name)
 
     def path(self, name: str) -> Path:
-        """Return the checkpoint that contains a component; if there is none, a UserError lists the components."""
+        """Return the checkpoint that contains a component, with all files of the component.
+
+        Raises:
+            UserError: no checkpoint has the component (the line lists the components), or it cannot be downloaded.
+        """
         self.component(name)
+        fetch_component(self.paths[name], name)
         return self.paths[name]
+
+    def provenance(self, name: str) -> dict[str, Any]:
+        """Return the provenance of weights that start from a component: its own, and its repository on the hub."""
+        own = self.component(name).provenance
+        if revision := hub_revision(self.paths[name]):
+            return {"source": revision[0], "revision": revision[1], "starts_from": own}
+        return own
 
     def load(
         self, component: str, mesh: Mesh, dtype: DTypeLike, part: WeightPath = (), formats: Any = None
@@ -126,22 +152,64 @@ def split_names(names: str | Path) -> list[Path]:
     return [user_path(name.strip()) for name in str(names).split(",")]
 
 
+def is_hub_name(name: str | Path) -> bool:
+    """Return whether a checkpoint's name is that of a repository of the hub, `hub:OWNER/NAME`."""
+    return str(name).startswith("hub:")
+
+
+def fetch_component(checkpoint: Path, component: str) -> None:
+    """Download the files of a component that are missing, if a checkpoint was opened from the hub.
+
+    Raises:
+        UserError: no such component, no network, or damaged files.
+    """
+    if (origin := _origin(checkpoint)) is not None:
+        origin.fetch(component)
+
+
+def hub_revision(checkpoint: Path) -> tuple[str, str] | None:
+    """Return the name and the commit of a checkpoint that was opened from the hub; None for any other."""
+    origin = _origin(checkpoint)
+    return None if origin is None else (origin.name, origin.commit)
+
+
+def _origin(checkpoint: Path) -> "HubCheckpoint | None":
+    if checkpoint.parent.name != SNAPSHOTS:
+        return None
+    from show1_jax.checkpoints.hub import origin_of  # here, as its libraries take a while to import
+
+    return origin_of(checkpoint)
+
+
+def hub_commits(names: Iterable[Path]) -> dict[str, str]:
+    """Return the commit of every opened checkpoint or adapter that comes from the hub, by the name as it was given."""
+    from show1_jax.checkpoints.hub import open_hub
+
+    return {str(name): open_hub(str(name)).name for name in names if is_hub_name(name)}
+
+
 def is_run(folder: Path) -> bool:
     """Return whether a folder is the working directory of a training run."""
     return not os.path.exists(folder / MANIFEST) and os.path.isdir(folder / CHECKPOINTS)
 
 
 def is_checkpoint_or_run(folder: Path) -> bool:
-    """Return whether a folder is a checkpoint or the working directory of a training run, not whether it is whole."""
-    return (folder / MANIFEST).exists() or is_run(folder)
+    """Return whether a name is that of a checkpoint or of a training run's directory, not whether it is whole."""
+    return is_hub_name(folder) or (folder / MANIFEST).exists() or is_run(folder)
 
 
 def resolve_checkpoint(folder: Path) -> Path:
     """Return the newest intact step of a training run, or a folder that is not one. All processes must call this.
 
+    For a repository of the hub, it is its folder in the hub's cache; see `fetch_component`.
+
     Raises:
-        UserError: it is a training run without an intact step.
+        UserError: it is a training run without an intact step, or a repository that cannot be used.
     """
+    if is_hub_name(folder):
+        from show1_jax.checkpoints.hub import open_hub
+
+        return open_hub(str(folder))
     if not is_run(folder):
         return folder
     step = from_first_process(lambda: latest_step(folder))

@@ -16,6 +16,7 @@ import jax
 from show1_jax.config.settings import Settings
 from show1_jax.errors import FileError, UserError
 from show1_jax.files import open_regular, read_json
+from show1_jax.media.contact_sheet import CONTACT_SHEET
 from show1_jax.parallel.processes import from_all_processes
 
 FileResult = TypeVar("FileResult")
@@ -24,6 +25,13 @@ FORMAT_VERSION = 3
 _READ_VERSIONS: Final = (2, 3)
 """Version 3 records sampling settings."""
 MANIFEST = "manifest.json"
+CARD: Final = "README.md"
+_BESIDE: Final = frozenset({CARD, CONTACT_SHEET, "LICENSE", "LICENSE.md", ".gitattributes"})
+"""Files beside the components that are no part of a checkpoint: a user, or the hub, may add and edit them."""
+SNAPSHOTS: Final = "snapshots"
+"""Folder of the hub's cache with a folder for each commit of a repository."""
+_DOWNLOAD_STATE: Final = ".cache/"
+"""Folder that `hf download --local-dir` adds."""
 TRAINING = "training"
 """The second folder of a training run's step; the first is its component's."""
 _CHUNK_BYTES: Final = 2**20
@@ -100,11 +108,15 @@ class Manifest:
             )
         return cls({name: _component(name, fields) for name, fields in components.items()}, dict(files))
 
-    def write(self, checkpoint: Path) -> None:
-        """Write `manifest.json`, with the hash of its own content."""
+    def to_bytes(self) -> bytes:
+        """Return the content of `manifest.json`, with the hash of itself."""
         values = json.loads(json.dumps(dataclasses.asdict(self)))
         text = json.dumps(values | {"sha256": _json_digest(values)}, indent=1)
-        (checkpoint / MANIFEST).write_text(text + "\n")
+        return f"{text}\n".encode()
+
+    def write(self, checkpoint: Path) -> None:
+        """Write `manifest.json` of a checkpoint that is being made."""
+        (checkpoint / MANIFEST).write_bytes(self.to_bytes())
         _sync_to_disk(checkpoint / MANIFEST)
 
 
@@ -130,6 +142,8 @@ class CheckpointError(FileError):
     """A checkpoint that is damaged, or that does not fit the network."""
 
     def __init__(self, checkpoint: Path, problem: str, remedy: str = ""):
+        if checkpoint.parent.name == SNAPSHOTS:
+            remedy = remedy or f"remove {checkpoint.parent.parent}, and run this again: it is downloaded again"
         is_step = os.path.isdir(checkpoint / TRAINING)
         super().__init__(problem, remedy or ("use an earlier step" if is_step else "convert again"))
 
@@ -259,9 +273,12 @@ def verify_files(checkpoint: Path, progress: Callable[[int], object] = lambda si
 
 
 def file_names(checkpoint: Path) -> list[str]:
-    """Return the relative paths of a checkpoint's files, except its manifest."""
-    paths = (path for path in checkpoint.rglob("*") if os.path.isfile(path) and path != checkpoint / MANIFEST)
-    return sorted(path.relative_to(checkpoint).as_posix() for path in paths)
+    """Return the relative paths of a checkpoint's files, except its manifest, its card and other files beside it."""
+    paths = (path for path in checkpoint.rglob("*") if os.path.isfile(path))
+    names = (path.relative_to(checkpoint).as_posix() for path in paths)
+    return sorted(
+        name for name in names if name not in _BESIDE and name != MANIFEST and not name.startswith(_DOWNLOAD_STATE)
+    )
 
 
 def describe_files(checkpoint: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
     WORKDIR/checkpoints/00001000/   the checkpoint of one step
         manifest.json               as in every checkpoint: the component, and the hashes of all files
+        README.md                   its model card; contact_sheet.png beside it, if samples were made at this step
         NAME/weights                the component's averaged weights, in the format of a converted checkpoint
         training/state              the other arrays that a resumed run needs (Orbax)
         training/record.json        the state of the run that is not in arrays
@@ -17,13 +18,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import jax
 
-from show1_jax.checkpoints.arrays import BackgroundWrite, load_arrays
+from show1_jax.checkpoints.arrays import BackgroundWrite, load_arrays, parameter_counts
 from show1_jax.checkpoints.manifest import (
     TRAINING,
     CheckpointError,
@@ -36,6 +37,7 @@ from show1_jax.checkpoints.manifest import (
     files_to_hash,
     read_manifest,
 )
+from show1_jax.checkpoints.model_card import add_sheet, own_card_in, write_card
 from show1_jax.errors import FileError, UserError
 from show1_jax.files import disk_error, read_json
 from show1_jax.parallel.processes import from_all_processes, from_first_process
@@ -130,7 +132,23 @@ class TrainingCheckpoints:
         except Exception as error:
             failure = error
         _raise_in_every_process(failure)
-        self._saving = self._thread.submit(self._finish, target, {name: component}, writes)
+        parameters = {name: sum(array.size for array in ema.values())}
+        self._saving = self._thread.submit(self._finish, target, {name: component}, parameters, writes)
+
+    def add_sheet(self, step: int, sheet: Path) -> None:
+        """Copy a contact sheet into a saved step and show it in its card, in the background, after the save.
+
+        A step that was not saved, or whose card the user edited, stays unchanged. One process calls this.
+        """
+        self._thread.submit(self._add_sheet, _StepFolder(self.directory, step).final, sheet)
+
+    def _add_sheet(self, folder: Path, sheet: Path) -> None:
+        if not own_card_in(folder) or not os.path.isdir(folder):
+            return
+        with suppress(UserError):  # a full disk: the step is complete without it
+            manifest = read_manifest(folder)
+            add_sheet(folder, sheet)
+            write_card(folder, manifest, parameter_counts(folder, manifest.components))
 
     def wait(self) -> None:
         """Wait until the last save is complete.
@@ -234,14 +252,22 @@ class TrainingCheckpoints:
             (target.draft / _RECORD).write_text(record)
 
     def _finish(
-        self, target: "_StepFolder", components: dict[str, Component], writes: Sequence[BackgroundWrite]
+        self,
+        target: "_StepFolder",
+        components: dict[str, Component],
+        parameters: dict[str, int],
+        writes: Sequence[BackgroundWrite],
     ) -> None:
         """Do the background part of a save, in every process."""
         with self._discard_on_error(target):
-            self._write(target, components, writes)
+            self._write(target, components, parameters, writes)
 
     def _write(
-        self, target: "_StepFolder", components: dict[str, Component], writes: Sequence[BackgroundWrite]
+        self,
+        target: "_StepFolder",
+        components: dict[str, Component],
+        parameters: dict[str, int],
+        writes: Sequence[BackgroundWrite],
     ) -> None:
         processes, is_first = range(jax.process_count()), jax.process_index() == 0
         with ExitStack() as stack:  # waits for all, even if one fails
@@ -257,7 +283,9 @@ class TrainingCheckpoints:
         target.send("files", describe_files(target.draft, files_to_hash(sizes)))
         if is_first:
             files = {name: file for share in target.receive("files", processes) for name, file in share.items()}
-            Manifest(components, files).write(target.draft)
+            manifest = Manifest(components, files)
+            write_card(target.draft, manifest, parameters, target.final)
+            manifest.write(target.draft)
             target.publish()
             self._remove_old(target.step)
 

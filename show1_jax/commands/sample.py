@@ -40,7 +40,12 @@ def define_flags() -> flags.FlagValues:
     text("shard", None, "I/N: of all videos, only those of host I of N hosts, from 1", flag_values=values)
     text("negative_prompt", None, "TEXT: content that the video should not show", flag_values=values)
     number("seed", None, "SEED: seed of each prompt's first video", flag_values=values)
-    text("checkpoint", None, "A,B: checkpoints or training runs; components of later ones are used", flag_values=values)
+    text(
+        "checkpoint",
+        None,
+        "A,B: checkpoints, training runs or hub:OWNER/NAME; later ones replace components",
+        flag_values=values,
+    )
     text("adapter", None, "A:0.8,B: adapters that train.py made, with strengths", flag_values=values)
     text("out", None, "DIR: parent of the videos' directories", flag_values=values)
     text("stages", None, "A,B: run only these stages", flag_values=values)

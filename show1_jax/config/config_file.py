@@ -35,7 +35,7 @@ class Config(CascadeConfig):
     """
 
     checkpoint: str = "checkpoints/show1"
-    """Path of a checkpoint, or paths of several, separated by commas; see `CheckpointSet.open`."""
+    """Path of a checkpoint, or `hub:OWNER/NAME`; several are separated by commas; see `CheckpointSet.open`."""
     adapter: str = ""
     """Adapters of the checkpoint's networks, as `DIR` or `DIR:STRENGTH`, separated by commas; see `open_adapters`."""
     prompts: tuple[str, ...] = ()

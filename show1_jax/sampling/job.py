@@ -18,8 +18,8 @@ import numpy as np
 from show1_jax.cascade.cascade import Cascade, HostVideo, VideoBatch
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.stages import STAGE_TABLE, Size, components, text_encoders
-from show1_jax.checkpoints.adapter_set import Adapter, open_adapters
-from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_checkpoint_or_run, split_names
+from show1_jax.checkpoints.adapter_set import Adapter, open_adapters, split_adapters
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet, hub_commits, is_checkpoint_or_run, split_names
 from show1_jax.checkpoints.manifest import Manifest
 from show1_jax.checkpoints.random import SOURCE as RANDOM
 from show1_jax.checkpoints.random import write_random_checkpoint
@@ -380,7 +380,7 @@ def _sample_batches(
             from_first_process(lambda: outputs[number].write(stage, result))
             bars.finish(stage, number)
             if stage == request.stages[-1]:
-                made = _provenance(cascade, request, len(batches[number])) | {"times": bars.times[number]}
+                made = _provenance(cascade, config, request, len(batches[number])) | {"times": bars.times[number]}
                 from_first_process(lambda: outputs[number].finish(made))
 
         for output, batch in zip(outputs, videos, strict=True):
@@ -416,9 +416,12 @@ def _recorded_stages(job: VideoJob, request: Request, inputs: Mapping[Stage, str
     return [stage for stage in request.kept if stage in record.stages]
 
 
-def _provenance(cascade: Cascade, request: Request, batch_size: int) -> dict[str, Any]:
+def _provenance(cascade: Cascade, config: Config, request: Request, batch_size: int) -> dict[str, Any]:
     devices = cascade.spec.mesh.devices.flat
+    adapters = [folder for folder, _ in split_adapters(config.adapter)]
+    commits = hub_commits([*split_names(config.checkpoint), *adapters])
     return {
+        **({"hub": commits} if commits else {}),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "video": None if request.video is None else str(request.video),
         "image": None if request.image is None else str(request.image),

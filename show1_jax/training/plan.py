@@ -1,6 +1,6 @@
 """The plan of a stage's training, from the config and from manifests only: no weight is loaded or computed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from flax import nnx
 from show1_jax.cascade.latents import latent_shape
 from show1_jax.cascade.stages import AUTOENCODER, PIXEL_CHANNELS, StageSpec, find_stage
 from show1_jax.checkpoints.adapters import AdapterConfig
-from show1_jax.checkpoints.checkpoint_set import CheckpointSet, split_names
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_hub_name, split_names
 from show1_jax.checkpoints.manifest import Component
 from show1_jax.checkpoints.networks import architecture_of, make_network
 from show1_jax.checkpoints.random import new_component
@@ -219,8 +219,13 @@ def make_plan(config: Config, stage: TrainedStage, platform: str) -> Plan:
     """
     training, dtype = config.train.stage(stage), compute_dtype(config.train.precision, platform)
     start = CheckpointSet.open(training.init) if training.init else None
-    record = _record_from_config(config, stage) if start is None else start.component(trained_component(stage))
-    record = with_settings(record, trained_component(stage), config)
+    name = trained_component(stage)
+    record = (
+        _record_from_config(config, stage)
+        if start is None
+        else replace(start.component(name), provenance=start.provenance(name))
+    )
+    record = with_settings(record, name, config)
     plan = Plan(stage, config, record, start, _open_if_exists(config.checkpoint), dtype)
     _check_sizes(plan)
     plan.objective()
@@ -278,4 +283,5 @@ def _check_sizes(plan: Plan) -> None:
 
 def _open_if_exists(checkpoint: str) -> CheckpointSet | None:
     """Open the checkpoint of the frozen networks if it exists; some stages, and dry runs, do not require it."""
-    return CheckpointSet.open(checkpoint) if all(path.exists() for path in split_names(checkpoint)) else None
+    exists = all(is_hub_name(path) or path.exists() for path in split_names(checkpoint))
+    return CheckpointSet.open(checkpoint) if exists else None

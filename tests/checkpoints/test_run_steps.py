@@ -4,6 +4,7 @@ Run as a script, this file is one of several processes.
 """
 
 import contextlib
+import dataclasses
 import errno
 import gc
 import json
@@ -31,9 +32,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from show1_jax.checkpoints import run_steps as module
 from show1_jax.checkpoints.arrays import BackgroundWrite, load_arrays
-from show1_jax.checkpoints.manifest import CheckpointError, Component, Manifest, describe_files, verify_files
+from show1_jax.checkpoints.manifest import CARD, CheckpointError, Component, Manifest, describe_files, verify_files
+from show1_jax.checkpoints.model_card import is_own_card
 from show1_jax.checkpoints.run_steps import Restored, TrainingCheckpoints, latest_step
 from show1_jax.errors import UserError
+from show1_jax.media.contact_sheet import CONTACT_SHEET, contact_sheet
 from show1_jax.parallel import from_first_process
 from show1_jax.parallel.weights import Weights
 
@@ -262,7 +265,7 @@ def test_a_flipped_byte_never_gives_other_values(one_step: Path, which: float, w
 
 
 def test_every_missing_or_damaged_file_is_noticed(one_step: Path) -> None:
-    for path in sorted(path for path in one_step.rglob("*") if path.is_file()):
+    for path in sorted(path for path in one_step.rglob("*") if path.is_file() and path.name != CARD):  # users edit it
         whole = path.read_bytes()
         for damaged in (None, b"", whole[: len(whole) // 2], whole + b"\0"):
             path.unlink()
@@ -581,6 +584,37 @@ def one_of_two(workdir: Path, address: str, number: int) -> None:
     except UserError as error:
         print(error)
     jax.distributed.shutdown()
+
+
+def test_a_saved_step_has_a_card_and_later_a_contact_sheet(tmp_path: Path) -> None:
+    directory = tmp_path / "run" / "checkpoints"
+    sheet = tmp_path / "sheet.png"
+    contact_sheet(sheet, {"samples": np.zeros((2, 8, 8, 3), np.uint8)}, "a title")
+    checkpoints = TrainingCheckpoints(directory, keep=3, keep_every=0)
+    provenance = {"source": "train.py", "stage": "keyframes", "step": 7, "settings": {"batch_size": 3}}
+    record = dataclasses.replace(COMPONENT, provenance=provenance)
+    for step in (1, 2):
+        checkpoints.save(step, "keyframes", record, {("kernel",): jnp.ones((2, 3))}, {"step": jnp.int32(step)}, {})
+        checkpoints.add_sheet(step, sheet)
+    checkpoints.add_sheet(9, sheet)  # a step that does not exist
+    checkpoints.close()
+    for step in (1, 2):
+        folder = directory / f"{step:08d}"
+        card = (folder / CARD).read_text()
+        assert is_own_card(card)
+        assert "| keyframes | UNet | 6 | float32 |" in card
+        assert "trained by `train.py` (7 steps)" in card
+        assert "    batch_size = 3" in card
+        assert f"({CONTACT_SHEET})" in card
+        assert (folder / CONTACT_SHEET).read_bytes() == sheet.read_bytes()
+        verify_files(folder)
+    (directory / "00000002" / CARD).write_text("mine")
+    again = TrainingCheckpoints(directory, keep=3, keep_every=0)
+    again.save(2, "keyframes", record, {("kernel",): jnp.ones((2, 3))}, {"step": jnp.int32(2)}, {})
+    again.add_sheet(2, sheet)
+    again.close()
+    assert (directory / "00000002" / CARD).read_text() == "mine"
+    assert sorted(path.name for path in directory.iterdir()) == ["00000001", "00000002"]
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def test_a_training_run(merge: Merge, first: Path, run: Path, out: Path, step: i
     assert record.provenance == {"source": "train.py", "step": step or 2}
     assert record.schedulers == read_manifest(first).component("first_frame").schedulers
     assert {value for array in weights_of(out, "first_frame").values() for value in np.unique(array)} == {step or 2}
-    assert {path.name for path in out.iterdir()} == {*NAMES, "manifest.json"}
+    assert {path.name for path in out.iterdir()} == {*NAMES, "manifest.json", "README.md"}
     verify(out)
 
 

@@ -181,7 +181,10 @@ class Loop:
         if saves:
             self.run.save(step)
         if samples:
-            self.writer.images(step, {"samples": write_samples(self.run, step)})
+            sheet = write_samples(self.run, step)
+            self.writer.images(step, {"samples": sheet})
+            if saves and is_first_process():
+                self.run.checkpoints.add_sheet(step, sheet)
         self.run.checkpoints.poll()
         return MetricsWindow() if logs else window
 

@@ -177,7 +177,13 @@ class TrainingRun:
         plan, architecture = self.plan, self.plan.record.architecture
         if self.latent_std and not plan.keeps_latents:
             architecture = architecture | {"scaling_factor": 1 / self.latent_std}
-        provenance = {"source": "train.py", "step": step, "starts_from": plan.record.provenance}
+        provenance = {
+            "source": "train.py",
+            "stage": plan.stage,
+            "step": step,
+            "settings": _changed_settings(plan),
+            "starts_from": plan.record.provenance,
+        }
         if (adapter := plan.adapter()) is not None:
             return Component(ADAPTER, adapter.to_dict(), "float32", provenance=provenance)
         return dataclasses.replace(plan.record, architecture=architecture, dtype="float32", provenance=provenance)
@@ -304,6 +310,14 @@ def _recorded_run_settings(plan: Plan) -> dict[str, Any]:
     adapter = plan.adapter()
     base = {} if adapter is None else {"base": adapter.base}
     return _stage_settings(plan.config.train, plan.stage) | flatten({**others, **base, "frozen": frozen})
+
+
+def _changed_settings(plan: Plan) -> dict[str, Any]:
+    """Return the training settings of the stage that differ from their defaults, by dotted name, as JSON."""
+    defaults = _stage_settings(TrainingConfig(), plan.stage)
+    own = _stage_settings(plan.config.train, plan.stage)
+    changed = {name: value for name, value in own.items() if value != defaults[name]}
+    return dict(json.loads(json.dumps(changed)))
 
 
 def _stage_settings(config: TrainingConfig, stage: TrainedStage) -> dict[str, Any]:
