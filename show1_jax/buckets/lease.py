@@ -24,6 +24,7 @@ LEASE: Final = "lease.json"
 RENEWAL_SECONDS: Final = 15.0
 EXPIRY_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 2.0
+_RECENT_SECONDS: Final = 1.0
 
 _held: Final[dict[BucketPath, "Lease"]] = {}
 
@@ -35,6 +36,7 @@ class Lease:
         self._folder, self._object = folder, folder / LEASE
         self._owner, self._count = {"id": secrets.token_hex(8), **_this_process()}, 0
         self._generation: bytes | None = None
+        self._renewed = _now()
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._renew_regularly, name="lease", daemon=True)
 
@@ -52,12 +54,14 @@ class Lease:
         self._thread.start()
 
     def renew(self) -> None:
-        """Renew the lease now.
+        """Renew the lease now, if it was not renewed in this second: services limit the writes of one object.
 
         Raises:
             UserError: another process has taken it over.
         """
         with self._lock:
+            if self._generation is not None and _now() - self._renewed < _RECENT_SECONDS:
+                return
             if self._generation is None or not self._write(self._generation):
                 self._generation = None
                 raise UserError(
@@ -89,8 +93,10 @@ class Lease:
         written = self._object.bucket.write_if(self._object.key, content, generation)
         if written is None:  # perhaps it was written, and the answer was lost before the request was repeated
             found = self._object.bucket.read(self._object.key)
+            if found is None:
+                self._folder.names()  # raises the error of a bucket that does not exist; S3 has none for such a write
             written = found.generation if found is not None and found.content == content else None
-        self._generation = written
+        self._generation, self._renewed = written, _now()
         return written is not None
 
     def _take_over(self) -> None:
@@ -144,6 +150,11 @@ def check_lease(path: BucketPath) -> None:
     for folder, lease in list(_held.items()):
         if folder == path or folder in path.parents:
             lease.renew()
+
+
+def _now() -> float:
+    """Return seconds since the machine started, with those during which it was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _this_process() -> dict[str, Any]:

@@ -23,6 +23,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RENEWAL_SECONDS", 0.05)
     monkeypatch.setattr(module, "EXPIRY_SECONDS", 0.4)
     monkeypatch.setattr(module, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(module, "_RECENT_SECONDS", 0.0)
 
 
 def folder_of(scheme: str = "gs") -> BucketPath:
@@ -100,7 +101,8 @@ def test_the_thread_renews(gcs: GcsServer, quick: None) -> None:
         assert gcs.objects[BUCKET][f"run/{LEASE}"] != first
 
 
-def test_an_owner_that_was_replaced_stops_before_it_writes(gcs: GcsServer) -> None:
+def test_an_owner_that_was_replaced_stops_before_it_writes(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RECENT_SECONDS", 0.0)
     with leased_folder(folder_of()):
         gcs.write(BUCKET, f"run/{LEASE}", other_owner())
         for _ in range(2):
@@ -109,7 +111,26 @@ def test_an_owner_that_was_replaced_stops_before_it_writes(gcs: GcsServer) -> No
     assert gcs.objects[BUCKET][f"run/{LEASE}"][0] == other_owner()  # it is the other's, and stays
 
 
-def test_a_renewal_whose_answer_is_lost_is_no_loss(gcs: GcsServer) -> None:
+def test_checks_within_a_second_are_one_write(gcs: GcsServer) -> None:
+    with leased_folder(folder_of()):
+        written = gcs.objects[BUCKET][f"run/{LEASE}"]
+        check_lease(folder_of())
+        assert gcs.objects[BUCKET][f"run/{LEASE}"] == written
+
+
+def test_a_bucket_that_does_not_exist(gcs: GcsServer, s3_session: str) -> None:
+    for scheme in ("gs", "s3"):
+        folder = storage_path(f"{scheme}://no-such-bucket/run")
+        with (
+            pytest.raises(UserError, match=f"{scheme}://no-such-bucket: there is no such bucket"),
+            locked_folder(folder),
+        ):
+            pass
+
+
+def test_a_renewal_whose_answer_is_lost_is_no_loss(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RECENT_SECONDS", 0.0)
+
     def after(number: int, fault: Answer) -> Callable[[Request], Answer | None]:
         writes = iter([None] * number + [fault])
         return lambda request: next(writes, None) if request.method == "POST" else None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from show1_jax.buckets import lease
 from show1_jax.buckets.lease import LEASE
 from show1_jax.buckets.path import BucketPath
 from show1_jax.buckets.store import BucketError
@@ -236,6 +237,7 @@ def test_a_run_that_lost_its_lease_completes_no_step(gcs: GcsServer, monkeypatch
         save(checkpoints, 1)
         checkpoints.wait()
         monkeypatch.setattr(run_steps, "describe_files", taken_over)
+        monkeypatch.setattr(lease, "_RECENT_SECONDS", 0.0)
         save(checkpoints, 2)
         with pytest.raises(UserError, match="another process writes there"):
             checkpoints.wait()
