@@ -18,6 +18,10 @@ Result = TypeVar("Result")
 
 RETRIES: Final[dict[str, Any]] = {"max_retries": 10, "initial_delay": "250ms", "max_delay": "32s"}
 """A request is repeated for about two minutes."""
+_FIRST_RETRIES: Final = 5
+"""Of the first request: for about eight seconds."""
+_PROBE: Final = "show1_jax"
+_NO_ANSWER: Final = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 _TRANSPORT: Final = {
     "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "20",
     "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "60",  # without a byte in this time, a request is repeated
@@ -58,9 +62,18 @@ class Bucket:
 
     @functools.cached_property
     def _objects(self) -> Any:
-        import tensorstore
+        """TensorStore's client. A server that cannot be reached at all is an error within seconds, not minutes."""
+        from tensorstore import KvStore
 
-        return self._run(lambda: tensorstore.KvStore.open(kvstore_spec(self.scheme, self.name, "")).result())
+        spec = kvstore_spec(self.scheme, self.name, "")
+        retries = f"{spec['driver']}_request_retries"
+        quick = spec | {retries: RETRIES | {"max_retries": min(_FIRST_RETRIES, RETRIES["max_retries"])}}
+        try:
+            KvStore.open(quick).result().read(_PROBE, byte_range=slice(0, 0)).result()
+        except ValueError as error:
+            if str(error).startswith(_NO_ANSWER):
+                raise translate_error(str(error), self.scheme, self.name) from error
+        return self._run(lambda: KvStore.open(spec).result())
 
     def read(self, key: str) -> Versioned | None:
         """Return an object, or None if there is none of that name."""
@@ -213,7 +226,7 @@ def translate_error(text: str, scheme: str, bucket: str) -> BucketError:
         return BucketError(f"{url}: access is denied ({reason}); {_CREDENTIALS[scheme]}, or use an account that may")
     if code == "NOT_FOUND":
         return BucketError(f"{url}: there is no such bucket; make it, or correct its name")
-    if code in ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"):
+    if code in _NO_ANSWER:
         return BucketError(f"{url}: the server does not answer ({reason}); resume later with the same command")
     return BucketError(f"{url}: the server refuses ({reason}); correct the path, or resume later")
 
