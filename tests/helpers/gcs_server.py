@@ -5,6 +5,7 @@ Source of the interface: https://cloud.google.com/storage/docs/json_api/v1
 
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -59,8 +60,7 @@ class GcsServer:
         self.token = ""
         self.lock = threading.Lock()
         self.generation = 1000
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"store": self}))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"store": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -96,6 +96,15 @@ class GcsServer:
             self.generation += 1
             self.objects[bucket][name] = content, self.generation
             return self.generation
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print errors, except those of connections that a killed process leaves."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
