@@ -19,8 +19,7 @@ Result = TypeVar("Result")
 RETRIES: Final[dict[str, Any]] = {"max_retries": 10, "initial_delay": "250ms", "max_delay": "32s"}
 """A request is repeated for about two minutes."""
 _FIRST_RETRIES: Final = 5
-"""Of the first request: for about eight seconds."""
-_PROBE: Final = "show1_jax"
+"""Repetitions of a request to a server that has not answered yet, or not the last time: for about eight seconds."""
 _NO_ANSWER: Final = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 _TRANSPORT: Final = {
     "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "20",
@@ -59,21 +58,26 @@ class Bucket:
 
     def __init__(self, scheme: str, name: str):
         self.scheme, self.name = scheme, name
+        self._is_answering = False  # not known yet
+
+    @property
+    def _objects(self) -> Any:
+        """TensorStore's client. While the server does not answer, requests are not repeated for minutes again."""
+        return self._patient if self._is_answering else self._quick
 
     @functools.cached_property
-    def _objects(self) -> Any:
-        """TensorStore's client. A server that cannot be reached at all is an error within seconds, not minutes."""
+    def _patient(self) -> Any:
+        from tensorstore import KvStore
+
+        return KvStore.open(kvstore_spec(self.scheme, self.name, "")).result()
+
+    @functools.cached_property
+    def _quick(self) -> Any:
         from tensorstore import KvStore
 
         spec = kvstore_spec(self.scheme, self.name, "")
-        retries = f"{spec['driver']}_request_retries"
-        quick = spec | {retries: RETRIES | {"max_retries": min(_FIRST_RETRIES, RETRIES["max_retries"])}}
-        try:
-            KvStore.open(quick).result().read(_PROBE, byte_range=slice(0, 0)).result()
-        except ValueError as error:
-            if str(error).startswith(_NO_ANSWER):
-                raise translate_error(str(error), self.scheme, self.name) from error
-        return self._run(lambda: KvStore.open(spec).result())
+        retries = RETRIES | {"max_retries": min(_FIRST_RETRIES, RETRIES["max_retries"])}
+        return KvStore.open(spec | {f"{spec['driver']}_request_retries": retries}).result()
 
     def read(self, key: str) -> Versioned | None:
         """Return an object, or None if there is none of that name."""
@@ -149,9 +153,12 @@ class Bucket:
 
     def _run(self, operation: Callable[[], Result]) -> Result:
         try:
-            return operation()
+            result = operation()
         except ValueError as error:  # TensorStore has no classes for its errors
+            self._is_answering = not str(error).startswith(_NO_ANSWER)
             raise translate_error(str(error), self.scheme, self.name) from error
+        self._is_answering = True
+        return result
 
 
 class _OutOfRangeError(BucketError):

@@ -161,3 +161,25 @@ def test_sources_of_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 def test_a_long_reason_is_cut() -> None:
     assert len(str(translate_error("INTERNAL: " + "x" * 999, "gs", BUCKET))) < 300
+
+
+def test_a_server_that_has_not_answered_is_asked_less_patiently(
+    gcs: GcsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("show1_jax.buckets.store._FIRST_RETRIES", 1)
+    bucket = Bucket("gs", BUCKET)
+
+    def num_requests() -> int:
+        gcs.fault = lambda request: Answer(status=503)
+        gcs.requests.clear()
+        with pytest.raises(BucketError):
+            bucket.read("a")
+        gcs.fault = lambda request: None
+        return len(gcs.requests)
+
+    first = num_requests()
+    bucket.read("a")
+    assert num_requests() > first
+    assert num_requests() == first
+    bucket.read("a")
+    assert num_requests() > first
