@@ -1,4 +1,4 @@
-"""Checkpoint weights; with `reading` and `bucket_arrays`, the only module that uses Orbax.
+"""Checkpoint weights; with `reading` and `show1_jax.buckets.orbax_paths`, the only module that uses Orbax.
 
 A checkpoint is a directory with `manifest.json` and one subfolder for each component. The subfolder contains `weights`
 (Orbax) and, for a text encoder, the files of its `tokenizer`. Weights are a tree of dictionaries. Their keys are the
@@ -429,7 +429,7 @@ def bucket_error(folder: Path, error: Exception) -> BucketError:
 
 def _orbax_path(folder: Path) -> epath.Path:
     if isinstance(folder, BucketPath):
-        from show1_jax.checkpoints.bucket_arrays import orbax_path
+        from show1_jax.buckets.orbax_paths import orbax_path
 
         return orbax_path(folder)
     return epath.Path(folder.absolute())
