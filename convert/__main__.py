@@ -45,6 +45,13 @@ def _path_argument(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _checkpoints_argument(text: str) -> str:
+    """Return names of checkpoints that are given on the command line; they must be on a file system."""
+    for name in text.split(","):
+        _path_argument(name.strip() or ".")
+    return text
+
+
 def _convert_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="python -m convert",
@@ -90,7 +97,9 @@ def _add_variant(parser: argparse.ArgumentParser) -> None:
 
 def _add_components(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the commands that read components of our checkpoints."""
-    parser.add_argument("checkpoint", help="a checkpoint or a training run; several, separated by commas")
+    parser.add_argument(
+        "checkpoint", type=_checkpoints_argument, help="a checkpoint or a training run; several, separated by commas"
+    )
     parser.add_argument(
         "--component", action="append", default=[], metavar="NAME", help="write only this one (can be repeated)"
     )
@@ -171,7 +180,11 @@ def _import_parser() -> argparse.ArgumentParser:
         "source", type=_path_argument, metavar="FILE", help="a .safetensors or .bin file, or the folder with it"
     )
     parser.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="the checkpoint or training run with the network"
+        "--checkpoint",
+        type=_checkpoints_argument,
+        required=True,
+        metavar="DIR",
+        help="the checkpoint or training run with the network",
     )
     parser.add_argument(
         "--component", metavar="NAME", help="the network to adapt; default: that of an exported file, or else keyframes"

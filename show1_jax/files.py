@@ -1,5 +1,7 @@
 """Paths from the user, untrusted files, and folders that are written completely or not at all.
 
+Paths that `storage_path` returns may be in a bucket. The functions that accept a `BucketPath` say so.
+
 Files are not trusted. Only regular files are opened, since reading a FIFO or a device may never end. The size and depth
 of JSON are checked before its values are used.
 """
@@ -20,6 +22,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from show1_jax.buckets.lease import leased_folder
+from show1_jax.buckets.path import BucketPath, parse_url
 from show1_jax.errors import FileError, UserError, shown_name
 
 MAX_JSON_BYTES: Final = 64 << 20
@@ -28,10 +32,33 @@ MAX_JSON_DEPTH: Final = 64
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
-def user_path(path: str | os.PathLike[str]) -> Path:
-    """Return the path that the user gave, with `~` expanded to the home directory.
+def storage_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path that the user gave, which may be in a bucket: then it is a `BucketPath`.
 
-    Every path of a command line or a config is converted to a `Path` by this function alone.
+    Raises:
+        UserError: as `user_path`; or it is a URL, but not of a bucket that is supported.
+    """
+    if isinstance(path, BucketPath):
+        return path
+    text = os.fspath(path)
+    if not _URL.match(text):
+        return user_path(path)
+    try:
+        found = parse_url(text)
+    except ValueError as error:
+        raise UserError(f"{shown_name(text)}: {error}; correct the path") from None
+    if found is None:
+        raise UserError(
+            f"{shown_name(text)}: not a URL that is supported; a bucket is gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, "
+            "all others are mounted first"
+        )
+    return found
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path on a file system that the user gave, with `~` expanded to the home directory.
+
+    Every path of a command line or a config is converted to a `Path` by this function or `storage_path` alone.
 
     Args:
         path: path on a file system. A `Path` of a URL is still recognised, although it has one slash less.
@@ -40,13 +67,13 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         UserError: the path is empty, is a URL such as `gs://bucket/videos`, has `~` without a home directory, is too
             long, or is in a folder that this user may not enter.
     """
-    text = os.fspath(path)
+    text = str(path) if isinstance(path, BucketPath) else os.fspath(path)
     if not text or "\0" in text:
         raise UserError(f"the path {text!r} is not a path; give a file or a folder")
     if _URL.match(text):
         raise UserError(
-            f"{text}: buckets and URLs are not supported; give a path on a file system that all hosts see, such as a "
-            "mounted bucket"
+            f"{shown_name(text)}: buckets and URLs are not supported here; mount the bucket on all hosts and give the "
+            "path there (docs/cloud.md)"
         )
     try:
         expanded = Path(text).expanduser()
@@ -59,11 +86,13 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a file for reading, in binary.
+    """Open a file for reading, in binary; it may be an object in a bucket.
 
     Raises:
         OSError: as `open`, and if it is not a regular file (but a folder, FIFO, socket or device).
     """
+    if isinstance(path, BucketPath):
+        return path.reader()
     descriptor = os.open(
         path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     )  # not blocking: a FIFO would wait for its writer
@@ -77,11 +106,13 @@ def open_regular(path: Path) -> io.BufferedReader:
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """Return the content of a regular file.
+    """Return the content of a regular file, or of an object in a bucket.
 
     Raises:
         OSError: as `open_regular`, and if the file has more than `max_bytes`.
     """
+    if isinstance(path, BucketPath):
+        return path.read_bounded(max_bytes)
     with open_regular(path) as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
@@ -172,10 +203,18 @@ def check_json(value: Any, depth: int = 0) -> None:
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file completely or not at all, and create its folder; on failure an older file stays unchanged.
 
+    Args:
+        path: the file; it may be an object in a bucket.
+        data: its new content.
+
     Raises:
         UserError: the file cannot be written, or the disk is full.
     """
-    path = Path(path)
+    if isinstance(path, str):
+        path = storage_path(path) if _URL.match(path) else Path(path)
+    if isinstance(path, BucketPath):
+        path.write_bytes(data)
+        return
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,12 +234,17 @@ def check_writable(path: Path, remedy: str = "choose another place with --out") 
     """Refuse a folder that cannot be written, or cannot be made; no file is left there.
 
     Args:
-        path: the folder.
+        path: the folder; it may be in a bucket.
         remedy: advice, as the end of the line.
 
     Raises:
         UserError: it cannot be written, or the disk is full.
     """
+    if isinstance(path, BucketPath):
+        probe = path / f".{secrets.token_hex(4)}"
+        probe.write_bytes(b"")
+        probe.unlink(missing_ok=True)
+        return
     folder = next(parent for parent in [path, *path.absolute().parents] if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -224,6 +268,8 @@ def check_target(
     Raises:
         UserError: the path exists and `overwrite` is not set, it is not such a result, or it cannot be read.
     """
+    if isinstance(out, BucketPath):
+        raise UserError(f"{out}: it is written to a file system first; make it there, then copy it to the bucket")
     try:
         if _is_free(out):
             return
@@ -287,11 +333,16 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """Lock a folder while the block lasts, so that no other process can lock it.
 
     The folder is created if it does not exist, and removed if it is empty at the end. The lock ends with the process,
-    also if the process is killed. On a file system without locks the folder is not locked.
+    also if the process is killed. On a file system without locks the folder is not locked. In a bucket, the lock is a
+    lease, see `show1_jax.buckets.lease`.
 
     Raises:
         UserError: another process has locked the folder.
     """
+    if isinstance(folder, BucketPath):
+        with leased_folder(folder):
+            yield
+        return
     descriptor = _lock_folder(folder)
     try:
         yield
@@ -316,6 +367,44 @@ def _lock_folder(folder: Path) -> int:
             if os.path.samestat(os.fstat(descriptor), folder.stat()):
                 return descriptor
         os.close(descriptor)  # another process removed the empty folder after this one had opened it
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path is a folder that this process may see; it may be in a bucket."""
+    return path.is_dir() if isinstance(path, BucketPath) else os.path.isdir(path)
+
+
+def is_present(path: Path) -> bool:
+    """Return whether a path exists and this process may see it; it may be in a bucket."""
+    return path.exists() if isinstance(path, BucketPath) else os.path.exists(path)
+
+
+@contextmanager
+def local_folder(folder: Path) -> Iterator[Path]:
+    """Yield a local folder with the files of `folder`: itself, or for one in a bucket a temporary copy."""
+    if not isinstance(folder, BucketPath):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in folder.names():
+            write_bytes(Path(scratch) / name, (folder / name).read_bytes())
+        yield Path(scratch)
+
+
+@contextmanager
+def local_file(path: Path) -> Iterator[Path]:
+    """Yield a local file with the content of `path`: itself, or for an object in a bucket a temporary copy.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
+    if not isinstance(path, BucketPath):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / path.name
+        copy.write_bytes(path.read_bytes())
+        yield copy
 
 
 def check_space(out: Path, needed: int, remedy: str = "free space or choose another place with --out") -> None:

@@ -1,6 +1,7 @@
 """Shared fixtures. The device count is set before the backend starts: sharding is tested on eight CPU devices."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Tests compile for longer than they compute, so the compiler is told not to optimise.
@@ -22,6 +23,8 @@ from safetensors.numpy import load_file
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.checkpoints.random import write_random_checkpoint
 from tests.helpers import tiny_config
+from tests.helpers.buckets import gcs_server, quick_retries, s3_server
+from tests.helpers.gcs_server import GcsServer
 from tests.helpers.recorded import RecordedRun
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -73,6 +76,28 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("checkpoints") / "tiny"
     write_random_checkpoint(out, config.architecture, config.schedulers)
     return out
+
+
+@pytest.fixture(scope="session")
+def gcs_session() -> Iterator[GcsServer]:
+    """A server of `gs://tests`."""
+    with gcs_server() as server:
+        yield server
+
+
+@pytest.fixture
+def gcs(gcs_session: GcsServer) -> Iterator[GcsServer]:
+    """The server of `gs://tests`, without objects and faults, whose requests are repeated at once and not for long."""
+    gcs_session.reset()
+    with quick_retries():
+        yield gcs_session
+
+
+@pytest.fixture(scope="session")
+def s3_session() -> Iterator[str]:
+    """The address of a server of `s3://tests`."""
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

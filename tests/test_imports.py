@@ -34,6 +34,7 @@ ORDER = (
     "config",
     "terminal",
     "files",
+    "buckets",
     "errors",
 )
 """Packages and top-level modules: each may import from itself and from those after it."""

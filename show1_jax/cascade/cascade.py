@@ -129,9 +129,9 @@ class Cascade:
 
         Args:
             checkpoint: directory of a checkpoint, or several separated by commas: components of later ones replace
-                those of earlier ones. For the working directory of a training run, its newest intact step is used.
-                `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION` is a repository of the hub: the networks of a stage are
-                downloaded when it is first sampled.
+                those of earlier ones. For the working directory of a training run, its newest intact step is used. It
+                may be in a bucket, e.g. "gs://bucket/show1". `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION` is a
+                repository of the hub: the networks of a stage are downloaded when it is first sampled.
             config: settings; by default those that the checkpoint records for its networks.
             devices: devices to use; all by default.
             adapters: adapters that `train.py` made, as `DIR` or `DIR:STRENGTH`, separated by commas.

@@ -29,7 +29,7 @@ from show1_jax.checkpoints.networks import architecture_of, make_network
 from show1_jax.checkpoints.reading import move_to_layouts
 from show1_jax.config.sampling import STAGES
 from show1_jax.errors import UserError
-from show1_jax.files import user_path
+from show1_jax.files import is_present, storage_path
 from show1_jax.nn.config import Architecture
 from show1_jax.parallel import replicated_sharding, shardings_by_path
 from show1_jax.parallel.weights import WeightPath, Weights, WeightShapes, to_weights
@@ -72,7 +72,7 @@ def open_adapters(names: str, manifest: Manifest) -> tuple[Adapter, ...]:
     """
     adapters = []
     for folder, strength in split_adapters(names):
-        if not is_hub_name(folder) and not os.path.exists(folder):
+        if not is_hub_name(folder) and not is_present(folder):
             raise UserError(
                 f"there is no adapter {folder}; give the working directory of the run that trained it, or a folder "
                 "made by `python -m convert import`; a strength is a number behind a colon"
@@ -99,14 +99,14 @@ def split_adapters(names: str) -> list[tuple[Path, float]]:
 def _split_strength(name: str) -> tuple[Path, float]:
     folder, colon, number = name.rpartition(":")
     if not colon or os.path.exists(os.path.expanduser(name)):
-        return user_path(name), 1.0
+        return storage_path(name), 1.0
     try:
         strength = float(number)
     except ValueError:
-        return user_path(name), 1.0
+        return storage_path(name), 1.0
     if not abs(strength) <= MAX_STRENGTH:
         raise UserError(f"{name}: the strength of an adapter must be from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}")
-    return user_path(folder), strength
+    return storage_path(folder), strength
 
 
 def adapted_weights(weights: Weights, adapters: Sequence[Adapter], mesh: Mesh) -> Weights:

@@ -1,4 +1,4 @@
-"""Checkpoint weights; with `reading`, the only module that uses Orbax.
+"""Checkpoint weights; with `reading` and `show1_jax.buckets.orbax_paths`, the only module that uses Orbax.
 
 A checkpoint is a directory with `manifest.json` and one subfolder for each component. The subfolder contains `weights`
 (Orbax) and, for a text encoder, the files of its `tokenizer`. Weights are a tree of dictionaries. Their keys are the
@@ -8,7 +8,6 @@ parts of the NNX state's path, as strings: `state["down_blocks"][0]["conv"]["ker
 import asyncio
 import logging
 import math
-import os
 import shutil
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
@@ -25,6 +24,8 @@ from jax.experimental.layout import Format
 from orbax.checkpoint import type_handlers
 from orbax.checkpoint._src import asyncio_utils
 
+from show1_jax.buckets.path import BucketPath
+from show1_jax.buckets.store import BucketError, translate_error
 from show1_jax.checkpoints.manifest import (
     MANIFEST,
     CheckpointError,
@@ -39,7 +40,8 @@ from show1_jax.checkpoints.manifest import (
 )
 from show1_jax.checkpoints.model_card import write_card
 from show1_jax.checkpoints.reading import ArrayReader, ByteLimit, move_to_layouts
-from show1_jax.files import MAX_JSON_BYTES, check_target, new_folder
+from show1_jax.errors import UserError
+from show1_jax.files import MAX_JSON_BYTES, check_target, is_folder, new_folder
 from show1_jax.parallel.weights import WeightPath, to_state, to_weights, weight_path
 
 CoroutineResult = TypeVar("CoroutineResult")
@@ -48,6 +50,8 @@ _SAVE_CONCURRENT_BYTES = 2**28
 _READ_CONCURRENT_BYTES = 2**28
 _INTERRUPTED_SECONDS = 3.0
 _METADATA = "_METADATA"
+_PASSING = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
+"""Codes of TensorStore's errors that do not show damage."""
 _COMPRESS = False  # compression makes float32 weights a twelfth smaller, but writing takes five times as long
 
 # Orbax's threads log errors with a traceback and also raise them: the user gets one line, from this package.
@@ -203,6 +207,8 @@ def _stored_shapes(checkpoint: Path, folder: str) -> dict[WeightPath, jax.ShapeD
         _check_readable(checkpoint / folder)
         tree = ocp.PyTreeCheckpointHandler().metadata(_orbax_path(checkpoint / folder)).tree
         return {path: jax.ShapeDtypeStruct(leaf.shape, np.dtype(leaf.dtype)) for path, leaf in _flatten(tree).items()}
+    except BucketError:
+        raise
     except Exception as error:  # Orbax does not check its metadata: if damaged, exceptions of any type are raised
         raise _read_error(checkpoint, folder, error) from error
 
@@ -213,6 +219,10 @@ def _check_readable(folder: Path) -> None:
     Raises:
         OSError: there is such a file; the message contains its name.
     """
+    if isinstance(folder, BucketPath):
+        if (folder / _METADATA).bucket.exceeds((folder / _METADATA).key, MAX_JSON_BYTES):
+            raise OSError(f"{_METADATA} has more than {MAX_JSON_BYTES:,} bytes")
+        return
     for path in folder.rglob("*"):
         if not path.is_file() and (path.is_symlink() or not path.is_dir()):
             raise OSError(f"{path.relative_to(folder)} is not a regular file")
@@ -264,7 +274,7 @@ def tokenizer_folder(checkpoint: Path, component: str) -> Path:
     listed = tokenizer_files(checkpoint, component)
     folder = checkpoint / component / "tokenizer"
     try:
-        present = os.listdir(folder) if os.path.isdir(folder) else []
+        present = [path.name for path in folder.iterdir()] if is_folder(folder) else []
     except OSError as error:
         raise CheckpointError(checkpoint, f"{folder}: cannot be read ({error.strerror})") from None
     if extra := sorted(name for name in present if not name.startswith(".") and name not in listed):
@@ -410,19 +420,36 @@ class _BoundedNumpyHandler(type_handlers.NumpyHandler):
 
 @contextmanager
 def _orbax_errors(checkpoint: Path, folder: str) -> Iterator[None]:
-    """Convert the exceptions that damaged or missing weight files raise into one CheckpointError."""
+    """Convert the exceptions that damaged or missing weight files raise into one UserError."""
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
         raise _read_error(checkpoint, folder, error) from error
 
 
-def _read_error(checkpoint: Path, folder: str, error: Exception) -> CheckpointError:
+def _read_error(checkpoint: Path, folder: str, error: Exception) -> UserError:
+    if is_passing(checkpoint, error):
+        return bucket_error(checkpoint, error)
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     return CheckpointError(checkpoint, f"{checkpoint}: {folder} cannot be read ({reason})")
 
 
+def is_passing(folder: Path, error: Exception) -> bool:
+    """Return whether an error of Orbax is that of a bucket that does not answer or denies access, and no damage."""
+    return isinstance(folder, BucketPath) and str(error).startswith(_PASSING)
+
+
+def bucket_error(folder: Path, error: Exception) -> BucketError:
+    """Return an error of `is_passing` as one line for the user."""
+    assert isinstance(folder, BucketPath)
+    return translate_error(str(error), folder.bucket.scheme, folder.bucket.name)
+
+
 def _orbax_path(folder: Path) -> epath.Path:
+    if isinstance(folder, BucketPath):
+        from show1_jax.buckets.orbax_paths import orbax_path
+
+        return orbax_path(folder)
     return epath.Path(folder.absolute())
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from show1_jax.buckets.path import BucketPath
 from show1_jax.checkpoints.adapters import ADAPTER
 from show1_jax.checkpoints.arrays import check_weights, tokenizer_folder
 from show1_jax.checkpoints.manifest import (
@@ -24,7 +25,7 @@ from show1_jax.checkpoints.recorded_settings import check_recorded
 from show1_jax.checkpoints.run_steps import CHECKPOINTS, latest_step
 from show1_jax.diffusion.schedule import SchedulerConfig
 from show1_jax.errors import UserError
-from show1_jax.files import user_path
+from show1_jax.files import is_folder, is_present, local_folder, storage_path
 from show1_jax.parallel.processes import from_first_process
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.text.encoders import encoder_of_kind
@@ -59,9 +60,9 @@ class CheckpointSet:
         """Open checkpoints by name. All processes must call this at the same point.
 
         Args:
-            names: folders, separated by commas. Each is a converted checkpoint, a step of a training run, or the
-                working directory of a training run: then its newest intact step is used. `hub:OWNER/NAME` or
-                `hub:OWNER/NAME@REVISION` is a repository of the hub, whose components are downloaded when they are
+            names: folders, separated by commas, also in buckets. Each is a converted checkpoint, a step of a training
+                run, or the working directory of a training run: then its newest intact step is used. `hub:OWNER/NAME`
+                or `hub:OWNER/NAME@REVISION` is a repository of the hub, whose components are downloaded when they are
                 needed.
 
         Raises:
@@ -108,7 +109,9 @@ class CheckpointSet:
         """Return the tokenizer of a text encoder, read once; a UserError names a damaged or missing file."""
         if component not in self._tokenizers:
             encoder = encoder_of_kind(self.component(component).kind)
-            self._tokenizers[component] = encoder.load_tokenizer(tokenizer_folder(self.path(component), component))
+            folder = tokenizer_folder(self.path(component), component)
+            with local_folder(folder) as files:
+                self._tokenizers[component] = encoder.load_tokenizer(files)
         return self._tokenizers[component]
 
     def check_sizes(self, components: Sequence[str]) -> None:
@@ -147,9 +150,11 @@ def _check_component(checkpoint: Path, name: str, component: Component) -> None:
 
 def split_names(names: str | Path) -> list[Path]:
     """Return the folders that `A,B` names; an existing folder with a comma in its name is one folder."""
+    if isinstance(names, BucketPath):
+        return [names]
     if os.path.exists(os.path.expanduser(names)):
-        return [user_path(names)]
-    return [user_path(name.strip()) for name in str(names).split(",")]
+        return [storage_path(names)]
+    return [storage_path(name.strip()) for name in str(names).split(",")]
 
 
 def is_hub_name(name: str | Path) -> bool:
@@ -190,7 +195,7 @@ def hub_commits(names: Iterable[Path]) -> dict[str, str]:
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder is the working directory of a training run."""
-    return not os.path.exists(folder / MANIFEST) and os.path.isdir(folder / CHECKPOINTS)
+    return not is_present(folder / MANIFEST) and is_folder(folder / CHECKPOINTS)
 
 
 def is_checkpoint_or_run(folder: Path) -> bool:

@@ -13,9 +13,11 @@ from typing import Any, Final, TypeVar
 
 import jax
 
+from show1_jax.buckets.path import BucketPath
+from show1_jax.buckets.store import BucketError
 from show1_jax.config.settings import Settings
 from show1_jax.errors import FileError, UserError
-from show1_jax.files import open_regular, read_json
+from show1_jax.files import is_folder, open_regular, read_json
 from show1_jax.media.contact_sheet import CONTACT_SHEET
 from show1_jax.parallel.processes import from_all_processes
 
@@ -144,7 +146,7 @@ class CheckpointError(FileError):
     def __init__(self, checkpoint: Path, problem: str, remedy: str = ""):
         if checkpoint.parent.name == SNAPSHOTS:
             remedy = remedy or f"remove {checkpoint.parent.parent}, and run this again: it is downloaded again"
-        is_step = os.path.isdir(checkpoint / TRAINING)
+        is_step = is_folder(checkpoint / TRAINING)
         super().__init__(problem, remedy or ("use an earlier step" if is_step else "convert again"))
 
 
@@ -171,7 +173,7 @@ def read_manifest(checkpoint: Path) -> Manifest:
         raise CheckpointError(checkpoint, f"{checkpoint}: no checkpoint", remedy) from None
     except (KeyError, TypeError, AttributeError):
         raise CheckpointError(checkpoint, f"{path}: damaged (no manifest of a checkpoint)") from None
-    except CheckpointError:
+    except (CheckpointError, BucketError):
         raise
     except UserError as error:
         problem = error.problem if isinstance(error, FileError) else f"{path}: damaged ({error})"
@@ -186,10 +188,19 @@ def check_sizes(checkpoint: Path, component: str) -> None:
     """
     manifest = read_manifest(checkpoint)
     manifest.component(component)
-    for name, recorded in manifest.files.items():
-        path = checkpoint / name
-        if name.startswith(f"{component}/") and (not os.path.isfile(path) or path.stat().st_size != recorded["size"]):
-            raise CheckpointError(checkpoint, f"{path}: missing or truncated")
+    sizes = {name: file["size"] for name, file in manifest.files.items() if name.startswith(f"{component}/")}
+    if isinstance(checkpoint, BucketPath):
+        own = checkpoint
+        has_sizes = list(_in_threads(lambda name: (own / name).has_size(sizes[name]), sizes))
+    else:
+        has_sizes = [_has_size(checkpoint / name, size) for name, size in sizes.items()]
+    for name, has_size in zip(sizes, has_sizes, strict=True):
+        if not has_size:
+            raise CheckpointError(checkpoint, f"{checkpoint / name}: missing or truncated")
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return os.path.isfile(path) and path.stat().st_size == size
 
 
 class HashCheck:
@@ -228,11 +239,20 @@ class HashCheck:
         """Wait for the hashes; with `together`, all processes must call this at the same point.
 
         Raises:
-          UserError: files are missing or changed; with `together`, it is raised in all processes.
+          UserError: files are missing or changed, or a bucket does not answer; with `together`, it is raised in all
+            processes.
         """
-        wrong = [name for name, is_same in self._same.items() if not is_same.result()]
+        failure = ""
+        try:
+            wrong = [name for name, is_same in self._same.items() if not is_same.result()]
+        except BucketError as error:
+            wrong, failure = [], str(error)
         if self._together:
-            wrong = [name for names in from_all_processes(wrong) for name in names]
+            parts = from_all_processes((wrong, failure))
+            wrong = [name for names, _ in parts for name in names]
+            failure = next((line for _, line in parts if line), "")
+        if failure:
+            raise BucketError(failure)
         if wrong:
             listed = ", ".join(sorted(wrong)[:5]) + (", ..." if len(wrong) > 5 else "")
             raise CheckpointError(self._checkpoint, f"{self._checkpoint}: missing or changed: {listed}")
@@ -274,8 +294,11 @@ def verify_files(checkpoint: Path, progress: Callable[[int], object] = lambda si
 
 def file_names(checkpoint: Path) -> list[str]:
     """Return the relative paths of a checkpoint's files, except its manifest, its card and other files beside it."""
-    paths = (path for path in checkpoint.rglob("*") if os.path.isfile(path))
-    names = (path.relative_to(checkpoint).as_posix() for path in paths)
+    if isinstance(checkpoint, BucketPath):
+        names = checkpoint.names()
+    else:
+        paths = (path for path in checkpoint.rglob("*") if os.path.isfile(path))
+        names = [path.relative_to(checkpoint).as_posix() for path in paths]
     return sorted(
         name for name in names if name not in _BESIDE and name != MANIFEST and not name.startswith(_DOWNLOAD_STATE)
     )
@@ -287,7 +310,8 @@ def describe_files(checkpoint: Path, names: Iterable[str]) -> dict[str, dict[str
     def describe(name: str) -> dict[str, Any]:
         path = checkpoint / name
         _sync_to_disk(path)
-        return {"size": path.stat().st_size, "sha256": sha256(path)}
+        size, digest = _size_and_sha256(path)
+        return {"size": size, "sha256": digest}
 
     names = list(names)
     return dict(zip(names, _in_threads(describe, names), strict=True))
@@ -300,22 +324,31 @@ def files_to_hash(sizes: Mapping[str, int]) -> list[str]:
 
 
 def sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a regular file."""
-    digest, chunk = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES))
+    """Return the hexadecimal SHA-256 of a regular file, or of an object in a bucket."""
+    return _size_and_sha256(path)[1]
+
+
+def _size_and_sha256(path: Path) -> tuple[int, str]:
+    digest, chunk, size = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES)), 0
     with open_regular(path) as file:
         while num_bytes := file.readinto(chunk):
             digest.update(chunk[:num_bytes])
-    return digest.hexdigest()
+            size += num_bytes
+    return size, digest.hexdigest()
 
 
 def _sync_to_disk(path: Path) -> None:
     """Wait until a file's content is on the disk: it must survive a power failure after it is hashed or renamed."""
+    if isinstance(path, BucketPath):
+        return  # an object exists once it is stored durably
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def _matches_record(path: Path, recorded: Mapping[str, Any]) -> bool:
     try:
+        if isinstance(path, BucketPath):
+            return _size_and_sha256(path) == (recorded["size"], recorded["sha256"])
         return path.stat().st_size == recorded["size"] and sha256(path) == recorded["sha256"]
     except OSError:
         return False

@@ -7,16 +7,12 @@
         training/state              the other arrays that a resumed run needs (Orbax)
         training/record.json        the state of the run that is not in arrays
 
-A step is written to a hidden folder in the same directory, which all processes share, and renamed when it is complete.
+The directory may be in a bucket. `step_folders` has the folder of a step while it is written.
 """
 
 import json
-import os
-import re
-import shutil
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -24,7 +20,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import jax
 
-from show1_jax.checkpoints.arrays import BackgroundWrite, load_arrays, parameter_counts
+from show1_jax.buckets.path import BucketPath
+from show1_jax.buckets.store import BucketError
+from show1_jax.checkpoints.arrays import BackgroundWrite, bucket_error, is_passing, load_arrays, parameter_counts
 from show1_jax.checkpoints.manifest import (
     TRAINING,
     CheckpointError,
@@ -33,11 +31,11 @@ from show1_jax.checkpoints.manifest import (
     check_hashes,
     check_sizes,
     describe_files,
-    file_names,
     files_to_hash,
     read_manifest,
 )
 from show1_jax.checkpoints.model_card import add_sheet, own_card_in, write_card
+from show1_jax.checkpoints.step_folders import StepFolder, list_steps, remove_leftovers, step_folder
 from show1_jax.errors import FileError, UserError
 from show1_jax.files import disk_error, read_json
 from show1_jax.parallel.processes import from_all_processes, from_first_process
@@ -47,11 +45,9 @@ CHECKPOINTS: Final = "checkpoints"
 """The folder of a run's working directory that contains its steps."""
 _STATE: Final = f"{TRAINING}/state"
 _RECORD: Final = f"{TRAINING}/record.json"
-_STEP: Final = re.compile(r"[0-9]{8,18}")
-_HIDDEN: Final = re.compile(r"\.([0-9]{8,18})\.saving")
+_NO_ANSWER: Final = "\0"
+"""Mark of a problem that is no damage, in what processes tell each other."""
 _OTHER_PROCESS_FAILED: Final = "another process could not write its part"
-_MESSAGE_TIMEOUT_SECONDS: Final = 1200.0
-_POLL_SECONDS: Final = 0.02
 
 StepPart = TypeVar("StepPart")
 Shapes = Mapping[WeightPath, jax.ShapeDtypeStruct]
@@ -98,7 +94,7 @@ class TrainingCheckpoints:
         self._keep, self._keep_every = keep, keep_every
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._saving: Future[None] | None = None
-        from_first_process(self._remove_leftovers)
+        from_first_process(lambda: remove_leftovers(self.directory))
 
     def save(
         self, step: int, name: str, component: Component, ema: Weights, state: Any, record: Mapping[str, Any]
@@ -121,7 +117,7 @@ class TrainingCheckpoints:
         """
         self.wait()
         text = json.dumps(record, indent=1) + "\n"
-        target = _StepFolder(self.directory, step)
+        target = step_folder(self.directory, step)
         from_first_process(lambda: self._begin(target, name, text))
         writes: list[BackgroundWrite] = []
         failure: Exception | None = None
@@ -138,12 +134,14 @@ class TrainingCheckpoints:
     def add_sheet(self, step: int, sheet: Path) -> None:
         """Copy a contact sheet into a saved step and show it in its card, in the background, after the save.
 
-        A step that was not saved, or whose card the user edited, stays unchanged. One process calls this.
+        A step that was not saved, or whose card the user edited, stays unchanged; steps in buckets have no cards. One
+        process calls this.
         """
-        self._thread.submit(self._add_sheet, _StepFolder(self.directory, step).final, sheet)
+        if not isinstance(self.directory, BucketPath):
+            self._thread.submit(self._add_sheet, step_folder(self.directory, step).final, sheet)
 
     def _add_sheet(self, folder: Path, sheet: Path) -> None:
-        if not own_card_in(folder) or not os.path.isdir(folder):
+        if not own_card_in(folder) or not folder.is_dir():
             return
         with suppress(UserError):  # a full disk: the step is complete without it
             manifest = read_manifest(folder)
@@ -202,7 +200,7 @@ class TrainingCheckpoints:
         Raises:
             UserError: there are steps, but none can be used; or the newest is of another component.
         """
-        steps = from_first_process(lambda: _steps(self.directory))
+        steps = from_first_process(lambda: list_steps(self.directory))
         problem = ""
         for step in reversed(steps):
             try:
@@ -215,7 +213,7 @@ class TrainingCheckpoints:
         return None
 
     def _read(self, step: int, name: str, ema: Shapes, state: Any) -> Restored:
-        folder = _StepFolder(self.directory, step).final
+        folder = step_folder(self.directory, step).final
         _in_every_process(folder, lambda: read_manifest(folder)).component(name)
         check_hashes(folder, together=True)
         record = _in_every_process(folder, lambda: _read_step_record(folder))
@@ -225,8 +223,8 @@ class TrainingCheckpoints:
         return Restored(step, weights, jax.tree.unflatten(jax.tree.structure(state), leaves), record)
 
     def _newest_record(self) -> dict[str, Any] | None:
-        for step in reversed(_steps(self.directory)):
-            folder = _StepFolder(self.directory, step).final
+        for step in reversed(list_steps(self.directory)):
+            folder = step_folder(self.directory, step).final
             try:
                 check_hashes(folder, _RECORD)
                 return _read_step_record(folder)
@@ -234,26 +232,15 @@ class TrainingCheckpoints:
                 continue
         return None
 
-    def _remove_leftovers(self) -> None:
-        """Remove incomplete steps that killed runs left."""
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write in {self.directory} ({error.strerror}); use another --workdir") from error
-        for hidden in self.directory.iterdir():
-            if match := _HIDDEN.fullmatch(hidden.name):
-                _StepFolder(self.directory, int(match[1])).discard()
-
-    def _begin(self, target: "_StepFolder", name: str, record: str) -> None:
+    def _begin(self, target: StepFolder, name: str, record: str) -> None:
         with self._discard_on_error(target):
-            self._remove_leftovers()
-            for folder in (target.messages, target.draft / name / "weights", target.draft / _STATE):
-                folder.mkdir(parents=True)
+            remove_leftovers(self.directory)
+            target.begin([f"{name}/weights", _STATE])
             (target.draft / _RECORD).write_text(record)
 
     def _finish(
         self,
-        target: "_StepFolder",
+        target: StepFolder,
         components: dict[str, Component],
         parameters: dict[str, int],
         writes: Sequence[BackgroundWrite],
@@ -264,7 +251,7 @@ class TrainingCheckpoints:
 
     def _write(
         self,
-        target: "_StepFolder",
+        target: StepFolder,
         components: dict[str, Component],
         parameters: dict[str, int],
         writes: Sequence[BackgroundWrite],
@@ -278,34 +265,36 @@ class TrainingCheckpoints:
             target.receive("written", processes)
             for write in writes:
                 write.finish()
-            target.send("sizes", {name: (target.draft / name).stat().st_size for name in file_names(target.draft)})
+            target.send("sizes", target.sizes())
         (sizes,) = target.receive("sizes", [0])
         target.send("files", describe_files(target.draft, files_to_hash(sizes)))
         if is_first:
             files = {name: file for share in target.receive("files", processes) for name, file in share.items()}
             manifest = Manifest(components, files)
-            write_card(target.draft, manifest, parameters, target.final)
-            manifest.write(target.draft)
-            target.publish()
+            if not isinstance(target.draft, BucketPath):
+                write_card(target.draft, manifest, parameters, target.final)
+            target.publish(manifest)
             self._remove_old(target.step)
 
     def _remove_old(self, newest: int) -> None:
         """Remove the steps that are not kept. Steps after the newest are damaged ones, which this run skipped."""
-        steps = [step for step in _steps(self.directory) if step <= newest]
+        steps = [step for step in list_steps(self.directory) if step <= newest]
         for step in steps[: -self._keep]:
             if not self._keep_every or step % self._keep_every:
-                shutil.rmtree(_StepFolder(self.directory, step).final, ignore_errors=True)
+                step_folder(self.directory, step).remove()
 
     @contextmanager
-    def _discard_on_error(self, target: "_StepFolder") -> Iterator[None]:
+    def _discard_on_error(self, target: StepFolder) -> Iterator[None]:
         """Remove the files of a save that fails in the block, so that the other processes stop too; raise one line."""
         try:
             yield
         except BaseException as error:
-            abandoned = jax.process_count() > 1 and not target.messages.is_dir()
+            abandoned = jax.process_count() > 1 and not _is_begun(target)
             target.discard()
             if not isinstance(error, OSError | ValueError | RuntimeError):
                 raise
+            if is_passing(self.directory, error):
+                raise bucket_error(self.directory, error) from error
             own_reason = disk_error(error) or (str(error).splitlines() or [type(error).__name__])[0][:200]
             reason = _OTHER_PROCESS_FAILED if abandoned else own_reason
             raise UserError(
@@ -314,56 +303,11 @@ class TrainingCheckpoints:
             ) from error
 
 
-class _StepFolder:
-    """The final folder of a step, and its hidden folder while it is written.
-
-    Processes exchange messages through files in the hidden folder. They must not use the devices for this: the training
-    step runs on them at the same time.
-    """
-
-    def __init__(self, directory: Path, step: int):
-        self.step = step
-        self.final = directory / f"{step:08d}"
-        self.hidden = directory / f".{self.final.name}.saving"
-        self.draft, self.replaced, self.messages = (self.hidden / name for name in ("draft", "replaced", "messages"))
-
-    def publish(self) -> None:
-        """Move the draft to the final folder."""
-        if self.final.exists():
-            os.replace(self.final, self.replaced)
-        os.replace(self.draft, self.final)
-        shutil.rmtree(self.hidden, ignore_errors=True)
-
-    def discard(self) -> None:
-        """Remove the hidden folder; a step that was being replaced is moved back first."""
-        if self.replaced.is_dir() and not self.final.exists():
-            os.replace(self.replaced, self.final)
-        shutil.rmtree(self.hidden, ignore_errors=True)
-
-    def send(self, topic: str, value: Any) -> None:
-        """Write a message (JSON) that the other processes can read."""
-        file = self._message(topic, jax.process_index())
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(value))
-        os.replace(partial, file)
-
-    def receive(self, topic: str, processes: Iterable[int]) -> list[Any]:
-        """Wait for the messages of these processes, and return their values."""
-        deadline = time.monotonic() + _MESSAGE_TIMEOUT_SECONDS
-        values = []
-        for process in processes:
-            file = self._message(topic, process)
-            while not file.exists():
-                if not self.messages.is_dir():
-                    raise FileNotFoundError(self.messages)
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"process {process} does not respond")
-                time.sleep(_POLL_SECONDS)
-            values.append(json.loads(file.read_bytes()))
-        return values
-
-    def _message(self, topic: str, process: int) -> Path:
-        return self.messages / f"{topic}.{process}.json"
+def _is_begun(target: StepFolder) -> bool:
+    try:
+        return target.is_begun()
+    except BucketError:
+        return True  # not known; this process has an error of its own
 
 
 def latest_step(workdir: Path, warn: Warn = warn_user) -> Path | None:
@@ -379,9 +323,9 @@ def latest_step(workdir: Path, warn: Warn = warn_user) -> Path | None:
         UserError: there are steps, but none is intact.
     """
     directory = workdir / CHECKPOINTS
-    steps = _steps(directory)
+    steps = list_steps(directory)
     for step in reversed(steps):
-        folder = _StepFolder(directory, step).final
+        folder = step_folder(directory, step).final
         try:
             for name in read_manifest(folder).components:
                 check_sizes(folder, name)
@@ -393,15 +337,6 @@ def latest_step(workdir: Path, warn: Warn = warn_user) -> Path | None:
     if steps:
         raise UserError(f"{directory}: every step is damaged; use another checkpoint")
     return None
-
-
-def _steps(directory: Path) -> list[int]:
-    """Return the numbers of the steps in a directory, sorted, without reading any of their files."""
-    try:
-        folders = list(directory.iterdir()) if os.path.isdir(directory) else ()
-    except OSError as error:
-        raise UserError(f"{directory}: cannot be read ({error.strerror}); check its permissions") from None
-    return sorted(int(path.name) for path in folders if _STEP.fullmatch(path.name) and os.path.isdir(path))
 
 
 def _read_step_record(folder: Path) -> dict[str, Any]:
@@ -417,13 +352,24 @@ def _read_step_record(folder: Path) -> dict[str, Any]:
 
 
 def _in_every_process(folder: Path, read: Callable[[], StepPart]) -> StepPart:
-    """Read a part of a step in every process; if it is damaged for one process, raise an error in all of them."""
+    """Read a part of a step in every process; if one process cannot read it, raise an error in all of them.
+
+    Raises:
+        CheckpointError: it is damaged for one of them.
+        BucketError: the bucket does not answer one of them: the part may be intact.
+    """
     problem = ""
     try:
         value = read()
     except CheckpointError as error:
         problem = error.problem
-    if problems := [line for line in from_all_processes(problem) if line]:
+    except BucketError as error:
+        problem = f"{_NO_ANSWER}{error}"
+    problems = [line for line in from_all_processes(problem) if line]
+    for line in problems:
+        if line.startswith(_NO_ANSWER):
+            raise BucketError(line.removeprefix(_NO_ANSWER))
+    if problems:
         raise CheckpointError(folder, problems[0])
     return value
 

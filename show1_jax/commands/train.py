@@ -20,7 +20,7 @@ from show1_jax import cli
 from show1_jax.config.config_file import Config, check_paths
 from show1_jax.config.training import check_stage
 from show1_jax.errors import UserError
-from show1_jax.files import user_path
+from show1_jax.files import storage_path
 
 
 def define_flags() -> flags.FlagValues:
@@ -28,7 +28,12 @@ def define_flags() -> flags.FlagValues:
     values = cli.new_flags()
     text, toggle = flags.DEFINE_string, flags.DEFINE_bool
     text("stage", None, "STAGE: the network to train, by default the config's", flag_values=values)
-    text("workdir", None, "DIR: working directory of the run; an existing run is resumed", flag_values=values)
+    text(
+        "workdir",
+        None,
+        "DIR: working directory of the run, here or in a bucket; an existing run is resumed",
+        flag_values=values,
+    )
     text("checkpoint", None, "A,B: text encoders and autoencoder, made by `python -m convert`", flag_values=values)
     toggle("dry_run", False, "print the memory that each device needs; do not train", flag_values=values)
     text("devices", None, "N,M: numbers of devices for --dry_run; default: all devices here", flag_values=values)
@@ -53,7 +58,7 @@ def train(argv: Sequence[str]) -> None:
     stage = check_stage(values.stage or config.train.default_stage)
     if not values.dry_run and not values.workdir:
         raise UserError("no --workdir; give the directory of this run")
-    workdir = user_path(values.workdir or ".")
+    workdir = storage_path(values.workdir or ".")
     if values.devices is not None and not values.dry_run:
         raise UserError("--devices is for --dry_run; a run uses all devices that are here")
     profile = _steps(values.profile)

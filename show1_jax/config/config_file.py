@@ -6,7 +6,7 @@ from typing import Any
 from show1_jax.config.sampling import CascadeConfig
 from show1_jax.config.settings import Settings
 from show1_jax.config.training import TRAINED_STAGES, TrainingConfig
-from show1_jax.files import user_path
+from show1_jax.files import storage_path, user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +56,20 @@ class Config(CascadeConfig):
 
 
 def check_paths(config: Config) -> None:
-    """Refuse paths of a config that are not on a file system, such as buckets; an optional path may be empty.
+    """Refuse paths of a config that cannot be paths; an optional path may be empty.
 
-    The compilation cache is not checked: a run works without it.
+    Checkpoints and the folder of videos may be in a bucket; datasets and text caches are on a file system. The
+    compilation cache is not checked: a run works without it.
 
     Raises:
-        UserError: see `user_path`.
+        UserError: see `user_path` and `storage_path`.
     """
     train = config.train
     lists = [config.checkpoint, *(getattr(train, stage).init for stage in TRAINED_STAGES)]
-    user_path(config.out)
-    for path in (train.data.path, train.text.cache, *(path.strip() for names in lists for path in names.split(","))):
+    storage_path(config.out)
+    for path in (train.data.path, train.text.cache):
         if path:
             user_path(path)
+    for path in (path.strip() for names in lists for path in names.split(",")):
+        if path:
+            storage_path(path)

@@ -3,12 +3,13 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from show1_jax.errors import UserError
-from show1_jax.files import open_regular, write_bytes
+from show1_jax.files import local_file, open_regular, write_bytes
 
 STAGE_FORMAT = "show1_jax.stage.v1"
 STAGE_LAYOUT = "time height width channel"
@@ -50,11 +51,10 @@ def load_stage(path: str | Path, stage: str | None = None) -> Float32[np.ndarray
     Raises:
         UserError: the file is missing, damaged, in another format, or of another stage.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        open_regular(Path(path)).close()
-        with safe_open(path, "numpy") as file:
+        with local_file(path if isinstance(path, Path) else Path(path)) as local, _open_stage(local) as file:
             metadata = file.metadata() or {}
             values = file.get_slice("video")
             is_video = values.get_dtype() == "F32" and len(values.get_shape()) == 4
@@ -68,6 +68,13 @@ def load_stage(path: str | Path, stage: str | None = None) -> Float32[np.ndarray
     if stage is not None and metadata.get("stage") != stage:
         raise UserError(f"{path} holds the stage {metadata.get('stage')}, not {stage}: give the file of {stage}")
     return video
+
+
+def _open_stage(path: Path) -> Any:
+    from safetensors import safe_open
+
+    open_regular(path).close()
+    return safe_open(path, "numpy")
 
 
 def _with_sorted_header(data: bytes) -> bytes:

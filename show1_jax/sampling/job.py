@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from show1_jax.buckets.path import BucketPath
 from show1_jax.cascade.cascade import Cascade, HostVideo, VideoBatch
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.stages import STAGE_TABLE, Size, components, text_encoders
@@ -400,6 +401,9 @@ def _video_file(job: VideoJob, request: Request) -> Path:
 
 
 def _viewing_hint(video: Path) -> str:
+    if isinstance(video, BucketPath):
+        command = {"gs": "gcloud storage cp", "s3": "aws s3 cp"}[video.bucket.scheme]
+        return f"to look at it: {command} {shlex.quote(str(video))} ."
     path = shlex.quote(str(video.absolute()))
     there = f"{platform.node()}:{path}"
     return f"to look at it, open {path} in a video player or a browser; from another computer: scp {there} ."

@@ -1,4 +1,4 @@
-"""Run directories: one for every video, named by its prompt and seed.
+"""Run directories: one for every video, named by its prompt and seed, on a file system or in a bucket.
 
 A run directory contains, for stage number n:
 
@@ -29,7 +29,7 @@ from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.config.video_edit import VideoEdit
 from show1_jax.errors import UserError
-from show1_jax.files import locked_folder, user_path, write_bytes
+from show1_jax.files import locked_folder, open_regular, storage_path, write_bytes
 from show1_jax.media.contact_sheet import CONTACT_SHEET, contact_sheet
 from show1_jax.media.frames import enlarge_uint8, to_uint8
 from show1_jax.media.stage_files import load_stage, save_stage, video_sha256
@@ -62,7 +62,7 @@ class RunDirectory:
     def of(cls, out: str | Path, prompt: Prompt) -> "RunDirectory":
         """Return the directory of a prompt, which must have a seed."""
         assert prompt.seed is not None
-        return cls(user_path(out) / slug(prompt.text, prompt.seed))
+        return cls(storage_path(out) / slug(prompt.text, prompt.seed))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -190,7 +190,7 @@ class RunDirectory:
             raise UserError(f"{path} is missing; {_RESAMPLE}")
         expected = record.files.get(path.name)  # older records have no hashes of files
         try:
-            is_whole = path.stat().st_size > 0 if expected is None else sha256(path) == expected
+            is_whole = _has_content(path) if expected is None else sha256(path) == expected
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); {_RESAMPLE}") from None
         if not is_whole:
@@ -224,6 +224,11 @@ class RunDirectory:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 raise UserError(f"cannot remove {path} ({error.strerror}); choose another place with --out") from error
+
+
+def _has_content(path: Path) -> bool:
+    with open_regular(path) as file:
+        return bool(file.read(1))
 
 
 def describe_edit(edit: VideoEdit, video: Clip | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 
+from show1_jax.buckets.path import BucketPath
 from show1_jax.checkpoints.random import SOURCE as RANDOM
 from show1_jax.config.config_file import Config
 from show1_jax.config.training import TrainedStage
@@ -45,6 +46,8 @@ def train(
             raised before anything is written.
         SystemExit: a signal stopped the run; the state is saved.
     """
+    if profile is not None and isinstance(workdir, BucketPath):
+        raise UserError("--profile is written to a file system; profile a short run with a local --workdir")
     enable_compilation_cache(config.compilation_cache)
     from_first_process(lambda: make_random_checkpoint(config))
     plan = make_plan(config, stage, all_devices()[0].platform)

@@ -9,6 +9,7 @@ import math
 import secrets
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Final, SupportsFloat
 import numpy as np
 from jaxtyping import UInt8
 
+from show1_jax.buckets.path import BucketPath
 from show1_jax.errors import UserError
 from show1_jax.files import open_regular, write_bytes
 from show1_jax.parallel import from_first_process
@@ -24,6 +26,8 @@ from show1_jax.parallel import from_first_process
 METRICS: Final = "metrics.jsonl"
 TENSORBOARD: Final = "tensorboard"
 _WANDB_ID: Final = "wandb_id"
+_MAX_EVENT_BYTES: Final = 2**20
+"""Size from which an event file in a bucket is not continued."""
 
 
 class MetricsWriter:
@@ -36,6 +40,9 @@ class MetricsWriter:
     an incomplete last line of a killed process. The remaining lines are written to a new file, which then replaces the
     old one, so that a complete file exists at any time. In TensorBoard, an event marks later events
     as outdated. W&B keeps its own steps and ignores steps that are logged again.
+
+    Nothing can be appended to an object in a bucket. There, each call writes `metrics.jsonl` and the current event file
+    as a whole; a new event file begins when the current one is large.
     """
 
     def __init__(
@@ -121,7 +128,7 @@ class MetricsWriter:
         from PIL import Image
 
         for name, path in images.items():
-            with Image.open(path) as image:
+            with open_regular(path) as file, Image.open(file) as image:
                 pixels = np.asarray(image.convert("RGB"))
             if self._tensorboard is not None:
                 with _disk_errors(self._workdir):
@@ -153,6 +160,8 @@ def _open_lines(path: Path, resumed_step: int) -> Any:
         kept = [line for line in old if _is_kept_line(line, resumed_step)]
         if len(kept) < len(old):
             write_bytes(path, b"".join(kept))
+        if isinstance(path, BucketPath):
+            return _ObjectLines(path, b"".join(kept))
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a", encoding="utf-8")
 
@@ -164,38 +173,73 @@ def _is_kept_line(line: bytes, resumed_step: int) -> bool:
     return False
 
 
+class _ObjectLines:
+    """A text file in a bucket: `flush` writes all of it."""
+
+    def __init__(self, path: BucketPath, content: bytes):
+        self._path, self._content = path, bytearray(content)
+
+    def write(self, text: str) -> None:
+        self._content += text.encode()
+
+    def flush(self) -> None:
+        self._path.write_bytes(self._content)
+
+    def close(self) -> None:
+        """Do nothing: every line was flushed."""
+
+
 class _EventFile:
-    """A TensorBoard event file that is written immediately.
+    """A TensorBoard event file that is written immediately; in a bucket, several files, one after the other.
 
     The writer of tensorboardX writes in a thread; after a full disk has ended that thread it waits for it forever.
     """
 
     def __init__(self, folder: Path, resumed_step: int):
         from tensorboardX.proto.event_pb2 import SessionLog
-        from tensorboardX.record_writer import RecordWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._records = RecordWriter(str(folder / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"))
-        self._add(file_version="brain.Event:2")
+        self._folder = folder
+        self._scratch = tempfile.TemporaryDirectory() if isinstance(folder, BucketPath) else None
+        self._records = self._new_file()
         if resumed_step:
             self._add(step=resumed_step + 1, session_log=SessionLog(status=SessionLog.START))
-        self._records.flush()
+        self._flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         from tensorboardX.summary import scalar
 
         for name, value in values.items():
             self._add(step=step, summary=scalar(name, value))
-        self._records.flush()
+        self._flush()
 
     def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "height width 3"]) -> None:
         from tensorboardX.summary import image
 
         self._add(step=step, summary=image(name, pixels, dataformats="HWC"))
-        self._records.flush()
+        self._flush()
 
     def close(self) -> None:
         self._records.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def _new_file(self) -> Any:
+        from tensorboardX.record_writer import RecordWriter
+
+        local = self._folder if self._scratch is None else Path(self._scratch.name)
+        self._records = RecordWriter(str(local / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"))
+        self._add(file_version="brain.Event:2")
+        return self._records
+
+    def _flush(self) -> None:
+        self._records.flush()
+        if self._scratch is not None:
+            written = Path(self._records.path)
+            (self._folder / written.name).write_bytes(written.read_bytes())
+            if written.stat().st_size > _MAX_EVENT_BYTES:
+                self._records.close()
+                self._new_file()
 
     def _add(self, **content: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
@@ -235,6 +279,8 @@ def _start_wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
     if not path.exists():
         write_bytes(path, secrets.token_hex(8).encode())
     run_id = path.read_text()
-    options = {"project": project, "id": run_id, "resume": "allow", "name": workdir.name, "dir": workdir}
+    options: dict[str, Any] = {"project": project, "id": run_id, "resume": "allow", "name": workdir.name}
+    if not isinstance(workdir, BucketPath):
+        options["dir"] = workdir
     with _wandb_errors():
         return wandb.init(**options, config=dict(config))
