@@ -5,6 +5,10 @@ from typing import Any, Final
 
 BAD_INPUT: Final = 2
 """Exit code of a command that ends with a `UserError`."""
+PROCESS_LOST: Final = 75
+"""Exit code of a command whose job lost a process; the same command resumes (EX_TEMPFAIL of BSD's sysexits.h)."""
+PROGRAM_ERROR: Final = 1
+"""Exit code of a command that ends with a traceback."""
 
 _MAX_SHOWN: Final = 200
 _SHORT = reprlib.Repr()

@@ -13,11 +13,14 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from show1_jax.cli import HEARTBEAT_TIMEOUT
 from show1_jax.config.sampling import MeshConfig
 from show1_jax.errors import BAD_INPUT, UserError
+from show1_jax.parallel.supervision import JAX_TIMEOUTS, supervised
 
 _MAX_PROCESSES: Final = 1_000_000
 _JOIN_TIMEOUT_SECONDS: Final = 300
+_MAX_HEARTBEAT_TIMEOUT: Final = 86_400
 _NOTICE_AFTER_SECONDS: Final = 5
 
 
@@ -82,16 +85,21 @@ def platform_of(mesh: Mesh) -> str:
 
 
 def initialize_distributed(
-    coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    heartbeat_timeout: int = HEARTBEAT_TIMEOUT,
 ) -> None:
     """Join the other processes of the job; must be called before any other use of JAX.
 
-    Without arguments, JAX detects them on TPU pods, SLURM and similar clusters (`--distributed`).
+    Without arguments, JAX detects them on TPU pods, SLURM and similar clusters (`--distributed`). If a process of the
+    job fails or is lost later, all of them end with one line; see `parallel.supervision`.
 
     Args:
         coordinator_address: `host:port` of the first process.
         num_processes: number of processes.
         process_id: number of this process, from 0.
+        heartbeat_timeout: seconds of silence after which a process is lost.
 
     Raises:
         UserError: only some of the arguments are given, one is invalid, or the other processes are not reachable.
@@ -101,10 +109,16 @@ def initialize_distributed(
         raise UserError("several processes need --coordinator_address, --num_processes and --process_id together")
     if coordinator_address is not None and num_processes is not None and process_id is not None:
         _check_processes(coordinator_address, num_processes, process_id)
+    if not 1 <= heartbeat_timeout <= _MAX_HEARTBEAT_TIMEOUT:
+        raise UserError(f"--heartbeat_timeout={heartbeat_timeout} must be from 1 to {_MAX_HEARTBEAT_TIMEOUT} seconds")
     try:
-        with _join_timeout(coordinator_address):
+        with supervised(heartbeat_timeout), _join_timeout(coordinator_address):
             jax.distributed.initialize(
-                coordinator_address, num_processes, process_id, initialization_timeout=_JOIN_TIMEOUT_SECONDS
+                coordinator_address,
+                num_processes,
+                process_id,
+                initialization_timeout=_JOIN_TIMEOUT_SECONDS,
+                heartbeat_timeout_seconds=JAX_TIMEOUTS * heartbeat_timeout,
             )
     except (RuntimeError, ValueError, LookupError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
