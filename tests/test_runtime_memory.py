@@ -22,7 +22,9 @@ def test_other_errors_of_jax_are_not_called_that() -> None:
 
 def test_lack_of_the_machines_memory_is_one_line() -> None:
     with (
-        pytest.raises(UserError, match=r"^the memory of this machine is too small \(Unable to allocate .*\); end other"),
+        pytest.raises(
+            UserError, match=r"^the memory of this machine is too small \(Unable to allocate .*\); end other"
+        ),
         memory_errors("take less"),
     ):
         np.empty(1 << 60, np.uint8)

@@ -66,15 +66,17 @@ class Relay:
                     continue
                 far.settimeout(None)
                 far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                _start(partial(self._pass_on, near, far))
-                _start(partial(self._pass_back, far, near))
+                _start(partial(self._connect, near, far))
 
-    def _pass_on(self, near: socket.socket, far: socket.socket) -> None:
-        _copy(near, far)
-        with contextlib.suppress(OSError):
-            far.shutdown(socket.SHUT_WR)
+    def _connect(self, near: socket.socket, far: socket.socket) -> None:
+        with near, far:
+            back = _start(partial(self._pass_back, near, far))
+            _copy(near, far)
+            with contextlib.suppress(OSError):
+                far.shutdown(socket.SHUT_WR)
+            back.join()
 
-    def _pass_back(self, far: socket.socket, near: socket.socket) -> None:
+    def _pass_back(self, near: socket.socket, far: socket.socket) -> None:
         _copy(far, near)
         if self._hides:
             self._on_lost()
@@ -90,5 +92,7 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
             target.sendall(data)
 
 
-def _start(work: Callable[[], None]) -> None:
-    threading.Thread(target=work, name=f"{BACKGROUND}: relay", daemon=True).start()
+def _start(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work, name=f"{BACKGROUND}: relay", daemon=True)
+    thread.start()
+    return thread
