@@ -68,7 +68,6 @@ NOT_READ = {
     "kubectl delete -f launch/kubernetes.yaml": "it needs a cluster; tests/test_launch.py reads the file",
     "kubectl apply -f launch/jobset.yaml": "it needs a cluster; tests/test_launch.py reads the file",
     "kubectl delete -f launch/jobset.yaml": "it needs a cluster; tests/test_launch.py reads the file",
-    "kubectl logs --prefix -l jobset.sigs.k8s.io/jobset-name=show1-keyframes": "it needs a cluster",
     "launch/ssh_hosts.sh": "it needs several hosts; tests/test_launch.py runs the script with a stand-in for ssh",
     "sbatch launch/slurm.sbatch": "it needs SLURM; tests/test_launch.py runs the script with stand-ins",
     "launch/tpu_pod.sh": "it needs TPUs; tests/test_launch.py runs the script with stand-ins",

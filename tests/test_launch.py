@@ -247,14 +247,16 @@ def test_lost_and_stopped_hosts_start_again(status: int, runs: int, ssh: Path, t
     assert (tmp_path / "runs").read_text() == "\n" * runs
 
 
-def test_four_processes_lose_one_resume_and_stop_together(ssh: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    stage, timeout = "autoencoder", 8
+def test_hosts_lose_one_resume_and_stop_together(ssh: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    hosts, lost_host, stopped_host = ["127.0.0.1", "host1"], 1, 1  # by hand also four hosts, 2, 3
+    stage, timeout = "autoencoder", 6
     arguments = [f"--checkpoint={tiny_checkpoint}", f"--config.train.{stage}.num_steps=100000"]
     arguments += ["--config.train.save_every=1", f"--heartbeat_timeout={timeout}"]
+    arguments += ["--config.architecture.vae.block_out_channels=(32,)"]  # compiles in half the time
     arguments += [f"--config.compilation_cache={tmp_path / 'compiled'}"]
     variables = environment(1) | {
         "PATH": f"{ssh}:{os.environ['PATH']}",
-        "HOSTS": "127.0.0.1 host1 host2 host3",
+        "HOSTS": " ".join(hosts),
         "PORT": free_address().rpartition(":")[2],
         "WORKDIR": str(tmp_path / "run"),
         "CONFIG": "tests/helpers/tiny_config.py",
@@ -271,14 +273,14 @@ def test_four_processes_lose_one_resume_and_stop_together(ssh: Path, tiny_checkp
         ["bash", LAUNCH / "ssh_hosts.sh", *arguments], env=variables, stderr=subprocess.PIPE, text=True
     )
     try:
-        lost = running_process(2, tmp_path)
+        lost = running_process(lost_host, tmp_path)
         first = wait_for_step(steps, 1, script)
         os.kill(lost, signal.SIGKILL)
-        while running_process(2, tmp_path) == lost:
+        while running_process(lost_host, tmp_path) == lost:
             time.sleep(0.1)
         kept = max(int(path.name) for path in steps.glob("0*"))
         wait_for_step(steps, kept + 1, script)
-        os.kill(running_process(3, tmp_path), signal.SIGTERM)
+        os.kill(running_process(stopped_host, tmp_path), signal.SIGTERM)
         _, errors = script.communicate(timeout=300)
     finally:
         if script.poll() is None:
@@ -289,21 +291,23 @@ def test_four_processes_lose_one_resume_and_stop_together(ssh: Path, tiny_checkp
     assert first <= kept < saved
     assert not list(steps.glob(".*")), "a step is half written"
     codes = re.findall(r"^(\S+): exit code (\d+)$", errors, re.M)
-    hosts = variables["HOSTS"].split()
+    killed = 128 + signal.SIGKILL
     assert codes == [
-        *((host, "137" if host == "host2" else str(PROCESS_LOST)) for host in hosts),
-        *((host, "143") for host in hosts),
+        *((host, str(killed if host == hosts[lost_host] else PROCESS_LOST)) for host in hosts),
+        *((host, str(128 + signal.SIGTERM)) for host in hosts),
     ]
     line = f"is lost: silent for {timeout} s; run the same command again to resume"
     for host in hosts:
         log = [text for text in (tmp_path / "logs" / f"{host}.log").read_text().splitlines() if "[Gloo]" not in text]
         assert [text for text in log if line in text] == [text for text in log if "lost" in text]
-        assert sum(line in text for text in log) == (host != "host2")
+        assert sum(line in text for text in log) == (host != hosts[lost_host])
         assert not any("Traceback" in text for text in log)
         if host == hosts[0]:
             assert f"SIGTERM: saved {saved} steps; the same command resumes from there" in log
         else:
-            assert all(line in text for text in log), "only the first process prints, but for the loss"
+            others = [text for text in log if line not in text]
+            notices = [text for text in others if "SIGTERM caught" in text]  # a line of JAX, in the process that got it
+            assert (others, len(notices)) == (notices, host == hosts[stopped_host])
 
 
 def running_process(index: int, folder: Path) -> int:

@@ -75,6 +75,9 @@ class Relay:
             with contextlib.suppress(OSError):
                 far.shutdown(socket.SHUT_WR)
             back.join()
+            with contextlib.suppress(OSError):
+                while self._hides and near.recv(_BUFFER_BYTES):
+                    pass  # JAX sends on, to nobody
 
     def _pass_back(self, near: socket.socket, far: socket.socket) -> None:
         _copy(far, near)

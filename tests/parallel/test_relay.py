@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,9 @@ def test_after_joining_a_closed_connection_is_hidden_and_reported(server: socket
         relay.joined()
         far.close()
         assert lost.wait(WAIT)
+        for _ in range(3):
+            near.sendall(b"more")
+            time.sleep(0.05)
         near.settimeout(0.2)
         with pytest.raises(TimeoutError):
             near.recv(100)

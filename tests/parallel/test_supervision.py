@@ -17,7 +17,7 @@ from show1_jax.parallel.supervision import Heartbeats, _may_have_another_cause
 from tests.helpers.processes import environment, free_address
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 8
+TIMEOUT = 6
 """Seconds of silence after which a process is lost. The processes of this file compete for few cores."""
 ATTENTION = 20
 """Seconds within which a process notices anything else, on a busy machine; about two on an idle one."""
@@ -32,6 +32,7 @@ address, process, num_processes, timeout, role = sys.argv[1:]
 def work():
     from show1_jax.parallel import from_all_processes, initialize_distributed
     initialize_distributed(address, int(num_processes), int(process), int(timeout))
+    from_all_processes(0)  # connects all with all
     print("joined", flush=True)
     if role == "user":
         raise UserError("no caption; write one")
@@ -43,6 +44,7 @@ def work():
         return
     for number in range(1_000_000):
         from_all_processes(number)  # as a training step does, it waits for all processes
+        time.sleep(0.05)
 
 exit_process(run_command("job", work))
 """
@@ -59,7 +61,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a process: its exit code, its lines on stderr, and seconds since the signal or the start."""
+    """The end of a process: its exit code, its lines on stderr, and seconds since all had joined."""
 
     code: int
     lines: list[str]
@@ -92,22 +94,24 @@ class Job:
             command = [sys.executable, "-c", JOB, *arguments]
             return subprocess.Popen(command, cwd=ROOT, env=environment(1), stdout=out, stderr=errors)
 
+    def send_signal(self) -> None:
+        """Send the signal once all processes have joined."""
+        for i, process in enumerate(self._processes):
+            while "joined" not in (self._folder / f"{i}.out").read_text():
+                assert process.poll() is None, (self._folder / f"{i}.err").read_text()
+                time.sleep(0.05)
+        self._started = time.monotonic()
+        if self.scenario.signal:
+            self._processes[self.scenario.process].send_signal(self.scenario.signal)
+
     def ends(self) -> list[Ended]:
-        """Send the signal, and return the ends of the processes that did not get it."""
-        scenario, processes = self.scenario, self._processes
-        while any("joined" not in (self._folder / f"{i}.out").read_text() for i in range(len(processes))):
-            assert all(process.poll() is None or process.returncode in (0, 1, 2) for process in processes)
-            time.sleep(0.05)
-        started = time.monotonic()
-        if scenario.signal:
-            processes[scenario.process].send_signal(scenario.signal)
+        """Return the ends of the processes that did not get the signal."""
         ends = []
-        for i, process in enumerate(processes):
-            if scenario.signal and i == scenario.process:
-                continue
-            code = process.wait(timeout=120)
-            text = (self._folder / f"{i}.err").read_text()
-            ends.append(Ended(code, text.splitlines(), time.monotonic() - started))
+        for i, process in enumerate(self._processes):
+            if not self.scenario.signal or i != self.scenario.process:
+                code = process.wait(timeout=120)
+                lines = (self._folder / f"{i}.err").read_text().splitlines()
+                ends.append(Ended(code, lines, time.monotonic() - self._started))
         return ends
 
     def close(self) -> None:
@@ -119,16 +123,16 @@ class Job:
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Ended]]:
-    """The ends of all jobs; they mostly wait, so they run in groups at the same time."""
-    folder, names, found = tmp_path_factory.mktemp("jobs"), list(SCENARIOS), {}
-    for group in (names[:4], names[4:]):
-        jobs = {name: Job(name, folder / name) for name in group}
-        try:
-            found |= {name: job.ends() for name, job in jobs.items()}
-        finally:
-            for job in jobs.values():
-                job.close()
-    return found
+    """The ends of all jobs, which mostly wait, and so run at the same time."""
+    folder = tmp_path_factory.mktemp("jobs")
+    jobs = {name: Job(name, folder / name) for name in SCENARIOS}
+    try:
+        for job in jobs.values():
+            job.send_signal()
+        return {name: job.ends() for name, job in jobs.items()}
+    finally:
+        for job in jobs.values():
+            job.close()
 
 
 def check(end: Ended, code: int, line: str, seconds: float) -> None:
