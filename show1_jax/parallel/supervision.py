@@ -36,7 +36,9 @@ _SHORTEST_WAIT_SECONDS: Final = 0.02
 _GRACE_SECONDS: Final = 0.5
 _LAST_WORDS_SECONDS: Final = 5.0
 _MAX_LINE: Final = 500
-_STATUS: Final = re.compile("([A-Z_]+): ")
+_XLA_STATUS: Final = re.compile(
+    "(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|UNAVAILABLE|UNKNOWN): "
+)
 _REMEDY: Final = "run the same command again to resume"
 
 
@@ -246,8 +248,9 @@ def supervised(timeout: float) -> Iterator[None]:
 def _may_have_another_cause(error: BaseException | None) -> bool:
     """Return whether an exception may come from a collective operation, which fails when another process ends."""
     while error is not None:
-        # XLA's errors have various classes, but all begin with the name of a status.
-        if (status := _STATUS.match(str(error))) or isinstance(error, jax.errors.JaxRuntimeError):
-            return not status or status[1] != "RESOURCE_EXHAUSTED"
-        error = error.__cause__ or error.__context__
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            return "RESOURCE_EXHAUSTED" not in str(error)
+        if _XLA_STATUS.match(str(error)):  # XLA's errors have other classes as well
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False

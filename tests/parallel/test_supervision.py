@@ -207,7 +207,7 @@ def test_a_process_that_was_suspended_blames_nobody() -> None:
         (ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"), True),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes."), False),
         (ValueError("a batch of 3"), False),
-        (UserError("no caption: write one"), False),
+        (UserError("CAPTIONS: no such file; write one"), False),
     ],
 )
 def test_errors_of_collective_operations_may_have_another_cause(error: Exception, may: bool) -> None:
