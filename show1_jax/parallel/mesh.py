@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import jax
@@ -112,7 +112,7 @@ def initialize_distributed(
     if not 1 <= heartbeat_timeout <= _MAX_HEARTBEAT_TIMEOUT:
         raise UserError(f"--heartbeat_timeout={heartbeat_timeout} must be from 1 to {_MAX_HEARTBEAT_TIMEOUT} seconds")
     try:
-        with supervised(heartbeat_timeout), _join_timeout(coordinator_address):
+        with supervised(heartbeat_timeout) as close, _join_timeout(coordinator_address, close):
             jax.distributed.initialize(
                 coordinator_address,
                 num_processes,
@@ -138,8 +138,13 @@ def _check_processes(coordinator_address: str, num_processes: int, process_id: i
 
 
 @contextlib.contextmanager
-def _join_timeout(coordinator_address: str | None) -> Iterator[None]:
-    """End the process with one line if the block exceeds the timeout, shortly before JAX would abort the process."""
+def _join_timeout(coordinator_address: str | None, close: Callable[[], None]) -> Iterator[None]:
+    """End the process with one line if the block exceeds the timeout, shortly before JAX would abort the process.
+
+    Args:
+        coordinator_address: address for the line.
+        close: called before the process ends.
+    """
     where = f"at {coordinator_address}" if coordinator_address else "that this cluster names"
     joined = threading.Event()
 
@@ -149,6 +154,7 @@ def _join_timeout(coordinator_address: str | None) -> Iterator[None]:
         if not joined.wait(_JOIN_TIMEOUT_SECONDS - 2 * _NOTICE_AFTER_SECONDS):
             line = f"cannot join the other processes {where} within {_JOIN_TIMEOUT_SECONDS} s; check address and number"
             print(line, file=sys.stderr, flush=True)
+            close()
             os._exit(BAD_INPUT)
 
     threading.Thread(target=watch, daemon=True).start()

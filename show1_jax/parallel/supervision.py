@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any, Final
 
 import jax
@@ -212,11 +212,14 @@ class Supervisor:
 
 
 @contextlib.contextmanager
-def supervised(timeout: float) -> Iterator[None]:
+def supervised(timeout: float) -> Iterator[Callable[[], None]]:
     """Supervise the processes of a job that a block joins with `jax.distributed.initialize`.
 
     Args:
         timeout: seconds of silence after which a process is lost.
+
+    Yields:
+        A function to call before the process is ended within the block.
     """
     create, relays, addresses = _jax.get_distributed_runtime_client, [], [""]
 
@@ -227,12 +230,15 @@ def supervised(timeout: float) -> Iterator[None]:
             address = relays[0].target
         return create(address, process, *arguments, **options)
 
-    try:
-        _jax.get_distributed_runtime_client = create_behind_relay
-        yield
-    except BaseException:
+    def close() -> None:
         for relay in relays:
             relay.close()
+
+    try:
+        _jax.get_distributed_runtime_client = create_behind_relay
+        yield close
+    except BaseException:
+        close()
         raise
     finally:
         _jax.get_distributed_runtime_client = create
