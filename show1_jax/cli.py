@@ -19,8 +19,11 @@ from absl import flags
 from show1_jax.config.config_dict import ConfigDict
 from show1_jax.config.config_file import Config
 from show1_jax.config.running import run_config_file
-from show1_jax.errors import BAD_INPUT, UserError, error_line
-from show1_jax.terminal import INTERRUPTED, ending_at_once, interruptible, tolerant_output
+from show1_jax.errors import BAD_INPUT, PROGRAM_ERROR, UserError, error_line
+from show1_jax.terminal import INTERRUPTED, ending_at_once, interruptible, tell_of_failure, tolerant_output
+
+HEARTBEAT_TIMEOUT: Final = 60
+"""Default of `--heartbeat_timeout`, in seconds."""
 
 _CONSOLE_COMMANDS: Final = {
     r"(?<![\w./\\-])(?:python\s+)?sample\.py\b": "show1-sample",
@@ -50,13 +53,16 @@ def run_command(program: str, command: Callable[[], None]) -> int:
         try:
             command()
         except (Exception, KeyboardInterrupt) as error:
+            line, code = error_line(error), BAD_INPUT
             if interrupted.is_set() or isinstance(error, KeyboardInterrupt):
-                print(f"{program}: interrupted", file=sys.stderr)
-                return INTERRUPTED
-            if not isinstance(error, UserError | OSError):
+                line, code = "interrupted", INTERRUPTED
+            elif not isinstance(error, UserError | OSError):
+                line, code = f"{type(error).__name__}: {line}", PROGRAM_ERROR
+            tell_of_failure(error, line, code)
+            if code == PROGRAM_ERROR:
                 raise
-            print(f"{program}: {as_typed(error_line(error))}", file=sys.stderr)
-            return BAD_INPUT
+            print(f"{program}: {as_typed(line)}", file=sys.stderr)
+            return code
         return 0
 
 
@@ -141,6 +147,8 @@ def define_process_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("coordinator_address", None, help_string, flag_values=values)
     number("num_processes", None, "N: number of processes", flag_values=values)
     number("process_id", None, "N: number of this process, from 0", flag_values=values)
+    help_string = f"N: seconds of silence after which a process is lost, and all end; default {HEARTBEAT_TIMEOUT}"
+    number("heartbeat_timeout", HEARTBEAT_TIMEOUT, help_string, flag_values=values)
     toggle("help", False, "show this help", short_name="h", flag_values=values)
 
 
@@ -153,14 +161,23 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--coordinator_address", metavar="HOST:PORT", help="address of the first process")
     group.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
     group.add_argument("--process_id", type=int, metavar="N", help="number of this process, from 0")
+    group.add_argument(
+        "--heartbeat_timeout",
+        type=int,
+        default=HEARTBEAT_TIMEOUT,
+        metavar="N",
+        help=f"seconds of silence after which a process is lost, and all end; default {HEARTBEAT_TIMEOUT}",
+    )
 
 
 def distributed_arguments(
     values: flags.FlagValues | argparse.Namespace,
-) -> tuple[str | None, int | None, int | None] | None:
+) -> tuple[str | None, int | None, int | None, int] | None:
     """Return the arguments of `initialize_distributed`, or None if this process is the only one."""
     processes = (values.coordinator_address, values.num_processes, values.process_id)
-    return processes if values.distributed or any(value is not None for value in processes) else None
+    if not values.distributed and all(value is None for value in processes):
+        return None
+    return *processes, values.heartbeat_timeout
 
 
 def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:

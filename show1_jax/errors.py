@@ -5,6 +5,10 @@ from typing import Any, Final
 
 BAD_INPUT: Final = 2
 """Exit code of a command that ends with a `UserError`."""
+PROCESS_LOST: Final = 75
+"""Exit code of a command whose job lost a process; the same command resumes (EX_TEMPFAIL of BSD's sysexits.h)."""
+PROGRAM_ERROR: Final = 1
+"""Exit code of a command that ends with a traceback."""
 
 _MAX_SHOWN: Final = 200
 _SHORT = reprlib.Repr()
@@ -51,7 +55,7 @@ def shown_name(name: str) -> str:
     return name if len(name) <= _MAX_SHOWN and name.isprintable() else shown(name)
 
 
-def error_line(error: Exception) -> str:
+def error_line(error: BaseException) -> str:
     """Return the text of an exception on one line; an error of the operating system names the file."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:

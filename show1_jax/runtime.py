@@ -257,16 +257,21 @@ def exact_float32(dtype: DTypeLike) -> contextlib.AbstractContextManager[None]:
 
 @contextmanager
 def memory_errors(advice: str) -> Iterator[None]:
-    """Raise a `UserError` with some advice if the devices run out of memory while the block lasts.
+    """Raise a `UserError` if the devices or this machine run out of memory while the block lasts.
 
     Args:
-        advice: remedy at the end of the error.
+        advice: remedy if the devices' memory is too small.
 
     Raises:
-        UserError: the devices' memory is too small.
+        UserError: the devices' or the machine's memory is too small.
     """
     try:
         yield
+    except MemoryError as error:
+        detail = f" ({error})" if str(error) else ""
+        raise UserError(
+            f"the memory of this machine is too small{detail}; end other programs, or add memory"
+        ) from error
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

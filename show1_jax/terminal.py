@@ -20,6 +20,9 @@ BACKGROUND: Final = "background"
 
 _RETRY_SECONDS: Final = 0.05
 
+OnFailure = Callable[[BaseException, str, int], None]
+_ON_FAILURE: Final[list[OnFailure]] = []
+
 
 def end_at_once(program: str) -> None:
     """Let Ctrl-C end this process at once, with one line, from now on: there is nothing to clean up."""
@@ -75,17 +78,47 @@ def exit_process(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
+    _end_now(code)
+
+
+def end_process(line: str, code: int) -> NoReturn:
+    """End the process from any thread, with one line on stderr, whatever the main thread is doing."""
+    _write_line(line)
+    _end_now(code)
+
+
+def on_failure(tell: OnFailure) -> None:
+    """Call a function whenever a command fails, before its line is printed.
+
+    Args:
+        tell: called with the exception, the line and the exit code.
+    """
+    _ON_FAILURE.append(tell)
+
+
+def tell_of_failure(error: BaseException, line: str, code: int) -> None:
+    """Call the functions that were given to `on_failure`."""
+    for tell in _ON_FAILURE:
+        tell(error, line, code)
+
+
+def _end_now(code: int) -> NoReturn:
     if "multiprocessing" in sys.modules:
         for child in sys.modules["multiprocessing"].active_children():
             child.terminate()
     os._exit(code)
 
 
+def _write_line(line: str) -> None:
+    """Write a line to stderr, also in a signal handler; a progress bar that is there keeps its own line."""
+    bar_end = "" if getattr(sys.stderr, "is_at_line_start", True) else "\n"
+    with contextlib.suppress(OSError):
+        os.write(2, f"{bar_end}{line}\n".encode(errors="backslashreplace"))
+
+
 def _exit_handler(program: str) -> Callable[[int, FrameType | None], NoReturn]:
     def handler(number: int, frame: FrameType | None) -> NoReturn:
-        bar_end = "" if getattr(sys.stderr, "is_at_line_start", True) else "\n"
-        with contextlib.suppress(OSError):
-            os.write(2, f"{bar_end}{program}: interrupted\n".encode())
+        _write_line(f"{program}: interrupted")
         os._exit(INTERRUPTED)
 
     return handler

@@ -69,6 +69,9 @@ NOT_READ = {
     "taskset -c 0": "a part of a command, of Linux",
     "kubectl apply -f launch/kubernetes.yaml": "it needs a cluster; tests/test_launch.py reads the file",
     "kubectl delete -f launch/kubernetes.yaml": "it needs a cluster; tests/test_launch.py reads the file",
+    "kubectl apply -f launch/jobset.yaml": "it needs a cluster; tests/test_launch.py reads the file",
+    "kubectl delete -f launch/jobset.yaml": "it needs a cluster; tests/test_launch.py reads the file",
+    "launch/ssh_hosts.sh": "it needs several hosts; tests/test_launch.py runs the script with a stand-in for ssh",
     "sbatch launch/slurm.sbatch": "it needs SLURM; tests/test_launch.py runs the script with stand-ins",
     "launch/tpu_pod.sh": "it needs TPUs; tests/test_launch.py runs the script with stand-ins",
 }

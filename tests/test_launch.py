@@ -1,20 +1,56 @@
 """The launch files: they parse, their flags exist, and a stopped job saves and starts again."""
 
+import math
 import os
 import re
 import shlex
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml  # ml_collections brings it
 
 from show1_jax.commands import train
+from show1_jax.errors import BAD_INPUT, PROCESS_LOST
+from tests.helpers.processes import environment, free_address
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
-SCRIPTS = ["tpu_pod.sh", "slurm.sbatch"]
+SCRIPTS = ["tpu_pod.sh", "slurm.sbatch", "ssh_hosts.sh"]
 COMMAND = ["--config", "configs/full.py", "--stage", "keyframes", "--workdir", "/shared/a run", "--distributed"]
+
+JOBSET_FIELDS: dict[str, Any] = {
+    "apiVersion": str,
+    "kind": str,
+    "metadata": {"name": str, "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": str}},
+    "spec": {
+        "failurePolicy": {
+            "maxRestarts": int,
+            "rules": {"name": str, "action": str, "onJobFailureReasons": list},
+        },
+        "replicatedJobs": {
+            "name": str,
+            "replicas": int,
+            "template": {
+                "spec": {
+                    "completionMode": str,
+                    "completions": int,
+                    "parallelism": int,
+                    "backoffLimit": int,
+                    "podFailurePolicy": {
+                        "rules": {"action": str, "onExitCodes": {"containerName": str, "operator": str, "values": list}}
+                    },
+                    "template": {"spec": dict},
+                }
+            },
+        },
+    },
+}
+"""Fields of JobSet v1alpha2 that are in use. The whole file was checked by hand with the schema of its definition."""
 
 
 def check_arguments(arguments: list[str]) -> None:
@@ -49,11 +85,12 @@ def called(programs: Path, name: str) -> list[str] | None:
     return path.read_text().splitlines() if path.exists() else None
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_are_bash(script: str) -> None:
-    done = subprocess.run(["bash", "-n", str(LAUNCH / script)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert os.access(LAUNCH / script, os.X_OK)
+def test_scripts_are_clean_bash() -> None:
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    paths = [LAUNCH / script for script in SCRIPTS]
+    done = subprocess.run([shellcheck, *paths], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert all(os.access(path, os.X_OK) for path in paths)
 
 
 def test_tpu_hosts_all_run_the_command(programs: Path, tmp_path: Path) -> None:
@@ -79,7 +116,7 @@ def test_slurm_runs_the_command(programs: Path) -> None:
     assert called(programs, "scontrol") is None
 
 
-@pytest.mark.parametrize(("status", "queues_again"), [(0, False), (1, False), (2, False), (143, True)])
+@pytest.mark.parametrize(("status", "queues_again"), [(0, False), (1, False), (2, False), (143, True), (75, True)])
 def test_slurm_queues_a_stopped_job_again(programs: Path, status: int, queues_again: bool) -> None:
     (programs / "scontrol").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > "{programs}/scontrol.called"\n')
     done = run("slurm.sbatch", programs, WORKDIR="/shared/run", SLURM_JOB_ID="17", STATUS=str(status))
@@ -100,7 +137,9 @@ def test_slurm_signals_the_processes_before_the_kill() -> None:
     assert not any(line.startswith("#SBATCH") for line in lines[first_command:]), "SLURM stops reading there"
 
 
-@pytest.mark.parametrize(("script", "needed"), [("tpu_pod.sh", "TPU_NAME"), ("slurm.sbatch", "WORKDIR")])
+@pytest.mark.parametrize(
+    ("script", "needed"), [("tpu_pod.sh", "TPU_NAME"), ("slurm.sbatch", "WORKDIR"), ("ssh_hosts.sh", "HOSTS")]
+)
 def test_scripts_name_a_missing_variable(programs: Path, script: str, needed: str) -> None:
     done = run(script, programs)
     assert done.returncode != 0
@@ -135,6 +174,159 @@ def test_kubernetes_saves_before_a_pod_is_killed_and_starts_it_again() -> None:
     assert job["spec"]["backoffLimit"] >= 100
     mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_jobset_pods_start_again_together() -> None:
+    jobset = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    check_fields(jobset, JOBSET_FIELDS)
+    spec = jobset["spec"]
+    assert spec["failurePolicy"]["maxRestarts"] >= 100
+    (replicated,) = spec["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    assert job["completionMode"] == "Indexed"
+    assert job["completions"] == job["parallelism"]
+    assert job["backoffLimit"] == 0, "a pod alone could not join the others again"
+    pod = job["template"]["spec"]
+    assert pod["restartPolicy"] == "Never", "podFailurePolicy needs it"
+    (container,) = pod["containers"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [BAD_INPUT]}
+    assert pod["terminationGracePeriodSeconds"] >= 60
+    assert container["command"] == ["python", "train.py"]
+    check_arguments(container["args"])
+    assert "--distributed" in container["args"], "JAX finds the other hosts and slices"
+    assert not [argument for argument in container["args"] if argument.startswith("--coordinator_address")]
+    chips = container["resources"]["limits"]["google.com/tpu"]
+    sides = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
+    assert chips * job["completions"] == math.prod(map(int, sides))
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def check_fields(value: Any, fields: dict[str, Any]) -> None:
+    """Check that a part of a YAML file has no other fields than those that are known: the server ignores others."""
+    for part in value if isinstance(value, list) else [value]:
+        assert set(part) <= set(fields), set(part) - set(fields)
+        for name, inner in fields.items():
+            if isinstance(inner, dict) and name in part:
+                check_fields(part[name], inner)
+
+
+@pytest.fixture
+def ssh(programs: Path) -> Path:
+    """Replace `ssh` by a program that runs the command on this machine."""
+    (programs / "ssh").write_text('#!/bin/bash\nexec sh -c "$2"\n')
+    (programs / "ssh").chmod(0o755)
+    return programs
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_every_host_runs_the_command_with_its_number(is_file: bool, ssh: Path, tmp_path: Path) -> None:
+    (ssh / "python").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" > "$(mktemp "{tmp_path}/XXXXXX.called")"\n')
+    hosts = "me@first  second\n"
+    if is_file:
+        (tmp_path / "hosts").write_text("# of the rack\nme@first # coordinates\n\nsecond\n")
+        hosts = str(tmp_path / "hosts")
+    settings = {"HOSTS": hosts, "WORKDIR": "/shared/a run", "CHECKOUT": str(tmp_path), "TMPDIR": str(tmp_path)}
+    done = run("ssh_hosts.sh", ssh, "--config.train.seed=3", LOGS=str(tmp_path / "logs"), **settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    command = ["train.py", *COMMAND[:-1], "--coordinator_address", "first:8476", "--num_processes", "2"]
+    ran = sorted(path.read_text().splitlines() for path in tmp_path.glob("*.called"))
+    assert ran == [[*command, "--process_id", str(number), "--config.train.seed=3"] for number in range(2)]
+    check_arguments(ran[0])
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {"me@first.log", "second.log"}
+
+
+@pytest.mark.parametrize(("status", "runs"), [(0, 1), (2, 1), (1, 1), (75, 3), (143, 3), (255, 3)])
+def test_lost_and_stopped_hosts_start_again(status: int, runs: int, ssh: Path, tmp_path: Path) -> None:
+    (ssh / "python").write_text(f'#!/bin/bash\necho >> "{tmp_path}/runs"\nexit "$STATUS"\n')
+    settings = {"HOSTS": "one", "WORKDIR": "/shared/run", "CHECKOUT": str(tmp_path), "TMPDIR": str(tmp_path)}
+    settings |= {"LOGS": str(tmp_path / "logs"), "STATUS": str(status), "RESTARTS": "2", "RESTART_SECONDS": "0"}
+    assert run("ssh_hosts.sh", ssh, **settings).returncode == status
+    assert (tmp_path / "runs").read_text() == "\n" * runs
+
+
+def test_hosts_lose_one_resume_and_stop_together(ssh: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    hosts, lost_host, stopped_host = ["127.0.0.1", "host1"], 1, 1  # by hand also four hosts, 2, 3
+    stage, timeout = "autoencoder", 6
+    arguments = [f"--checkpoint={tiny_checkpoint}", f"--config.train.{stage}.num_steps=100000"]
+    arguments += ["--config.train.save_every=1", f"--heartbeat_timeout={timeout}"]
+    arguments += ["--config.architecture.vae.block_out_channels=(32,)"]  # compiles in half the time
+    arguments += [f"--config.compilation_cache={tmp_path / 'compiled'}"]
+    variables = environment(1) | {
+        "PATH": f"{ssh}:{os.environ['PATH']}",
+        "HOSTS": " ".join(hosts),
+        "PORT": free_address().rpartition(":")[2],
+        "WORKDIR": str(tmp_path / "run"),
+        "CONFIG": "tests/helpers/tiny_config.py",
+        "STAGE": stage,
+        "CHECKOUT": str(ROOT),
+        "PYTHON": sys.executable,
+        "LOGS": str(tmp_path / "logs"),
+        "TMPDIR": str(tmp_path),
+        "RESTARTS": "1",
+        "RESTART_SECONDS": "0",
+    }
+    steps = tmp_path / "run" / "checkpoints"
+    script = subprocess.Popen(
+        ["bash", LAUNCH / "ssh_hosts.sh", *arguments], env=variables, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        lost = running_process(lost_host, tmp_path)
+        first = wait_for_step(steps, 1, script)
+        os.kill(lost, signal.SIGKILL)
+        while running_process(lost_host, tmp_path) == lost:
+            time.sleep(0.1)
+        kept = max(int(path.name) for path in steps.glob("0*"))
+        wait_for_step(steps, kept + 1, script)
+        os.kill(running_process(stopped_host, tmp_path), signal.SIGTERM)
+        _, errors = script.communicate(timeout=300)
+    finally:
+        if script.poll() is None:
+            script.terminate()
+            script.wait()
+    saved = max(int(path.name) for path in steps.glob("0*"))
+    assert script.returncode == 128 + signal.SIGTERM, errors
+    assert first <= kept < saved
+    assert not list(steps.glob(".*")), "a step is half written"
+    codes = re.findall(r"^(\S+): exit code (\d+)$", errors, re.M)
+    killed = 128 + signal.SIGKILL
+    assert codes == [
+        *((host, str(killed if host == hosts[lost_host] else PROCESS_LOST)) for host in hosts),
+        *((host, str(128 + signal.SIGTERM)) for host in hosts),
+    ]
+    line = f"is lost: silent for {timeout} s; run the same command again to resume"
+    for host in hosts:
+        log = [text for text in (tmp_path / "logs" / f"{host}.log").read_text().splitlines() if "[Gloo]" not in text]
+        assert [text for text in log if line in text] == [text for text in log if "lost" in text]
+        assert sum(line in text for text in log) == (host != hosts[lost_host])
+        assert not any("Traceback" in text for text in log)
+        if host == hosts[0]:
+            assert f"SIGTERM: saved {saved} steps; the same command resumes from there" in log
+        else:
+            others = [text for text in log if line not in text]
+            notices = [text for text in others if "SIGTERM caught" in text]  # a line of JAX, in the process that got it
+            assert (others, len(notices)) == (notices, host == hosts[stopped_host])
+
+
+def running_process(index: int, folder: Path) -> int:
+    """Wait until the process of a host is there, and return its id."""
+    for _ in range(3000):
+        for file in folder.glob(f"show1-*-{index}.pid"):
+            if text := file.read_text().strip():
+                return int(text)
+        time.sleep(0.02)
+    raise AssertionError(f"host {index} starts no process")
+
+
+def wait_for_step(steps: Path, step: int, process: "subprocess.Popen[str]") -> int:
+    """Wait until a step or a later one is saved, and return its number."""
+    while process.poll() is None:
+        if found := [int(path.name) for path in steps.glob("0*") if int(path.name) >= step]:
+            return max(found)
+        time.sleep(0.02)
+    raise AssertionError(process.communicate()[1])
 
 
 def test_readme_names_every_file_and_its_flags_exist() -> None:

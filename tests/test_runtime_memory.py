@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from show1_jax.errors import UserError
@@ -17,3 +18,13 @@ def test_other_errors_of_jax_are_not_called_that() -> None:
     error = jax.errors.JaxRuntimeError("INTERNAL: something else")
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"), memory_errors("take less"):
         raise error
+
+
+def test_lack_of_the_machines_memory_is_one_line() -> None:
+    with (
+        pytest.raises(
+            UserError, match=r"^the memory of this machine is too small \(Unable to allocate .*\); end other"
+        ),
+        memory_errors("take less"),
+    ):
+        np.empty(1 << 60, np.uint8)

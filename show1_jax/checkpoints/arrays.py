@@ -353,8 +353,14 @@ class CheckpointWriter:
         registry = type_handlers.create_type_handler_registry(
             (np.ndarray, _BoundedNumpyHandler(progress)), (jax.Array, type_handlers.ArrayHandler())
         )
-        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=_COMPRESS)
-        with ocp.Checkpointer(handler) as writer:
+        alone = ocp.options.MultiprocessingOptions()
+        if jax.process_count() > 1:  # Orbax would wait for the processes that do not write
+            own = jax.process_index()
+            alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+        handler = ocp.PyTreeCheckpointHandler(
+            type_handler_registry=registry, use_compression=_COMPRESS, multiprocessing_options=alone
+        )
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as writer:
             writer.save((folder / "weights").absolute(), ocp.args.PyTreeSave(tree, save_args=save_args))
         # It contains a path of this machine; the manifest already records a complete checkpoint.
         (folder / "weights" / "commit_success.txt").unlink(missing_ok=True)

@@ -6,18 +6,21 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from show1_jax.cli import HEARTBEAT_TIMEOUT
 from show1_jax.config.sampling import MeshConfig
 from show1_jax.errors import BAD_INPUT, UserError
+from show1_jax.parallel.supervision import JAX_TIMEOUTS, supervised
 
 _MAX_PROCESSES: Final = 1_000_000
 _JOIN_TIMEOUT_SECONDS: Final = 300
+_MAX_HEARTBEAT_TIMEOUT: Final = 86_400
 _NOTICE_AFTER_SECONDS: Final = 5
 
 
@@ -94,16 +97,21 @@ def platform_of(mesh: Mesh) -> str:
 
 
 def initialize_distributed(
-    coordinator_address: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    heartbeat_timeout: int = HEARTBEAT_TIMEOUT,
 ) -> None:
     """Join the other processes of the job; must be called before any other use of JAX.
 
-    Without arguments, JAX detects them on TPU pods, SLURM and similar clusters (`--distributed`).
+    Without arguments, JAX detects them on TPU pods, SLURM and similar clusters (`--distributed`). If a process of the
+    job fails or is lost later, all of them end with one line; see `parallel.supervision`.
 
     Args:
         coordinator_address: `host:port` of the first process.
         num_processes: number of processes.
         process_id: number of this process, from 0.
+        heartbeat_timeout: seconds of silence after which a process is lost.
 
     Raises:
         UserError: only some of the arguments are given, one is invalid, or the other processes are not reachable.
@@ -113,10 +121,16 @@ def initialize_distributed(
         raise UserError("several processes need --coordinator_address, --num_processes and --process_id together")
     if coordinator_address is not None and num_processes is not None and process_id is not None:
         _check_processes(coordinator_address, num_processes, process_id)
+    if not 1 <= heartbeat_timeout <= _MAX_HEARTBEAT_TIMEOUT:
+        raise UserError(f"--heartbeat_timeout={heartbeat_timeout} must be from 1 to {_MAX_HEARTBEAT_TIMEOUT} seconds")
     try:
-        with _join_timeout(coordinator_address):
+        with supervised(heartbeat_timeout) as close, _join_timeout(coordinator_address, close):
             jax.distributed.initialize(
-                coordinator_address, num_processes, process_id, initialization_timeout=_JOIN_TIMEOUT_SECONDS
+                coordinator_address,
+                num_processes,
+                process_id,
+                initialization_timeout=_JOIN_TIMEOUT_SECONDS,
+                heartbeat_timeout_seconds=JAX_TIMEOUTS * heartbeat_timeout,
             )
     except (RuntimeError, ValueError, LookupError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -136,8 +150,13 @@ def _check_processes(coordinator_address: str, num_processes: int, process_id: i
 
 
 @contextlib.contextmanager
-def _join_timeout(coordinator_address: str | None) -> Iterator[None]:
-    """End the process with one line if the block exceeds the timeout, shortly before JAX would abort the process."""
+def _join_timeout(coordinator_address: str | None, close: Callable[[], None]) -> Iterator[None]:
+    """End the process with one line if the block exceeds the timeout, shortly before JAX would abort the process.
+
+    Args:
+        coordinator_address: address for the line.
+        close: called before the process ends.
+    """
     where = f"at {coordinator_address}" if coordinator_address else "that this cluster names"
     joined = threading.Event()
 
@@ -147,6 +166,7 @@ def _join_timeout(coordinator_address: str | None) -> Iterator[None]:
         if not joined.wait(_JOIN_TIMEOUT_SECONDS - 2 * _NOTICE_AFTER_SECONDS):
             line = f"cannot join the other processes {where} within {_JOIN_TIMEOUT_SECONDS} s; check address and number"
             print(line, file=sys.stderr, flush=True)
+            close()
             os._exit(BAD_INPUT)
 
     threading.Thread(target=watch, daemon=True).start()
