@@ -298,7 +298,8 @@ def _open_files(config: DataConfig, spec: ClipSpec, seconds: float) -> tuple[Cli
             f"{config.path} has {len(files)} files, too few for data.num_validation={config.num_validation} and "
             "training; make that smaller, or 0"
         )
-    identity = {"name": "files", "sha256": files.sha256, "num_validation": config.num_validation, **moves._asdict()}
+    identity = {"name": "files", "sha256": files.sha256, "num_validation": config.num_validation, "pan": config.pan}
+    identity |= {name: share for name, share in moves._asdict().items() if share}  # so that older runs can resume
     split = config.num_validation
     return files.part(slice(split, None)), files.part(slice(split)), identity
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,6 +121,13 @@ def test_other_frames_or_captions_are_other_data(tmp_path: Path) -> None:
 
     assert len({fingerprint(1, "one"), fingerprint(2, "one"), fingerprint(1, "two")}) == 3
     assert fingerprint(1, "one") == fingerprint(1, " one ")
+
+
+def test_other_moves_are_other_data(tmp_path: Path) -> None:
+    config = replace(CONFIG, path=str(save_picture(tmp_path / "picture.png")))
+    moves: list[dict[str, Any]] = [{}, {"pan": 0.1}, {"zoom": 0.1}, {"jitter": 0.1}, {"jitter": 0.2}]
+    found = {training_clips(replace(config, **move), SMALL, batch_size=1, rows=range(1)).fingerprint for move in moves}
+    assert len(found) == len(moves)
 
 
 @given(st.text(max_size=40))
