@@ -1,7 +1,7 @@
 """A style from pictures, on the demo's world: outlines, stripes or a checkerboard instead of a plain fill.
 
   python -m benchmarks.stylise pictures --fill outline --out outputs/outline
-  python -m benchmarks.stylise measure --fill outline --adapter runs/keyframes,runs/first_frame,runs/superres_pixel \
+  python -m benchmarks.stylise measure --fill outline --adapter runs/first_frame,runs/superres_pixel \
       --out outputs/stylise
 
 The first command writes the pictures that a user would have, with their captions; docs/customise.md has the commands

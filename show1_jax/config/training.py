@@ -153,6 +153,10 @@ class SuperresPixelTrainingConfig(DenoisingTrainingConfig):
     """Exclusive upper limit of the random timestep to which the low-resolution condition is noised. The network is
     conditioned on this timestep. With all timesteps, as in the paper, a network can be sampled at any level; fewer
     timesteps are learned in fewer steps."""
+    max_contrast: float = 1.0
+    """Largest factor of the low-resolution condition's contrast with its median colour, drawn for each clip; the least
+    is 1. A style of thin lines or stripes is paler at low resolution than a plain thing. With about the inverse of its
+    covered share, its adapter also draws things that the earlier stages made plain."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +196,12 @@ class DataConfig(Settings):
     """For `files`: caption of all of them; empty: the caption of `name.mp4` is in `name.txt`."""
     pan: float = 0.0
     """For `files`: largest distance that a picture moves across the frame during a clip, as a share of the frame's
-    height, in a random direction; the pixels of its border are repeated. 0: all frames of a picture are equal."""
+    height, in a random direction; the pixels of its border are repeated. 0: it does not move."""
+    zoom: float = 0.0
+    """For `files`: largest share by which a picture grows or shrinks during a clip."""
+    jitter: float = 0.0
+    """For `files`: largest distance of a clip from its picture's own place, as a share of the frame's height, along
+    each axis; and largest share by which the whole clip is larger or smaller."""
     num_synthetic: int = 1_000_000
     """For `synthetic`: number of scenes before they repeat."""
     spread: float = 1.0

@@ -5,10 +5,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from show1_jax.cli import decode_argument
 from show1_jax.data.building.captions import read_caption
@@ -16,6 +16,7 @@ from show1_jax.data.names import MAX_CAPTION, one_line
 from show1_jax.data.spec import ClipDraw, ClipSpec
 from show1_jax.errors import UserError, shown_name
 from show1_jax.media.containers import CONTAINER_SUFFIXES
+from show1_jax.media.frames import fit_frame
 from show1_jax.media.images import IMAGE_SUFFIXES, natural_order
 from show1_jax.media.read import read_frames, read_picture
 
@@ -24,8 +25,29 @@ MAX_BYTES: Final = 1 << 30
 _VIDEO_SUFFIXES: Final = (*CONTAINER_SUFFIXES, ".npy")
 _SUFFIXES: Final = (*_VIDEO_SUFFIXES, *IMAGE_SUFFIXES)
 _CAPTION_SUFFIX: Final = ".txt"
+_MAX_OVERSAMPLING: Final = 4
+"""Maximum pixels of a moving picture for each pixel of the clip, along an axis."""
 
 _Frames = UInt8[np.ndarray, "t h w 3"]
+_Picture = UInt8[np.ndarray, "_ _ 3"]
+
+
+class PictureMoves(NamedTuple):
+    """Random moves of a picture, as if a camera filmed it; see `DataConfig`.
+
+    Attributes:
+        pan: largest distance that a picture moves during a clip, as a share of the frame's height.
+        zoom: largest share by which it grows or shrinks during a clip.
+        jitter: largest distance of a whole clip from the picture's own place, as a share of the frame's height, along
+            each axis; and largest share by which the whole clip is larger or smaller.
+    """
+
+    pan: float = 0.0
+    zoom: float = 0.0
+    jitter: float = 0.0
+
+
+_STILL: Final = PictureMoves()
 
 
 @dataclass(frozen=True)
@@ -41,17 +63,21 @@ class ClipFiles:
         captions: one caption for each file.
         videos: frames of each file.
         sha256: hash of all captions and frames that were read.
-        pan: largest distance that a picture moves during a clip, as a share of the frame's height.
+        moves: random moves of the pictures.
+        pictures: pictures that move, uncropped; None for a video, and for all files without moves.
     """
 
     names: tuple[str, ...]
     captions: tuple[str, ...]
     videos: tuple[_Frames, ...]
     sha256: str
-    pan: float = 0.0
+    moves: PictureMoves = _STILL
+    pictures: tuple[_Picture | None, ...] = ()
 
     @classmethod
-    def open(cls, path: Path, caption: str, spec: ClipSpec, seconds: float, pan: float = 0.0) -> "ClipFiles":
+    def open(
+        cls, path: Path, caption: str, spec: ClipSpec, seconds: float, moves: PictureMoves = _STILL
+    ) -> "ClipFiles":
         """Read all files.
 
         Args:
@@ -59,7 +85,7 @@ class ClipFiles:
             caption: caption of all files; empty: the caption of `name.mp4` is in `name.txt` beside it.
             spec: frames, rate and size of the clips that are taken.
             seconds: seconds from the first frame to the last of the videos that the cascade makes.
-            pan: largest distance that a picture moves during a clip, as a share of the frame's height.
+            moves: random moves of the pictures.
 
         Raises:
             UserError: a file is missing, cannot be read, is too short or of another kind; a caption is missing, empty,
@@ -67,22 +93,28 @@ class ClipFiles:
         """
         files = list(_list_files(path))
         count = max(round(seconds * spec.fps) + 1, spec.num_frames)
-        if len(files) * count * spec.height * spec.width * 3 > MAX_BYTES:
+        kept = count + (_MAX_OVERSAMPLING**2 if any(moves) else 0)
+        if len(files) * kept * spec.height * spec.width * 3 > MAX_BYTES:
             raise UserError(
                 f"{path} has {len(files)} files, too many to keep in memory at {spec.width}x{spec.height}; give fewer, "
                 "or build a dataset with `python -m show1_jax.data build`"
             )
         captions = tuple(_check_caption(caption) if caption else _caption_beside(file) for file in files)
         videos = tuple(_read(file, spec, count) for file in files)
+        pictures = tuple(_read_whole(file, spec) if any(moves) and _is_picture(file.name) else None for file in files)
         digest = hashlib.sha256("\n".join(captions).encode())
         for video in videos:
             digest.update(video.tobytes())
-        return cls(tuple(file.name for file in files), captions, videos, digest.hexdigest(), pan)
+        return cls(tuple(file.name for file in files), captions, videos, digest.hexdigest(), moves, pictures)
 
     def part(self, positions: slice) -> "ClipFiles":
         """Return the source of some of these files."""
         return replace(
-            self, names=self.names[positions], captions=self.captions[positions], videos=self.videos[positions]
+            self,
+            names=self.names[positions],
+            captions=self.captions[positions],
+            videos=self.videos[positions],
+            pictures=self.pictures[positions],
         )
 
     def __len__(self) -> int:
@@ -91,12 +123,12 @@ class ClipFiles:
     def clip(self, position: int, spec: ClipSpec, draw: ClipDraw) -> tuple[_Frames, str]:
         """Return successive frames of a file, uint8 RGB, and its caption; the crop is the centre.
 
-        With `pan`, the start that is drawn is the share of the largest distance that a picture moves, and the crop that
-        is drawn is the direction.
+        If pictures move, the start that is drawn is the share of the largest distance that a picture moves, the crop is
+        the direction, and both together draw all other moves.
         """
         video = self.videos[position]
-        if self.pan and self._is_picture(position):
-            return _panned(video[0], spec.num_frames, draw.start * self.pan, draw.crop), self.captions[position]
+        if any(self.moves) and (picture := self.pictures[position]) is not None:
+            return _filmed(picture, spec, self.moves, draw), self.captions[position]
         start = int(draw.start * (len(video) - spec.num_frames + 1))
         return video[start : start + spec.num_frames], self.captions[position]
 
@@ -104,8 +136,9 @@ class ClipFiles:
         """Return the name of a file."""
         return self.names[position]
 
-    def _is_picture(self, position: int) -> bool:
-        return Path(self.names[position]).suffix.lower() in IMAGE_SUFFIXES
+
+def _is_picture(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _list_files(path: Path) -> Iterator[Path]:
@@ -172,23 +205,55 @@ def _read(file: Path, spec: ClipSpec, count: int) -> _Frames:
     return np.broadcast_to(picture, (count, *picture.shape))
 
 
-def _panned(picture: UInt8[np.ndarray, "h w 3"], num_frames: int, distance: float, direction: float) -> _Frames:
-    """Return a clip in which a picture moves by whole pixels, and is in its place halfway; a single frame is halfway.
+def _read_whole(file: Path, spec: ClipSpec) -> _Picture:
+    """Return a picture uncropped, with 1 to `_MAX_OVERSAMPLING` of its pixels for each pixel of the clip."""
+    picture = read_picture(file)
+    height, width, _ = picture.shape
+    oversampling = min(height / spec.height, width / spec.width)
+    factor = min(max(oversampling, 1.0), _MAX_OVERSAMPLING) / oversampling
+    return _levels(fit_frame(picture, round(height * factor), round(width * factor)))
+
+
+def _filmed(picture: _Picture, spec: ClipSpec, moves: PictureMoves, draw: ClipDraw) -> _Frames:
+    """Return a clip of a picture that moves; halfway it has moved by the jitter alone, and so has a single frame.
 
     Args:
-        picture: the picture at the size of the clip.
-        num_frames: number of frames.
-        distance: distance from the first frame to the last, as a share of the height.
-        direction: direction as a share of a full turn.
+        picture: the picture, uncropped.
+        spec: the clip.
+        moves: largest moves.
+        draw: the draw of the clip.
     """
+    seeds = np.array(draw).view(np.uint64)
+    growth, *offset, enlargement = np.random.default_rng(seeds).uniform(-1, 1, 4)
+    progress = np.linspace(-0.5, 0.5, spec.num_frames) if spec.num_frames > 1 else np.zeros(1)
+    angle = 2 * math.pi * draw.crop
+    pan = draw.start * moves.pan * np.array([math.sin(angle), math.cos(angle)])
+    shifts = spec.height * (progress[:, None] * pan + moves.jitter * np.array(offset))
+    sizes = (1 + moves.jitter) ** enlargement * (1 + moves.zoom) ** (growth * progress)
     height, width, _ = picture.shape
-    angle = 2 * math.pi * direction
-    way = distance * height * np.array([math.sin(angle), math.cos(angle)])
-    progress = np.linspace(-0.5, 0.5, num_frames) if num_frames > 1 else np.zeros(1)
-    shifts = np.rint(progress[:, None] * way).astype(int)
-    rows = (np.arange(height) - shifts[:, :1]).clip(0, height - 1)
-    columns = (np.arange(width) - shifts[:, 1:]).clip(0, width - 1)
-    return picture[rows[:, :, None], columns[:, None, :]]
+    oversampling = min(height / spec.height, width / spec.width)
+    frames = np.empty((spec.num_frames, spec.height, spec.width, 3), np.uint8)
+    for frame, (down, right), size in zip(frames, shifts, sizes, strict=True):
+        rows = _pixel_shares(height, spec.height, down, oversampling / size)
+        columns = _pixel_shares(width, spec.width, right, oversampling / size)
+        frame[:] = np.rint(np.einsum("ih,hwc,jw->ijc", rows, picture, columns, optimize=True))
+    return frames
+
+
+def _pixel_shares(length: int, count: int, shift: float, pitch: float) -> Float[np.ndarray, "{count} {length}"]:
+    """Return the share that each pixel of a picture has in each pixel of a frame, along one axis.
+
+    Args:
+        length: number of the picture's pixels; those at its ends are repeated without end.
+        count: number of the frame's pixels.
+        shift: distance of the picture's middle from the frame's, in pixels of the frame.
+        pitch: pixels of the picture for each pixel of the frame.
+    """
+    edges = length / 2 + (np.arange(count + 1) - count / 2 - shift) * pitch
+    starts, ends = np.arange(length, dtype=float), np.arange(1.0, length + 1)
+    starts[0], ends[-1] = -np.inf, np.inf
+    overlap = np.minimum(edges[1:, None], ends) - np.maximum(edges[:-1, None], starts)
+    return overlap.clip(0) / pitch
 
 
 def _levels(values: np.ndarray) -> np.ndarray:

@@ -289,15 +289,17 @@ def _open_sources(
 
 
 def _open_files(config: DataConfig, spec: ClipSpec, seconds: float) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
-    from show1_jax.data.clip_files import ClipFiles
+    from show1_jax.data.clip_files import ClipFiles, PictureMoves
 
-    files = ClipFiles.open(user_path(config.path), config.caption, spec, seconds, config.pan)
+    moves = PictureMoves(config.pan, config.zoom, config.jitter)
+    files = ClipFiles.open(user_path(config.path), config.caption, spec, seconds, moves)
     if len(files) <= config.num_validation:
         raise UserError(
             f"{config.path} has {len(files)} files, too few for data.num_validation={config.num_validation} and "
             "training; make that smaller, or 0"
         )
     identity = {"name": "files", "sha256": files.sha256, "num_validation": config.num_validation, "pan": config.pan}
+    identity |= {name: share for name, share in moves._asdict().items() if share}  # so that older runs can resume
     split = config.num_validation
     return files.part(slice(split, None)), files.part(slice(split)), identity
 

@@ -48,8 +48,10 @@ from show1_jax.nn.config import Architecture, UNetConfig, VAEConfig
 from show1_jax.nn.vae import Autoencoder
 from show1_jax.training.losses import Losses, autoencoder_losses, diffusion_losses, motion_losses
 
-DrawPurpose = Literal["timestep", "noise", "noise_level", "augmentation", "posterior"]
+DrawPurpose = Literal["timestep", "noise", "noise_level", "augmentation", "posterior", "contrast"]
 _DRAW_PURPOSES: Final = get_args(DrawPurpose)
+_CONTRAST_STEPS: Final = 1000
+"""Number of equal steps between the factors of the contrast that are drawn."""
 _MIN_MOTION_FRAMES: Final = 3
 """Frames with two changes: the cosine of single absolute changes is always 1."""
 
@@ -154,6 +156,7 @@ class SuperresCondition:
         noising_scheduler: noise schedule of the condition.
         scale: side of the blocks of pixels whose averages are the low resolution.
         max_noise_level: levels are timesteps of `noising_scheduler` from 0, the least noisy one, to this - 1.
+        max_contrast: largest factor of the low resolution's contrast, see `with_contrast`; the least is 1.
         first_frame_given: the first frame of the condition is the clean full-resolution frame, as when windows are
             sampled.
     """
@@ -161,6 +164,7 @@ class SuperresCondition:
     noising_scheduler: SchedulerConfig
     scale: int
     max_noise_level: int
+    max_contrast: float
     first_frame_given: bool
 
     def __call__(self, video: Video, keys: Keys) -> ClipCondition:
@@ -171,12 +175,34 @@ class SuperresCondition:
                 "use a height and a width that it divides"
             )
         low = reduce(video, "b t (h i) (w j) c -> b t h w c", "mean", i=self.scale, j=self.scale)
+        if self.max_contrast > 1:
+            share = _draw_below(keys, "contrast", _CONTRAST_STEPS + 1) / _CONTRAST_STEPS
+            factor = 1 + (self.max_contrast - 1) * share
+            low = with_contrast(low, factor, video)
         level = _draw_below(keys, "noise_level", self.max_noise_level)
         noise = _draw_normal(keys, "augmentation", video.shape[1:])
         channels = add_noise(alphas_cumprod(self.noising_scheduler), resize_bilinear(low, height, width), noise, level)
         if self.first_frame_given:
             channels = jnp.concatenate([video[:, :1], channels[:, 1:]], axis=1)
         return ClipCondition(channels, level)
+
+
+def with_contrast(
+    low: Float32[Array, "b t h w c"], factor: Float32[Array, " b"], video: Float32[Array, "b t height width c"]
+) -> Float32[Array, "b t h w c"]:
+    """Return clips with more contrast, within the range that each channel of a clip has at full resolution.
+
+    Outlines and stripes become paler when pixels are averaged. More contrast gives them back the strength that things
+    without the pattern have.
+
+    Args:
+        low: clips at low resolution.
+        factor: factor of the distance from the clip's median colour.
+        video: the same clips at full resolution.
+    """
+    middle = jnp.median(low, axis=(1, 2, 3), keepdims=True)
+    spread = middle + factor[:, None, None, None, None] * (low - middle)
+    return spread.clip(video.min((1, 2, 3), keepdims=True), video.max((1, 2, 3), keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -312,7 +338,9 @@ def _make_condition(
         sampled < levels, stage, f"max_noise_level={levels} must be above the noise_level={sampled} of sampling"
     )
     first_frame_given = spec.condition == "low_resolution_and_first_frame"
-    return SuperresCondition(noising_scheduler, cascade.first_frame.scale, levels, first_frame_given)
+    return SuperresCondition(
+        noising_scheduler, cascade.first_frame.scale, levels, training.max_contrast, first_frame_given
+    )
 
 
 def _check_within_schedule(stage: TrainedStage, name: str, value: int, scheduler: SchedulerConfig) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 from show1_jax.config.training import DataConfig
 from show1_jax.data import clip_files
-from show1_jax.data.clip_files import ClipFiles
+from show1_jax.data.clip_files import ClipFiles, PictureMoves
 from show1_jax.data.clips import training_clips, validation_clips
 from show1_jax.data.names import one_line
 from show1_jax.data.spec import ClipDraw, ClipSpec
@@ -122,6 +123,13 @@ def test_other_frames_or_captions_are_other_data(tmp_path: Path) -> None:
     assert fingerprint(1, "one") == fingerprint(1, " one ")
 
 
+def test_other_moves_are_other_data(tmp_path: Path) -> None:
+    config = replace(CONFIG, path=str(save_picture(tmp_path / "picture.png")))
+    moves: list[dict[str, Any]] = [{}, {"pan": 0.1}, {"zoom": 0.1}, {"jitter": 0.1}, {"jitter": 0.2}]
+    found = {training_clips(replace(config, **move), SMALL, batch_size=1, rows=range(1)).fingerprint for move in moves}
+    assert len(found) == len(moves)
+
+
 @given(st.text(max_size=40))
 @settings(max_examples=50, deadline=None)
 def test_any_caption_is_kept_as_one_line_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
@@ -202,7 +210,7 @@ def test_a_picture_pans_by_the_distance_and_in_the_direction_that_are_drawn(tmp_
     picture[20, 30] = 255
     Image.fromarray(picture).save(tmp_path / "dot.png")
     encode(tmp_path / "video.mp4", numbered(29), fps=8)
-    files = ClipFiles.open(tmp_path, "a thing", replace(KEYFRAMES, num_frames=5), SECONDS, pan=0.5)
+    files = ClipFiles.open(tmp_path, "a thing", replace(KEYFRAMES, num_frames=5), SECONDS, PictureMoves(pan=0.5))
     places = {}
     for direction, distance in ((0.0, 1.0), (0.25, 0.5)):
         clip, _ = files.clip(0, replace(KEYFRAMES, num_frames=5), ClipDraw(distance, direction))
@@ -215,3 +223,50 @@ def test_a_picture_pans_by_the_distance_and_in_the_direction_that_are_drawn(tmp_
     video, _ = files.clip(1, KEYFRAMES, ClipDraw(0.9, 0.3))  # a video is not moved
     np.testing.assert_array_equal(video, still.clip(1, KEYFRAMES, ClipDraw(0.9, 0.3))[0])
     assert all((frame == picture).all() for frame in still.clip(0, KEYFRAMES, ClipDraw(0.9, 0.3))[0])
+
+
+def dot_places(clip: np.ndarray) -> np.ndarray:
+    """Return the centre of a white square on black in each frame, in pixels, and its side."""
+    mass = clip[..., 0].astype(float)
+    area = mass.sum((1, 2))
+    rows, columns = (np.arange(size) + 0.5 for size in mass.shape[1:])
+    return np.stack([mass.sum(2) @ rows / area, mass.sum(1) @ columns / area, np.sqrt(area / 255)], axis=1)
+
+
+@pytest.mark.parametrize("oversampling", [0.5, 1, 3, 8])
+def test_jitter_places_and_enlarges_a_whole_clip(tmp_path: Path, oversampling: float) -> None:
+    """Within the limits, in both directions, and by the same in all frames; the picture may have any resolution."""
+    height, width = (round(size * oversampling) for size in (48, 64))
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[height * 5 // 12 : height * 7 // 12, width * 7 // 16 : width * 9 // 16] = 255
+    Image.fromarray(picture).save(tmp_path / "square.png")
+    files = ClipFiles.open(tmp_path, "a thing", KEYFRAMES, SECONDS, PictureMoves(jitter=0.2))
+    draws = np.random.default_rng(0).random((40, 2)).tolist()
+    clips = [files.clip(0, KEYFRAMES, ClipDraw(*draw))[0] for draw in draws]
+    assert all((clip == clip[0]).all() for clip in clips)
+    places = np.stack([dot_places(clip[:1])[0] for clip in clips]) - [24, 32, 0]
+    assert (np.abs(places[:, :2]) <= 0.2 * 48 + 0.1).all()
+    assert (places[:, :2].min(0) < -6).all()
+    assert (places[:, :2].max(0) > 6).all()
+    assert 8 / 1.2 - 0.3 <= places[:, 2].min() < 7.4
+    assert 8.8 < places[:, 2].max() <= 8 * 1.2 + 0.3
+
+
+def test_zoom_grows_and_shrinks_a_picture_during_a_clip(tmp_path: Path) -> None:
+    picture = np.zeros((192, 256, 3), np.uint8)
+    picture[80:112, 112:144] = 255
+    Image.fromarray(picture).save(tmp_path / "square.png")
+    files = ClipFiles.open(tmp_path, "a thing", KEYFRAMES, SECONDS, PictureMoves(zoom=0.5))
+    draws = np.random.default_rng(0).random((20, 2)).tolist()
+    places = np.stack([dot_places(files.clip(0, KEYFRAMES, ClipDraw(*draw))[0]) for draw in draws])
+    np.testing.assert_allclose(places[..., :2], np.broadcast_to([24.0, 32.0], (20, 8, 2)), atol=0.05)
+    growth = places[:, -1, 2] / places[:, 0, 2]
+    assert 1 / 1.52 <= growth.min() < 0.8
+    assert 1.25 < growth.max() <= 1.52
+
+
+def test_a_clip_of_a_moving_picture_is_a_function_of_its_draw(tmp_path: Path) -> None:
+    files = ClipFiles.open(save_picture(tmp_path / "picture.png"), "a", KEYFRAMES, SECONDS, PictureMoves(0.2, 0.2, 0.2))
+    clip, _ = files.clip(0, KEYFRAMES, ClipDraw(0.3, 0.7))
+    np.testing.assert_array_equal(clip, files.part(slice(0, 1)).clip(0, KEYFRAMES, ClipDraw(0.3, 0.7))[0])
+    assert (clip == 200).all()  # the border is repeated, without black

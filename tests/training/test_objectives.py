@@ -278,6 +278,23 @@ def test_super_resolution_is_conditioned_on_a_noised_clip_and_its_level(
     assert (np.asarray(noise_level) != np.asarray(timestep)).any()
 
 
+@pytest.mark.usefixtures("draws")
+@pytest.mark.parametrize("stage", ["first_frame", "superres_pixel"])
+def test_the_condition_of_super_resolution_gets_more_contrast_within_the_range_of_its_clip(stage: TrainedStage) -> None:
+    clip, network, _ = run(stage, max_contrast=3.0)
+    ((sample, _, _, noise_level),) = network.shown
+    average = clip.reshape(*clip.shape[:2], clip.shape[2] // 4, 4, clip.shape[3] // 4, 4, 3).mean((3, 5))
+    factor = 1 + 2 * integers("contrast", 1001)[:, None, None, None, None] / 1000
+    middle = np.median(average, axis=(1, 2, 3), keepdims=True)
+    low, high = clip.min((1, 2, 3), keepdims=True), clip.max((1, 2, 3), keepdims=True)
+    stronger = np.repeat(np.repeat((middle + factor * (average - middle)).clip(low, high), 4, axis=2), 4, axis=3)
+    noise = gaussian("augmentation", CLIPS[stage])
+    expected = noised(LINEAR, averaged_and_enlarged(stronger, 4), noise, noise_level)
+    first = 1 if stage == "superres_pixel" else 0  # its first frame is given at full resolution
+    np.testing.assert_allclose(sample[:, first:, ..., 3:], expected[:, first:], atol=1e-5)
+    np.testing.assert_array_equal(sample[:, :first, ..., 3:], clip[:, :first])
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("schedule", [SQUARED_COSINE, LINEAR], ids=["squared_cosine", "linear"])
 @pytest.mark.parametrize("t", [0, 1, 2, 30, 500, 998, 999])

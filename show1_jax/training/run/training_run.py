@@ -266,8 +266,8 @@ class TrainingRun:
             raise UserError(f"{where} that adapts other weights; give those of its start as init, {remedy}")
         if record.fingerprint != self.clips.fingerprint:
             raise UserError(
-                f"{where} on other clips (dataset or files, captions, data.seed, num_validation, pan, or their size, "
-                f"rate or length); resume with those, {remedy}"
+                f"{where} on other clips (dataset or files, captions, data.seed, num_validation, pan, zoom, jitter, or "
+                f"their size, rate or length); resume with those, {remedy}"
             )
         changed = [name for name in now if name not in _CHANGEABLE_SETTINGS and before.get(name) != now[name]]
         if changed:
