@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 
+from show1_jax.checkpoints.checkpoint_set import is_hub_name
 from show1_jax.cli import ArgumentParser, load_config, number_between, run_command
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
@@ -39,6 +40,10 @@ from .verify import verify
 
 def _path_argument(text: str) -> Path:
     """Return a path that is given on the command line."""
+    if is_hub_name(text):
+        raise argparse.ArgumentTypeError(
+            f"{text} is a name on the hub; give a folder, e.g. one of `hf download OWNER/NAME --local-dir DIR`"
+        )
     try:
         return user_path(text)
     except UserError as error:

@@ -38,8 +38,9 @@ def make_card(checkpoint: Path, *, licence: str | None = None, sheet: Path | Non
             for name, part in manifest.components.items()
         }
         manifest = dataclasses.replace(manifest, components=components)
-        write_bytes(checkpoint / MANIFEST, manifest.to_bytes())
-    if sheet is not None:
+    if sheet is not None:  # it may be refused, so it comes before the manifest
         add_sheet(checkpoint, sheet)
+    if licence is not None:
+        write_bytes(checkpoint / MANIFEST, manifest.to_bytes())
     write_card(checkpoint, manifest, parameter_counts(checkpoint, manifest.components))
     print(f"{checkpoint / CARD}: written")

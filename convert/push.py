@@ -5,6 +5,8 @@ checkpoint or the new one. After a failure, the same command skips the files tha
 """
 
 import dataclasses
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,22 +14,28 @@ from pathlib import Path
 from typing import Final
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
-from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import get_token
 
 from show1_jax.checkpoints.arrays import parameter_counts
 from show1_jax.checkpoints.checkpoint_set import resolve_checkpoint
 from show1_jax.checkpoints.hub import PREFIX, hub_errors, is_hub_id
 from show1_jax.checkpoints.licences import licence_of
-from show1_jax.checkpoints.manifest import CARD, MANIFEST, TRAINING, Manifest, read_manifest, verify_files
-from show1_jax.checkpoints.model_card import is_own_card, model_card, own_card_in
+from show1_jax.checkpoints.manifest import (
+    CARD,
+    LICENCE_FILES,
+    MANIFEST,
+    TRAINING,
+    Manifest,
+    read_manifest,
+    verify_files,
+)
+from show1_jax.checkpoints.model_card import model_card, own_card_in
 from show1_jax.errors import UserError
-from show1_jax.files import read_bounded
 from show1_jax.media.contact_sheet import CONTACT_SHEET
 from show1_jax.progress import Bar, say
 
 _MESSAGE: Final = "Upload a checkpoint of show1_jax"
-_MAX_CARD_BYTES: Final = 1 << 20
 _AGAIN: Final = "run this again"
 
 
@@ -61,16 +69,20 @@ def push(checkpoint: Path, upload: Upload) -> str:
         The commit.
 
     Raises:
-        UserError: the checkpoint is damaged; weights under a licence that restricts them would be public without
-            `accepts_licences`; there is no token, or it is refused; the hub cannot be reached. Nothing is then visible
-            in the repository.
+        UserError: the target is not valid; the checkpoint is damaged; weights under a licence that restricts them would
+            be public without `accepts_licences`; there is no token, or it is refused; the hub cannot be reached.
+            Nothing is then visible in the repository.
     """
     if not is_hub_id(upload.repository) or "@" in upload.repository:
         raise UserError(f"{upload.repository}: not the name of a repository; give OWNER/NAME, and --revision if needed")
-    folder = resolve_checkpoint(checkpoint)
-    manifest = _verified(folder)
+    if not is_hub_id(f"{upload.repository}@{upload.revision}"):
+        raise UserError(f"--revision={upload.revision} is not the name of a branch; give e.g. main or v2")
+    if not upload.message.strip():
+        raise UserError("--message is empty; give the message of the commit, or omit it")
     if get_token() is None:
         raise UserError("there is no token for the hub; run `hf auth login` with one that may write, or set HF_TOKEN")
+    folder = resolve_checkpoint(checkpoint)
+    manifest = _verified(folder)
     api = HfApi()
     with _errors(upload):
         existing = _make_repository(api, manifest, upload)
@@ -79,7 +91,7 @@ def push(checkpoint: Path, upload: Upload) -> str:
             say(f"upload {part or 'card and manifest'}: {sum(map(_size, files)) / 1e6:,.1f} MB")
             api.preupload_lfs_files(upload.repository, additions=files, revision=upload.revision)
         kept = {addition.path_in_repo for addition in additions}
-        stale = [CommitOperationDelete(name) for name in existing if "/" in name and name not in kept]
+        stale = [CommitOperationDelete(name) for name in _recorded_files(upload, existing) if name not in kept]
         commit = api.create_commit(
             upload.repository, [*additions, *stale], commit_message=upload.message, revision=upload.revision
         )
@@ -101,8 +113,11 @@ def _errors(upload: Upload) -> Iterator[None]:
     with hub_errors(upload.repository, upload.revision, _AGAIN):
         try:
             yield
+        except (UnicodeEncodeError, json.JSONDecodeError):
+            raise
         except (ValueError, RuntimeError) as error:  # of the upload's threads, or a card that the hub refuses
-            line = " ".join(str(error.__cause__ or error).split())[:300]
+            line = " ".join(str(error.__cause__ or error).split())
+            line = re.sub(r"\?[^\s'\"]+", "", line)[:300]  # the query of an upload's address is a signature
             raise UserError(f"{upload.repository}: the upload failed ({line}); {_AGAIN}") from error
 
 
@@ -150,30 +165,38 @@ def _check_licences(manifest: Manifest, upload: Upload, *, is_private: bool) -> 
 def _additions(
     api: HfApi, folder: Path, manifest: Manifest, upload: Upload, existing: list[str]
 ) -> list[CommitOperationAdd]:
-    """Return the files to upload: those of the manifest, the manifest, the contact sheet and the card."""
+    """Return the files to upload: those of the manifest, the manifest, and the files beside the components."""
     additions = []
     for name, recorded in manifest.files.items():
         additions.append(CommitOperationAdd(name, str(folder / name)))
         additions[-1].upload_info.sha256 = bytes.fromhex(recorded["sha256"])  # it is not computed again
     additions.append(CommitOperationAdd(MANIFEST, manifest.to_bytes()))
-    if has_sheet := (folder / CONTACT_SHEET).is_file():
-        additions.append(CommitOperationAdd(CONTACT_SHEET, str(folder / CONTACT_SHEET)))
+    beside = [name for name in (CONTACT_SHEET, *LICENCE_FILES) if (folder / name).is_file()]
+    additions += [CommitOperationAdd(name, str(folder / name)) for name in beside]
     if not own_card_in(folder):
         additions.append(CommitOperationAdd(CARD, str(folder / CARD)))
     elif CARD not in existing or _has_own_card(upload):
         counts = parameter_counts(folder, manifest.components)
-        text = model_card(manifest, counts, where=f"{PREFIX}{upload.repository}", has_sheet=has_sheet)
+        text = model_card(manifest, counts, where=f"{PREFIX}{upload.repository}", has_sheet=CONTACT_SHEET in beside)
         additions.append(CommitOperationAdd(CARD, text.encode()))
     return additions
 
 
 def _has_own_card(upload: Upload) -> bool:
     """Return whether the repository's card is one of ours, which nobody has edited."""
+    return own_card_in(Path(hf_hub_download(upload.repository, CARD, revision=upload.revision)).parent)
+
+
+def _recorded_files(upload: Upload, existing: list[str]) -> list[str]:
+    """Return the files of the checkpoint that is in the branch; others there are not ours, and are never removed."""
+    if MANIFEST not in existing:
+        return []
+    folder = Path(hf_hub_download(upload.repository, MANIFEST, revision=upload.revision)).parent
     try:
-        path = hf_hub_download(upload.repository, CARD, revision=upload.revision)
-        return is_own_card(read_bounded(Path(path), _MAX_CARD_BYTES).decode())
-    except (RemoteEntryNotFoundError, UnicodeDecodeError):
-        return False
+        recorded = read_manifest(folder).files
+    except UserError:  # of another format version, or damaged
+        return []
+    return [name for name in existing if name in recorded and "/" in name]
 
 
 def _size(addition: CommitOperationAdd) -> int:

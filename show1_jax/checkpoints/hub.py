@@ -4,6 +4,7 @@ A checkpoint `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION` is downloaded into th
 Its revision is resolved once in a process. If the hub cannot be reached, or HF_HUB_OFFLINE is set, the cache is used.
 """
 
+import json
 import re
 import sys
 import threading
@@ -34,7 +35,7 @@ from show1_jax.parallel import from_first_process, is_first_process
 from show1_jax.progress import Bar
 
 PREFIX: Final = "hub:"
-_REVISION: Final = re.compile(r"(?!.*\.\.)[\w./-]+")
+_REVISION: Final = re.compile(r"(?!/|.*\.\.)[\w./-]+")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _DOWNLOADS: Final = 4
 """Files that are downloaded at the same time."""
@@ -109,6 +110,15 @@ def hub_errors(repository: str, revision: str, again: str) -> Iterator[None]:
         raise UnreachableError(f"{repository}: {problem}, or download the folder elsewhere and give its path") from None
     except HfHubHTTPError as error:
         raise _http_error(repository, error, again) from None
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{repository}: the token for the hub has characters that no token has; correct HF_TOKEN, or run "
+            f"`hf auth login`, and {again}"
+        ) from None
+    except json.JSONDecodeError:
+        raise UserError(
+            f"{repository}: the answer is not one of the hub; check HF_ENDPOINT, and whether a network asks for a login"
+        ) from None
     except OSError as error:
         raise UserError(
             f"{repository}: cannot be downloaded ({error.strerror or error}); correct this and try again"

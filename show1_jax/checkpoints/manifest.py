@@ -28,7 +28,8 @@ _READ_VERSIONS: Final = (2, 3)
 """Version 3 records sampling settings."""
 MANIFEST = "manifest.json"
 CARD: Final = "README.md"
-_BESIDE: Final = frozenset({CARD, CONTACT_SHEET, "LICENSE", "LICENSE.md", ".gitattributes"})
+LICENCE_FILES: Final = ("LICENSE", "LICENSE.md")
+_BESIDE: Final = frozenset({CARD, CONTACT_SHEET, *LICENCE_FILES, ".gitattributes"})
 """Files beside the components that are no part of a checkpoint: a user, or the hub, may add and edit them."""
 SNAPSHOTS: Final = "snapshots"
 """Folder of the hub's cache with a folder for each commit of a repository."""

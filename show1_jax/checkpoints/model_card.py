@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from show1_jax.checkpoints.adapters import ADAPTER, AdapterConfig
 from show1_jax.checkpoints.licences import licence_of
-from show1_jax.checkpoints.manifest import CARD, Manifest
+from show1_jax.checkpoints.manifest import CARD, LICENCE_FILES, Manifest
 from show1_jax.config.sampling import STAGES
 from show1_jax.config.settings import flatten
 from show1_jax.errors import UserError
@@ -83,7 +83,8 @@ def write_card(folder: Path, manifest: Manifest, parameters: Mapping[str, int], 
         folder: the checkpoint, which need not have a manifest yet.
         manifest: see `model_card`.
         parameters: see `model_card`.
-        replaced: an older checkpoint that this one will replace; a card that the user edited there is kept.
+        replaced: an older checkpoint that this one will replace; a card that the user edited there is kept, with the
+            contact sheet that it may show, and so are the user's licence files.
 
     Returns:
         False if the user's card was kept.
@@ -91,14 +92,24 @@ def write_card(folder: Path, manifest: Manifest, parameters: Mapping[str, int], 
     Raises:
         UserError: the card cannot be written.
     """
-    if replaced is not None and os.path.isfile(replaced / CARD) and not own_card_in(replaced):
-        shutil.copyfile(replaced / CARD, folder / CARD)
-        print(f"{replaced / CARD}: was edited, and is kept; remove it to get a new one", file=sys.stderr)
+    if replaced is not None:
+        _keep_files(replaced, folder)
     if not own_card_in(folder):
         return False
     text = model_card(manifest, parameters, has_sheet=os.path.isfile(folder / CONTACT_SHEET))
     write_bytes(folder / CARD, text.encode())
     return True
+
+
+def _keep_files(replaced: Path, folder: Path) -> None:
+    """Copy the user's files of a checkpoint that will be replaced."""
+    names = list(LICENCE_FILES)
+    if not own_card_in(replaced):
+        names += [CARD, CONTACT_SHEET]  # the card may show the sheet
+        print(f"{replaced / CARD}: was edited, and is kept; remove it to get a new one", file=sys.stderr)
+    for name in names:
+        if os.path.isfile(replaced / name):
+            shutil.copyfile(replaced / name, folder / name)
 
 
 def add_sheet(folder: Path, sheet: Path) -> None:
@@ -229,7 +240,8 @@ def _origins(manifest: Manifest) -> Iterator[str]:
     yield from ("## Origin", "")
     for name, component in manifest.components.items():
         yield f"- {escaped(name)}: {_origin(component.provenance)}"
-        for adapter in component.provenance.get("adapters") or ():
+        adapters = component.provenance.get("adapters")
+        for adapter in adapters if isinstance(adapters, list | tuple) else ():
             if isinstance(adapter, Mapping):
                 source, strength = escaped(adapter.get("source")), escaped(adapter.get("strength"))
                 yield f"  - with the adapter {source}, strength {strength}"
@@ -289,7 +301,8 @@ def _usage(manifest: Manifest, where: str) -> Iterator[str]:
     sampling = {} if keyframes is None else keyframes.sampling
     is_whole, is_adapter = set(STAGES) <= manifest.components.keys(), _is_adapter(manifest)
     size = (sampling.get("height"), sampling.get("width"))
-    config, prompt = _EXAMPLES.get(size, _OTHER_EXAMPLE) if not is_adapter else _OTHER_EXAMPLE  # type: ignore[arg-type]
+    known = [example for example_size, example in _EXAMPLES.items() if example_size == size and not is_adapter]
+    config, prompt = known[0] if known else _OTHER_EXAMPLE
     base = "BASE" if is_adapter or not is_whole else where
     given = base if is_whole or is_adapter else f"{base},{where}"
     flag = f" --adapter {where}" if is_adapter else ""

@@ -25,7 +25,7 @@ def report(program: str, argv: Sequence[str]) -> bool:
     Raises:
         UserError: JAX does not start, or finds no devices.
     """
-    asked = [flag for flag in FLAGS if flag in argv[1:]]
+    asked = [flag for flag in FLAGS if {flag, flag[1:]} & set(argv[1:])]  # as for other flags, one dash is enough
     if "--version" in asked:
         print("\n".join(versions()))
     if "--devices" in asked:

@@ -42,7 +42,10 @@ def run_config_file(path: str) -> ConfigDict:
     name, *argument = path.split(":", 1)
     file = _find(name)
     try:
-        config = _run(file)["get_config"](*argument)
+        names = _run(file)
+        if "get_config" not in names:
+            raise UserError("it has no function get_config()")
+        config = names["get_config"](*argument)
     except Exception as error:  # the user's Python may raise anything
         raise UserError(f"the config {path} does not run ({error_line(error)}); correct it") from error
     if not isinstance(config, ConfigDict):
@@ -71,7 +74,7 @@ def _run(file: Path) -> dict[str, Any]:
     package = ModuleType(f"configs_in_{digest[:16]}")
     package.__path__ = [str(folder), *{str(path.parent) for path in shipped_configs().values()}]
     sys.modules.setdefault(package.__name__, package)
-    module = ModuleType(f"{package.__name__}.running")
+    module = ModuleType(f"{package.__name__}.<config>")  # the name of no file, so that no import finds it
     module.__file__ = str(file)
     module.__package__ = package.__name__
     sys.modules[module.__name__] = module  # dataclasses look for the module of their class there

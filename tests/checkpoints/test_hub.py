@@ -146,6 +146,7 @@ def test_the_revision_is_resolved_once(hub: FakeHub, tiny_files: dict[str, bytes
         ("hub:", "hub:: not a checkpoint on the hub"),
         ("hub:../x", "hub:../x: not a checkpoint on the hub"),
         ("hub:me/tiny@../x", "not a checkpoint on the hub"),
+        ("hub:me/tiny@/etc/x", "not a checkpoint on the hub"),
     ],
 )
 def test_refusals_in_one_line(hub: FakeHub, name: str, line: str) -> None:
@@ -175,6 +176,19 @@ def test_failures_of_the_hub(hub: FakeHub, status: int, line: str) -> None:
     hub.failures["GET api/models/me/tiny"] = status
     assert refused() == line
     CheckpointSet.open(NAME).path("vae")  # the next try works
+
+
+def test_an_answer_of_another_server(hub: FakeHub) -> None:
+    hub.failures["GET api/models/me/tiny"] = 200
+    hub.page = b"<html>log in to this network</html>"
+    assert "me/tiny: the answer is not one of the hub; check HF_ENDPOINT" in refused()
+
+
+def test_a_token_that_cannot_be_sent(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_\u00e9secret")
+    line = refused()
+    assert "me/tiny: the token for the hub has characters that no token has; correct HF_TOKEN" in line
+    assert "secret" not in line
 
 
 def test_a_missing_component(hub: FakeHub) -> None:

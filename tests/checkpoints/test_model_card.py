@@ -134,6 +134,17 @@ def test_user_text_changes_neither_head_nor_structure(text: str) -> None:
     assert not re.search(r"(?<!\\)(\\\\)*[|`\[\]]", shown)
 
 
+ANY_JSON = st.recursive(st.none() | st.integers() | st.text(max_size=3), lambda inner: st.lists(inner, max_size=2))
+FIELDS = st.sampled_from(["source", "revision", "licence", "step", "steps", "adapters", "settings", "starts_from"])
+
+
+@given(st.dictionaries(FIELDS, ANY_JSON), st.dictionaries(st.sampled_from(["height", "width"]), ANY_JSON))
+@settings(max_examples=40)
+def test_a_record_with_values_of_any_type_has_a_card(provenance: dict[str, Any], sampling: dict[str, Any]) -> None:
+    part = dataclasses.replace(PLAIN.component("keyframes"), provenance=provenance, sampling=sampling)
+    assert is_own_card(model_card(dataclasses.replace(PLAIN, components={"keyframes": part}), {}))
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -184,6 +195,20 @@ def test_a_card_is_replaced_unless_it_was_edited(tmp_path: Path, capsys: pytest.
     for content in (b"\xff", b"x" * (2 << 20)):
         (folder / CARD).write_bytes(content)
         assert not own_card_in(folder)
+
+
+def test_files_of_the_user_are_kept_when_a_checkpoint_is_replaced(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    (folder / "LICENSE").write_text("terms")
+    (folder / CONTACT_SHEET).write_bytes(b"old frames")
+    write(folder, overwrite=True, values=4)
+    assert (folder / "LICENSE").read_text() == "terms"
+    assert not (folder / CONTACT_SHEET).exists()  # it showed videos of the older weights
+    (folder / CONTACT_SHEET).write_bytes(b"frames")
+    (folder / CARD).write_text(f"mine: ![]({CONTACT_SHEET})")
+    write(folder, overwrite=True, values=5)
+    assert (folder / CONTACT_SHEET).read_bytes() == b"frames"
+    verify_files(folder)
 
 
 def test_a_contact_sheet_is_copied_and_shown(tmp_path: Path) -> None:

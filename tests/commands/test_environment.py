@@ -53,5 +53,10 @@ def test_devices_of_an_accelerator_have_their_own_memory(monkeypatch: pytest.Mon
     assert environment.devices() == ["device 0: gpu, A card, 79.5 GB", "device 1: gpu, A card, memory unknown"]
 
 
+def test_one_dash_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    assert environment.report("sample", ["sample.py", "-version"])
+    assert capsys.readouterr().out.startswith("show1-jax ")
+
+
 def test_other_command_lines_have_no_report() -> None:
     assert not environment.report("sample", ["--version", "--prompt=--devices"])

@@ -70,6 +70,18 @@ def test_a_file_is_run_as_it_is_now(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["config.py"]
 
 
+def test_any_name_of_a_file_may_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from . import running\nget_config = running.get_config")
+    (tmp_path / "running.py").write_text("from . import demo\nget_config = demo.get_config")
+    assert run_config_file(str(tmp_path / "mine.py")) == run_config_file("demo")
+
+
+def test_a_file_without_its_function_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.py").touch()
+    with pytest.raises(UserError, match=r"empty\.py does not run \(it has no function get_config\(\)\); correct it"):
+        run_config_file(str(tmp_path / "empty.py"))
+
+
 @pytest.mark.parametrize("name", ["ful", "Full", "full.py", "configs/none.py"])
 def test_names_are_listed_where_none_fits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

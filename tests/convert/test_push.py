@@ -82,20 +82,31 @@ def test_another_push_replaces_files_and_keeps_an_edited_card(
 ) -> None:
     push(checkpoint, Upload("me/style"))
     repository = hub.repositories["me/style"]
-    repository.commit({**repository.files(), CARD: b"edited on the hub", "LICENSE": b"mine"})
+    own = {CARD: b"edited on the hub", "LICENSE": b"mine", "pictures/a.png": b"for the card"}
+    repository.commit({**repository.files(), **own})
     other = write_adapter(tmp_path / "other", tiny_checkpoint, pairs(seed=5))
     push(other, Upload("me/style"))
     files = repository.files()
-    assert (files[CARD], files["LICENSE"]) == (b"edited on the hub", b"mine")
-    assert files.keys() - {"LICENSE"} == folder_files(other).keys()
+    assert {name: files[name] for name in own} == own
+    assert files.keys() - own.keys() == folder_files(other).keys() - {CARD}
     assert files[MANIFEST] == (other / MANIFEST).read_bytes()
     (other / CARD).write_text("edited here")
+    (other / "LICENSE").write_text("terms")
     push(other, Upload("me/style"))
-    assert repository.files()[CARD] == b"edited here"
+    assert (repository.files()[CARD], repository.files()["LICENSE"]) == (b"edited here", b"terms")
     (other / CARD).unlink()
     repository.commit({name: content for name, content in repository.files().items() if name != CARD})
     push(other, Upload("me/style"))
     assert is_own_card(repository.files()[CARD].decode())
+
+
+@pytest.mark.parametrize("manifest", [None, b"{}"])
+def test_files_of_another_repository_are_not_removed(hub: FakeHub, checkpoint: Path, manifest: bytes | None) -> None:
+    theirs = {"unet/weights.bin": b"theirs", **({} if manifest is None else {MANIFEST: manifest})}
+    hub.repositories["me/style"] = Repository()
+    hub.repositories["me/style"].commit(theirs)
+    push(checkpoint, Upload("me/style"))
+    assert hub.repositories["me/style"].files()["unet/weights.bin"] == b"theirs"
 
 
 def test_a_branch_is_made(hub: FakeHub, checkpoint: Path) -> None:
@@ -161,6 +172,7 @@ def test_a_damaged_checkpoint_is_not_uploaded(hub: FakeHub, checkpoint: Path) ->
 def test_no_token_and_refused_tokens(hub: FakeHub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     line = refused(checkpoint, Upload("me/style"))
+    assert "hf_other" not in line
     assert (
         line == "me/style: the token is missing or refused; run `hf auth login` with one that may, and run this again"
     )
@@ -176,6 +188,27 @@ def test_names_of_repositories(hub: FakeHub, checkpoint: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("upload", "line"),
+    [
+        (Upload("me/style", revision=""), "--revision= is not the name of a branch; give e.g. main or v2"),
+        (Upload("me/style", revision="../x"), "--revision=../x is not the name of a branch"),
+        (Upload("me/style", message=" "), "--message is empty; give the message of the commit"),
+    ],
+)
+def test_a_target_is_checked_before_anything_is_uploaded(
+    hub: FakeHub, checkpoint: Path, upload: Upload, line: str
+) -> None:
+    assert refused(checkpoint, upload).startswith(line)
+    assert not hub.requests
+
+
+def test_what_is_on_the_hub_is_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["push", "hub:me/a", "me/b"], ["card", "hub:me/a"], ["verify", "hub:me/a"]):
+        assert main(arguments) == 2
+        assert "hub:me/a is a name on the hub; give a folder, e.g. one of `hf download" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("request_line", "status", "line"),
     [
         ("POST api/repos/create", 503, "me/style: the hub answers 503; try again later"),
@@ -188,7 +221,9 @@ def test_a_failure_leaves_nothing_visible_and_is_continued(
     hub: FakeHub, checkpoint: Path, request_line: str, status: int, line: str
 ) -> None:
     hub.failures[request_line] = status
-    assert refused(checkpoint, Upload("me/style")).startswith(line)
+    reported = refused(checkpoint, Upload("me/style"))
+    assert reported.startswith(line)
+    assert "signature" not in reported
     assert not hub.repositories.get("me/style", Repository()).commits
     uploaded = set(hub.objects)
     hub.requests.clear()
@@ -207,6 +242,10 @@ def test_a_dropped_connection_is_tried_again(hub: FakeHub, checkpoint: Path, mon
 
 def test_cards_on_the_command_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+    before = (checkpoint / MANIFEST).read_bytes()
+    assert main(["card", str(checkpoint), "--licence", "mit", "--contact_sheet", str(checkpoint / CARD)]) == 2
+    assert "not a PNG" in capsys.readouterr().err
+    assert (checkpoint / MANIFEST).read_bytes() == before
     assert main(["card", str(checkpoint), "--licence", "mit"]) == 0
     assert capsys.readouterr().out == f"{checkpoint / CARD}: written\n"
     assert read_manifest(checkpoint).component("keyframes").provenance == {"licence": "mit"}

@@ -54,6 +54,7 @@ class FakeHub:
         dropped: paths whose next download ends after half of its bytes.
         damaged: paths of downloads whose last byte is changed.
         messages: messages of commits.
+        page: content of the answers of `failures`.
     """
 
     endpoint: str = ""
@@ -64,6 +65,7 @@ class FakeHub:
     dropped: set[str] = field(default_factory=set)
     damaged: set[str] = field(default_factory=set)
     messages: list[str] = field(default_factory=list)
+    page: bytes = b"{}"
 
     def downloads(self) -> list[str]:
         """Return the files that were downloaded."""
@@ -86,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(line)
         for part in [part for part in self.hub.failures if part in line]:
             status = self.hub.failures.pop(part)
-            return self._send(b"{}", status, {"X-Error-Code": "RepoNotFound"} if status == 404 else {})
+            return self._send(self.hub.page, status, {"X-Error-Code": "RepoNotFound"} if status == 404 else {})
         if self.command in ("POST", "PUT"):
             return self._write(path, body)
         return self._read(path)
@@ -171,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _lfs(self, entry: dict[str, Any]) -> dict[str, Any]:
         if entry["oid"] in self.hub.objects:
             return entry
-        return entry | {"actions": {"upload": {"href": f"{self.hub.endpoint}/objects/{entry['oid']}"}}}
+        return entry | {"actions": {"upload": {"href": f"{self.hub.endpoint}/objects/{entry['oid']}?signature=x"}}}
 
     def _change(self, name: str, action: str, branch: str, values: dict[str, Any], body: bytes) -> None:
         repository = self.hub.repositories[name]
