@@ -13,6 +13,7 @@ a contact sheet for each strength. Videos of strength 0 are compared with those 
 import argparse
 import dataclasses
 import io
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from show1_jax.cascade.stages import stages_before
 from show1_jax.checkpoints.adapter_set import split_adapters
 from show1_jax.cli import ArgumentParser, load_config, number_between, run_command
 from show1_jax.config.sampling import Stage
-from show1_jax.data.synthetic.shapes import FILLS
+from show1_jax.data.synthetic.shapes import FILLS, SHAPES
 from show1_jax.data.synthetic.world import Scene, place, render, scene_from_index
 from show1_jax.errors import UserError
 from show1_jax.evaluation.demo_world.alignment import MEASURED_STAGES, make_case
@@ -52,10 +53,14 @@ HEADER: Final = "| strength | style | colour | shape | motion | colour, shape an
 
 
 def write_pictures(folder: Path, fill: str, count: int) -> None:
-    """Write pictures of two still things with a fill, as PNG, each with a caption that does not name the fill."""
+    """Write pictures of two still things with a fill, as PNG, each with a caption that does not name the fill.
+
+    The things have every shape equally often.
+    """
+    shapes = itertools.cycle(SHAPES)
     for index in range(count):
         scene = scene_from_index(index, WORLD_SEED, num_things=2).scene
-        things = tuple(dataclasses.replace(thing, motion="stays still") for thing in scene.things)
+        things = tuple(dataclasses.replace(thing, shape=next(shapes), motion="stays still") for thing in scene.things)
         placed = place(Scene(things, scene.background), index, spread=0.6)
         png = io.BytesIO()
         Image.fromarray(render(placed, [0.0], *PICTURE_SIZE, fill)[0]).save(png, "PNG")
