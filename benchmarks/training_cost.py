@@ -22,7 +22,7 @@ from benchmarks.operations import PETA, TERA, Counter
 from benchmarks.random_cascade import described_spec
 from show1_jax.cascade.stages import AUTOENCODER
 from show1_jax.checkpoints.networks import make_network
-from show1_jax.cli import ArgumentParser, load_config, run_command
+from show1_jax.cli import ArgumentParser, load_config, number_between, run_command
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.diffusion.random_keys import new_key, numbered_keys
@@ -112,7 +112,13 @@ def _main(arguments: Sequence[str]) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.training_cost", description=__doc__)
     parser.add_argument("--config", default="configs/full.py", metavar="FILE", help="settings")
     parser.add_argument("--utilisation", type=float, default=0.4, metavar="U", help="model FLOP utilisation, above 0")
-    parser.add_argument("--devices", type=int, default=64, metavar="N", help="devices of the job whose memory is given")
+    parser.add_argument(
+        "--devices",
+        type=number_between(1, 1_000_000),
+        default=64,
+        metavar="N",
+        help="devices of the job whose memory is given",
+    )
     parsed, overrides = parser.parse_known_args(arguments)
     if not 0 < parsed.utilisation <= 1:
         raise UserError(f"--utilisation={parsed.utilisation} must be above 0 and at most 1")

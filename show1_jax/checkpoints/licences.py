@@ -41,9 +41,9 @@ def _known(text: str) -> Licence:
     if text.startswith("CC BY-NC 4.0") or "-nc" in text:
         hub_id = text if _HUB_ID.fullmatch(text) else "cc-by-nc-4.0"
         return Licence(text, hub_id, "it forbids commercial use, and asks for credit to its authors")
-    if text.startswith("DeepFloyd IF"):
+    if text.startswith("DeepFloyd IF") or text == "deepfloyd-if-license":
         return Licence(text, "other", "it allows research only, and every user has to accept it")
-    if _HUB_ID.fullmatch(text):
+    if _HUB_ID.fullmatch(text) and text not in ("other", "unknown"):
         return Licence(text, text, "")
     return Licence(text, "other", "its terms are not known here, and may forbid it")
 

@@ -32,8 +32,8 @@ _MAX_STARTS: Final = 8
 """Earlier trainings of a component that a card lists."""
 _KINDS: Final[Mapping[str, str]] = {"unet": "UNet", "vae": "autoencoder", "t5": "T5 encoder", "clip": "CLIP encoder"}
 _EXAMPLES: Final[Mapping[tuple[int, int], tuple[str, str]]] = {
-    (40, 64): ("configs/full.py", "a panda eating bamboo"),
-    (10, 16): ("configs/demo.py", "a red circle moves right"),
+    (40, 64): ("full", "a panda eating bamboo"),
+    (10, 16): ("demo", "a red circle moves right"),
 }
 """Config and prompt of the command in a card, by height and width of the recorded keyframes."""
 _OTHER_EXAMPLE: Final = ("CONFIG", "a panda eating bamboo")
@@ -313,7 +313,7 @@ def _usage(manifest: Manifest, where: str) -> Iterator[str]:
     words += ["`BASE` the checkpoint that the adapter belongs to"] if is_adapter else []
     words += ["`CONFIG` the config for the networks"] if config == _OTHER_EXAMPLE[0] else []
     yield f"With show1_jax installed{'; ' + ', '.join(words) if words else ''}:"
-    yield from ("", "```bash", f'python sample.py --config {config} --checkpoint {given}{flag} --prompt "{prompt}"')
+    yield from ("", "```bash", f'show1-sample --config {config} --checkpoint {given}{flag} --prompt "{prompt}"')
     yield from ("```", "", "```python", "from show1_jax import Cascade, to_uint8, write_mp4", "")
     yield f'cascade = Cascade.load("{given}"{argument})'
     yield f'videos = cascade.sample(["{prompt}"])'

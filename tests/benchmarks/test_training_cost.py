@@ -3,9 +3,17 @@
 import pytest
 
 from benchmarks.training_cost import Cost, training_cost
+from benchmarks.training_cost import _main as training_cost_command
+from show1_jax.errors import UserError
 from show1_jax.training.dry_run import activation_bytes, bytes_per_device
 from show1_jax.training.plan import make_plan
 from tests.helpers import tiny_config
+
+
+@pytest.mark.parametrize("arguments", [["--devices", "0"], ["--devices", "x"], ["--utilisation", "nan"]])
+def test_numbers_out_of_range_are_refused(arguments: list[str]) -> None:
+    with pytest.raises(UserError, match=arguments[0]):
+        training_cost_command(arguments)
 
 
 def test_hours() -> None:
