@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from show1_jax.checkpoints.arrays import parameter_counts
-from show1_jax.checkpoints.licences import check_licence, licence_of
+from show1_jax.checkpoints.cards.licences import check_licence, licence_of
+from show1_jax.checkpoints.cards.model_card import add_sheet, own_card_in, write_card
 from show1_jax.checkpoints.manifest import CARD, MANIFEST, read_manifest
-from show1_jax.checkpoints.model_card import add_sheet, own_card_in, write_card
 from show1_jax.errors import UserError
 from show1_jax.files import write_bytes
 

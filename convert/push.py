@@ -18,9 +18,10 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from huggingface_hub.utils import get_token
 
 from show1_jax.checkpoints.arrays import parameter_counts
+from show1_jax.checkpoints.cards.licences import licence_of
+from show1_jax.checkpoints.cards.model_card import model_card, own_card_in
 from show1_jax.checkpoints.checkpoint_set import resolve_checkpoint
 from show1_jax.checkpoints.hub import PREFIX, hub_errors, is_hub_id
-from show1_jax.checkpoints.licences import licence_of
 from show1_jax.checkpoints.manifest import (
     CARD,
     LICENCE_FILES,
@@ -30,7 +31,6 @@ from show1_jax.checkpoints.manifest import (
     read_manifest,
     verify_files,
 )
-from show1_jax.checkpoints.model_card import model_card, own_card_in
 from show1_jax.errors import UserError
 from show1_jax.media.contact_sheet import CONTACT_SHEET
 from show1_jax.progress import Bar, say

@@ -26,6 +26,7 @@ from orbax.checkpoint._src import asyncio_utils
 
 from show1_jax.buckets.path import BucketPath
 from show1_jax.buckets.store import BucketError, translate_error
+from show1_jax.checkpoints.cards.model_card import write_card
 from show1_jax.checkpoints.manifest import (
     MANIFEST,
     CheckpointError,
@@ -38,7 +39,6 @@ from show1_jax.checkpoints.manifest import (
     file_names,
     read_manifest,
 )
-from show1_jax.checkpoints.model_card import write_card
 from show1_jax.checkpoints.reading import ArrayReader, ByteLimit, move_to_layouts
 from show1_jax.errors import UserError
 from show1_jax.files import MAX_JSON_BYTES, check_target, is_folder, new_folder

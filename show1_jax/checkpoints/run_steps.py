@@ -23,6 +23,7 @@ import jax
 from show1_jax.buckets.path import BucketPath
 from show1_jax.buckets.store import BucketError
 from show1_jax.checkpoints.arrays import BackgroundWrite, bucket_error, is_passing, load_arrays, parameter_counts
+from show1_jax.checkpoints.cards.model_card import add_sheet, own_card_in, write_card
 from show1_jax.checkpoints.manifest import (
     TRAINING,
     CheckpointError,
@@ -34,7 +35,6 @@ from show1_jax.checkpoints.manifest import (
     files_to_hash,
     read_manifest,
 )
-from show1_jax.checkpoints.model_card import add_sheet, own_card_in, write_card
 from show1_jax.checkpoints.step_folders import StepFolder, list_steps, remove_leftovers, step_folder
 from show1_jax.errors import FileError, UserError
 from show1_jax.files import disk_error, read_json

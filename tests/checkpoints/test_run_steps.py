@@ -32,8 +32,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from show1_jax.checkpoints import run_steps as module
 from show1_jax.checkpoints.arrays import BackgroundWrite, load_arrays
+from show1_jax.checkpoints.cards.model_card import is_own_card
 from show1_jax.checkpoints.manifest import CARD, CheckpointError, Component, Manifest, describe_files, verify_files
-from show1_jax.checkpoints.model_card import is_own_card
 from show1_jax.checkpoints.run_steps import Restored, TrainingCheckpoints, latest_step
 from show1_jax.errors import UserError
 from show1_jax.media.contact_sheet import CONTACT_SHEET, contact_sheet

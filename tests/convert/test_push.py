@@ -10,9 +10,9 @@ import pytest
 from convert.__main__ import main
 from convert.push import Upload, push
 from show1_jax.checkpoints import hub as our_hub
+from show1_jax.checkpoints.cards.model_card import is_own_card
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.manifest import CARD, MANIFEST, read_manifest, verify_files
-from show1_jax.checkpoints.model_card import is_own_card
 from show1_jax.checkpoints.run_steps import TrainingCheckpoints
 from show1_jax.errors import UserError
 from tests.helpers.adapter_files import pairs, write_adapter

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from show1_jax.checkpoints.adapters import ADAPTER, AdapterConfig
 from show1_jax.checkpoints.arrays import new_checkpoint, parameter_counts
-from show1_jax.checkpoints.licences import check_licence, licence_of
+from show1_jax.checkpoints.cards.licences import check_licence, licence_of
+from show1_jax.checkpoints.cards.model_card import add_sheet, escaped, is_own_card, model_card, own_card_in, write_card
 from show1_jax.checkpoints.manifest import CARD, Component, Manifest, read_manifest, verify_files
-from show1_jax.checkpoints.model_card import add_sheet, escaped, is_own_card, model_card, own_card_in, write_card
 from show1_jax.config.sampling import STAGES, CascadeConfig
 from show1_jax.errors import UserError
 from show1_jax.media.contact_sheet import CONTACT_SHEET, contact_sheet
@@ -28,7 +28,7 @@ SHOW1 = {
     "tool": "show1-jax 0.1",
 }
 IF = {"source": "DeepFloyd/IF-II-L-v1.0", "revision": "1" * 40, "licence": "DeepFloyd IF License Agreement (a link)"}
-DEMO = Path(__file__).parents[2] / "checkpoints/demo"
+DEMO = Path(__file__).parents[3] / "checkpoints/demo"
 
 
 def manifest(**provenances: dict[str, Any]) -> Manifest:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from show1_jax.checkpoints.adapters import ADAPTER, AdapterConfig
-from show1_jax.checkpoints.licences import licence_of
+from show1_jax.checkpoints.cards.licences import licence_of
 from show1_jax.checkpoints.manifest import CARD, LICENCE_FILES, Manifest
 from show1_jax.config.sampling import STAGES
 from show1_jax.config.settings import flatten
