@@ -16,6 +16,7 @@ from show1_jax.web.gallery import Entry, Gallery, Page
 from show1_jax.web.jobs import JobView, VideoView
 from show1_jax.web.requests import stage_name
 from show1_jax.web.uploads import Upload
+from show1_jax.web.worker import Health
 
 FILES: Final = "outputs"
 """First part of the addresses of the videos' files."""
@@ -56,18 +57,11 @@ def refusal(line: str, near: Sequence[str] = ()) -> str:
     return f'<div class="notice refused" role="alert"><p>{escape(line)}</p>{suggestions}</div>'
 
 
-def status(view: JobView | None, part: str = "") -> str:
-    """Return the state of a job: its place in the queue, or a bar over all stages with the time that is left.
-
-    Args:
-        view: the job; None: there is none.
-        part: part of the cascade that is loaded and compiled before the first job.
-    """
-    if view is None:
-        return ""
+def status(view: JobView, health: Health) -> str:
+    """Return the state of a job: its place in the queue, or a bar over all stages with the time that is left."""
     if view.state == "failed":
         return refusal(view.problem or "it failed")
-    headline, detail = _headline(view, part)
+    headline, detail = _headline(view, health)
     live = "" if view.has_ended else ' data-live=""'
     return (
         f'<div class="status {view.state}"{live}><div class="headline"><strong role="status">{headline}</strong>'
@@ -75,13 +69,13 @@ def status(view: JobView | None, part: str = "") -> str:
     )
 
 
-def _headline(view: JobView, part: str) -> tuple[str, str]:
+def _headline(view: JobView, health: Health) -> tuple[str, str]:
     if view.stopping:
         return "Stopping", "after the step that runs"
     if view.state == "waiting":
         if view.place > 1:
             return f"Waiting: number {view.place} in the queue", ""
-        return "Next in the queue", f"loading {escape(stage_name(part))}" if part else ""
+        return "Next in the queue", f"loading {escape(stage_name(health.part))}" if health.part else ""
     if view.state == "stopped":
         kept = any(video.stages for video in view.videos)
         return "Stopped", "the finished stages are kept" if kept else "nothing was kept"
@@ -94,7 +88,7 @@ def _headline(view: JobView, part: str) -> tuple[str, str]:
         detail += f" · {duration(view.seconds_left)} left"
     name = stage_name(view.stage).capitalize()
     if not view.steps:
-        return f"{name}: loading and compiling", detail
+        return f"{name}: {'starting' if health.loaded else 'loading and compiling'}", detail
     return f"{name}: step {view.step} of {view.steps}", detail
 
 
@@ -149,7 +143,7 @@ class Markup:
         video = VideoView(entry.name, entry.prompt, entry.seed, entry.stages)
         sheet = self._address(entry.name, CONTACT_SHEET)
         picture = f'<img class="sheet" src="{sheet}" alt="frames of all stages">' if sheet else ""
-        return f'<div class="videos n1">{self._video(video, entry.stages, is_done=True)}</div>{picture}'
+        return f'<div class="detail">{self._video(video, entry.stages, is_done=True)}{picture}</div>'
 
     def gallery(self, page: Page) -> str:
         """Return the contact sheets of a page of the gallery; a click event has a video's name as `value`."""
@@ -177,7 +171,7 @@ class Markup:
         strip = "".join(self._thumb(video, stage, shown) for stage in STAGES if stage in shown or stage in wanted)
         files = self._files(video, shown) if is_done and shown else ""
         return (
-            f'<article class="video"><h3>{escape(video.prompt)} <span>seed {video.seed}</span></h3>{player}'
+            f'<article class="video"><h2>{escape(video.prompt)} <span>seed {video.seed}</span></h2>{player}'
             f'<div class="strip">{strip}</div>{files}</article>'
         )
 

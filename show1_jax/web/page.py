@@ -33,6 +33,10 @@ _USES: Final = (
     ("Start from it with noise", "noise"),
     ("Start from the noise that leads to it (inversion)", "invert"),
 )
+_DIRECT: Final[dict[str, Any]] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""Options of all events: they take no time, so that they need no place in Gradio's own queue."""
+_NOTHING_RUNS: Final = (gr.update(active=False), gr.update(interactive=True), *(gr.update(visible=False),) * 3)
+"""Values of the timer and the buttons of a tab whose job does not run."""
 _PICK: Final = (
     "element.addEventListener('click', event => { const button = event.target.closest('[data-value]'); "
     "if (button) trigger('click', {value: button.dataset.value}); });"
@@ -55,7 +59,27 @@ class Services(NamedTuple):
 def theme() -> gr.themes.Base:
     """Return the look of the page; all fonts are the system's own."""
     text, mono = ([gr.themes.Font(name) for name in names] for names in (_FONT, _MONO))
-    return gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=text, font_mono=mono)
+    look = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=text, font_mono=mono)
+    return look.set(
+        body_background_fill="*neutral_50",
+        block_border_width="1px",
+        block_shadow="none",
+        input_border_width="1px",
+        input_border_color="*neutral_300",
+        input_border_color_dark="*neutral_600",
+        input_shadow="none",
+        button_secondary_border_color="*neutral_300",
+        button_secondary_border_color_dark="*neutral_600",
+        block_title_background_fill="none",
+        block_title_background_fill_dark="none",
+        block_title_padding="0",
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+        block_label_background_fill="none",
+        block_label_background_fill_dark="none",
+        block_label_text_color="*body_text_color",
+        block_label_text_color_dark="*body_text_color",
+    )
 
 
 def asset(name: str) -> str:
@@ -66,10 +90,9 @@ def asset(name: str) -> str:
 def build(services: Services) -> gr.Blocks:
     """Return the page."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        gr.HTML(
+        _html(
             f"<header><h1>{TITLE}</h1><p>Videos from a sentence, in five stages: keyframes, the frames between them, "
-            "a sharp first frame, pixel and latent super-resolution.</p></header>",
-            js_on_load=None,
+            "a sharp first frame, pixel and latent super-resolution.</p></header>"
         )
         with gr.Tabs() as tabs:
             with gr.Tab("New video", id="new"):
@@ -79,6 +102,11 @@ def build(services: Services) -> gr.Blocks:
             with gr.Tab("Gallery", id="gallery") as gallery_tab:
                 _build_gallery(services, blocks, gallery_tab, tabs, new)
     return blocks
+
+
+def _html(value: str, **options: Any) -> gr.HTML:
+    """Return a part of the page in HTML, without Gradio's own style and, by default, without a script."""
+    return gr.HTML(value, **{"js_on_load": None, "apply_default_css": False, **options})
 
 
 class _StageField(NamedTuple):
@@ -119,48 +147,44 @@ class _Studio:
                     elem_id=f"{self.kind}-prompt",
                     autofocus=self.kind == "new",
                 )
-                self.examples = gr.HTML(markup.chips(self.services.vocabulary.examples, "examples"), js_on_load=_PICK)
-                if self.services.vocabulary.is_world:
-                    gr.HTML(markup.world_words(), js_on_load=None)
+                self.examples = _html(markup.chips(self.services.vocabulary.examples, "examples"), js_on_load=_PICK)
                 with gr.Row(elem_classes="seed-row"):
                     self.seed = gr.Number(
                         label="Seed",
                         value=config.seed,
                         precision=0,
                         minimum=0,
-                        min_width=120,
+                        min_width=110,
                         elem_id=f"{self.kind}-seed",
                     )
                     self.die = gr.Button("Random seed", elem_classes="die", min_width=56, scale=0)
                     self.videos = gr.Slider(
-                        1, limits.videos, 1, step=1, label="Videos", info="with seeds one apart", min_width=140
+                        1, limits.videos, 1, step=1, label="Videos", min_width=150, buttons=[], elem_classes="count"
                     )
+                self.sample = gr.Button(
+                    "Sample", variant="primary", elem_classes="sample", elem_id=f"{self.kind}-sample"
+                )
+                _html('<p class="hint">Ctrl + Enter samples, too. Several videos have seeds one apart.</p>')
                 self._build_advanced()
-                with gr.Row():
-                    self.sample = gr.Button(
-                        "Sample", variant="primary", elem_classes="sample", elem_id=f"{self.kind}-sample"
-                    )
-                gr.HTML('<p class="hint">Ctrl + Enter samples, too.</p>', js_on_load=None)
+                if self.services.vocabulary.is_world:
+                    _html(markup.world_words())
             with gr.Column(scale=7, min_width=320, elem_classes="stage-column"):
-                self.status = gr.HTML("", js_on_load=_PICK, elem_id=f"{self.kind}-status")
+                self.status = _html("", js_on_load=_PICK, elem_id=f"{self.kind}-status")
                 with gr.Row(elem_classes="actions"):
                     self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id=f"{self.kind}-stop")
                     self.resume = gr.Button("Continue", visible=False, elem_id=f"{self.kind}-continue")
                     self.replace = gr.Button("Replace it", visible=False, elem_id=f"{self.kind}-replace")
-                self.results = gr.HTML(self.markup.results(None), js_on_load=None, elem_id=f"{self.kind}-results")
+                self.results = _html(self.markup.results(None), elem_id=f"{self.kind}-results")
         self.timer = gr.Timer(_TICK, active=False)
         self._connect(blocks)
         return self
 
     def _build_upload(self) -> None:
         limits = self.services.limits
-        self.file = gr.File(
-            label=f"Your video: {' '.join(CONTAINER_SUFFIXES)}, up to {limits.upload_bytes >> 20} MB",
-            file_types=list(CONTAINER_SUFFIXES),
-            height=140,
-            elem_id="own-file",
-        )
-        self.preview = gr.HTML("", js_on_load=None, elem_id="own-preview")
+        self.file = gr.File(label="Your video", file_types=list(CONTAINER_SUFFIXES), height=150, elem_id="own-file")
+        formats = " ".join(suffix.removeprefix(".") for suffix in CONTAINER_SUFFIXES)
+        _html(f'<p class="hint">{formats}; up to {max(1, limits.upload_bytes >> 20)} MB.</p>')
+        self.preview = _html("", elem_id="own-preview")
         self.use = gr.Radio(_USES, value="noise", label="How it is used")
         with gr.Row():
             self.own_start = gr.Dropdown(
@@ -211,26 +235,26 @@ class _Studio:
                 self.fields.append(_StageField(stage, steps, guidance))
 
     def _connect(self, blocks: gr.Blocks) -> None:
-        outputs = [self.status, self.results, self.shown, self.timer, self.stop, self.resume, self.replace]
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        free = quiet | {"concurrency_limit": None}
+        outputs = [self.status, self.results, self.shown, self.timer, self.sample, self.stop, self.resume, self.replace]
         inputs = [self.prompt, self.negative, self.seed, self.videos, self.start, self.upload]
         inputs += [field.steps for field in self.fields] + [field.guidance for field in self.fields]
         if self.kind == "own":
             inputs += [self.use, self.own_start, self.strength, self.inversion]
         started = [self.job, self.kept, *outputs]
-        self.sample.click(self._submit, inputs, started, **free)
-        self.resume.click(self._continue, [self.job], started, **free)
-        self.replace.click(self._replace, [self.job], started, **free)
-        self.stop.click(self._stop, [self.job, self.shown], outputs, **free)
-        self.timer.tick(self._look, [self.job, self.shown], outputs, **free)
-        blocks.load(self._restore, [self.kept], [self.job, *outputs], **free)
-        self.die.click(roll_seed, None, self.seed, queue=False, **quiet)
-        self.examples.click(_picked, None, self.prompt, queue=False, **quiet)
-        self.status.click(_picked, None, self.prompt, queue=False, **quiet)
+        self.sample.click(self._submit, inputs, started, **_DIRECT)
+        self.resume.click(self._continue, [self.job], started, **_DIRECT)
+        self.replace.click(self._replace, [self.job], started, **_DIRECT)
+        self.stop.click(self._stop, [self.job, self.shown], outputs, **_DIRECT)
+        self.timer.tick(self._look, [self.job, self.shown], outputs, **_DIRECT)
+        blocks.load(self._restore, [self.kept], [self.job, *outputs], **_DIRECT)
+        self.die.click(roll_seed, None, self.seed, **_DIRECT)
+        self.examples.click(_picked, None, self.prompt, **_DIRECT)
+        self.status.click(_picked, None, self.prompt, **_DIRECT)
         if self.kind == "own":
-            self.file.upload(self._take_file, self.file, [self.file, self.preview, self.upload], **free)
-            self.use.change(_uses, [self.use, self.own_start], [self.own_start, self.strength, self.inversion], **free)
+            self.file.upload(self._take_file, self.file, [self.file, self.preview, self.upload], **_DIRECT)
+            self.use.change(
+                _uses, [self.use, self.own_start], [self.own_start, self.strength, self.inversion], **_DIRECT
+            )
 
     def _form(self, values: Sequence[Any]) -> Form:
         prompt, negative, seed, videos, start, upload, *rest = values
@@ -275,8 +299,7 @@ class _Studio:
         return [job.id, job.id, *self._look(job.id, None)]
 
     def _refused(self, text: str) -> list[Any]:
-        hidden = gr.update(visible=False)
-        return ["", "", text, self.markup.results(None), None, gr.Timer(active=False), hidden, hidden, hidden]
+        return ["", "", text, self.markup.results(None), None, *_NOTHING_RUNS]
 
     def _stop(self, name: str, shown: Any) -> list[Any]:
         self.services.worker.stop(name)
@@ -293,16 +316,16 @@ class _Studio:
         key = None if view is None else [name, view.has_ended, [list(video.stages) for video in view.videos]]
         results = gr.skip() if shown == key and key is not None else self.markup.results(view)
         if view is None:
-            hidden = gr.update(visible=False)
-            return ["", results, key, gr.Timer(active=False), hidden, hidden, hidden]
+            return ["", results, key, *_NOTHING_RUNS]
         stage = unfinished_stage(worker.task(name)) if view.has_ended else None
         problem = None if view.problem is None else refused_line(view.problem, Path(self.services.config.out))
-        text = markup.status(dataclasses.replace(view, problem=problem), health.part)
+        text = markup.status(dataclasses.replace(view, problem=problem), health)
         return [
             text,
             results,
             key,
-            gr.Timer(active=not view.has_ended),
+            gr.update(active=not view.has_ended),
+            gr.update(interactive=view.has_ended),
             gr.update(visible=not view.has_ended, interactive=not view.stopping),
             gr.update(visible=stage is not None, value=f"Continue from {stage_name(stage)}" if stage else "Continue"),
             gr.update(visible=can_replace(view.problem)),
@@ -338,19 +361,23 @@ def _build_gallery(services: Services, blocks: gr.Blocks, tab: gr.Tab, tabs: gr.
     """Add the tab of finished videos."""
     shown = Markup(services.gallery, services.config)
     number, chosen = gr.State(0), gr.State("")
-    cards = gr.HTML("", js_on_load=_PICK, elem_id="gallery-cards")
-    with gr.Row(elem_classes="pages"):
-        before = gr.Button("Newer", min_width=90, visible=False)
-        position = gr.HTML("", js_on_load=None)
-        after = gr.Button("Older", min_width=90, visible=False)
     with gr.Column(visible=False) as panel:
-        detail = gr.HTML("", js_on_load=None, elem_id="gallery-detail")
+        detail = _html("", elem_id="gallery-detail")
         with gr.Row(elem_classes="actions"):
             use = gr.Button("Use as the start of a new one", variant="primary", elem_id="gallery-use")
             start = gr.Dropdown(
-                [(stage_name(stage), stage) for stage in STAGES[1:]], value=STAGES[-1], label="Stage", min_width=160
+                [(stage_name(stage), stage) for stage in STAGES[1:]],
+                value=STAGES[-1],
+                label="Stage to continue from",
+                min_width=200,
+                scale=0,
             )
             resume = gr.Button("Continue from this stage", elem_id="gallery-continue")
+    cards = _html("", js_on_load=_PICK, elem_id="gallery-cards")
+    with gr.Row(elem_classes="actions"):
+        before = gr.Button("Newer", min_width=90, visible=False)
+        position = _html("")
+        after = gr.Button("Older", min_width=90, visible=False)
 
     def show(index: int) -> list[Any]:
         page = services.gallery.page(index, _GALLERY_SIZE)
@@ -377,14 +404,13 @@ def _build_gallery(services: Services, blocks: gr.Blocks, tab: gr.Tab, tabs: gr.
         guidance = [entry.guidance.get(field.stage, gr.skip()) for field in new.fields]
         return [gr.Tabs(selected="new"), entry.prompt, entry.negative, entry.seed, stage, *steps, *guidance]
 
-    free: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
     listing = [cards, number, position, before, after]
     form = [tabs, new.prompt, new.negative, new.seed, new.start]
     form += [field.steps for field in new.fields] + [field.guidance for field in new.fields]
-    tab.select(show, number, listing, **free)
-    blocks.load(show, number, listing, **free)
-    before.click(lambda index: show(index - 1), number, listing, **free)
-    after.click(lambda index: show(index + 1), number, listing, **free)
-    cards.click(choose, None, [chosen, detail, panel], **free)
-    use.click(lambda name: fill(name, ""), chosen, form, **free)
-    resume.click(fill, [chosen, start], form, **free)
+    tab.select(show, number, listing, **_DIRECT)
+    blocks.load(show, number, listing, **_DIRECT)
+    before.click(lambda index: show(index - 1), number, listing, **_DIRECT)
+    after.click(lambda index: show(index + 1), number, listing, **_DIRECT)
+    cards.click(choose, None, [chosen, detail, panel], **_DIRECT)
+    use.click(lambda name: fill(name, ""), chosen, form, **_DIRECT)
+    resume.click(fill, [chosen, start], form, **_DIRECT)

@@ -5,7 +5,7 @@ import math
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from show1_jax.cascade.stages import STAGE_TABLE
 from show1_jax.config.bounds import MAX_SEED
@@ -17,6 +17,13 @@ from show1_jax.web.vocabulary import Vocabulary
 
 VideoUse = Literal["replace", "noise", "invert"]
 """Use of the user's video: instead of the stage before, as a start with noise, or inverted to noise."""
+
+_STAGE_NAMES: Final = {
+    "superres_pixel": "pixel super-resolution",
+    "superres_latent": "latent super-resolution",
+    "text_t5": "text encoder T5",
+    "text_clip": "text encoder CLIP",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +137,8 @@ def video_stages(use: VideoUse) -> tuple[Stage, ...]:
 
 
 def stage_name(stage: str) -> str:
-    """Return the name of a stage for people, e.g. "superres latent"."""
-    return stage.replace("_", " ")
+    """Return the name of a stage, or of another part of the cascade, for people."""
+    return _STAGE_NAMES.get(stage, stage.replace("_", " "))
 
 
 def _changed(form: Form, config: Config, stage: Stage, limits: Limits) -> Any:

@@ -1,6 +1,7 @@
 """The server of the page: its addresses, its socket, and its life from the first request to the last."""
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -184,6 +185,7 @@ def _running(application: Any, listener: socket.socket) -> Iterator[Callable[[],
     try:
         yield thread.is_alive
     finally:
+        logging.getLogger("uvicorn.error").disabled = True  # it reports every open page as a cancelled request
         server.should_exit = True
         thread.join(5)
 
