@@ -11,7 +11,7 @@ from show1_jax.cascade.stages import STAGE_TABLE
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
-from show1_jax.errors import UserError
+from show1_jax.errors import UserError, shown
 from show1_jax.sampling.request import Request, choose_edit, choose_prompts, choose_stages
 from show1_jax.web.vocabulary import Vocabulary
 
@@ -109,6 +109,8 @@ def make_task(form: Form, config: Config, vocabulary: Vocabulary, limits: Limits
     seed = config.seed if form.seed is None else _whole(form.seed, "seed", 0, MAX_SEED)
     changed = {stage: _changed(form, config, stage, limits) for stage in STAGES}
     settings = dataclasses.replace(config, seed=seed, negative_prompt=negative, **changed)
+    if form.start and form.start not in STAGES:
+        raise UserError(f"the stage {shown(form.start)} is none of {', '.join(STAGES)}")
     start = form.start or None
     edit = None
     if form.video is not None and form.use != "replace":

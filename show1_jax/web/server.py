@@ -147,18 +147,40 @@ def serve(
         UserError: the address cannot be used.
         KeyboardInterrupt: Ctrl-C was pressed, after everything has ended.
     """
-    limits = limits or Limits()
     listener = bind(host, port)
+    with (
+        serving(config, manifest, sampler, listener, credentials=credentials, limits=limits or Limits()) as is_running,
+        _terminable() as terminated,
+    ):
+        print(f"the page is at {address_of(listener)}; Ctrl-C ends it", flush=True)
+        while is_running() and not terminated.wait(0.5):
+            pass
+
+
+@contextlib.contextmanager
+def serving(
+    config: Config,
+    manifest: Manifest,
+    sampler: Sampler,
+    listener: socket.socket,
+    *,
+    credentials: Credentials | None,
+    limits: Limits,
+) -> Iterator[Callable[[], bool]]:
+    """Serve the page in threads while the block lasts; at its end, stop the job that runs.
+
+    Yields:
+        Function that returns whether the server still runs.
+    """
     worker = Worker(sampler, limits)
     private = Path(tempfile.mkdtemp(prefix="show1-web-"))  # readable by this user alone
+    is_local = is_loopback(listener.getsockname()[0])
     try:
         worker.start()
         application = make_application(config, manifest, worker, limits, private)
-        guard = Guard(application, credentials, is_local=is_loopback(host), upload_bytes=limits.upload_bytes)
-        with _running(guard, listener) as is_running, _terminable() as terminated:
-            print(f"the page is at {address_of(listener)}; Ctrl-C ends it", flush=True)
-            while is_running() and not terminated.wait(0.5):
-                pass
+        guard = Guard(application, credentials, is_local=is_local, upload_bytes=limits.upload_bytes)
+        with _running(guard, listener) as is_running:
+            yield is_running
     finally:
         listener.close()
         if not worker.close(_STEP_SECONDS):

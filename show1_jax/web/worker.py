@@ -7,7 +7,7 @@ import threading
 import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, runtime_checkable
 
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.config.config_file import Config
@@ -24,6 +24,7 @@ _MAX_REMEMBERED: Final = 256
 """Ended jobs that are remembered, so that a page that is reloaded finds them."""
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """The cascade as the worker uses it, from one thread."""
 
