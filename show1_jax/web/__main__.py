@@ -16,7 +16,6 @@ if __name__ == "__main__":
     end_at_once("web")  # Ctrl-C while the modules below are imported
 
 import dataclasses
-import importlib.util
 from collections.abc import Sequence
 from typing import Final
 
@@ -60,8 +59,10 @@ def run(argv: Sequence[str]) -> None:
     check_paths(config)
     if values.port is not None and not 1 <= values.port <= 65535:
         raise UserError(f"--port={values.port} must be from 1 to 65535")
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError("the page needs Gradio; install it with pip install 'show1-jax[web]'")
+    try:
+        import gradio  # noqa: F401 (here, so that its absence is one line)
+    except ImportError as error:
+        raise UserError(f"the page needs Gradio ({error}); install it with pip install 'show1-jax[web]'") from None
 
     from show1_jax.web.guard import Credentials, is_loopback
 

@@ -1,5 +1,6 @@
 """The server of the page: its addresses, its socket, and its life from the first request to the last."""
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -177,7 +179,7 @@ def serving(
     is_local = is_loopback(listener.getsockname()[0])
     try:
         worker.start()
-        application = make_application(config, manifest, worker, limits, private)
+        application = _in_event_loop(lambda: make_application(config, manifest, worker, limits, private))
         guard = Guard(application, credentials, is_local=is_local, upload_bytes=limits.upload_bytes)
         with _running(guard, listener) as is_running:
             yield is_running
@@ -186,6 +188,16 @@ def serving(
         if not worker.close(_STEP_SECONDS):
             print("web: the step that runs is left behind", file=sys.stderr)
         shutil.rmtree(private, ignore_errors=True)
+
+
+def _in_event_loop(make: Callable[[], FastAPI]) -> FastAPI:
+    """Call a function in a thread with an event loop: without one, Gradio makes loops that nobody closes."""
+
+    async def call() -> FastAPI:
+        return make()
+
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, call()).result()
 
 
 def address_of(listener: socket.socket) -> str:

@@ -31,14 +31,18 @@ from show1_jax.web.server import address_of, bind, serving
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "a red circle moves right"
+SHORT = (
+    "--config.keyframes.num_frames=3",
+    "--config.interpolation.num_between=1",
+    *(f"--config.{stage}.num_steps=2" for stage in STAGES),
+    "--config.superres_latent.strength=1.0",
+)
+"""Overrides of the demo's config: 5 frames, and two steps a stage."""
 
 
 def settings(out: Path, *overrides: str) -> Config:
     """Return the demo's settings with few and small frames, two steps a stage, and an output directory."""
-    short = ["--config.keyframes.num_frames=3", "--config.interpolation.num_between=1"]
-    steps = [f"--config.{stage}.num_steps=2" for stage in STAGES]
-    changes = [*short, *steps, "--config.superres_latent.strength=1.0", "--config.compilation_cache="]
-    config = load_config(ROOT / "configs" / "demo.py", [*changes, *overrides])
+    config = load_config(ROOT / "configs" / "demo.py", [*SHORT, "--config.compilation_cache=", *overrides])
     return dataclasses.replace(config, out=str(out))
 
 
