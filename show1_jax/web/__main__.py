@@ -75,14 +75,9 @@ def run(argv: Sequence[str]) -> None:
             file=sys.stderr,
         )
     with cli.importing_jax("web"):
-        from show1_jax.checkpoints.checkpoint_set import CheckpointSet
-        from show1_jax.sampling.job import make_random_checkpoint
         from show1_jax.web.server import serve
-        from show1_jax.web.worker import CascadeSampler
 
-    make_random_checkpoint(config)
-    manifest = CheckpointSet.open(config.checkpoint).manifest
-    serve(config, manifest, CascadeSampler(config), host=values.host, port=values.port, credentials=credentials)
+    serve(config, host=values.host, port=values.port, credentials=credentials)
 
 
 def main() -> int:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import sample
 from show1_jax.cli import load_config
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.config_file import Config
@@ -19,6 +18,7 @@ from show1_jax.sampling import job
 from show1_jax.sampling.request import Request
 from show1_jax.web.requests import Form, Limits, make_task, roll_seed, stage_name, video_stages
 from show1_jax.web.vocabulary import UnknownPromptError, Vocabulary
+from tests.helpers import sample_runs
 from tests.helpers.web_pages import PROMPT, ROOT, manifest_of, settings
 
 LIMITS = Limits(prompt_length=60, videos=3, steps=20)
@@ -40,7 +40,7 @@ def test_a_form_gives_what_the_command_line_gives(
     taken: list[tuple[Config, Request]] = []
     monkeypatch.setattr(job, "sample_videos", lambda config, request: taken.append((config, request)))
     own = ["--config.keyframes.num_steps=7", "--config.superres_pixel.guidance_scale=2.5"]
-    sample.sample(
+    sample_runs.sample.sample(
         [
             *("sample.py", "--config", str(ROOT / "configs" / "demo.py"), f"--prompt={PROMPT}", "--seed=9"),
             *("--negative_prompt=blur", "--videos_per_prompt=2", "--from_stage=first_frame", "--overwrite"),

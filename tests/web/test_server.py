@@ -1,5 +1,6 @@
 """The server: its address, its other addresses, and the command itself with the demo's weights."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +19,7 @@ from show1_jax.config.config_file import Config
 from show1_jax.errors import UserError
 from show1_jax.sampling.run_directory import RunDirectory
 from show1_jax.web import __main__ as web_command
+from show1_jax.web import server
 from show1_jax.web.requests import Limits
 from show1_jax.web.server import address_of, bind
 from tests.helpers.browser import Visitor, chromium, command
@@ -128,9 +131,14 @@ def test_addresses_for_a_browser() -> None:
 def no_server(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """Have the command end before it serves; return the configs with which it would have."""
     configs: list[Config] = []
-    from show1_jax.web import server
 
-    monkeypatch.setattr(server, "serve", lambda config, *_, **__: configs.append(config))
+    @contextlib.contextmanager
+    def no_serving(config: Config, manifest: Any, sampler: Any, listener: socket.socket, **_: Any) -> Iterator[Any]:
+        configs.append(config)
+        with listener:
+            yield lambda: False
+
+    monkeypatch.setattr(server, "serving", no_serving)
     return configs
 
 
