@@ -41,7 +41,7 @@ from show1_jax.sampling.request import Request
 from show1_jax.sampling.run_directory import Clip, RunDirectory, describe_edit, describe_request
 from show1_jax.sampling.run_record import Record, differences
 
-_MEMORY_ADVICE: Final = (
+MEMORY_ADVICE: Final = (
     "use a smaller --batch_size, --config.resident_weights=one, or shard the weights with --config.mesh.fsdp"
 )
 _MAX_WAITING: Final = 64
@@ -147,7 +147,7 @@ def sample_videos(
     size = request.batch_size or cascade.spec.mesh.shape["data"]
     batches = _groups(pending, size)
     with ExitStack() as stack:
-        stack.enter_context(memory_errors(_MEMORY_ADVICE))
+        stack.enter_context(memory_errors(MEMORY_ADVICE))
         keeps_all = len(batches) > 1 and stack.enter_context(cascade.keeping_networks(sampled))
         places = {number: place for place, number in enumerate(pending, 1)}
         for together in _groups(batches, 1 if keeps_all else max(1, _MAX_WAITING // size)):

@@ -38,7 +38,6 @@ class JobView:
 
     Attributes:
         state: waiting, running, or how it ended.
-        version: number that rises with every change.
         stages: the stages that run, with their shares of the work.
         videos: the videos, with the stages that are finished.
         place: 1 for the next one of those that wait; 0: it does not wait.
@@ -53,7 +52,6 @@ class JobView:
     """
 
     state: State
-    version: int
     stages: tuple[tuple[Stage, float], ...]
     videos: tuple[VideoView, ...]
     place: int = 0
@@ -70,12 +68,6 @@ class JobView:
     def has_ended(self) -> bool:
         """True if nothing will change any more."""
         return self.state in _ENDED
-
-    @property
-    def missing_stage(self) -> Stage | None:
-        """The first stage that is not finished, of the video that has the fewest; None: all are finished, or none."""
-        stages = min((video.stages for video in self.videos), key=len, default=())
-        return next((stage for stage in STAGES if stage not in stages), None) if stages else None
 
 
 class Job(Observer):
@@ -100,7 +92,7 @@ class Job(Observer):
             assert prompt.seed is not None
             videos.append(VideoView(slug(prompt.text, prompt.seed), prompt.text, prompt.seed, request.kept))
         even = 1 / len(request.stages)
-        self._view = JobView("waiting", 0, tuple((stage, even) for stage in request.stages), tuple(videos))
+        self._view = JobView("waiting", tuple((stage, even) for stage in request.stages), tuple(videos))
 
     def view(self) -> JobView:
         """Return the state."""
@@ -180,4 +172,4 @@ class Job(Observer):
     def _change(self, **values: Any) -> None:
         with self._lock:
             share = self._view.share if self._meter is None else self._meter.share()
-            self._view = dataclasses.replace(self._view, version=self._view.version + 1, share=share, **values)
+            self._view = dataclasses.replace(self._view, share=share, **values)

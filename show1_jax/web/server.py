@@ -83,9 +83,12 @@ def make_application(config: Config, manifest: Manifest, worker: Worker, limits:
         Uploads(private / "uploads", config, limits),
         secrets.token_urlsafe(16),
     )
+    blocks = page.build(services)
+    # `launch` would set it. Without it, Gradio takes the path of any file of this machine for that of an uploaded one.
+    blocks.has_launched = True
     gr.mount_gradio_app(
         application,
-        page.build(services),
+        blocks,
         "/",
         footer_links=[],
         run_history=False,

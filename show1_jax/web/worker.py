@@ -12,7 +12,8 @@ from typing import Final, Literal, Protocol, runtime_checkable
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.config.config_file import Config
 from show1_jax.errors import UserError
-from show1_jax.sampling.job import OpenedWeights, open_weights, sample_videos
+from show1_jax.runtime import memory_errors
+from show1_jax.sampling.job import MEMORY_ADVICE, OpenedWeights, open_weights, sample_videos
 from show1_jax.sampling.progress import Observer
 from show1_jax.terminal import BACKGROUND
 from show1_jax.web.estimate import Pace
@@ -52,7 +53,8 @@ class CascadeSampler:
     def prepare(self, on_part: Callable[[str], None]) -> None:
         """Open the weights, compile all programs and load all networks that fit."""
         cascade = self._open().cascade
-        cascade.prepare(batch_size=cascade.spec.mesh.shape["data"], on_part=on_part)
+        with memory_errors(MEMORY_ADVICE):
+            cascade.prepare(batch_size=cascade.spec.mesh.shape["data"], on_part=on_part)
 
     def spec(self, task: Task) -> CascadeSpec:
         """Return the spec that a task is sampled with."""

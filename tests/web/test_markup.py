@@ -23,7 +23,7 @@ from tests.helpers.web_waiting import directories, ended
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&"
 SHARES: tuple[tuple[Stage, float], ...] = (("keyframes", 0.25), ("interpolation", 0.75))
-VIEW = JobView("running", 3, SHARES, (VideoView("a-1-00000000", HOSTILE, 1),))
+VIEW = JobView("running", SHARES, (VideoView("a-1-00000000", HOSTILE, 1),))
 
 
 def tags(html: str) -> set[str]:

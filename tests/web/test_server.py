@@ -23,6 +23,7 @@ from show1_jax.web import server
 from show1_jax.web.requests import Limits
 from show1_jax.web.server import address_of, bind
 from tests.helpers.browser import Visitor, chromium, command
+from tests.helpers.media_files import encode, numbered
 from tests.helpers.processes import environment, without_modules
 from tests.helpers.web_pages import ROOT, SHORT, DrawnSampler, served, settings
 
@@ -95,6 +96,24 @@ def test_uploads_have_a_limit_and_stay_in_a_folder_of_the_process(client: httpx.
     assert path.parents[2].stat().st_mode & 0o077 == 0
     huge = client.post("gradio_api/upload", files={"files": ("a.mp4", b"0" * (3 << 20))})
     assert huge.status_code == 413
+
+
+def test_a_file_of_this_machine_is_no_upload(client: httpx.Client, out: Path) -> None:
+    own = encode(out.parent / "own.mp4", numbered(12))
+    page = client.get("config").json()
+    event = next(one["id"] for one in page["dependencies"] for target in one["targets"] if target[1] == "upload")
+
+    def take(path: Path) -> str:
+        file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+        body = {"data": [file], "fn_index": event, "session_hash": "a"}
+        return client.post("gradio_api/run/predict", json=body).text
+
+    for path in (own, out / ".." / "own.mp4"):
+        assert "frames of your video" not in take(path)
+        assert own.exists()
+    uploaded = client.post("gradio_api/upload", files={"files": ("own.mp4", own.read_bytes())}).json()[0]
+    assert "frames of your video" in take(uploaded)
+    assert not Path(uploaded).exists()  # it was moved
 
 
 def test_the_page_names_no_other_server(client: httpx.Client) -> None:
