@@ -229,9 +229,7 @@ def test_the_demo_in_a_browser_and_its_end(tmp_path: Path) -> None:
         *(sys.executable, "-m", "show1_jax.web", "--config", "configs/demo.py", f"--out={tmp_path / 'out'}", *few),
     ]
     with chromium() as browser, command(arguments, ROOT, environment(1)) as (process, address):
-        visitor = Visitor(browser, address, device_scale_factor=2 if picture else 1).open()
-        if picture:
-            visitor.page.set_default_timeout(300_000)
+        visitor = Visitor(browser, address, device_scale_factor=1.5 if picture else 1).open()
         visitor.page.set_default_timeout(120_000)
         visitor.sample(prompt, 11)
         visitor.wait("#new-status .status.done")
