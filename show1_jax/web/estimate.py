@@ -1,5 +1,6 @@
 """The share of a request's work that is done, and the time that is left, over all of its stages and videos."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Final, NamedTuple
 from show1_jax.cascade.memory import component_bytes
 from show1_jax.cascade.programs import clip_shape
 from show1_jax.cascade.spec import CascadeSpec
-from show1_jax.cascade.stages import STAGE_TABLE
+from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE
 from show1_jax.config.sampling import Stage
 
 _ALMOST: Final = 0.99
@@ -36,15 +37,22 @@ class StageWork(NamedTuple):
 
 
 def stage_work(spec: CascadeSpec, stages: Sequence[Stage]) -> dict[Stage, StageWork]:
-    """Return the estimated work of some stages: weights x pixels (or latents) of all frames x branches of guidance."""
+    """Return the estimated work of some stages: weights x positions in all frames x branches of guidance.
+
+    Positions are pixels, or latents; the autoencoder of a latent stage has those of the pixels once.
+    """
     works = {}
     for stage in stages:
         row, config = STAGE_TABLE[stage], spec.config
         frames, height, width, _ = clip_shape(spec, stage)
         clips = row.num_clips(config) * row.num_windows(config)
         branches = 1 if config.negative_text(stage) is None else 2
-        steps = len(spec.sampler(stage).timesteps)
-        works[stage] = StageWork(steps, component_bytes(spec, stage) * frames * height * width * clips * branches)
+        steps = max(1, len(spec.sampler(stage).timesteps))
+        operations: float = component_bytes(spec, stage) * frames * height * width * clips * branches
+        if row.is_latent:
+            pixels = math.prod(row.size(config, config.keyframes.size)) * row.num_frames(config)
+            operations += component_bytes(spec, AUTOENCODER) * pixels / steps
+        works[stage] = StageWork(steps, operations)
     return works
 
 

@@ -102,9 +102,10 @@ def duration(seconds: float) -> str:
 
 
 def _bar(view: JobView) -> str:
-    """Return a bar over all stages, divided by their expected times."""
+    """Return a bar over all stages, divided by their expected times; several videos are one after the other."""
     percent, reached, parts = round(100 * view.share), view.share, []
-    for stage, share in view.stages:
+    count = max(1, len(view.videos))
+    for stage, share in [(stage, share / count) for stage, share in view.stages] * count:
         filled = 1.0 if share <= 0 else min(max(reached / share, 0.0), 1.0)
         reached -= share
         parts.append(
@@ -132,7 +133,7 @@ class Markup:
 
     def results(self, view: JobView | None) -> str:
         """Return the videos of a job with the stages that are finished so far, the newest stage large."""
-        if view is None:
+        if view is None or (view.state == "failed" and not any(video.stages for video in view.videos)):
             return _EMPTY
         wanted = [stage for stage, _ in view.stages]
         cards = [self._video(video, wanted, is_done=view.state == "done") for video in view.videos]

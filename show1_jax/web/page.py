@@ -94,7 +94,7 @@ def build(services: Services) -> gr.Blocks:
             f"<header><h1>{TITLE}</h1><p>Videos from a sentence, in five stages: keyframes, the frames between them, "
             "a sharp first frame, pixel and latent super-resolution.</p></header>"
         )
-        with gr.Tabs() as tabs:
+        with gr.Tabs(overflow_behavior="wrap") as tabs:
             with gr.Tab("New video", id="new"):
                 new = _Studio(services, "new").build(blocks)
             with gr.Tab("Your own video", id="own"):
@@ -111,7 +111,7 @@ def _html(value: str, **options: Any) -> gr.HTML:
 
 class _StageField(NamedTuple):
     stage: Stage
-    steps: gr.Slider
+    steps: gr.Number
     guidance: gr.Number
 
 
@@ -221,16 +221,16 @@ class _Studio:
             for stage in STAGES:
                 settings = config.stage(stage)
                 with gr.Row(elem_classes="stage-settings"):
-                    steps = gr.Slider(
-                        1,
-                        limits.steps_of(config, stage),
+                    steps = gr.Number(
                         settings.num_steps,
-                        step=1,
                         label=f"Steps: {stage_name(stage)}",
-                        min_width=160,
+                        precision=0,
+                        minimum=1,
+                        maximum=limits.steps_of(config, stage),
+                        min_width=130,
                     )
                     guidance = gr.Number(
-                        settings.guidance_scale, label=f"Guidance: {stage_name(stage)}", step=0.5, min_width=110
+                        settings.guidance_scale, label=f"Guidance: {stage_name(stage)}", step=0.5, min_width=130
                     )
                 self.fields.append(_StageField(stage, steps, guidance))
 
@@ -369,7 +369,7 @@ def _build_gallery(services: Services, blocks: gr.Blocks, tab: gr.Tab, tabs: gr.
                 [(stage_name(stage), stage) for stage in STAGES[1:]],
                 value=STAGES[-1],
                 label="Stage to continue from",
-                min_width=200,
+                min_width=280,
                 scale=0,
             )
             resume = gr.Button("Continue from this stage", elem_id="gallery-continue")

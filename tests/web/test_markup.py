@@ -75,6 +75,13 @@ def test_the_bar_is_divided_into_stages() -> None:
     assert 'aria-valuenow="40"' in html
     assert re.findall(r'<span style="width:([\d.]+)%"', html) == ["100.0", "20.0"]
     assert "Interpolation: starting" in html
+    both = dataclasses.replace(VIEW, videos=VIEW.videos * 2, share=0.5)
+    assert re.findall(r'<span style="width:([\d.]+)%"', markup.status(both, Health())) == [
+        "100.0",
+        "100.0",
+        "0.0",
+        "0.0",
+    ]
 
 
 def test_durations_are_rounded() -> None:

@@ -155,7 +155,7 @@ def test_another_video_in_its_place_is_replaced_only_after_a_click(visitor: Visi
     visitor.sample(PROMPT, 7)
     visitor.wait(DONE)
     visitor.page.click("text=Advanced")
-    visitor.page.fill("input[aria-label*='Steps: keyframes'][type=number]", "1")
+    visitor.page.get_by_label("Steps: keyframes").and_(visitor.page.locator(":visible")).fill("1")
     visitor.page.keyboard.press("Tab")
     visitor.page.click("#new-sample")
     assert "another config.keyframes.num_steps" in visitor.wait("#new-status .refused").inner_text()
@@ -240,8 +240,7 @@ def test_a_wrong_password_is_refused(browser: Browser, page_config: Config, page
 def test_narrow_screens_scroll_in_one_direction_only(browser: Browser, address: str, width: int) -> None:
     visitor = Visitor(browser, address, size={"width": width, "height": 780}, color_scheme="dark").open()
     for tab in ("New video", "Your own video", "Gallery"):
-        if visitor.page.is_visible(f"role=tab[name='{tab}']"):
-            visitor.page.click(f"role=tab[name='{tab}']")
+        visitor.page.click(f"role=tab[name='{tab}']")
         assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
     color = visitor.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert sum(map(int, color.strip("rgba()").split(",")[:3])) < 150  # dark, as the visitor's system is
