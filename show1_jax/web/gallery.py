@@ -1,5 +1,6 @@
 """The gallery: the finished videos of the output directory, and the files of theirs that the page may serve."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -17,6 +18,9 @@ from show1_jax.sampling.run_record import RECORD, Record
 _NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 """Names of run directories, see `show1_jax.cascade.prompts.slug`; others are not looked at."""
 _FILE: Final = re.compile(rf"[1-{len(STAGES)}]_({'|'.join(STAGES)})(\.mp4|\.gif|_x4_lanczos\.mp4)")
+
+_PARTIAL: Final = re.compile(r"\.(\w+\.\w+)\.[0-9a-f]{8}")
+"""Names of files before they are complete, see `show1_jax.files.write_bytes`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +86,14 @@ class Gallery:
             else:
                 entries.append(entry)
         return Page(tuple(entries), number, count, len(names), tuple(damaged))
+
+    def clean(self) -> None:
+        """Remove files that a killed process has written in part, from directories that no other process is using."""
+        for path in self._out.glob("*/.*"):
+            if not _PARTIAL.fullmatch(path.name) or not _NAME.fullmatch(path.parent.name):
+                continue
+            with contextlib.suppress(UserError, OSError), RunDirectory(path.parent).locked():
+                path.unlink()
 
     def entry(self, name: str) -> Entry | None:
         """Return the entry of a run directory; None if there is none, or its record is damaged."""

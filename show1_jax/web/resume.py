@@ -27,19 +27,21 @@ def continued(task: Task | None) -> Task:
     stage = unfinished_stage(task)
     if task is None or stage is None:
         raise UserError("there is nothing to continue; sample the video again")
-    prompts = tuple(
-        prompt
+    unfinished = {
+        prompt: directory
         for prompt, directory in zip(task.request.prompts, _directories(task), strict=True)
         if _missing(directory) == stage
-    )
+    }
+    stages = choose_stages(None, stage)
     request = dataclasses.replace(
         task.request,
-        prompts=prompts,
-        stages=choose_stages(None, stage),
+        prompts=tuple(unfinished),
+        stages=stages,
         resume=True,
         video=None,
         edit=None,
-        overwrite=False,
+        # a killed process may leave files of a stage without its result, which are no video of anyone
+        overwrite=not any(directory.has(later) for directory in unfinished.values() for later in stages),
     )
     return task._replace(request=request)
 

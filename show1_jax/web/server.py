@@ -59,6 +59,7 @@ def make_application(config: Config, manifest: Manifest, worker: Worker, limits:
     from show1_jax.web import page
 
     gallery = Gallery(config.out)
+    gallery.clean()
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @application.api_route(HEALTH, methods=["GET", "HEAD"])

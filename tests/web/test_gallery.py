@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from show1_jax.config.sampling import STAGES
+from show1_jax.sampling.run_directory import RunDirectory
 from show1_jax.web.gallery import Gallery
 from show1_jax.web.requests import Task
 from show1_jax.web.worker import Worker
@@ -69,6 +70,21 @@ def test_damaged_and_foreign_directories_are_passed_over(made: list[Path]) -> No
 def test_an_output_directory_that_does_not_exist_is_empty(tmp_path: Path) -> None:
     page = Gallery(tmp_path / "none").page(0, 5)
     assert (page.entries, page.count, page.total) == ((), 1, 0)
+
+
+def test_files_that_a_killed_process_left_in_part_are_removed(made: list[Path]) -> None:
+    out, partial = made[0].parent, ".3_first_frame.safetensors.0bc486d2"
+    (out / "only-partial-1-00000000").mkdir()
+    ours = [made[0] / partial, made[0] / ".run.json.00000000", out / "only-partial-1-00000000" / partial]
+    others = [made[1] / ".notes", out / partial, made[1] / ".a.b.0bc486d"]
+    in_use = made[2] / partial
+    for path in [*ours, *others, in_use]:
+        path.write_bytes(b"part")
+    with RunDirectory(made[2]).locked():
+        Gallery(out).clean()
+    assert not [path for path in ours if path.exists()]
+    assert not (out / "only-partial-1-00000000").exists()
+    assert all(path.exists() for path in [*others, in_use])
 
 
 def test_only_files_to_look_at_are_served(made: list[Path], tmp_path: Path) -> None:

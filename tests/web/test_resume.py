@@ -41,6 +41,22 @@ def test_a_stopped_job_continues_from_its_first_missing_stage(
         continued(None)
 
 
+def test_a_run_that_was_killed_between_the_files_of_a_stage_continues(
+    worker: Worker, sampler: DrawnSampler, task: Callable[..., Task]
+) -> None:
+    one = task()
+    ended(worker, worker.submit(one).id)
+    directory = directories(one)[0]
+    for name in ("run.json", "contact_sheet.png", "5_superres_latent.safetensors", "5_superres_latent_x4_lanczos.mp4"):
+        (directory.path / name).unlink()
+    rest = continued(one)
+    assert (rest.request.stages, rest.request.overwrite) == (STAGES[4:], True)
+    assert ended(worker, worker.submit(rest).id).state == "done"
+    (directory.path / "run.json").unlink()
+    directory.stage_file("first_frame").unlink()
+    assert not continued(one).request.overwrite  # later stages are there: only the user may replace them
+
+
 def test_another_video_in_its_place_can_be_replaced(worker: Worker, task: Callable[..., Task], config: Config) -> None:
     ended(worker, worker.submit(task()).id)
     other = task(guidance={"keyframes": 3.0})
