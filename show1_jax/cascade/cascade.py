@@ -117,6 +117,38 @@ class Cascade:
         with self._networks.keeping(fits):
             yield fits
 
+    def prepare(
+        self,
+        stages: Sequence[Stage] = STAGES,
+        batch_size: int = 1,
+        on_part: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """Compile the programs of some stages, so that the first call that samples does not wait for the compiler.
+
+        Networks that are kept on the devices (see `keeping_networks`) are loaded as well.
+
+        Args:
+            stages: stages that will run.
+            batch_size: number of videos that will be sampled together.
+            on_part: called with the name of each text encoder and stage before its turn; may raise to end this early.
+
+        Raises:
+            UserError: settings or files of the checkpoint are invalid for a stage.
+        """
+        self.spec.check_settings(stages)
+        size = batch_size + -batch_size % self.spec.mesh.shape["data"]
+        keeps = self._networks.keeps_weights
+        with self._networks.in_background(stages, [(self.spec, size)]):
+            for encoder in text_encoders(stages) if keeps else ():
+                on_part(encoder)
+                self.encode_texts(encoder, [[""] * size])
+            for stage in stages:
+                on_part(stage)
+                self._networks.programs(self.spec, stage, size)
+                for component in STAGE_TABLE[stage].networks if keeps else ():
+                    with self.network(component):
+                        pass
+
     @classmethod
     def load(
         cls,

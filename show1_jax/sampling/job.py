@@ -37,12 +37,12 @@ from show1_jax.parallel import from_first_process, is_first_process
 from show1_jax.progress import say
 from show1_jax.runtime import enable_compilation_cache, memory_errors
 from show1_jax.sampling.dry_run import describe_memory
-from show1_jax.sampling.progress import StageBars
+from show1_jax.sampling.progress import Observer, StageBars
 from show1_jax.sampling.request import Request
 from show1_jax.sampling.run_directory import Clip, RunDirectory, describe_edit, describe_request
 from show1_jax.sampling.run_record import Record, differences
 
-_MEMORY_ADVICE: Final = (
+MEMORY_ADVICE: Final = (
     "use a smaller --batch_size, --config.resident_weights=one, or shard the weights with --config.mesh.fsdp"
 )
 _MAX_WAITING: Final = 64
@@ -94,24 +94,53 @@ class _Claimed(NamedTuple):
     inputs: dict[Stage, Clip]
 
 
-def sample_videos(config: Config, request: Request) -> None:
+class OpenedWeights(NamedTuple):
+    """The checkpoints and adapters of a config, and their cascade."""
+
+    checkpoints: CheckpointSet
+    adapters: Sequence[Adapter]
+    cascade: Cascade
+
+
+def open_weights(config: Config) -> OpenedWeights:
+    """Open the checkpoints and adapters of a config; weights are read when they are needed.
+
+    Raises:
+        UserError: the checkpoint is missing or damaged, or the settings do not fit the devices.
+    """
+    enable_compilation_cache(config.compilation_cache)
+    from_first_process(lambda: make_random_checkpoint(config))
+    checkpoints = CheckpointSet.open(config.checkpoint)
+    adapters = open_adapters(config.adapter, checkpoints.manifest)
+    return OpenedWeights(checkpoints, adapters, Cascade.of(checkpoints, config, adapters=adapters))
+
+
+def sample_videos(
+    config: Config, request: Request, opened: OpenedWeights | None = None, observer: Observer | None = None
+) -> None:
     """Sample the videos of a request and write them; finished videos are skipped.
+
+    Args:
+        config: the settings.
+        request: the videos.
+        opened: the config's weights, if they are open already, with any sampling settings.
+        observer: told about the progress.
 
     Raises:
         UserError: the checkpoint is missing or damaged; settings, sizes or a video are invalid for a stage; saved
             stages are missing; the directory contains another video; the disk is full or cannot be written. All checks
             that are possible in advance are made before anything is sampled or written.
     """
-    enable_compilation_cache(config.compilation_cache)
-    from_first_process(lambda: make_random_checkpoint(config))
-    checkpoints = CheckpointSet.open(config.checkpoint)
-    adapters = open_adapters(config.adapter, checkpoints.manifest)
-    cascade = Cascade.of(checkpoints, request.settings(config), adapters=adapters)
+    settings, observer = request.settings(config), observer or Observer()
+    checkpoints, adapters, cascade = opened or open_weights(settings)
+    if cascade.spec.config != settings:
+        cascade = cascade.with_config(settings)
     sampled = request.sampled(config)
     checkpoints.check_sizes(components(sampled))
     media = from_first_process(lambda: _read_media(config, request))
     jobs = from_first_process(lambda: _video_jobs(cascade, config, request, adapters, media))
     pending = from_first_process(lambda: _pending_jobs(cascade, jobs, request, media))
+    observer.on_videos([job.directory.path for job in jobs], [jobs[number].directory.path for number in pending])
     if pending:
         from_first_process(
             lambda: _print_warnings(checkpoints, config, [jobs[number].prompt for number in pending], sampled)
@@ -119,7 +148,7 @@ def sample_videos(config: Config, request: Request) -> None:
     size = request.batch_size or cascade.spec.mesh.shape["data"]
     batches = _groups(pending, size)
     with ExitStack() as stack:
-        stack.enter_context(memory_errors(_MEMORY_ADVICE))
+        stack.enter_context(memory_errors(MEMORY_ADVICE))
         keeps_all = len(batches) > 1 and stack.enter_context(cascade.keeping_networks(sampled))
         places = {number: place for place, number in enumerate(pending, 1)}
         for together in _groups(batches, 1 if keeps_all else max(1, _MAX_WAITING // size)):
@@ -129,7 +158,7 @@ def sample_videos(config: Config, request: Request) -> None:
                 _print_jobs({places[number]: jobs[number] for number in claimed}, len(pending))
                 parts = [[_Claimed(jobs[n], claimed[n]) for n in batch if n in claimed] for batch in together]
                 if claimed:
-                    _sample_batches(cascade, config, request, list(filter(None, parts)), media)
+                    _sample_batches(cascade, config, request, list(filter(None, parts)), media, observer)
     if is_first_process():
         print(_viewing_hint(_video_file(jobs[-1], request)), flush=True)
 
@@ -362,6 +391,7 @@ def _sample_batches(
     request: Request,
     batches: Sequence[Sequence[_Claimed]],
     media: _UserMedia,
+    observer: Observer,
 ) -> None:
     """Sample batches stage by stage, and write the result of every stage as soon as it exists."""
     videos = [
@@ -374,8 +404,13 @@ def _sample_batches(
         for batch in batches
     ]
     outputs = from_first_process(lambda: [_Output(batch, config, request) for batch in batches])
-    sampled = request.sampled(config)
-    with closing(StageBars(request.stages, len(batches), sampled=sampled, shown=is_first_process())) as bars:
+    directories = [[claimed.job.directory.path for claimed in batch] for batch in batches]
+    shown = is_first_process() and observer.shows_bars
+    with closing(StageBars(request.stages, len(batches), sampled=request.sampled(config), shown=shown)) as bars:
+
+        def on_step(number: int, stage: Stage, done: int, total: int) -> None:
+            bars.step(stage, done, total, number)
+            observer.on_step(directories[number], stage, done, total)
 
         def on_stage(number: int, stage: Stage, result: HostVideo) -> None:
             from_first_process(lambda: outputs[number].write(stage, result))
@@ -383,6 +418,7 @@ def _sample_batches(
             if stage == request.stages[-1]:
                 made = _provenance(cascade, config, request, len(batches[number])) | {"times": bars.times[number]}
                 from_first_process(lambda: outputs[number].finish(made))
+            observer.on_stage(directories[number], stage)
 
         for output, batch in zip(outputs, videos, strict=True):
             from_first_process(functools.partial(output.prepare, batch.given))
@@ -390,7 +426,7 @@ def _sample_batches(
             videos,
             stages=request.stages,
             edit=request.edit,
-            on_step=lambda number, stage, done, total: bars.step(stage, done, total, number),
+            on_step=on_step,
             on_stage=on_stage,
         )
 

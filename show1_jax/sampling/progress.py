@@ -1,10 +1,33 @@
-"""Progress of sampling: a bar for each stage, and the time of each."""
+"""Progress of sampling: a bar for each stage, and the time of each; or an observer that is told instead."""
 
 import time
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TypedDict
 
+from show1_jax.config.sampling import Stage
 from show1_jax.progress import Bar
+
+
+class Observer:
+    """Methods that `show1_jax.sampling.job.sample_videos` calls while it samples; here they do nothing.
+
+    An exception of a method ends the sampling: no file is half-written, and the results of finished stages stay.
+
+    Attributes:
+        shows_bars: also show progress bars on stderr.
+    """
+
+    shows_bars = True
+
+    def on_videos(self, directories: Sequence[Path], pending: Sequence[Path]) -> None:
+        """Take the directories of all videos, and of those that are not finished already; called before sampling."""
+
+    def on_step(self, directories: Sequence[Path], stage: Stage, done: int, total: int) -> None:
+        """Take the number of finished steps of a stage, and their total, for the videos of a batch."""
+
+    def on_stage(self, directories: Sequence[Path], stage: Stage) -> None:
+        """Take a stage whose files are written, for the videos of a batch."""
 
 
 class StageTime(TypedDict):

@@ -145,6 +145,32 @@ def test_networks_stay_between_calls_in_a_context(load: Load, alone: list[dict[S
     assert not loader.on_devices()
 
 
+def test_prepared_networks_are_loaded_and_compiled_before_the_first_video(
+    load: Load, alone: list[dict[Stage, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader, parts = load(), list[str]()
+    with loader.cascade("all") as cascade:
+        cascade.prepare(on_part=parts.append)
+        assert parts == ["text_t5", "text_clip", *STAGES]
+        assert sorted(loader.loaded) == sorted(COMPONENTS)
+        monkeypatch.setattr(networks, "compile_stage", lambda *_: pytest.fail("it was not compiled"))
+        assert_equal(cascade.sample(PROMPTS[:1], [0]), alone[0])
+    assert sorted(loader.loaded) == sorted(COMPONENTS)
+    assert not loader.on_devices()
+
+
+def test_networks_that_do_not_stay_are_only_compiled_and_an_exception_ends_it(load: Load) -> None:
+    loader = load()
+
+    def end(name: str) -> None:
+        if name == "interpolation":
+            raise UserError("enough")
+
+    with loader.cascade("one") as cascade, pytest.raises(UserError, match="enough"):
+        cascade.prepare(on_part=end)
+    assert not loader.loaded
+
+
 def test_a_context_keeps_nothing_if_weights_do_not_fit(load: Load) -> None:
     loader = load()
     with loader.cascade("one") as cascade:

@@ -1,0 +1,83 @@
+"""What follows a job that was stopped or refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from show1_jax.config.config_file import Config
+from show1_jax.config.sampling import STAGES
+from show1_jax.errors import UserError
+from show1_jax.web.requests import Task
+from show1_jax.web.resume import can_replace, continued, refused_line, replaced, unfinished_stage
+from show1_jax.web.worker import Worker
+from tests.helpers.web_pages import DrawnSampler
+from tests.helpers.web_waiting import directories, ended, until
+
+
+def test_a_stopped_job_continues_from_its_first_missing_stage(
+    worker: Worker, sampler: DrawnSampler, task: Callable[..., Task]
+) -> None:
+    sampler.seconds = 0.02
+    one = task(videos=2)
+    job = worker.submit(one)
+    until(lambda: ("first_frame", 1) in sampler.steps)
+    worker.stop(job.id)
+    assert ended(worker, job.id).state == "stopped"
+    assert unfinished_stage(one) == "first_frame"
+    rest = continued(one)
+    assert rest.request.prompts == one.request.prompts[:1]  # the second video was not begun
+    assert rest.request.stages == STAGES[2:]
+    before = directories(one)[0].load("interpolation")
+    sampler.steps.clear()
+    assert ended(worker, worker.submit(rest).id).state == "done"
+    assert {stage for stage, _ in sampler.steps} == set(STAGES[2:])
+    assert (directories(one)[0].load("interpolation") == before).all()
+    assert directories(one)[0].record() is not None
+    assert unfinished_stage(one) is None
+    with pytest.raises(UserError, match="nothing to continue"):
+        continued(one)
+    with pytest.raises(UserError, match="nothing to continue"):
+        continued(None)
+
+
+def test_a_run_that_was_killed_between_the_files_of_a_stage_continues(
+    worker: Worker, sampler: DrawnSampler, task: Callable[..., Task]
+) -> None:
+    one = task()
+    ended(worker, worker.submit(one).id)
+    directory = directories(one)[0]
+    for name in ("run.json", "contact_sheet.png", "5_superres_latent.safetensors", "5_superres_latent_x4_lanczos.mp4"):
+        (directory.path / name).unlink()
+    rest = continued(one)
+    assert (rest.request.stages, rest.request.overwrite) == (STAGES[4:], True)
+    assert ended(worker, worker.submit(rest).id).state == "done"
+    (directory.path / "run.json").unlink()
+    directory.stage_file("first_frame").unlink()
+    assert not continued(one).request.overwrite  # later stages are there: only the user may replace them
+
+
+def test_another_video_in_its_place_can_be_replaced(worker: Worker, task: Callable[..., Task], config: Config) -> None:
+    ended(worker, worker.submit(task()).id)
+    other = task(guidance={"keyframes": 3.0})
+    view = ended(worker, worker.submit(other).id)
+    assert view.problem is not None
+    assert can_replace(view.problem)
+    line = refused_line(view.problem, Path(config.out))
+    assert line == (
+        "For this prompt and seed, there is a video with another config.keyframes.guidance_scale. "
+        "Replace it, or take another seed."
+    )
+    assert ended(worker, worker.submit(replaced(other)).id).state == "done"
+    record = directories(other)[0].record()
+    assert record is not None
+    assert record.request["config"]["keyframes"]["guidance_scale"] == 3.0
+    with pytest.raises(UserError, match="nothing to replace"):
+        replaced(None)
+
+
+def test_other_lines_stay_but_name_no_folder() -> None:
+    line = refused_line("/data/out/a-1: another process is writing there; wait until it has ended", Path("/data/out"))
+    assert line == "a-1: another process is writing there; wait until it has ended"
+    assert not can_replace(line)
+    assert not can_replace(None)
