@@ -136,7 +136,7 @@ def test_bad_input(argument: str, said: str) -> None:
         (None, "there is no config"),
         ("def get_config(: pass", "does not run (invalid syntax"),
         ("import nothing_like_this", "does not run (No module named"),
-        ("settings = 1", "does not run ('get_config')"),
+        ("settings = 1", "does not run (it has no function get_config())"),
         ("def get_config(): return {}", "must return an ml_collections.ConfigDict"),
         ("def get_config():\n raise ValueError('no\\nway')", "does not run (no way)"),
         ("from ml_collections import *\ndef get_config(): return ConfigDict({'sed': 1})", "did you mean 'seed'?"),
