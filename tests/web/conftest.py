@@ -31,7 +31,7 @@ def worker(sampler: DrawnSampler) -> Iterator[Worker]:
     worker.start()
     yield worker
     sampler.gate.set()
-    assert worker.close(30)
+    assert worker.close(120)
 
 
 @pytest.fixture
