@@ -24,7 +24,7 @@ from show1_jax.web.server import address_of, bind
 from tests.helpers.browser import Visitor, chromium, command
 from tests.helpers.media_files import encode, numbered
 from tests.helpers.processes import environment, without_modules
-from tests.helpers.web_pages import ROOT, SHORT, DrawnSampler, served, settings
+from tests.helpers.web_pages import ROOT, DrawnSampler, served, settings
 
 SCREENSHOT = "SHOW1_SCREENSHOT"
 """Environment variable: file to which the test of the demo writes a picture of the page, as in README.md."""
@@ -223,13 +223,13 @@ def test_without_gradio_the_line_says_how_to_install_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_the_demo_in_a_browser_and_its_end(tmp_path: Path) -> None:
+def test_the_command_in_a_browser_and_its_end(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """The smallest networks, compiled and sampled; for a picture the demo's."""
     picture = os.environ.get(SCREENSHOT)
     prompt = "a large yellow triangle grows on a navy background"
-    few = [] if picture else [*SHORT, "--config.compilation_cache="]
-    arguments = [
-        *(sys.executable, "-m", "show1_jax.web", "--config", "configs/demo.py", f"--out={tmp_path / 'out'}", *few),
-    ]
+    tiny = ("tests/helpers/tiny_config.py", f"--checkpoint={tiny_checkpoint}", "--config.keyframes.num_steps=200")
+    config = ("configs/demo.py",) if picture else tiny
+    arguments = [sys.executable, "-m", "show1_jax.web", f"--out={tmp_path / 'out'}", "--config", *config]
     with chromium() as browser, command(arguments, ROOT, environment(1)) as (process, address):
         visitor = Visitor(browser, address, device_scale_factor=1.5 if picture else 1).open()
         visitor.sample(prompt, 11)
