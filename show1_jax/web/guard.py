@@ -8,7 +8,7 @@ import ipaddress
 import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from show1_jax.errors import UserError
 
@@ -128,7 +128,7 @@ class Guard:
         if path == HEALTH and scope["method"] in ("GET", "HEAD"):
             return None
         if self._credentials is None:
-            if self._is_local and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+            if self._is_local and not is_loopback(_parts(f"//{host}").hostname or ""):
                 return (
                     403,
                     f"this page is for this machine alone; set {USER_VARIABLE} and {PASSWORD_VARIABLE} to share it",
@@ -139,7 +139,7 @@ class Guard:
             return 401, "the user name or the password is wrong; reload the page to try again"
         origin = headers.get("origin")
         own = {host, headers.get("x-forwarded-host", host)}
-        if scope["method"] != "GET" and origin is not None and urlsplit(origin).netloc not in own:
+        if scope["method"] != "GET" and origin is not None and _parts(origin).netloc not in own:
             return 403, "requests of other sites are refused"
         if _fetches_from_elsewhere(path):
             return 403, "this address is refused: nothing is fetched from elsewhere"
@@ -157,7 +157,15 @@ class Guard:
 def _fetches_from_elsewhere(path: str) -> bool:
     """Return whether Gradio would make a request to another server for this path."""
     _, has_file, file = unquote(path).partition("/file=")
-    return "/proxy=" in path or (bool(has_file) and bool(urlsplit(file).scheme))
+    return "/proxy=" in path or (bool(has_file) and bool(_parts(file).scheme))
+
+
+def _parts(address: str) -> SplitResult:
+    """Return the parts of an address that a browser sent; one that is malformed has no host, and an unknown scheme."""
+    try:
+        return urlsplit(address)
+    except ValueError:  # brackets that are no IPv6 address
+        return SplitResult("malformed", "", "", "", "")
 
 
 def is_loopback(host: str) -> bool:

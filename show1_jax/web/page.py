@@ -246,7 +246,8 @@ class _Studio:
         self.replace.click(self._replace, [self.job], started, **_DIRECT)
         self.stop.click(self._stop, [self.job, self.shown], outputs, **_DIRECT)
         self.timer.tick(self._look, [self.job, self.shown], outputs, **_DIRECT)
-        blocks.load(self._restore, [self.kept], [self.job, *outputs], **_DIRECT)
+        restored = [self.job, self.prompt, self.seed, self.videos, *outputs]
+        blocks.load(self._restore, [self.kept], restored, **_DIRECT)
         self.die.click(roll_seed, None, self.seed, **_DIRECT)
         self.examples.click(_picked, None, self.prompt, **_DIRECT)
         self.status.click(_picked, None, self.prompt, **_DIRECT)
@@ -306,8 +307,12 @@ class _Studio:
         return self._look(name, shown)
 
     def _restore(self, name: str) -> list[Any]:
-        view = self.services.worker.view(name)
-        return [name if view is not None else "", *self._look(name, None)]
+        """Return the values of all parts after the page was loaded: those of its job, if it has one."""
+        task = self.services.worker.task(name)
+        if task is None:
+            return ["", *(gr.skip(),) * 3, *self._look("", None)]
+        prompts = task.request.prompts
+        return [name, prompts[0].text, prompts[0].seed, len(prompts), *self._look(name, None)]
 
     def _look(self, name: str, shown: Any) -> list[Any]:
         """Return the values of the parts that show a job; the results only if they have changed, since videos play."""
@@ -315,10 +320,11 @@ class _Studio:
         view, health = worker.view(name), worker.health()
         key = None if view is None else [name, view.has_ended, [list(video.stages) for video in view.videos]]
         results = gr.skip() if shown == key and key is not None else self.markup.results(view)
-        if view is None:
+        task = worker.task(name)
+        if view is None or task is None:
             return ["", results, key, *_NOTHING_RUNS]
-        stage = unfinished_stage(worker.task(name)) if view.has_ended else None
-        problem = None if view.problem is None else refused_line(view.problem, Path(self.services.config.out))
+        stage = unfinished_stage(task) if view.has_ended else None
+        problem = None if view.problem is None else refused_line(view.problem, task)
         text = markup.status(dataclasses.replace(view, problem=problem), health)
         return [
             text,
@@ -370,7 +376,6 @@ def _build_gallery(services: Services, blocks: gr.Blocks, tab: gr.Tab, tabs: gr.
                 value=STAGES[-1],
                 label="Stage to continue from",
                 min_width=280,
-                scale=0,
             )
             resume = gr.Button("Continue from this stage", elem_id="gallery-continue")
     cards = _html("", js_on_load=_PICK, elem_id="gallery-cards")

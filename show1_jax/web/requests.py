@@ -167,9 +167,12 @@ def _text(value: Any, name: str, limits: Limits) -> str:
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"the {name} must be a number")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # JSON has whole numbers of any length
+        pass
+    raise UserError(f"the {name} must be a number")
 
 
 def _whole(value: Any, name: str, low: int, high: int) -> int:

@@ -2,10 +2,10 @@
 
 import dataclasses
 import re
-from pathlib import Path
 
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
+from show1_jax.files import user_path
 from show1_jax.sampling.request import choose_stages
 from show1_jax.sampling.run_directory import RunDirectory
 from show1_jax.web.requests import Task
@@ -51,9 +51,11 @@ def can_replace(problem: str | None) -> bool:
     return problem is not None and "--overwrite" in problem
 
 
-def refused_line(problem: str, out: Path) -> str:
+def refused_line(problem: str, task: Task) -> str:
     """Return the line of a job that failed for the page, which has buttons rather than flags, and shows no folders."""
-    line = problem.replace(f"{out}/", "")
+    video, line = task.request.video, problem
+    for folder in (user_path(task.config.out), *([] if video is None else [video.parent])):
+        line = line.replace(f"{folder}/", "")
     if not can_replace(problem):
         return line
     found = re.sub(r"^\S+: ", "", line).partition("; ")[0]

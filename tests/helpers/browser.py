@@ -53,7 +53,7 @@ class Visitor:
         )
         self.address, self.elsewhere, self.errors = address, list[str](), list[str]()
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(120_000)
         self.page.on("request", lambda request: self._check(request.url))
         self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,18 +91,18 @@ class DrawnSampler:
         samples: tasks that were begun, with the threads that did it.
         gate: the steps wait while it is cleared.
         hold: stage whose steps wait; None: those of all stages.
-        seconds: duration of a step.
-        begun: set with each step.
+        begun: stage and number of the step that was begun last; None before the first.
+        steps: steps that were finished.
     """
 
-    def __init__(self, config: Config, seconds: float = 0.0):
+    def __init__(self, config: Config):
         self.checkpoints = CheckpointSet.open(config.checkpoint)
         spec = CascadeSpec.of(config, self.checkpoints.manifest, jax.devices()[:1])
         self.cascade = DrawnCascade(spec, self.checkpoints.load, self.checkpoints.tokenizer)
         self.cascade.wait = self._wait
-        self.seconds = seconds
-        self.gate, self.begun = threading.Event(), threading.Event()
+        self.gate = threading.Event()
         self.gate.set()
+        self.begun: tuple[Stage, int] | None = None
         self.hold: Stage | None = None
         self.samples: list[tuple[Task, str]] = []
         self.steps: list[tuple[Stage, int]] = []
@@ -127,9 +126,8 @@ class DrawnSampler:
         self.is_closed = True
 
     def _wait(self, stage: Stage, step: int) -> None:
-        self.begun.set()
-        assert self.hold not in (None, stage) or self.gate.wait(60)
-        time.sleep(self.seconds)
+        self.begun = stage, step
+        assert self.hold not in (None, stage) or self.gate.wait(120)
         self.steps.append((stage, step))
 
 

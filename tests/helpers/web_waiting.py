@@ -10,7 +10,7 @@ from show1_jax.web.requests import Task
 from show1_jax.web.worker import Worker
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """Wait until a condition holds, and return its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):

@@ -14,8 +14,8 @@ from tests.helpers.web_pages import PROMPT, DrawnSampler, manifest_of, settings
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """Return the settings of a page with its own output directory."""
-    return settings(tmp_path / "out")
+    """Return the settings of a page with its own output directory, whose videos are small."""
+    return settings(tmp_path / "out", "--config.superres_latent.height=40", "--config.superres_latent.width=72")
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def worker(sampler: DrawnSampler) -> Iterator[Worker]:
     worker.start()
     yield worker
     sampler.gate.set()
-    assert worker.close(30)
+    assert worker.close(120)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,28 +10,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from show1_jax.config.sampling import STAGES
+from show1_jax.sampling.progress import Observer
 from show1_jax.sampling.run_directory import RunDirectory
 from show1_jax.web.gallery import Gallery
-from show1_jax.web.requests import Task
-from show1_jax.web.worker import Worker
-from tests.helpers.web_pages import PROMPT
-from tests.helpers.web_waiting import directories, ended
+from show1_jax.web.requests import Form, Limits, make_task
+from show1_jax.web.vocabulary import Vocabulary
+from tests.helpers.web_pages import PROMPT, DrawnSampler, manifest_of, settings
+from tests.helpers.web_waiting import directories
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return the run directories of three videos, in the order in which they were made."""
+    config = settings(tmp_path_factory.mktemp("gallery") / "out")
+    sampler, vocabulary = DrawnSampler(config), Vocabulary.of(config, manifest_of(config))
+    forms = [
+        Form(PROMPT, seed=1, negative="blur", guidance={"superres_latent": 2.0}),
+        Form(PROMPT, seed=2, steps={"keyframes": 3}),
+        Form(PROMPT, seed=3),
+    ]
+    paths = []
+    for number, form in enumerate(forms):
+        task = make_task(form, config, vocabulary, Limits())
+        sampler.sample(task, Observer())
+        paths.append(directories(task)[0].path)
+        os.utime(paths[-1] / "run.json", (number, number))
+    return paths
 
 
 @pytest.fixture
-def made(worker: Worker, task: Callable[..., Task]) -> list[Path]:
-    """Return the run directories of three videos, in the order in which they were made."""
-    tasks = [
-        task(seed=1, negative="blur", guidance={"superres_latent": 2.0}),
-        task(seed=2, steps={"keyframes": 3}),
-        task(seed=3),
-    ]
-    paths = []
-    for number, one in enumerate(tasks):
-        assert ended(worker, worker.submit(one).id).state == "done"
-        paths.append(directories(one)[0].path)
-        os.utime(paths[-1] / "run.json", (number, number))
-    return paths
+def made(originals: list[Path], tmp_path: Path) -> list[Path]:
+    """Return a copy of the run directories, which the test may change."""
+    shutil.copytree(originals[0].parent, tmp_path / "out")
+    return [tmp_path / "out" / path.name for path in originals]
 
 
 def test_videos_are_listed_newest_first_with_their_settings(made: list[Path]) -> None:

@@ -83,6 +83,9 @@ def test_no_other_header_is_accepted(header: str) -> None:
         ("localhost.evil.example:7860", False),
         ("10.0.0.1:7860", False),
         ("", False),
+        ("[", False),
+        ("[::1", False),
+        ("[evil.example]:7860", False),
     ],
 )
 def test_a_page_for_this_machine_has_names_of_this_machine_only(host: str, is_ours: bool) -> None:
@@ -97,6 +100,7 @@ def test_forms_of_other_sites_are_refused() -> None:
     path = "/gradio_api/run/predict"
     assert answer(path, {"origin": "http://evil.example"}, "POST")[0] == 403
     assert answer(path, {"origin": "null"}, "POST")[0] == 403
+    assert answer(path, {"origin": "http://["}, "POST")[0] == 403
     assert answer(path, {"origin": "http://127.0.0.1:7860"}, "POST")[0] == 200
     proxied = {"host": "127.0.0.1:7860", "origin": "https://show.example", "x-forwarded-host": "show.example"}
     assert answer(path, proxied, "POST")[0] == 200
@@ -111,6 +115,7 @@ def test_forms_of_other_sites_are_refused() -> None:
         "/gradio_api/file=file:///etc/passwd",
         "/gradio_api/file=%68ttp://evil.example",
         "/gradio_api/proxy=https://evil.hf.space/",
+        "/gradio_api/file=http://[",
     ],
 )
 def test_nothing_is_fetched_from_elsewhere(path: str) -> None:

@@ -45,7 +45,7 @@ def address(page_config: Config, page_sampler: DrawnSampler) -> Iterator[str]:
 def drawing(page_sampler: DrawnSampler) -> Iterator[DrawnSampler]:
     """The double behind the page, which waits for nothing at the end of the test."""
     yield page_sampler
-    page_sampler.hold, page_sampler.seconds = None, 0.0
+    page_sampler.hold = None
     page_sampler.gate.set()
     page_sampler.steps.clear()
 
@@ -115,6 +115,7 @@ def test_a_page_that_is_loaded_again_finds_its_run(visitor: Visitor, drawing: Dr
     visitor.page.reload()
     visitor.wait("#new-results video.thumb[data-stage=first_frame]")
     visitor.wait("#new-stop")
+    assert [visitor.page.input_value(f"#new-{field}") for field in ("prompt textarea", "seed input")] == [PROMPT, "3"]
     drawing.gate.set()
     visitor.wait(DONE)
     visitor.page.reload()

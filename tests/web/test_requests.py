@@ -90,6 +90,7 @@ def test_a_video_is_used_as_its_form_says(config: Config, vocabulary: Vocabulary
         ({"seed": MAX_SEED, "videos": 2}, "is above"),
         ({"seed": 1.5}, "the seed must be a whole number"),
         ({"seed": math.nan}, "the seed must be a number"),
+        ({"seed": 10**400}, "the seed must be a number"),
         ({"seed": True}, "the seed must be a number"),
         ({"videos": 4}, "the number of videos must be a whole number from 1 to 3"),
         ({"videos": 0}, "the number of videos"),

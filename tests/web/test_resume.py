@@ -18,11 +18,13 @@ from tests.helpers.web_waiting import directories, ended, until
 def test_a_stopped_job_continues_from_its_first_missing_stage(
     worker: Worker, sampler: DrawnSampler, task: Callable[..., Task]
 ) -> None:
-    sampler.seconds = 0.02
+    sampler.hold = "first_frame"
+    sampler.gate.clear()
     one = task(videos=2)
     job = worker.submit(one)
-    until(lambda: ("first_frame", 1) in sampler.steps)
+    until(lambda: sampler.begun == ("first_frame", 1))
     worker.stop(job.id)
+    sampler.gate.set()
     assert ended(worker, job.id).state == "stopped"
     assert unfinished_stage(one) == "first_frame"
     rest = continued(one)
@@ -63,7 +65,7 @@ def test_another_video_in_its_place_can_be_replaced(worker: Worker, task: Callab
     view = ended(worker, worker.submit(other).id)
     assert view.problem is not None
     assert can_replace(view.problem)
-    line = refused_line(view.problem, Path(config.out))
+    line = refused_line(view.problem, other)
     assert line == (
         "For this prompt and seed, there is a video with another config.keyframes.guidance_scale. "
         "Replace it, or take another seed."
@@ -76,8 +78,13 @@ def test_another_video_in_its_place_can_be_replaced(worker: Worker, task: Callab
         replaced(None)
 
 
-def test_other_lines_stay_but_name_no_folder() -> None:
-    line = refused_line("/data/out/a-1: another process is writing there; wait until it has ended", Path("/data/out"))
+def test_other_lines_stay_but_name_no_folder(task: Callable[..., Task], config: Config) -> None:
+    one = task()
+    line = refused_line(f"{config.out}/a-1: another process is writing there; wait until it has ended", one)
     assert line == "a-1: another process is writing there; wait until it has ended"
     assert not can_replace(line)
     assert not can_replace(None)
+    uploaded = task(start="interpolation", video=Path("/tmp/page/uploads/token/mine.mp4"))
+    assert refused_line("cannot read /tmp/page/uploads/token/mine.mp4: it is gone", uploaded) == (
+        "cannot read mine.mp4: it is gone"
+    )

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from show1_jax.web.server import address_of, bind
 from tests.helpers.browser import Visitor, chromium, command
 from tests.helpers.media_files import encode, numbered
 from tests.helpers.processes import environment, without_modules
-from tests.helpers.web_pages import ROOT, SHORT, DrawnSampler, served, settings
+from tests.helpers.web_pages import ROOT, DrawnSampler, served, settings
 
 SCREENSHOT = "SHOW1_SCREENSHOT"
 """Environment variable: file to which the test of the demo writes a picture of the page, as in README.md."""
@@ -46,7 +45,10 @@ def client(out: Path) -> Iterator[httpx.Client]:
     (directory / "page.html").write_text("<script>")
     (out.parent / "secret.txt").write_text("secret")
     limits = Limits(upload_bytes=1 << 20)
-    with served(config, DrawnSampler(config), limits=limits) as address, httpx.Client(base_url=address) as client:
+    with (
+        served(config, DrawnSampler(config), limits=limits) as address,
+        httpx.Client(base_url=address, timeout=120) as client,
+    ):
         yield client
 
 
@@ -221,16 +223,15 @@ def test_without_gradio_the_line_says_how_to_install_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_the_demo_in_a_browser_and_its_end(tmp_path: Path) -> None:
+def test_the_command_in_a_browser_and_its_end(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """The smallest networks, compiled and sampled; for a picture the demo's."""
     picture = os.environ.get(SCREENSHOT)
     prompt = "a large yellow triangle grows on a navy background"
-    few = [] if picture else [*SHORT, "--config.compilation_cache="]
-    arguments = [
-        *(sys.executable, "-m", "show1_jax.web", "--config", "configs/demo.py", f"--out={tmp_path / 'out'}", *few),
-    ]
+    tiny = ("tests/helpers/tiny_config.py", f"--checkpoint={tiny_checkpoint}", "--config.keyframes.num_steps=200")
+    config = ("configs/demo.py",) if picture else tiny
+    arguments = [sys.executable, "-m", "show1_jax.web", f"--out={tmp_path / 'out'}", "--config", *config]
     with chromium() as browser, command(arguments, ROOT, environment(1)) as (process, address):
         visitor = Visitor(browser, address, device_scale_factor=1.5 if picture else 1).open()
-        visitor.page.set_default_timeout(120_000)
         visitor.sample(prompt, 11)
         visitor.wait("#new-status .status.done")
         record = next((tmp_path / "out").glob("*/run.json")).parent
@@ -238,15 +239,17 @@ def test_the_demo_in_a_browser_and_its_end(tmp_path: Path) -> None:
         if picture:
             visitor.page.wait_for_timeout(1500)
             visitor.page.screenshot(path=picture, full_page=True)
-        assert httpx.get(f"{address}health").json() == {"status": "ready", "loaded": True, "waiting": 0, "running": 0}
+        assert httpx.get(f"{address}health", timeout=120).json() == {
+            "status": "ready",
+            "loaded": True,
+            "waiting": 0,
+            "running": 0,
+        }
         visitor.sample(prompt, 12)
         visitor.wait("#new-stop")
         assert not visitor.elsewhere
         visitor.context.close()
-        start = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        assert process.returncode == 0
-        assert time.monotonic() - start < 30
+        assert process.wait(120) == 0
     assert not list((tmp_path / "out").rglob(".*"))
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_dir() and not any(path.iterdir())]
