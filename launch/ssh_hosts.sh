@@ -47,6 +47,7 @@ pid_file() { echo "\${TMPDIR:-/tmp}/show1-$run_id-$1.pid"; }
 
 # shellcheck disable=SC2329  # the trap calls it
 stop() {
+  local index  # the trap may run within `await`
   stopping=1
   echo "stopping all hosts; they save first" >&2
   for index in "${!hosts[@]}"; do

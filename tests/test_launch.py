@@ -247,6 +247,30 @@ def test_lost_and_stopped_hosts_start_again(status: int, runs: int, ssh: Path, t
     assert (tmp_path / "runs").read_text() == "\n" * runs
 
 
+def test_stopping_the_script_waits_until_every_host_has_saved(ssh: Path, tmp_path: Path) -> None:
+    """The first host saves for longer than the others."""
+    (ssh / "python").write_text(f"""#!/bin/bash
+while [[ $1 != --process_id ]]; do shift; done
+trap '((number)) || sleep 1; touch "{tmp_path}/saved.$number"; exit 143' TERM
+number=$2
+touch "{tmp_path}/started.$number"
+while :; do sleep 0.05; done
+""")
+    variables = {"PATH": f"{ssh}:{os.environ['PATH']}", "HOSTS": "one two three", "WORKDIR": "/shared/run"}
+    variables |= {"CHECKOUT": str(tmp_path), "TMPDIR": str(tmp_path), "LOGS": str(tmp_path / "logs"), "RESTARTS": "5"}
+    script = subprocess.Popen(["bash", LAUNCH / "ssh_hosts.sh"], env=variables, stderr=subprocess.PIPE, text=True)
+    while len(list(tmp_path.glob("started.*"))) < 3:
+        assert script.poll() is None
+        time.sleep(0.02)
+    script.send_signal(signal.SIGTERM)
+    _, errors = script.communicate(timeout=300)
+    assert {path.name for path in tmp_path.glob("saved.*")} == {"saved.0", "saved.1", "saved.2"}
+    assert script.returncode == 128 + signal.SIGTERM
+    assert errors.splitlines() == ["stopping all hosts; they save first"] + [
+        f"{host}: exit code {128 + signal.SIGTERM}" for host in ("one", "two", "three")
+    ]
+
+
 def test_hosts_lose_one_resume_and_stop_together(ssh: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     hosts, lost_host, stopped_host = ["127.0.0.1", "host1"], 1, 1  # by hand also four hosts, 2, 3
     stage, timeout = "autoencoder", 6

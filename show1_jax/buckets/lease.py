@@ -90,13 +90,17 @@ class Lease:
         """Write the object if it has this generation, and return whether it was written."""
         self._count += 1  # each content is another one: S3's generation is a hash of it
         content = json.dumps(self._owner | {"renewed": self._count}).encode()
-        written = self._object.bucket.write_if(self._object.key, content, generation)
-        if written is None:  # perhaps it was written, and the answer was lost before the request was repeated
+        began, write_if = _now(), self._object.bucket.write_if
+        written = write_if(self._object.key, content, generation)
+        if written is None:  # perhaps this or an earlier request was served, and its answer was lost
             found = self._object.bucket.read(self._object.key)
             if found is None:
                 self._folder.names()  # raises the error of a bucket that does not exist; S3 has none for such a write
-            written = found.generation if found is not None and found.content == content else None
-        self._generation, self._renewed = written, _now()
+            elif found.content == content:
+                written = found.generation
+            elif _owner(found).get("id") == self._owner["id"]:
+                written = write_if(self._object.key, content, found.generation)
+        self._generation, self._renewed = written, began
         return written is not None
 
     def _take_over(self) -> None:
@@ -110,7 +114,7 @@ class Lease:
             print(f"{self._folder}: waiting at most {EXPIRY_SECONDS:.0f} s for {_name(seen)}", flush=True)
         while True:
             found = self._object.bucket.read(self._object.key)
-            if found is not None and seen is not None and found.generation != seen.generation:
+            if found is not None and (seen is None or found.generation != seen.generation):  # it is in use
                 raise self._refusal(found)
             if found is not None and _is_own_machine(found) and not _is_dead(found):
                 raise self._refusal(found)

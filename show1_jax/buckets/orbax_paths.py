@@ -95,13 +95,11 @@ class _ObjectBackend(backend.Backend):
 
     def stat(self, path: Any) -> stat_utils.StatResult:
         found = _bucket_path(path)
-        if found.is_file():
-            size = len(found.read_bytes())
-        elif found.is_dir():
-            size = 0
-        else:
+        is_file = found.is_file()
+        if not is_file and not found.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(found))
-        return stat_utils.StatResult(is_directory=not size, length=size, mtime=0, owner=None, group=None, mode=None)
+        size = len(found.read_bytes()) if is_file else 0
+        return stat_utils.StatResult(is_directory=not is_file, length=size, mtime=0, owner=None, group=None, mode=None)
 
 
 class _ObjectWriter(io.BytesIO):

@@ -11,6 +11,7 @@ import contextlib
 import json
 import re
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -21,7 +22,7 @@ import jax
 from jax._src import distributed
 from jax._src.lib import _jax
 
-from show1_jax.errors import PROCESS_LOST, PROGRAM_ERROR
+from show1_jax.errors import PROCESS_LOST, PROGRAM_ERROR, error_line
 from show1_jax.parallel.relay import Relay
 from show1_jax.terminal import BACKGROUND, end_process, on_failure
 
@@ -101,7 +102,14 @@ class Supervisor:
         atexit.register(self.finish)
 
     def finish(self) -> None:
-        """Wait until all processes finish. If one fails meanwhile, this one ends as well."""
+        """Wait until all processes finish. If one fails meanwhile, this one ends as well.
+
+        An exception that no command has caught, in a program of the user, is a failure.
+        """
+        error = getattr(sys, "last_value", None)  # Python has printed it
+        if error is not None and not hasattr(sys, "ps1"):  # an interactive Python goes on after an error
+            line = f"{type(error).__name__}: {error_line(error)}"
+            end_process(self._tell_others(error, line, PROGRAM_ERROR), PROGRAM_ERROR)
         self._finishing.set()
         self._all_finished.wait()
 
@@ -115,6 +123,13 @@ class Supervisor:
             line: the line that this process prints.
             code: exit code.
         """
+        line = self._tell_others(error, line, code)
+        if code == PROGRAM_ERROR:
+            traceback.print_exception(error)
+            end_process(line, code)
+
+    def _tell_others(self, error: BaseException, line: str, code: int) -> str:
+        """Tell the other processes that this one fails, and return the line that they print."""
         if _may_have_another_cause(error):
             time.sleep(self._timeout + 2 * self._period + _GRACE_SECONDS)
         with self._ending:
@@ -122,9 +137,7 @@ class Supervisor:
         line = f"process {self._process} on {socket.gethostname()} failed: {line}"[:_MAX_LINE]
         threading.Thread(target=self._tell, args=(line, code), daemon=True).start()
         self._told.wait(_LAST_WORDS_SECONDS)
-        if code == PROGRAM_ERROR:
-            traceback.print_exception(error)
-            end_process(line, code)
+        return line
 
     def lose_first(self) -> None:
         """End this process, since the connection to the first one was closed."""

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,14 @@ import pytest
 from show1_jax.buckets import lease as module
 from show1_jax.buckets.lease import LEASE, check_lease, leased_folder
 from show1_jax.buckets.path import BucketPath
+from show1_jax.buckets.store import BucketError
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder, storage_path
 from tests.helpers.buckets import BUCKET
 from tests.helpers.gcs_server import Answer, GcsServer, Request
+
+WAIT = 60.0
+"""Seconds after which a test fails or a lease expires, where nothing should take that long."""
 
 
 @pytest.fixture
@@ -74,7 +79,10 @@ def test_a_lease_that_is_not_renewed_expires(gcs: GcsServer, quick: None, conten
     assert gcs.names(BUCKET) == []
 
 
-def test_a_lease_that_is_renewed_is_respected(gcs: GcsServer, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lease_that_is_renewed_is_respected(
+    gcs: GcsServer, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "EXPIRY_SECONDS", WAIT)
     gcs.write(BUCKET, f"run/{LEASE}", other_owner())
     renewal = threading.Timer(0.1, lambda: gcs.write(BUCKET, f"run/{LEASE}", other_owner(renewed=2)))
     renewal.start()
@@ -85,7 +93,26 @@ def test_a_lease_that_is_renewed_is_respected(gcs: GcsServer, quick: None, capsy
     assert "waiting at most" in capsys.readouterr().out
 
 
-def test_a_lease_that_is_released_while_another_waits_is_free(gcs: GcsServer, quick: None) -> None:
+def test_a_lease_that_is_released_and_taken_by_another_is_respected(gcs: GcsServer, quick: None) -> None:
+    """The object is there at the failed write and its check, is gone at the next read, and is another's then."""
+    events = iter([lambda: None, gcs.objects[BUCKET].clear, lambda: gcs.write(BUCKET, f"run/{LEASE}", other_owner())])
+
+    def at_request(request: Request) -> None:
+        if request.method == "GET" and request.name:
+            next(events, lambda: None)()
+
+    gcs.write(BUCKET, f"run/{LEASE}", other_owner())
+    gcs.fault = at_request
+    with pytest.raises(UserError, match="process 7 of elsewhere is writing there"), leased_folder(folder_of()):
+        pass
+    assert next(events, None) is None
+    assert gcs.names(BUCKET) == [f"run/{LEASE}"]
+
+
+def test_a_lease_that_is_released_while_another_waits_is_free(
+    gcs: GcsServer, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EXPIRY_SECONDS", WAIT)
     gcs.write(BUCKET, f"run/{LEASE}", other_owner())
     release = threading.Timer(0.1, lambda: gcs.objects[BUCKET].clear())
     release.start()
@@ -97,8 +124,10 @@ def test_a_lease_that_is_released_while_another_waits_is_free(gcs: GcsServer, qu
 def test_the_thread_renews(gcs: GcsServer, quick: None) -> None:
     with leased_folder(folder_of()):
         first = gcs.objects[BUCKET][f"run/{LEASE}"]
-        threading.Event().wait(0.5)
-        assert gcs.objects[BUCKET][f"run/{LEASE}"] != first
+        deadline = time.monotonic() + WAIT
+        while gcs.objects[BUCKET][f"run/{LEASE}"] == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_an_owner_that_was_replaced_stops_before_it_writes(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +168,32 @@ def test_a_renewal_whose_answer_is_lost_is_no_loss(gcs: GcsServer, monkeypatch: 
     with leased_folder(folder_of()):
         gcs.fault = after(0, Answer(loses=True))
         check_lease(folder_of())
+
+
+def test_a_renewal_that_an_outage_hid_is_no_loss(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server writes the object, and then answers no request for so long that the renewal fails."""
+    monkeypatch.setattr(module, "_RECENT_SECONDS", 0.0)
+    with leased_folder(folder_of()):
+        renewal = iter([Answer(loses=True)])
+        gcs.fault = lambda request: next(renewal, Answer(status=503))
+        with pytest.raises(BucketError, match="does not answer"):
+            check_lease(folder_of())
+        gcs.fault = lambda request: None
+        check_lease(folder_of())
+        check_lease(folder_of())
+    assert gcs.names(BUCKET) == []
+
+
+def test_a_renewal_counts_from_its_request(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer may come a minute later, when the lease has nearly expired."""
+    monkeypatch.setattr(module, "_RECENT_SECONDS", 0.2)
+    with leased_folder(folder_of()):
+        time.sleep(0.25)
+        gcs.fault = lambda request: Answer(delay=0.25)
+        check_lease(folder_of())
+        renewed = gcs.objects[BUCKET][f"run/{LEASE}"]
+        check_lease(folder_of())
+        assert gcs.objects[BUCKET][f"run/{LEASE}"] != renewed
 
 
 def test_a_folder_that_cannot_be_listed_is_refused(gcs: GcsServer) -> None:

@@ -1,11 +1,13 @@
 """Jobs of several processes in which one fails, is killed or falls silent: all end with one line, in time."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -13,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from show1_jax.errors import BAD_INPUT, PROCESS_LOST, PROGRAM_ERROR, UserError
-from show1_jax.parallel.supervision import Heartbeats, _may_have_another_cause
+from show1_jax.parallel import supervision
+from show1_jax.parallel.supervision import Heartbeats, Supervisor, _may_have_another_cause
 from tests.helpers.processes import environment, free_address
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 6
 """Seconds of silence after which a process is lost. The processes of this file compete for few cores."""
-ATTENTION = 20
+ATTENTION = 60
 """Seconds within which a process notices anything else, on a busy machine; about two on an idle one."""
 JOB = """
 import sys, time
@@ -61,7 +64,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a process: its exit code, its lines on stderr after joining, and seconds since all had joined."""
+    """The end of a process: its exit code, its lines on stderr, and seconds from the signal to the last line."""
 
     code: int
     lines: list[str]
@@ -97,10 +100,12 @@ class Job:
     def send_signal(self) -> None:
         """Send the signal once all processes have joined."""
         for i, process in enumerate(self._processes):
+            has_ended = False
             while "joined" not in (self._folder / f"{i}.out").read_text():
-                assert process.poll() is None, (self._folder / f"{i}.err").read_text()
+                assert not has_ended, (self._folder / f"{i}.err").read_text()
+                has_ended = process.poll() is not None
                 time.sleep(0.05)
-        self._started = time.monotonic()
+        self._started = time.time()
         if self.scenario.signal:
             self._processes[self.scenario.process].send_signal(self.scenario.signal)
 
@@ -110,9 +115,10 @@ class Job:
         for i, process in enumerate(self._processes):
             if not self.scenario.signal or i != self.scenario.process:
                 code = process.wait(timeout=120)
-                lines = (self._folder / f"{i}.err").read_text().splitlines()
+                errors = self._folder / f"{i}.err"
+                lines = errors.read_text().splitlines()
                 lines = [line for line in lines if not line.startswith("waiting for the other processes")]  # if slow
-                ends.append(Ended(code, lines, time.monotonic() - self._started))
+                ends.append(Ended(code, lines, errors.stat().st_mtime - self._started))
         return ends
 
     def close(self) -> None:
@@ -177,6 +183,38 @@ def test_the_first_process_is_lost_without_pages_of_log(ends: dict[str, list[End
 
 def test_a_process_that_ends_early_waits_for_the_others(ends: dict[str, list[Ended]]) -> None:
     assert [(end.code, end.lines) for end in ends["the first ends late"]] == [(0, [])] * 2
+
+
+class Store:
+    """The key-value store of a job in which all others have read a failure."""
+
+    def __init__(self) -> None:
+        self.values = {"show1/read/1": ""}
+
+    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
+        self.values[key] = value
+
+    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
+        return [(name, value) for name, value in self.values.items() if name.startswith(key)]
+
+
+def test_an_exception_that_nothing_catches_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a program of the user, the process would otherwise wait for the others at its end, and they for it."""
+
+    def end(line: str, code: int) -> Any:
+        raise SystemExit(code, line)
+
+    monkeypatch.setattr(supervision, "end_process", end)
+    monkeypatch.setattr(sys, "last_value", KeyError("seed"), raising=False)
+    store = Store()
+    supervisor = Supervisor(store, 0, 2, "localhost:1", TIMEOUT)
+    supervisor._all_finished.set()  # if this fails, it does not wait
+    with pytest.raises(SystemExit) as ended:
+        supervisor.finish()
+    code, line = ended.value.args
+    assert code == PROGRAM_ERROR
+    assert line.endswith(" failed: KeyError: 'seed'")
+    assert json.loads(store.values["show1/failure/0"]) == {"line": line, "code": code, "process": 0}
 
 
 @given(st.lists(st.floats(0.1, 4.9), min_size=1, max_size=20), st.integers(0, 2), st.booleans())

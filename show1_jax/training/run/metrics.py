@@ -201,7 +201,7 @@ class _EventFile:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._scratch = tempfile.TemporaryDirectory() if isinstance(folder, BucketPath) else None
-        self._records = self._new_file()
+        self._begin_file()
         if resumed_step:
             self._add(step=resumed_step + 1, session_log=SessionLog(status=SessionLog.START))
         self._flush()
@@ -224,13 +224,12 @@ class _EventFile:
         if self._scratch is not None:
             self._scratch.cleanup()
 
-    def _new_file(self) -> Any:
+    def _begin_file(self) -> None:
         from tensorboardX.record_writer import RecordWriter
 
         local = self._folder if self._scratch is None else Path(self._scratch.name)
         self._records = RecordWriter(str(local / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"))
         self._add(file_version="brain.Event:2")
-        return self._records
 
     def _flush(self) -> None:
         self._records.flush()
@@ -239,7 +238,7 @@ class _EventFile:
             (self._folder / written.name).write_bytes(written.read_bytes())
             if written.stat().st_size > _MAX_EVENT_BYTES:
                 self._records.close()
-                self._new_file()
+                self._begin_file()
 
     def _add(self, **content: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
