@@ -1,27 +1,35 @@
-"""`python -m tests`: formatting, lint, types and tests, one after the other; what CI runs, too."""
+"""`python -m tests`: formatting, lint, types and tests; what CI runs, too."""
 
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-COMMANDS = (
-    ("ruff", "format", "--check", "."),
-    ("ruff", "check", "."),
-    ("mypy",),
-    ("pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"),  # in the order that conftest.py gives
-)
+FIRST = (("ruff", "format", "--check", "."), ("ruff", "check", "."))
+TYPES = ("mypy",)
+TESTS = ("pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")  # in the order that conftest.py gives
+ROOT = Path(__file__).parent.parent
 
 
 def main() -> int:
-    """Run every command, even after one failed; returns 1 if any did."""
-    failed = []
-    for command in COMMANDS:
-        print(">", *command, flush=True)
-        if subprocess.run([sys.executable, "-m", *command], cwd=Path(__file__).parent.parent).returncode:
-            failed.append(" ".join(command))
+    """Run every command, even after one failed; returns 1 if any did.
+
+    Types are checked while the tests run, some of which wait for other processes; the result is printed after them.
+    """
+    results = [(command, _start(command).wait()) for command in FIRST]
+    with _start(TYPES, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as types:
+        tests = _start(TESTS).wait()
+        output, _ = types.communicate()
+        print(output, end="", flush=True)
+    failed = [" ".join(command) for command, code in [*results, (TYPES, types.returncode), (TESTS, tests)] if code]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _start(command: tuple[str, ...], **options: Any) -> "subprocess.Popen[str]":
+    print(">", *command, flush=True)
+    return subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, **options)
 
 
 if __name__ == "__main__":
