@@ -28,7 +28,7 @@ from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.diffusion.random_keys import new_key, numbered_keys
 from show1_jax.errors import UserError
 from show1_jax.nn.vae import Autoencoder
-from show1_jax.training.dry_run import GB, activation_bytes, bytes_per_device, model_without_inputs
+from show1_jax.training.dry_run import GB, activation_bytes, model_without_inputs, training_memory
 from show1_jax.training.flops import PEAK_FLOPS, count_flops, model_flops
 from show1_jax.training.objectives import encode_latents
 from show1_jax.training.plan import Plan, make_plan
@@ -130,7 +130,7 @@ def _main(arguments: Sequence[str]) -> None:
         cost = training_cost(plan, _text_flops(config, stage))
         hours = {name: cost.hours(PEAK_FLOPS[kind], parsed.utilisation) for name, kind in DEVICES.items()}
         sums = {name: sums[name] + hours[name] for name in DEVICES}
-        memory = sum(bytes_per_device(plan, parsed.devices, activation_bytes(plan)).values())
+        memory = training_memory(plan, parsed.devices, activation_bytes(plan)).total
         cells = [str(cost.batch_size), cost.clip, f"{cost.network / TERA:.2f}", f"{cost.frozen / TERA:.2f}"]
         cells += [f"{cost.num_steps:,}", f"{cost.total / PETA / 1e6:.2f}"]
         cells += [f"{hours[name]:,.0f}" for name in DEVICES]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import jax
 from flax import nnx
@@ -29,10 +29,42 @@ _UNEVEN_RATIO = 1.5
 """Ratio of a device's weights to an even share, above which the report adds a hint."""
 
 
-def describe_training_memory(plan: Plan, num_devices: int, activation_bytes: int) -> str:
-    """Return a table of the memory that each device requires, in GB (1e9 bytes), by use.
+class TrainingMemory(NamedTuple):
+    """The memory that each device of a job requires.
 
-    The last line leaves room for what `bytes_per_device` does not count.
+    Attributes:
+        sizes: sizes of the mesh's axes.
+        num_parameters: number of the network's parameters.
+        num_trained: number of those that are trained.
+        needs: bytes by use.
+    """
+
+    sizes: Mapping[str, int]
+    num_parameters: int
+    num_trained: int
+    needs: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """Bytes of all uses."""
+        return sum(self.needs.values())
+
+
+def describe_training_memory(plan: Plan, num_devices: int, activation_bytes: int) -> str:
+    """Return a table of the memory that each device requires, in GB (1e9 bytes), by use; see `training_memory`.
+
+    The last line leaves room for what is not counted.
+    """
+    return _format_report(plan, training_memory(plan, num_devices, activation_bytes))
+
+
+def training_memory(plan: Plan, num_devices: int, activation_bytes: int) -> TrainingMemory:
+    """Return the memory that each device requires.
+
+    Counted are the weights, sharded over the mesh; the average, the optimiser's moments and the gradient of those that
+    are trained; the weights with their low-rank changes; the frozen networks in the compute dtype; and the activations.
+    Not counted are gradients of weights with low-rank changes, layer by layer, the activations of the frozen networks,
+    and the compiler's own buffers.
 
     Args:
         plan: plan of the stage.
@@ -41,19 +73,6 @@ def describe_training_memory(plan: Plan, num_devices: int, activation_bytes: int
 
     Raises:
         UserError: the mesh does not fit the devices.
-    """
-    sizes = mesh_sizes(plan.config.train.mesh, num_devices, "train.mesh")
-    needs = bytes_per_device(plan, num_devices, activation_bytes)
-    return _format_report(plan, sizes, (_num_elements(plan.shapes()), _num_elements(plan.trained_shapes())), needs)
-
-
-def bytes_per_device(plan: Plan, num_devices: int, activation_bytes: int) -> dict[str, float]:
-    """Return the bytes that each device requires, by use.
-
-    Counted are the weights, sharded over the mesh; the average, the optimiser's moments and the gradient of those that
-    are trained; the weights with their low-rank changes; the frozen networks in the compute dtype; and the activations.
-    Not counted are gradients of weights with low-rank changes, layer by layer, the activations of the frozen networks,
-    and the compiler's own buffers. For the arguments and errors see `describe_training_memory`.
     """
     sizes = mesh_sizes(plan.config.train.mesh, num_devices, "train.mesh")
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
@@ -73,14 +92,12 @@ def bytes_per_device(plan: Plan, num_devices: int, activation_bytes: int) -> dic
     }
     if adapted := {kernel: shapes[kernel] for path in trained if (kernel := adapted_kernel(path))}:
         needs["adapted weights"] = _sharded_bytes(adapted, mesh)
-    return needs
+    return TrainingMemory(sizes, _num_elements(shapes), _num_elements(trained), needs)
 
 
-def _format_report(
-    plan: Plan, sizes: Mapping[str, int], num_parameters: tuple[int, int], needs: Mapping[str, float]
-) -> str:
-    """Format the table; the numbers of parameters are those of the network and those that are trained."""
-    num_all, num_trained = num_parameters
+def _format_report(plan: Plan, memory: TrainingMemory) -> str:
+    """Format the table."""
+    sizes, num_all, num_trained, needs = memory
     training, spec = plan.training, plan.spec
     mesh = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
     lines = [
@@ -90,9 +107,9 @@ def _format_report(
         f"  {training.batch_size} clips of {spec.num_frames} x {spec.height} x {spec.width} a step, in "
         f"{training.num_microbatches} microbatches{_batch_advice(training, sizes)}",
         *(f"  {name:<22}{size / GB:>9.3f} GB" for name, size in needs.items()),
-        f"  {'each device':<22}{(total := sum(needs.values())) / GB:>9.3f} GB",
+        f"  {'each device':<22}{memory.total / GB:>9.3f} GB",
         f"  with {_USED_SHARE:.0%} of its memory, as JAX uses by default: "
-        + ", ".join(f"{size} GB {_suffices(total, size)}" for size in _DEVICE_SIZES),
+        + ", ".join(f"{size} GB {_suffices(memory.total, size)}" for size in _DEVICE_SIZES),
     ]
     if needs["weights"] > _UNEVEN_RATIO * 4 * num_all / (sizes["fsdp"] * sizes["tensor"]):
         lines.append(f"  fsdp={sizes['fsdp']} divides few of the weights: a smaller fsdp with a larger data needs less")

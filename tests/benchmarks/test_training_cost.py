@@ -5,7 +5,7 @@ import pytest
 from benchmarks.training_cost import Cost, training_cost
 from benchmarks.training_cost import _main as training_cost_command
 from show1_jax.errors import UserError
-from show1_jax.training.dry_run import activation_bytes, bytes_per_device
+from show1_jax.training.dry_run import activation_bytes, training_memory
 from show1_jax.training.plan import make_plan
 from tests.helpers import tiny_config
 
@@ -33,5 +33,5 @@ def test_frozen_networks_count_apart() -> None:
 def test_more_devices_need_less_memory_each() -> None:
     plan = make_plan(tiny_config.settings(), "keyframes", "cpu")
     clip = activation_bytes(plan)
-    one, four = (sum(bytes_per_device(plan, number, clip).values()) for number in (1, 4))
+    one, four = (training_memory(plan, number, clip).total for number in (1, 4))
     assert 0.2 * one < four < one
