@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ import numpy as np
 from show1_jax.checkpoints.arrays import CheckpointWriter, check_new_checkpoint, new_checkpoint
 from show1_jax.checkpoints.manifest import Component, sha256
 from show1_jax.checkpoints.recorded_settings import with_settings
+from show1_jax.cli import installed_version
 from show1_jax.config.sampling import CascadeConfig
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, user_path
@@ -307,10 +307,7 @@ def dtype_name(dtypes: Iterable[np.dtype]) -> str:
 
 def tool_version() -> str:
     """Return this package's name and version, for provenance."""
-    try:
-        return f"show1-jax {metadata.version('show1-jax')}"
-    except metadata.PackageNotFoundError:
-        return "show1-jax from a checkout"
+    return f"show1-jax {installed_version('show1-jax') or 'from a checkout'}"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ their input and writes their errors.
 import argparse
 import contextlib
 import difflib
+import importlib.metadata
 import os
 import re
 import sys
@@ -240,6 +241,14 @@ def read_command(
         if values[name].value is not None:
             config[name] = values[name].value
     return config
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed package; None if it is not installed, such as our own run from a checkout."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def decode_argument(text: str) -> str:

@@ -1,6 +1,5 @@
 """Reports on the environment for `--version` and `--devices`: what a report of an error should contain."""
 
-import importlib.metadata
 import platform
 from collections.abc import Sequence
 from typing import Final
@@ -36,8 +35,11 @@ def report(program: str, argv: Sequence[str]) -> bool:
 
 def versions() -> list[str]:
     """Return a line for the package, Python, each library that computes, and the operating system."""
-    lines = [f"show1-jax {_version('show1-jax') or 'from a checkout'}", f"Python {platform.python_version()}"]
-    lines += [f"{name} {_version(name) or 'not installed'}" for name in _DISTRIBUTIONS]
+    lines = [
+        f"show1-jax {cli.installed_version('show1-jax') or 'from a checkout'}",
+        f"Python {platform.python_version()}",
+    ]
+    lines += [f"{name} {cli.installed_version(name) or 'not installed'}" for name in _DISTRIBUTIONS]
     return [*lines, f"platform {platform.platform()}"]
 
 
@@ -58,10 +60,3 @@ def devices() -> list[str]:
     if found[0].platform == "cpu" and len(found) > 1:
         lines.append("the memory of the host is divided by the number of its CPU devices")
     return lines
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None

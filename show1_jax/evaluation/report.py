@@ -5,13 +5,13 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
 import jax
 import numpy as np
 
+from show1_jax.cli import installed_version
 from show1_jax.evaluation.metrics.metric import Score
 from show1_jax.files import write_bytes
 
@@ -139,10 +139,7 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that compute scores, and the devices."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a checkout that is not installed
-            found[name] = "a checkout, not installed"
+        found[name] = installed_version(name) or "a checkout, not installed"
     devices = jax.devices()
     return found | {"devices": f"{len(devices)} x {devices[0].device_kind}"}
 

@@ -1,7 +1,6 @@
 """Sampling of a request's videos, batch by batch, each into its run directory; called by `sample.py`."""
 
 import functools
-import importlib.metadata
 import platform
 import shlex
 import sys
@@ -25,6 +24,7 @@ from show1_jax.checkpoints.manifest import Manifest
 from show1_jax.checkpoints.random import SOURCE as RANDOM
 from show1_jax.checkpoints.random import write_random_checkpoint
 from show1_jax.checkpoints.recorded_settings import differing_settings
+from show1_jax.cli import installed_version
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.data.synthetic.nearest import WORLD_SOURCE, WORLD_WORDS, is_sentence, nearest_sentence
@@ -470,12 +470,5 @@ def _provenance(cascade: Cascade, config: Config, request: Request, batch_size: 
         "mesh": dict(cascade.spec.mesh.shape),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "processes": jax.process_count(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _DISTRIBUTIONS}},
+        "versions": {"python": platform.python_version(), **{name: installed_version(name) for name in _DISTRIBUTIONS}},
     }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None  # run from a checkout that is not installed
