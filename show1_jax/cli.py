@@ -6,6 +6,7 @@ their input and writes their errors.
 
 import argparse
 import contextlib
+import dataclasses
 import difflib
 import importlib.metadata
 import os
@@ -18,7 +19,7 @@ from typing import Any, Final, NoReturn
 from absl import flags
 
 from show1_jax.config.config_dict import ConfigDict
-from show1_jax.config.config_file import Config
+from show1_jax.config.config_file import Config, check_paths
 from show1_jax.config.running import run_config_file
 from show1_jax.errors import BAD_INPUT, PROGRAM_ERROR, UserError, error_line
 from show1_jax.terminal import INTERRUPTED, ending_at_once, interruptible, tell_of_failure, tolerant_output
@@ -140,6 +141,15 @@ def new_flags() -> flags.FlagValues:
     return values
 
 
+def define_weight_flags(values: flags.FlagValues) -> None:
+    """Add the flags of commands that sample: the weights, and the folder of the videos."""
+    text = flags.DEFINE_string
+    help_string = "A,B: checkpoints, training runs or hub:OWNER/NAME; later ones replace components"
+    text("checkpoint", None, help_string, flag_values=values)
+    text("adapter", None, "A:0.8,B: adapters that train.py made, with strengths", flag_values=values)
+    text("out", None, "DIR: parent of the videos' directories", flag_values=values)
+
+
 def define_process_flags(values: flags.FlagValues) -> None:
     """Add the flags of a command that runs in several processes, and `--help`, which is the last flag."""
     number, toggle = flags.DEFINE_integer, flags.DEFINE_bool
@@ -216,9 +226,9 @@ def parse_flags(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
     return config
 
 
-def read_command(
+def read_config(
     values: flags.FlagValues, argv: Sequence[str], usage: str | None, settings: Sequence[str]
-) -> ConfigDict | None:
+) -> Config | None:
     """Parse a command line and set the flags of `values`, or print the help if the command line has `--help`.
 
     Args:
@@ -231,15 +241,18 @@ def read_command(
         The config with its overrides; None if the help was printed.
 
     Raises:
-        UserError: as `parse_flags`.
+        UserError: as `parse_flags`; or a setting is not valid, or a path cannot be one.
     """
     if {"--help", "-help", "-h"} & set(argv):
         print(as_typed(f"{usage}\n{flag_help(values)}"))
         return None
-    config = parse_flags(values, argv)
+    stated = parse_flags(values, argv)
     for name in settings:
         if values[name].value is not None:
-            config[name] = values[name].value
+            stated[name] = values[name].value
+    config = Config.from_dict(stated.to_dict())
+    config = dataclasses.replace(config, negative_prompt=decode_argument(config.negative_prompt))
+    check_paths(config)
     return config
 
 

@@ -12,7 +12,6 @@ With --strength or --invert, the stage of --from_stage starts from --video itsel
 The stages: keyframes, interpolation, first_frame, superres_pixel, superres_latent.
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -20,7 +19,6 @@ from absl import flags
 
 from show1_jax import cli
 from show1_jax.commands import environment
-from show1_jax.config.config_file import Config, check_paths
 from show1_jax.files import user_path
 from show1_jax.sampling.request import Request, choose_edit, choose_prompts, choose_shard, choose_stages
 
@@ -40,14 +38,7 @@ def define_flags() -> flags.FlagValues:
     text("shard", None, "I/N: of all videos, only those of host I of N hosts, from 1", flag_values=values)
     text("negative_prompt", None, "TEXT: content that the video should not show", flag_values=values)
     number("seed", None, "SEED: seed of each prompt's first video", flag_values=values)
-    text(
-        "checkpoint",
-        None,
-        "A,B: checkpoints, training runs or hub:OWNER/NAME; later ones replace components",
-        flag_values=values,
-    )
-    text("adapter", None, "A:0.8,B: adapters that train.py made, with strengths", flag_values=values)
-    text("out", None, "DIR: parent of the videos' directories", flag_values=values)
+    cli.define_weight_flags(values)
     text("stages", None, "A,B: run only these stages", flag_values=values)
     text(
         "from_stage",
@@ -89,12 +80,9 @@ def sample(argv: Sequence[str]) -> None:
     values = define_flags()
     if environment.report("sample", argv):
         return
-    settings = cli.read_command(values, argv, __doc__, ["negative_prompt", "seed", "checkpoint", "adapter", "out"])
-    if settings is None:
+    config = cli.read_config(values, argv, __doc__, ["negative_prompt", "seed", "checkpoint", "adapter", "out"])
+    if config is None:
         return
-    config = Config.from_dict(settings.to_dict())
-    config = dataclasses.replace(config, negative_prompt=cli.decode_argument(config.negative_prompt))
-    check_paths(config)
     edit = choose_edit(
         values.from_stage, values.strength, values.invert, values.inversion_steps, values.inversion_iterations
     )

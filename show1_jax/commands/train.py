@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from absl import flags
 
 from show1_jax import cli
-from show1_jax.config.config_file import Config, check_paths
 from show1_jax.config.training import check_stage
 from show1_jax.errors import UserError
 from show1_jax.files import storage_path
@@ -50,11 +49,9 @@ def train(argv: Sequence[str]) -> None:
         UserError: bad input, see `show1_jax.cli.run_command`.
     """
     values = define_flags()
-    settings = cli.read_command(values, argv, __doc__, ["checkpoint"])
-    if settings is None:
+    config = cli.read_config(values, argv, __doc__, ["checkpoint"])
+    if config is None:
         return
-    config = Config.from_dict(settings.to_dict())
-    check_paths(config)
     stage = check_stage(values.stage or config.train.default_stage)
     if not values.dry_run and not values.workdir:
         raise UserError("no --workdir; give the directory of this run")

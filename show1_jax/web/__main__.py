@@ -15,14 +15,12 @@ from show1_jax.terminal import end_at_once, exit_process
 if __name__ == "__main__":
     end_at_once("web")  # Ctrl-C while the modules below are imported
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
 from absl import flags
 
 from show1_jax import cli
-from show1_jax.config.config_file import Config, check_paths
 from show1_jax.errors import UserError
 from show1_jax.files import check_writable, user_path
 
@@ -35,9 +33,7 @@ def define_flags() -> flags.FlagValues:
     text = flags.DEFINE_string
     text("host", _LOOPBACK, "ADDRESS: address to bind to; 0.0.0.0: all of this machine's", flag_values=values)
     flags.DEFINE_integer("port", None, "N: port; by default 7860, or the next one that is free", flag_values=values)
-    text("checkpoint", None, "A,B: checkpoints or training runs; components of later ones are used", flag_values=values)
-    text("adapter", None, "A:0.8,B: adapters that train.py made, with strengths", flag_values=values)
-    text("out", None, "DIR: parent of the videos' directories", flag_values=values)
+    cli.define_weight_flags(values)
     text("negative_prompt", None, "TEXT: first value of the negative prompt", flag_values=values)
     flags.DEFINE_integer("seed", None, "SEED: first value of the seed", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
@@ -51,12 +47,9 @@ def run(argv: Sequence[str]) -> None:
         UserError: bad input, see `show1_jax.cli.run_command`; or Gradio is not installed.
     """
     values = define_flags()
-    settings = cli.read_command(values, argv, __doc__, ["negative_prompt", "seed", "checkpoint", "adapter", "out"])
-    if settings is None:
+    config = cli.read_config(values, argv, __doc__, ["negative_prompt", "seed", "checkpoint", "adapter", "out"])
+    if config is None:
         return
-    config = Config.from_dict(settings.to_dict())
-    config = dataclasses.replace(config, negative_prompt=cli.decode_argument(config.negative_prompt))
-    check_paths(config)
     if values.port is not None and not 1 <= values.port <= 65535:
         raise UserError(f"--port={values.port} must be from 1 to 65535")
     try:
