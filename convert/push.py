@@ -21,9 +21,10 @@ from show1_jax.checkpoints.arrays import parameter_counts
 from show1_jax.checkpoints.cards.licences import licence_of
 from show1_jax.checkpoints.cards.model_card import model_card, own_card_in
 from show1_jax.checkpoints.checkpoint_set import resolve_checkpoint
-from show1_jax.checkpoints.hub import PREFIX, hub_errors, is_hub_id
+from show1_jax.checkpoints.hub import hub_errors, is_hub_id
 from show1_jax.checkpoints.manifest import (
     CARD,
+    HUB_PREFIX,
     LICENCE_FILES,
     MANIFEST,
     TRAINING,
@@ -95,7 +96,7 @@ def push(checkpoint: Path, upload: Upload) -> str:
         commit = api.create_commit(
             upload.repository, [*additions, *stale], commit_message=upload.message, revision=upload.revision
         )
-    print(f"{PREFIX}{upload.repository}: commit {commit.oid} in {upload.revision}, {len(kept)} files")
+    print(f"{HUB_PREFIX}{upload.repository}: commit {commit.oid} in {upload.revision}, {len(kept)} files")
     return str(commit.oid)
 
 
@@ -177,7 +178,7 @@ def _additions(
         additions.append(CommitOperationAdd(CARD, str(folder / CARD)))
     elif CARD not in existing or _has_own_card(upload):
         counts = parameter_counts(folder, manifest.components)
-        text = model_card(manifest, counts, where=f"{PREFIX}{upload.repository}", has_sheet=CONTACT_SHEET in beside)
+        text = model_card(manifest, counts, where=f"{HUB_PREFIX}{upload.repository}", has_sheet=CONTACT_SHEET in beside)
         additions.append(CommitOperationAdd(CARD, text.encode()))
     return additions
 

@@ -12,6 +12,7 @@ from show1_jax.buckets.path import BucketPath
 from show1_jax.checkpoints.adapters import ADAPTER
 from show1_jax.checkpoints.arrays import check_weights, tokenizer_folder
 from show1_jax.checkpoints.manifest import (
+    HUB_PREFIX,
     MANIFEST,
     SNAPSHOTS,
     CheckpointError,
@@ -159,7 +160,7 @@ def split_names(names: str | Path) -> list[Path]:
 
 def is_hub_name(name: str | Path) -> bool:
     """Return whether a checkpoint's name is that of a repository of the hub, `hub:OWNER/NAME`."""
-    return str(name).startswith("hub:")
+    return str(name).startswith(HUB_PREFIX)
 
 
 def fetch_component(checkpoint: Path, component: str) -> None:

@@ -28,13 +28,12 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx, validate_repo_id
 from tqdm import tqdm
 
-from show1_jax.checkpoints.manifest import MANIFEST, SNAPSHOTS, read_manifest, sha256
+from show1_jax.checkpoints.manifest import HUB_PREFIX, MANIFEST, SNAPSHOTS, read_manifest, sha256
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, read_bounded
 from show1_jax.parallel import from_first_process, is_first_process
 from show1_jax.progress import Bar
 
-PREFIX: Final = "hub:"
 _REVISION: Final = re.compile(r"(?!/|.*\.\.)[\w./-]+")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _DOWNLOADS: Final = 4
@@ -149,7 +148,7 @@ class HubCheckpoint:
                 checkpoint; or the hub cannot be reached and its cache has no copy.
         """
         self.name = name
-        source = name.removeprefix(PREFIX)
+        source = name.removeprefix(HUB_PREFIX)
         if not is_hub_id(source):
             raise UserError(f"{name}: not a checkpoint on the hub; give hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
         self.repository, _, self._revision = source.partition("@")

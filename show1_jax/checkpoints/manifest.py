@@ -33,6 +33,8 @@ _BESIDE: Final = frozenset({CARD, CONTACT_SHEET, *LICENCE_FILES, ".gitattributes
 """Files beside the components that are no part of a checkpoint: a user, or the hub, may add and edit them."""
 SNAPSHOTS: Final = "snapshots"
 """Folder of the hub's cache with a folder for each commit of a repository."""
+HUB_PREFIX: Final = "hub:"
+"""Beginning of the name of a checkpoint in a repository of the hub."""
 _DOWNLOAD_STATE: Final = ".cache/"
 """Folder that `hf download --local-dir` adds."""
 TRAINING = "training"

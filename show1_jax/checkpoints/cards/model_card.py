@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from show1_jax.checkpoints.adapters import ADAPTER, AdapterConfig
 from show1_jax.checkpoints.cards.licences import licence_of
-from show1_jax.checkpoints.manifest import CARD, LICENCE_FILES, Manifest
+from show1_jax.checkpoints.manifest import CARD, HUB_PREFIX, LICENCE_FILES, Manifest
 from show1_jax.config.sampling import STAGES
 from show1_jax.config.settings import flatten
 from show1_jax.errors import UserError
@@ -188,7 +188,7 @@ def _bases(manifest: Manifest) -> list[str]:
     found = []
     for component in manifest.components.values():
         for origin in _history(component.provenance):
-            source = str(origin.get("source", "")).removeprefix("hub:").partition("@")[0]
+            source = str(origin.get("source", "")).removeprefix(HUB_PREFIX).partition("@")[0]
             if origin.get("revision") and _REPOSITORY.fullmatch(source):
                 found.append(source)
                 break
