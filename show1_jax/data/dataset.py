@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from show1_jax.data.records import RecordFile, check_path, file_inside
+from show1_jax.data.transfer.record import RECORD
 from show1_jax.errors import FileError, UserError
 from show1_jax.files import read_json
 
@@ -72,7 +73,7 @@ def is_dataset(folder: Path) -> bool:
 
 def is_of_dataset(name: str) -> bool:
     """Return whether a dataset's folder contains files of this name."""
-    return name in (_INFO, _FEATURES, _METADATA, LEFT_OUT) or bool(_SHARD.fullmatch(name))
+    return name in (_INFO, _FEATURES, _METADATA, LEFT_OUT, RECORD) or bool(_SHARD.fullmatch(name))
 
 
 def read_dataset(folder: Path) -> DatasetFiles:
