@@ -424,6 +424,35 @@ def local_file(path: Path) -> Iterator[Path]:
         yield copy
 
 
+@contextmanager
+def local_media(path: str | Path) -> Iterator[Path]:
+    """Yield a local path with the content of `path`: itself, or for an object or a folder in a bucket a temporary copy.
+
+    The subfolders of a folder are not copied. Errors of the block name the path in the bucket.
+
+    Raises:
+        UserError: a URL is not valid, or there is no such object or folder in the bucket.
+    """
+    stored = path if isinstance(path, Path) else storage_path(path) if _URL.match(path) else Path(path)
+    if not isinstance(stored, BucketPath):
+        yield stored
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch) / stored.name
+        if stored.is_file():
+            local.write_bytes(stored.read_bytes())
+        elif names := [name for name in stored.names() if "/" not in name]:
+            local.mkdir()
+            for name in names:
+                (local / name).write_bytes((stored / name).read_bytes())
+        else:
+            raise UserError(f"there is no {stored}; give an existing file or folder")
+        try:
+            yield local
+        except UserError as error:
+            raise UserError(str(error).replace(str(local), str(stored))) from error
+
+
 def check_space(out: Path, needed: int, remedy: str = "free space or choose another place with --out") -> None:
     """Refuse a path on a disk with fewer than `needed` free bytes.
 

@@ -171,6 +171,8 @@ def read_manifest(checkpoint: Path) -> Manifest:
         return Manifest.from_json(values)
     except (FileNotFoundError, NotADirectoryError):
         remedy = f"make one with `python -m convert --out {checkpoint}`"
+        if isinstance(checkpoint, BucketPath):
+            remedy = "make one with `python -m convert` and copy it there, or correct the URL"
         raise CheckpointError(checkpoint, f"{checkpoint}: no checkpoint", remedy) from None
     except (KeyError, TypeError, AttributeError):
         raise CheckpointError(checkpoint, f"{path}: damaged (no manifest of a checkpoint)") from None

@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from show1_jax.errors import FileError
 from show1_jax.evaluation.metrics.metric import ClipFeatures
-from show1_jax.files import open_regular, parse_json, write_bytes
+from show1_jax.files import local_file, open_regular, parse_json, write_bytes
 
 VIDEOS_PER_SHARD: Final = 16
 _FORMAT: Final = "show1_jax.features.v1"
@@ -102,7 +102,7 @@ class FeatureFiles:
             if shard is None:
                 raise FileError(
                     f"{self._path(number)}: missing or damaged",
-                    "run the command again; --features must be on a file system that all processes see",
+                    "run the command again; --features must be a folder that all processes see",
                 )
             yield shard
 
@@ -112,7 +112,7 @@ class FeatureFiles:
     def _read(self, number: int) -> Shard | None:
         try:
             open_regular(self._path(number)).close()
-            with safe_open(self._path(number), "numpy") as file:
+            with local_file(self._path(number)) as local, safe_open(local, "numpy") as file:
                 metadata = file.metadata() or {}
                 rows, counts = file.get_tensor("rows"), file.get_tensor("counts")
             if metadata["sha256"] != _digest(rows, counts):
