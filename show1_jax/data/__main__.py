@@ -18,7 +18,6 @@ from pathlib import Path
 from show1_jax.cli import ArgumentParser, number_between, run_command
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.training import LOCAL_COPIES
-from show1_jax.errors import UserError
 from show1_jax.files import storage_path, user_path
 
 
@@ -199,17 +198,9 @@ def _add_upload(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
 
 
 def _upload(arguments: argparse.Namespace) -> None:
-    from show1_jax.buckets.path import BucketPath
-    from show1_jax.data.dataset import is_dataset
-    from show1_jax.data.text_cache import is_text_cache
     from show1_jax.data.transfer.upload import upload
 
-    folder, out = arguments.folder, arguments.out
-    if not is_dataset(folder) and not is_text_cache(folder):
-        raise UserError(f"{folder}: no dataset and no cache of text states; make one with `build` or `encode_text`")
-    if not isinstance(out, BucketPath):
-        raise UserError(f"--out={out} is not in a bucket; give gs://BUCKET/FOLDER or s3://BUCKET/FOLDER")
-    upload(folder, out, overwrite=arguments.overwrite)
+    upload(arguments.folder, arguments.out, overwrite=arguments.overwrite)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

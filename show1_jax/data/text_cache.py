@@ -188,11 +188,6 @@ class TextCache:
         return {"folder": self.folder, "record": self.record}
 
 
-def is_text_cache(folder: Path) -> bool:
-    """Return whether a local folder has the description of a cache."""
-    return (folder / _RECORD).is_file()
-
-
 def collect_captions(
     *, data: Path | None = None, synthetic: int | None = None, seed: int = 0, file: Path | None = None
 ) -> set[str]:

@@ -172,7 +172,7 @@ def _with_local_datasets(request: "ScoringRequest", copies: Path) -> "ScoringReq
         if isinstance(folder, BucketPath) and not (folder / RECORD).is_file():
             raise UserError(
                 f"{folder} is no dataset of `python -m show1_jax.data`; copy other videos to this machine first "
-                f"(`gcloud storage cp -r`, `aws s3 cp --recursive`), and give the copy as --{name}"
+                f"(`gcloud storage cp -r`, `aws s3 sync`), and give the copy as --{name}"
             )
     local = {name: local_copy(folder, copies) for name, folder in folders.items()}
     if local != folders:

@@ -19,10 +19,11 @@ from show1_jax.data.pools import map_in_order, pool
 from show1_jax.data.transfer.record import RECORD, UPLOAD, FileTable, StoredFile, read_record
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, disk_error, user_path, write_bytes
-from show1_jax.progress import Bar
+from show1_jax.progress import Bar, say
 
 _PART_BYTES: Final = 16 << 20
 _THREADS: Final = 8
+_MAX_NAME: Final = 50
 _LOCK: Final = ".lock"
 _UNFINISHED: Final = ".unfinished"
 _REMEDY: Final = "make room, or choose another folder as local_copies"
@@ -45,7 +46,7 @@ def local_copy(folder: Path, copies: str | Path = LOCAL_COPIES) -> Path:
     if not isinstance(folder, BucketPath):
         return folder
     content, files = read_record(folder)
-    copy = user_path(copies) / f"{folder.name}-{hashlib.sha256(content).hexdigest()[:16]}"
+    copy = user_path(copies) / f"{folder.name[:_MAX_NAME]}-{hashlib.sha256(content).hexdigest()[:16]}"
     if not _is_whole(copy, content, files):
         try:
             with _lock(copy):
@@ -74,7 +75,11 @@ def _lock(copy: Path) -> Iterator[None]:
     descriptor = os.open(copy / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"{copy}: waiting for another process that makes this copy")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             raise UserError(
                 f"{copy}: cannot be locked ({error.strerror}); choose a local disk as local_copies"

@@ -19,7 +19,6 @@ from show1_jax.data.transfer.record import (
     RECORD,
     FileTable,
     StoredFile,
-    describe,
     read_record,
     to_bytes,
     write_record,
@@ -54,7 +53,7 @@ def new_data_folder(out: Path) -> Iterator[Path]:
             write_record(folder)
         return
     with locked_folder(out), tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / out.name
+        folder = Path(scratch) / "data"
         folder.mkdir()
         try:
             yield folder
@@ -84,29 +83,37 @@ def check_data_target(out: BucketPath, *, overwrite: bool = False) -> None:
         raise UserError(f"{out}: exists; choose another place, or replace it with --overwrite")
 
 
-def upload(folder: Path, out: BucketPath, *, overwrite: bool = False) -> None:
+def upload(folder: Path, out: Path, *, overwrite: bool = False) -> None:
     """Copy a dataset or a text cache to a bucket.
 
     Args:
-        folder: a local folder. If it has a `files.json`, its files are compared with it.
-        out: the folder to make.
+        folder: a local folder; its files are compared with its `files.json`.
+        out: the folder to make, in a bucket.
         overwrite: replace an earlier one.
 
     Raises:
-        UserError: a file has changed or is too large, `out` cannot be replaced, or the bucket does not answer.
+        UserError: a path is wrong, a file has changed or is too large, `out` cannot be replaced, or the bucket does not
+            answer.
     """
+    if not (folder / RECORD).is_file():
+        raise UserError(
+            f"{folder}: no dataset and no cache of text states with its {RECORD}; make one with `build` or "
+            "`encode_text`"
+        )
+    if not isinstance(out, BucketPath):
+        raise UserError(f"--out={out} is not in a bucket; give gs://BUCKET/FOLDER or s3://BUCKET/FOLDER")
     check_data_target(out, overwrite=overwrite)
     with locked_folder(out):
         _upload(folder, out)
 
 
 def _upload(folder: Path, out: BucketPath) -> None:
-    content, files = read_record(folder) if (folder / RECORD).exists() else _described(folder)
+    content, files = read_record(folder)
     for name, file in files.items():
         if file.size > MAX_OBJECT_BYTES:
             raise UserError(
                 f"{folder / name}: {file.size / 1e9:.1f} GB, more than can be written at once; copy the folder with "
-                "the bucket's own tool (`gcloud storage cp -r`, `aws s3 cp --recursive`)"
+                "the bucket's own tool (`gcloud storage cp -r`, `aws s3 sync`)"
             )
     names, old = _old_files(out)
     (out / _STARTED).write_bytes(to_bytes(old | files))
@@ -119,11 +126,6 @@ def _upload(folder: Path, out: BucketPath) -> None:
     check_lease(out)
     (out / RECORD).write_bytes(content)
     (out / _STARTED).unlink(missing_ok=True)
-
-
-def _described(folder: Path) -> tuple[bytes, FileTable]:
-    files = describe(folder)
-    return to_bytes(files), files
 
 
 def _old_files(out: BucketPath) -> tuple[set[str], FileTable]:

@@ -193,8 +193,11 @@ def test_the_rest_of_a_crash_is_checked_as_well(in_gcs: BucketPath, tmp_path: Pa
     assert content_of(local_copy(in_gcs, tmp_path / "copies")) == CONTENT
 
 
-def test_another_process_is_waited_for(gcs: GcsServer, in_gcs: BucketPath, tmp_path: Path) -> None:
+def test_another_process_is_waited_for(
+    gcs: GcsServer, in_gcs: BucketPath, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     gcs.requests.clear()
+    gcs.fault = lambda request: Answer(delay=0.1) if request.name.endswith("large") else None
     threads = [threading.Thread(target=local_copy, args=(in_gcs, tmp_path / "copies")) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -203,6 +206,7 @@ def test_another_process_is_waited_for(gcs: GcsServer, in_gcs: BucketPath, tmp_p
     (copy,) = (tmp_path / "copies").iterdir()
     assert content_of(copy) == CONTENT
     assert sum(request.name.endswith("large") for request in gcs.requests) == 10
+    assert "waiting for another process that makes this copy" in capsys.readouterr().err
 
 
 def test_a_killed_process_is_followed_by_the_next(gcs: GcsServer, in_gcs: BucketPath, tmp_path: Path) -> None:

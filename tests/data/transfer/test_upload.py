@@ -48,14 +48,6 @@ def test_the_list_of_files_is_written_last(gcs: GcsServer, out: BucketPath, sour
     assert names(gcs) == ["a", "b", "c", RECORD]
 
 
-def test_an_upload_without_a_list_makes_one(gcs: GcsServer, out: BucketPath, source: Path, tmp_path: Path) -> None:
-    content = (source / RECORD).read_bytes()
-    (source / RECORD).unlink()
-    upload(source, out)
-    assert gcs.objects[BUCKET][f"videos/{RECORD}"][0] == content
-    assert not (source / RECORD).exists()
-
-
 def test_what_exists_is_replaced_only_when_asked(gcs: GcsServer, out: BucketPath, source: Path, tmp_path: Path) -> None:
     upload(source, out)
     with pytest.raises(UserError, match="exists; choose another place, or replace it with --overwrite"):
