@@ -28,7 +28,7 @@ from tests.helpers.gcs_server import GcsServer
 
 ROOT: Final = Path(__file__).parent.parent
 DEMO: Final = ["--config", str(ROOT / "configs/demo.py"), "--config.compilation_cache="]
-OTHER_URLS: Final = ("hdfs://host/x", "gs:/bucket/x", "gs://Bucket/x")
+OTHER_URLS: Final = ("hdfs://host/x", "gs:/bucket/x")
 FILES, BUCKETS = "on a file system", "may be in a bucket"
 
 
@@ -216,9 +216,7 @@ def test_a_bucket_is_refused_where_files_are_needed(place: Place, url: str, tmp_
 @pytest.mark.parametrize("place", [place for place in PLACES if place.kind == BUCKETS], ids=Place.name)
 @pytest.mark.parametrize("url", OTHER_URLS)
 def test_other_urls_are_refused_where_buckets_are_read(place: Place, url: str, tmp_path: Path) -> None:
-    line = refusal(place, url, tmp_path)
-    assert f"{url}: " in line
-    assert "not a URL that is supported" in line or "is not the name of a bucket" in line
+    assert f"{url}: not a URL that is supported" in refusal(place, url, tmp_path)
 
 
 READ: Final = [

