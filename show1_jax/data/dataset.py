@@ -6,6 +6,7 @@ TFDS itself must not read a dataset's folder: it would import the modules that t
 import functools
 import os
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +29,7 @@ _SHARD: Final = re.compile(rf"{DATASET}-{SPLIT}\.array_record-\d{{5,}}-of-\d{{5,
 _MAX_JSON_BYTES: Final = 16 << 20
 _MIN_RECORD_BYTES: Final = 32
 """Lower bound of the bytes that a record takes in its file."""
+_IMPORTING: Final = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,17 @@ class DatasetFiles:
     shortest_seconds: float
 
 
-@functools.cache
 def features() -> Any:
-    """Return the TFDS features of a video."""
+    """Return the TFDS features of a video.
+
+    Only one thread imports TFDS: its lazy imports in two threads wait for each other forever in Python 3.11.
+    """
+    with _IMPORTING:
+        return _features()
+
+
+@functools.cache
+def _features() -> Any:
     import numpy as np
     import tensorflow_datasets as tfds
 
