@@ -88,6 +88,15 @@ def test_later_stages_resume_from_an_inverted_video(
     assert "format is not" in sampler.refusal("--from_stage=interpolation", "--stages=interpolation", STEPS)
 
 
+def test_a_killed_edit_is_finished_without_its_flags_and_recorded(sampler: Sampler, own: Path) -> None:
+    assert sampler(*KEYFRAMES, f"--video={own}", "--strength=0") == 0
+    edit = request_of(sampler)["edit"]
+    for name in ("run.json", "contact_sheet.png"):  # as after a kill between two stages
+        (sampler.run.path / name).unlink()
+    assert sampler("--from_stage=interpolation", "--stages=interpolation", STEPS) == 0
+    assert request_of(sampler)["edit"] == edit
+
+
 def test_an_edit_that_is_impossible_leaves_the_old_files(sampler: Sampler, own: Path) -> None:
     start = (*KEYFRAMES, f"--video={own}")
     assert sampler(*start, "--strength=0") == 0
