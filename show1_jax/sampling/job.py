@@ -103,15 +103,28 @@ class OpenedWeights(NamedTuple):
     cascade: Cascade
 
 
-def open_weights(config: Config) -> OpenedWeights:
+def open_checkpoints(config: Config) -> CheckpointSet:
+    """Open the checkpoints of a config; random weights that it describes are made if they do not exist.
+
+    Raises:
+        UserError: the checkpoint is missing or damaged.
+    """
+    from_first_process(lambda: make_random_checkpoint(config))
+    return CheckpointSet.open(config.checkpoint)
+
+
+def open_weights(config: Config, checkpoints: CheckpointSet | None = None) -> OpenedWeights:
     """Open the checkpoints and adapters of a config; weights are read when they are needed.
+
+    Args:
+        config: the settings.
+        checkpoints: the config's checkpoints, if they are open already.
 
     Raises:
         UserError: the checkpoint is missing or damaged, or the settings do not fit the devices.
     """
     enable_compilation_cache(config.compilation_cache)
-    from_first_process(lambda: make_random_checkpoint(config))
-    checkpoints = CheckpointSet.open(config.checkpoint)
+    checkpoints = checkpoints or open_checkpoints(config)
     adapters = open_adapters(config.adapter, checkpoints.manifest)
     return OpenedWeights(checkpoints, adapters, Cascade.of(checkpoints, config, adapters=adapters))
 
@@ -141,7 +154,6 @@ def sample_videos(
     media = from_first_process(lambda: _read_media(cascade.spec, request))
     jobs = from_first_process(lambda: _video_jobs(cascade, config, request, adapters, media))
     pending = from_first_process(lambda: _pending_jobs(cascade, jobs, request, media))
-    observer.on_videos([job.directory.path for job in jobs], [jobs[number].directory.path for number in pending])
     if pending:
         from_first_process(
             lambda: _print_warnings(checkpoints, config, [jobs[number].prompt for number in pending], sampled)
@@ -152,7 +164,10 @@ def sample_videos(
         stack.enter_context(memory_errors(MEMORY_ADVICE))
         keeps_all = len(batches) > 1 and stack.enter_context(cascade.keeping_networks(sampled))
         places = {number: place for place, number in enumerate(pending, 1)}
-        for together in _groups(batches, 1 if keeps_all else max(1, _MAX_WAITING // size)):
+        rounds = _groups(batches, 1 if keeps_all else max(1, _MAX_WAITING // size))
+        paths = [job.directory.path for job in jobs]
+        observer.on_videos(paths, [[paths[number] for batch in together for number in batch] for together in rounds])
+        for together in rounds:
             with ExitStack() as locks:
                 round_jobs = {number: jobs[number] for batch in together for number in batch}
                 claimed = from_first_process(functools.partial(_lock_pending, locks, round_jobs, request, media))

@@ -75,13 +75,13 @@ def test_the_bar_is_divided_into_stages() -> None:
     assert 'aria-valuenow="40"' in html
     assert re.findall(r'<span style="width:([\d.]+)%"', html) == ["100.0", "20.0"]
     assert "Interpolation: starting" in html
-    both = dataclasses.replace(VIEW, videos=VIEW.videos * 2, share=0.5)
-    assert re.findall(r'<span style="width:([\d.]+)%"', markup.status(both, Health())) == [
-        "100.0",
-        "100.0",
-        "0.0",
-        "0.0",
-    ]
+    for groups, filled in (
+        ((1, 1), ["100.0", "100.0", "0.0", "0.0"]),
+        ((2,), ["100.0", "33.3"]),
+        ((1, 3), ["100.0", "100.0", "100.0", "11.1"]),
+    ):
+        several = dataclasses.replace(VIEW, groups=groups, share=0.5)
+        assert re.findall(r'<span style="width:([\d.]+)%"', markup.status(several, Health())) == filled
 
 
 def test_durations_are_rounded() -> None:
