@@ -107,7 +107,7 @@ def _bar(view: JobView) -> str:
     percent, reached, parts = round(100 * view.share), view.share, []
     groups = view.groups or (1,)
     for stage, share in [(stage, share * size / sum(groups)) for size in groups for stage, share in view.stages]:
-        filled = 1.0 if share <= 0 else min(max(reached / share, 0.0), 1.0)
+        filled = min(max(reached / share, 0.0), 1.0) if share > 0 else float(reached > -1e-9)
         reached -= share
         parts.append(
             f'<span class="part" style="flex-grow:{max(share, 0.02):.4f}" title="{stage_name(stage)}">'

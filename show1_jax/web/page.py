@@ -96,7 +96,7 @@ def build(services: Services) -> gr.Blocks:
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             with gr.Tab("New video", id="new"):
                 new = _Studio(services, "new").build(blocks)
-            with gr.Tab("Your own video or picture", id="own"):
+            with gr.Tab("Your video or picture", id="own"):
                 _Studio(services, "own").build(blocks)
             with gr.Tab("Gallery", id="gallery") as gallery_tab:
                 _build_gallery(services, blocks, gallery_tab, tabs, new)

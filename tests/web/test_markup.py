@@ -82,6 +82,12 @@ def test_the_bar_is_divided_into_stages() -> None:
     ):
         several = dataclasses.replace(VIEW, groups=groups, share=0.5)
         assert re.findall(r'<span style="width:([\d.]+)%"', markup.status(several, Health())) == filled
+    picture: tuple[tuple[Stage, float], ...] = (("keyframes", 0.5), ("first_frame", 0.0), ("superres_pixel", 0.5))
+    half = dataclasses.replace(VIEW, stages=picture, groups=(1, 1), share=0.25)
+    assert re.findall(r'<span style="width:([\d.]+)%"', markup.status(half, Health())) == [
+        *("100.0", "100.0", "0.0"),
+        *("0.0", "0.0", "0.0"),
+    ]
 
 
 def test_durations_are_rounded() -> None:
