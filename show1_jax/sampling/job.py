@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from show1_jax.buckets.path import BucketPath
-from show1_jax.cascade.cascade import Cascade, HostVideo, VideoBatch
+from show1_jax.cascade.batches import VideoBatch
+from show1_jax.cascade.cascade import Cascade, HostVideo
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.cascade.stages import STAGE_TABLE, components, text_encoders

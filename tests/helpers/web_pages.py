@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from show1_jax.cascade.cascade import Cascade, VideoBatch
+from show1_jax.cascade.batches import VideoBatch
+from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.cascade.stages import STAGE_TABLE, runs_networks
