@@ -102,9 +102,9 @@ def test_a_job_stops_within_a_step_and_keeps_finished_stages(
         pass
 
 
-@pytest.mark.parametrize(("batch_size", "groups"), [(None, (1, 1, 1)), (2, (2, 1)), (4, (3,))])
+@pytest.mark.parametrize(("batch_size", "groups"), [(2, (2, 1)), (4, (3,))])
 def test_videos_of_a_request_are_sampled_together(
-    worker: Worker, sampler: DrawnSampler, task: MakeTask, batch_size: int | None, groups: tuple[int, ...]
+    worker: Worker, sampler: DrawnSampler, task: MakeTask, batch_size: int, groups: tuple[int, ...]
 ) -> None:
     begun, steps, views = threading.Event(), list[Stage](), list[JobView]()
 
