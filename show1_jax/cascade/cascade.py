@@ -398,13 +398,24 @@ class Cascade:
             if any(job.needs_network(stage) for job in jobs):
                 networks.programs(spec, stage, batch_size)  # they choose the layouts of the weights
                 loaded = {name: stack.enter_context(self.network(name)) for name in STAGE_TABLE[stage].networks}
-            for following in later[:1]:
-                networks.prefetch(spec, following, batch_size)
+
+            @functools.cache
+            def load_following() -> None:
+                for following in later[:1]:
+                    networks.prefetch(spec, following, batch_size)
+
+            def on_own_step(number: int, done: int, total: int) -> None:
+                load_following()
+                on_step(number, stage, done, total)
+
+            if not networks.loads_after_first_step(spec):
+                load_following()
             for number, (job, text) in enumerate(zip(jobs, texts, strict=True)):
                 if job.needs_network(stage):
                     assert text is not None
-                    result = self._run(stage, text, job, loaded, functools.partial(on_step, number, stage))
+                    result = self._run(stage, text, job, loaded, functools.partial(on_own_step, number))
                 else:
+                    load_following()
                     result = job.own_result(stage)
                 if any(stage in STAGE_TABLE[name].inputs for name in later):
                     job.videos[stage] = result

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -265,6 +266,16 @@ def test_buckets_are_refused_in_every_path(
     assert "buckets and URLs are not supported" in err
     assert err.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_a_build_leaves_nothing_in_the_temporary_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    builder.build(folder, tmp_path / "out")
+    assert names_in(tmp_path / "out")
+    assert not list(temporary.iterdir())
 
 
 def test_home_is_meant_by_a_tilde(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
