@@ -26,6 +26,7 @@ from show1_jax import cli
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES
+from show1_jax.evaluation.arguments import add_speed_arguments
 from show1_jax.files import check_writable, user_path
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def _make_parser() -> argparse.ArgumentParser:
         for option, choices in FEATURE_NETWORKS[facts.network].options.items():
             command.add_argument(f"--{option}", choices=choices, default=choices[0], help=f"default {choices[0]}")
         _add_work(command)
+        add_speed_arguments(command)
         cli.add_process_arguments(command)
     return parser
 
@@ -107,8 +109,6 @@ def _add_work(command: argparse.ArgumentParser) -> None:
     add = command.add_argument_group("work and results").add_argument
     add("--out", type=user_path, default=Path("outputs/evaluation"), metavar="DIR", help="default outputs/evaluation")
     add("--features", type=user_path, metavar="DIR", help="saved features; default OUT/features")
-    add("--batch_size", type=cli.number_between(1, 100_000), metavar="N", help="clips at once; default 4 a device")
-    add("--num_workers", type=cli.number_between(1, 4096), metavar="N", help="threads that decode; default: the CPUs")
     add(
         "--max_unreadable",
         type=cli.number_between(0.0, 1.0),

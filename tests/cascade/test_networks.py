@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from show1_jax.cascade import denoise, memory, networks
-from show1_jax.cascade.cascade import Cascade, VideoBatch
+from show1_jax.cascade.batches import VideoBatch
+from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.networks import LoadedNetwork
