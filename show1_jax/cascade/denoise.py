@@ -291,6 +291,7 @@ def denoise(
 
     Raises:
         UserError: the result of a step is not finite. The step after it has been started already.
+        ValueError: there is another number of kinds than of steps.
     """
     sharding, num_steps = batch_sharding(mesh), len(sampler.timesteps)
     placed = replace(
@@ -299,7 +300,9 @@ def denoise(
         channels=jax.device_put(condition.channels, sharding),
     )
     steps = _Steps(network, sampler, placed, np.float32(guidance_scale), mesh, compiled, sequential_guidance)
-    of_step = dict(zip(range(num_steps), kinds or (EVERY_BRANCH_AND_LEVEL,) * num_steps, strict=True))
+    kinds = kinds or (EVERY_BRANCH_AND_LEVEL,) * num_steps
+    if len(kinds) != num_steps:
+        raise ValueError(f"{len(kinds)} kinds for {num_steps} steps")
     passes = _passes(num_steps, 1 if known is None else known.passes)
     state, deep = _start(sampler, jax.device_put(sample, sharding), mesh), None
     known_noise = None if known is None else state.sample[:, : known.frames.shape[1]]
@@ -313,7 +316,7 @@ def denoise(
     previous: Bool[Array, ""] | None = None
     with jax.set_mesh(mesh):
         for done, (step, number, is_last) in enumerate(passes):
-            kind, coefficients = of_step[step], sampler.coefficients(step)
+            kind, coefficients = kinds[step], sampler.coefficients(step)
             if kind.deep != "reused":
                 deep = None  # frees its memory before the step
             if known is not None:
