@@ -2,9 +2,10 @@
 
 For whoever has an accelerator for a few minutes. It measures, in the order of what is worth knowing: the device's
 rates; every stage's step against its floor, with its kernels; the same networks in PyTorch, if it is installed; a whole
-video; the variants of attention, group norm and threshold; options of the compiler; two videos in one batch; text
-encoders and autoencoder; training steps; new processes with an empty and a full compilation cache, and with a memory
-limit. Of PyTorch and of the options, pixel super-resolution comes first and the other stages later.
+video, and one of the fast recipe, each twice; the variants of attention, group norm and threshold; options of the
+compiler; two videos in one batch; text encoders and autoencoder; training steps; new processes with an empty and a full
+compilation cache, and with a memory limit. Of PyTorch and of the options, pixel super-resolution comes first and the
+other stages later.
 
 Weights are random, made on the host in seconds. A measurement starts only if its estimated time fits into the minutes
 that are left. Every result is at once in DIR/results.jsonl and in DIR/report.md, which also lists what failed and what
@@ -66,7 +67,8 @@ def measurements(setting: Setting) -> list[Measurement]:
         ("rates", 15, call(steps.device_rates, setting)),
         *((f"steps:{stage}", 65, call(steps.step, setting, stage)) for stage in BY_WORK),
         (f"pytorch:{first}", 75, call(steps.against_pytorch, setting, first, compiled=False)),
-        ("video", 130, call(videos.whole_video, setting)),
+        ("video", 230, call(videos.whole_video, setting)),
+        ("fast", 130, call(videos.fast_video, setting)),
         ("variants:attention", 60, call(variants.attentions, setting)),
         ("variants:norm", 20, call(variants.norms, setting)),
         ("variants:threshold", 10, call(variants.quantiles, setting)),

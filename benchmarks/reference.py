@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
-from jax.experimental.layout import Format, Layout
 from safetensors.numpy import load_file
 
 from benchmarks import table
@@ -47,7 +46,7 @@ from show1_jax.errors import UserError
 from show1_jax.nn.config import Architecture, UNetConfig
 from show1_jax.nn.vae import Autoencoder
 from show1_jax.parallel.weights import to_state
-from show1_jax.runtime import compiler_options, exact_float32, weight_formats
+from show1_jax.runtime import exact_float32, weight_formats, with_weight_formats
 from show1_jax.text.encoders import TEXT_ENCODERS, encoder_of_kind
 from show1_jax.text.tokenizers import MAX_LENGTH
 
@@ -275,9 +274,7 @@ def _our_network(
         network: Any = nnx.merge(graph, weights)
         return network.decode(network.encode(*inputs)[0]) if isinstance(network, Autoencoder) else network(*inputs)
 
-    options = compiler_options(jax.default_backend())
-    formats = (Format(Layout.AUTO), *(None for _ in inputs))
-    program = jax.jit(forward, in_shardings=formats, keep_unused=True, compiler_options=options)
+    program = with_weight_formats(jax.jit(forward), jax.default_backend(), 1 + len(inputs))
     with exact_float32(dtype):
         compiled = program.lower(shapes, *inputs).compile()
     return compiled, jax.device_put(to_state(shapes, weights), weight_formats(compiled))

@@ -8,8 +8,8 @@ Convert the released weights once, then sample:
 Hardware: one GPU or TPU, or several (`--config.mesh`, README.md). A video takes 38.5 PFLOP. `--dry_run` prints the
 memory of each device, `--config.memory_limit_gb` reduces it.
 Result: outputs/*/5_superres_latent.mp4, 29 frames of 576x320 at 8 frames a second. They equal the original code's up to
-rounding (README.md has the differences). On an NVIDIA H200 the denoising steps of a video take 91 s, measured
-with random weights (benchmarks/README.md). TPUs: not measured.
+rounding (README.md has the differences). On an NVIDIA H200 a video takes 90 s, after the first one of a
+process, measured with random weights (benchmarks/README.md). TPUs: not measured.
 
 Train a stage on captioned videos:
 

@@ -264,6 +264,9 @@ def _push_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="publish weights under licences of others, which you have read and which allow it",
     )
+    parser.add_argument(
+        "--licence", default=Upload.licence, metavar="NAME", help="licence of the components that record none"
+    )
     return parser
 
 
@@ -326,7 +329,9 @@ def _run_card(arguments: Sequence[str]) -> None:
 
 def _run_push(arguments: Sequence[str]) -> None:
     parsed = _push_parser().parse_args(arguments)
-    upload = Upload(parsed.repository, parsed.private, parsed.revision, parsed.message, parsed.accept_licences)
+    upload = Upload(
+        parsed.repository, parsed.private, parsed.revision, parsed.message, parsed.accept_licences, parsed.licence
+    )
     push(parsed.checkpoint, upload)
 
 

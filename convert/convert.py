@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from show1_jax.checkpoints.arrays import CheckpointWriter, check_new_checkpoint, new_checkpoint
+from show1_jax.checkpoints.hub import is_hub_id
 from show1_jax.checkpoints.manifest import Component, sha256
 from show1_jax.checkpoints.recorded_settings import with_settings
 from show1_jax.cli import installed_version
@@ -26,7 +27,7 @@ from show1_jax.progress import Bar
 from show1_jax.text.encoders import encoder_of_kind
 
 from .folders import allowed_roots, read_file
-from .hub import download, is_hub_id
+from .hub import download
 from .reader import Weights, open_weights
 from .released import (
     OWNERS_LICENCE,

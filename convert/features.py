@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Final
 
 from show1_jax.checkpoints.arrays import check_new_checkpoint, new_checkpoint
+from show1_jax.checkpoints.hub import is_hub_id
 from show1_jax.checkpoints.manifest import Component, sha256
 from show1_jax.errors import UserError
 from show1_jax.files import check_space
 from show1_jax.progress import Bar
 
 from .convert import dtype_name, tool_version
-from .hub import download_files, is_hub_id
+from .hub import download_files
 from .recognition.c3d import C3D
 from .recognition.clip import CLIP
 from .recognition.i3d import I3D

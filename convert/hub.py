@@ -12,7 +12,6 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download
 
 from show1_jax.checkpoints.hub import UnreachableError, cached_snapshot, hub_errors
-from show1_jax.checkpoints.hub import is_hub_id as is_hub_id
 from show1_jax.errors import UserError
 
 from .reader import choose_file, read_index

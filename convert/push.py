@@ -36,6 +36,8 @@ from show1_jax.errors import UserError
 from show1_jax.media.contact_sheet import CONTACT_SHEET
 from show1_jax.progress import Bar, say
 
+from .card import with_licence
+
 _MESSAGE: Final = "Upload a checkpoint of show1_jax"
 _AGAIN: Final = "run this again"
 
@@ -50,6 +52,7 @@ class Upload:
         revision: branch; it is made if it does not exist.
         message: message of the commit.
         accepts_licences: the user has read the licences of the weights, and may publish them.
+        licence: licence of the components that record none, as the hub names it; empty: it stays unknown.
     """
 
     repository: str
@@ -57,6 +60,7 @@ class Upload:
     revision: str = "main"
     message: str = _MESSAGE
     accepts_licences: bool = False
+    licence: str = ""
 
 
 def push(checkpoint: Path, upload: Upload) -> str:
@@ -70,9 +74,9 @@ def push(checkpoint: Path, upload: Upload) -> str:
         The commit.
 
     Raises:
-        UserError: the target is not valid; the checkpoint is damaged; weights under a licence that restricts them would
-            be public without `accepts_licences`; there is no token, or it is refused; the hub cannot be reached.
-            Nothing is then visible in the repository.
+        UserError: the target is not valid; the checkpoint is damaged; weights without a recorded licence, or under one
+            that restricts them, would be public without `accepts_licences`; there is no token, or it is refused; the
+            hub cannot be reached. Nothing is then visible in the repository.
     """
     if not is_hub_id(upload.repository) or "@" in upload.repository:
         raise UserError(f"{upload.repository}: not the name of a repository; give OWNER/NAME, and --revision if needed")
@@ -84,6 +88,8 @@ def push(checkpoint: Path, upload: Upload) -> str:
         raise UserError("there is no token for the hub; run `hf auth login` with one that may write, or set HF_TOKEN")
     folder = resolve_checkpoint(checkpoint)
     manifest = _verified(folder)
+    if upload.licence:
+        manifest = with_licence(manifest, upload.licence, checkpoint)
     api = HfApi()
     with _errors(upload):
         existing = _make_repository(api, manifest, upload)
@@ -147,19 +153,27 @@ def _make_repository(api: HfApi, manifest: Manifest, upload: Upload) -> list[str
 
 
 def _check_licences(manifest: Manifest, upload: Upload, *, is_private: bool) -> None:
-    """Refuse to publish weights under licences that restrict this, unless the user has accepted them."""
+    """Refuse to publish weights without a licence or under one that restricts this, unless the user has accepted it."""
     if is_private or upload.accepts_licences:
         return
     found: dict[tuple[str, str], list[str]] = {}
+    without = []
     for name, component in manifest.components.items():
         licence = licence_of(component.provenance)
-        if licence.restriction:
+        if not licence.text:
+            without.append(name)
+        elif licence.restriction:
             found.setdefault((licence.text, licence.restriction), []).append(name)
     if found:
         listed = "; ".join(f"{', '.join(names)}: {text} ({reason})" for (text, reason), names in found.items())
         raise UserError(
             f"{upload.repository} would be public, with weights under licences of others: {listed}; read them, then "
             "add --accept_licences if they let you publish these weights, or --private"
+        )
+    if without:
+        raise UserError(
+            f"{upload.repository} would be public, with weights whose licence is not recorded: {', '.join(without)}; "
+            "state it with --licence, e.g. --licence apache-2.0 for your own, or add --private"
         )
 
 

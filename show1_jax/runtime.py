@@ -12,9 +12,10 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import jax
@@ -76,33 +77,52 @@ def network_program(function: Callable[..., Any], mesh: Mesh, *bound: Any, **set
     return jax.jit(program, compiler_options=compiler_options(mesh.devices.flat[0].platform))
 
 
-def with_weight_formats(program: Any, mesh: Mesh, num_arguments: int, formats: Any = None) -> Any:
+def with_weight_formats(
+    program: Any,
+    platform: str,
+    num_arguments: int,
+    formats: Any = None,
+    *,
+    more_options: Mapping[str, Any] = MappingProxyType({}),
+    donated: tuple[int, ...] = (),
+) -> Any:
     """Return a program for weights in given formats, or in the layouts that the compiler chooses.
 
     A weight in another layout than the compiled program reads would be transposed at every call. Equal arguments give
     the same object, so that a program is compiled once.
 
     Args:
-        program: program of `network_program`; its first argument is a network's weights.
-        mesh: mesh of the devices.
+        program: jitted function, e.g. of `network_program`; its first argument is a network's weights.
+        platform: platform of the devices, for `compiler_options`.
         num_arguments: number of its arguments.
         formats: a `jax.experimental.layout.Format` of every weight; None: the compiler chooses the layouts.
+        more_options: compiler options beside those of the platform.
+        donated: numbers of the arguments whose memory the program may use for its results.
 
     Returns:
         A jitted function, to be compiled ahead of time; `weight_formats` are then the formats of its weights.
     """
     leaves, tree = jax.tree.flatten(formats)
-    return _with_formats(program, mesh, num_arguments, tuple(leaves), tree)
+    options = tuple((compiler_options(platform) | dict(more_options)).items())
+    return _with_formats(program, num_arguments, tuple(leaves), tree, options, donated)
 
 
 @functools.lru_cache(maxsize=64)
-def _with_formats(program: Any, mesh: Mesh, num_arguments: int, leaves: tuple[Format, ...], tree: Any) -> Any:
+def _with_formats(
+    program: Any,
+    num_arguments: int,
+    leaves: tuple[Format, ...],
+    tree: Any,
+    options: tuple[tuple[str, Any], ...],
+    donated: tuple[int, ...],
+) -> Any:
     chosen = jax.tree.unflatten(tree, leaves) if leaves else Format(Layout.AUTO)
     return jax.jit(
         program.__wrapped__,
         in_shardings=(chosen, *(None for _ in range(num_arguments - 1))),
         keep_unused=True,  # programs that read only some of a network's weights take all of them
-        compiler_options=compiler_options(mesh.devices.flat[0].platform),
+        donate_argnums=donated,
+        compiler_options=dict(options),
     )
 
 

@@ -71,6 +71,6 @@ def test_a_prompt_outside_the_world_is_answered(tmp_path: Path, capsys: pytest.C
     command = ["sample.py", "--config", "configs/demo.py", *prompts, "--stages", "keyframes", "--out", str(tmp_path)]
     sample([*command, "--config.keyframes.num_steps=2"])
     first, second = [line for line in capsys.readouterr().err.splitlines() if "nearest to" in line]
-    assert first.startswith("note: these weights know only one or two of [small|large] red|")
+    assert first.startswith("note: these weights know only sentences like 'a small red circle moves right on a ")
     assert first.endswith("; nearest to 'a cat': 'a red circle moves right'")
     assert second == "note: nearest to '一只猫': 'a red circle moves right'"

@@ -95,16 +95,25 @@ def test_a_program_is_compiled_once_for_weights_in_the_layouts_that_the_compiler
         return weights * x
 
     program = runtime.network_program(scaled, mesh)
-    ahead = runtime.with_weight_formats(program, mesh, 2)
-    assert ahead is runtime.with_weight_formats(program, mesh, 2)
+    ahead = runtime.with_weight_formats(program, "cpu", 2)
+    assert ahead is runtime.with_weight_formats(program, "cpu", 2)
     compiled = ahead.lower(jnp.ones(3), jnp.ones(3)).compile()
     formats = runtime.weight_formats(compiled)
-    given = runtime.with_weight_formats(program, mesh, 2, formats)
-    assert given is runtime.with_weight_formats(program, mesh, 2, formats)
+    given = runtime.with_weight_formats(program, "cpu", 2, formats)
+    assert given is runtime.with_weight_formats(program, "cpu", 2, formats)
     assert given is not ahead
     np.testing.assert_array_equal(compiled(jax.device_put(jnp.full(3, 2.0), formats), jnp.ones(3)), [2, 2, 2])
     assert runtime.takes_arguments(compiled, (None, jnp.ones(3)))
     assert not runtime.takes_arguments(compiled, (None, jnp.ones(4)))
+    donating = runtime.with_weight_formats(program, "cpu", 2, donated=(1,))
+    assert donating is not ahead
+    donated = jnp.ones(3)
+    donating.lower(jnp.ones(3), donated).compile()(jax.device_put(jnp.ones(3), formats), donated)
+    assert donated.is_deleted()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
+        runtime.with_weight_formats(program, "cpu", 2, more_options={"no_such_option": 1}).lower(
+            jnp.ones(3), jnp.ones(3)
+        ).compile()
 
 
 def test_gelu_is_the_one_of_erf() -> None:

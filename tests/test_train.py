@@ -55,6 +55,7 @@ def test_help_names_every_flag_and_stage(capsys: pytest.CaptureFixture[str]) -> 
         ("--profile=5", "--profile=5 must be STEP:N"),
         ("--profile=5:0", "--profile=5:0 must be STEP:N"),
         ("--devices=8", "--devices is for --dry_run"),
+        ("--config.adapter=runs/loop", "adapter=runs/loop is for sampling, and training would ignore it"),
         ("--config.train.keyframes.batchsize=8", "did you mean --config.train.keyframes.batch_size?"),
         ("--config.train.keyframes.batch_size=0", "batch_size=0 must be from 1 to 10000000"),
         ("--config.train.keyframes.num_microbatches=3", "num_microbatches=3 does not divide batch_size=8"),

@@ -1,25 +1,22 @@
 """Denoising steps: their time against the floor, by kernel, with two videos, with options, and against PyTorch."""
 
-import functools
 import importlib.util
 import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import jax
-from jax.experimental.layout import Format, Layout
 
 from benchmarks.accelerator.kernels import profile
 from benchmarks.accelerator.report import Row
 from benchmarks.accelerator.setting import Setting, milliseconds, shape_text
 from benchmarks.reference import compare, network_cases, start_torch
 from benchmarks.sampling import GB, draw, peak_gb, prepare, timed
-from show1_jax.cascade.denoise import denoise_step
 from show1_jax.cascade.programs import as_sampled, denoising_step
 from show1_jax.checkpoints.networks import random_network
 from show1_jax.config.sampling import Stage
 from show1_jax.errors import UserError
-from show1_jax.runtime import compiler_options, weight_formats
+from show1_jax.runtime import weight_formats, with_weight_formats
 
 Results = Iterator[tuple[str, Row]]
 
@@ -105,8 +102,9 @@ def options(setting: Setting, stage: Stage) -> Results:
     """Measure a stage's step with options of the compiler one by one, and with a donated state."""
     spec, platform = setting.spec, setting.platform
     network = random_network(spec.manifest.component(stage), spec.mesh, spec.dtype)
-    weights, state, *inputs = jax.tree.map(draw, denoising_step(spec, stage, 1, network).arguments)
-    own, function = compiler_options(platform), functools.partial(denoise_step, network.graph, spec.sampler(stage))
+    program = denoising_step(spec, stage, 1, network)
+    weights, state, *inputs = jax.tree.map(draw, program.arguments)
+    default_layouts = jax.tree.map(lambda leaf: leaf.format, network.weights)
     network_shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), network.weights
     )
@@ -118,12 +116,11 @@ def options(setting: Setting, stage: Stage) -> Results:
     }
     for name, more in tried.items():
         donated = (1,) if name == "donated state" else ()
-        layouts = None if name == "default layouts" else Format(Layout.AUTO)
-        placed = (layouts, *(None for _ in (state, *inputs)))
+        formats = default_layouts if name == "default layouts" else None
         try:
             with as_sampled(spec):
-                jitted = jax.jit(
-                    function, in_shardings=placed, donate_argnums=donated, compiler_options=own | dict(more)
+                jitted = with_weight_formats(
+                    program.function, platform, len(program.arguments), formats, more_options=more, donated=donated
                 )
                 compiled: Any = jitted.lower(network_shapes, state, *inputs).compile()
                 weights = jax.device_put(weights, weight_formats(compiled))  # with another option, other layouts

@@ -1,4 +1,4 @@
-"""Whole videos: in this process, and in new ones with an empty or a full compilation cache and a memory limit."""
+"""Whole videos: twice in this process, and in new ones with an empty or a full compilation cache, or a memory limit."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from show1_jax.cascade.cascade import Cascade, HostVideo
 from show1_jax.cli import ArgumentParser, run_command
 from show1_jax.config.config_file import Config
 from show1_jax.config.running import run_config_file
-from show1_jax.config.sampling import Stage
+from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
 from show1_jax.runtime import enable_compilation_cache
 
@@ -31,9 +31,33 @@ STEPS_OF_A_START: Final = 2
 
 
 def whole_video(setting: Setting) -> Results:
-    """Sample a video in this process; programs that were compiled before are taken from the cache."""
-    for row in sample_stages(setting.cascade):
-        yield VIDEO, row
+    """Sample a video twice in this process; the second time, programs and weights are there.
+
+    The first time, programs that were compiled before are taken from the cache. Weights stay on the devices if all of
+    them fit.
+    """
+    yield from _sample_twice(setting.cascade, "released")
+
+
+def fast_video(setting: Setting) -> Results:
+    """Sample a video twice with the settings of configs/fast.py.
+
+    Raises:
+        UserError: the networks are not those of configs/full.py.
+    """
+    if setting.config_file.name != "full.py":
+        raise UserError(f"configs/fast.py is a recipe for configs/full.py, not for {setting.config_file.name}")
+    fast = Config.from_dict(run_config_file(str(setting.config_file.with_name("fast.py"))).to_dict())
+    stages: dict[str, Any] = {stage: fast.stage(stage) for stage in STAGES}
+    changed = setting.cascade.with_config(dataclasses.replace(setting.spec.config, **stages))
+    yield from _sample_twice(changed, "fast")
+
+
+def _sample_twice(cascade: Cascade, recipe: str) -> Results:
+    with cascade:
+        for run in ("first", "second"):
+            for row in sample_stages(cascade):
+                yield VIDEO, {"recipe": recipe, "run": run, **row}
 
 
 def sample_stages(cascade: Cascade) -> list[dict[str, Any]]:

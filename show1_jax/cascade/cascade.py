@@ -12,22 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from show1_jax.cascade.conditions import SAMPLING, StageContext, resize_for_latents
+from show1_jax.cascade.batches import PreparedBatch, VideoBatch, fitted
+from show1_jax.cascade.conditions import SAMPLING, StageContext
 from show1_jax.cascade.latents import AutoencoderCodec
 from show1_jax.cascade.memory import is_text_streamed, keeps_all_weights
 from show1_jax.cascade.networks import LoadNetwork, Networks
-from show1_jax.cascade.noise import NoiseSource, SeededNoise
-from show1_jax.cascade.prompts import Prompt, check_negative, check_prompt
+from show1_jax.cascade.noise import NoiseSource
+from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.spec import CascadeSpec
-from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, Size, runs_networks, text_encoders
+from show1_jax.cascade.stages import AUTOENCODER, STAGE_TABLE, text_encoders
 from show1_jax.checkpoints.adapter_set import Adapter, open_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.checkpoints.recorded_settings import recorded_config
 from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
 from show1_jax.config.video_edit import VideoEdit
-from show1_jax.errors import UserError
-from show1_jax.media.frames import fit
 from show1_jax.parallel import check_finite, gather, put_batch
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.runtime import exact_float32
@@ -44,27 +43,6 @@ OnBatchStep = Callable[[int, Stage, int, int], None]
 """`OnStageStep` of one of several batches, whose number comes first."""
 OnBatchStage = Callable[[int, Stage, HostVideo], None]
 """`OnStage` of one of several batches, whose number comes first."""
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoBatch:
-    """Videos that are sampled together.
-
-    Attributes:
-        prompts: texts, or items of `Prompt`, which can have a negative prompt and a seed.
-        seeds: seed of every video, 0 to 2^32 - 1; by default 0, 1, ... The seed of a `Prompt` replaces it.
-        given: results of stages that do not run, (batch, time, height, width, 3) in [-1, 1], one video per prompt.
-        video: videos that a stage starts from, see `VideoEdit`, in the shape of its result; None without an edit, and
-            for the stage of latents, which starts from its input.
-        image: pictures that the videos begin with, (batch, height, width, 3) in [-1, 1], of any size: they are scaled
-            and cropped. They are the first of the keyframes, and replace the result of stage `first_frame`.
-    """
-
-    prompts: Sequence[str | Prompt]
-    seeds: Sequence[int] | None = None
-    given: Mapping[Stage, np.ndarray] = dataclasses.field(default_factory=dict)
-    video: np.ndarray | None = None
-    image: np.ndarray | None = None
 
 
 class Cascade:
@@ -292,7 +270,7 @@ class Cascade:
             changed.sample_batches(batches, stages=stages, edit=edit, noise=noise, on_step=on_step, on_stage=on_stage)
             return
         chosen = tuple(stage for stage in STAGES if stage in stages)
-        jobs = [self._job(batch, chosen, noise, edit) for batch in batches]
+        jobs = [PreparedBatch.of(batch, self.spec, chosen, noise, edit) for batch in batches]
         run = tuple(stage for stage in chosen if any(job.needs_network(stage) for job in jobs))
         with self._networks.in_background(run, [(job.spec, len(job.prompts)) for job in jobs]):
             for stage in run[:1]:
@@ -307,48 +285,6 @@ class Cascade:
                     on_step=on_step,
                     on_stage=on_stage,
                 )
-
-    def _job(
-        self, batch: VideoBatch, stages: Sequence[Stage], noise: NoiseSource | None, edit: VideoEdit | None = None
-    ) -> "_Job":
-        """Check a batch, and pad it so that it can be sharded over the devices."""
-        prompts = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in batch.prompts]
-        if not prompts:
-            raise UserError("no prompts; give at least one")
-        for prompt in prompts:
-            check_prompt(prompt.text)
-            check_negative(self.spec.config.negative_prompt if prompt.negative is None else prompt.negative)
-        if batch.seeds is not None and len(batch.seeds) != len(prompts):
-            raise UserError(f"{len(batch.seeds)} seeds for {len(prompts)} prompts; give one for each prompt")
-        given = {stage: np.asarray(video, np.float32) for stage, video in batch.given.items()}
-        for stage, video in given.items():
-            if video.ndim != 5 or video.shape[0] != len(prompts) or video.shape[-1] != 3 or not video.size:
-                wanted = f"({len(prompts)} prompts, time, height, width, 3)"
-                raise UserError(f"the video given for {stage} has shape {video.shape}, not {wanted}")
-        self.spec.check(stages, given, has_image=batch.image is not None)
-        start = None if batch.video is None else np.asarray(batch.video, np.float32)
-        spec = self.spec.with_sizes_of(given)
-        spec.check_edit(edit, stages, start, len(prompts))
-        image = None if batch.image is None else np.asarray(batch.image, np.float32)
-        if image is not None:
-            spec.check_image(image, stages, len(prompts), edit)
-            image = _fitted(image[:, None], spec.size_of_image)
-
-        padding = -len(prompts) % self.spec.mesh.shape["data"]
-        seeds = [
-            (number if batch.seeds is None else batch.seeds[number]) if prompt.seed is None else prompt.seed
-            for number, prompt in enumerate(prompts)
-        ]
-        return _Job(
-            prompts + [prompts[-1]] * padding,
-            len(prompts),
-            spec,
-            {stage: _pad(video, padding) for stage, video in given.items()},
-            edit,
-            None if start is None else _pad(start, padding),
-            None if image is None else _pad(image, padding),
-            noise or SeededNoise(seeds + [seeds[-1]] * padding, self.spec.mesh),
-        )
 
     @contextlib.contextmanager
     def network(self, component: str, part: WeightPath = ()) -> Iterator[LoadedNetwork]:
@@ -449,7 +385,7 @@ class Cascade:
         self,
         stage: Stage,
         texts: Sequence[Float[Array, "_ _ _ _"] | None],
-        jobs: Sequence["_Job"],
+        jobs: Sequence[PreparedBatch],
         *,
         later: Sequence[Stage],
         on_step: OnBatchStep,
@@ -462,13 +398,24 @@ class Cascade:
             if any(job.needs_network(stage) for job in jobs):
                 networks.programs(spec, stage, batch_size)  # they choose the layouts of the weights
                 loaded = {name: stack.enter_context(self.network(name)) for name in STAGE_TABLE[stage].networks}
-            for following in later[:1]:
-                networks.prefetch(spec, following, batch_size)
+
+            @functools.cache
+            def load_following() -> None:
+                for following in later[:1]:
+                    networks.prefetch(spec, following, batch_size)
+
+            def on_own_step(number: int, done: int, total: int) -> None:
+                load_following()
+                on_step(number, stage, done, total)
+
+            if not networks.loads_after_first_step(spec):
+                load_following()
             for number, (job, text) in enumerate(zip(jobs, texts, strict=True)):
                 if job.needs_network(stage):
                     assert text is not None
-                    result = self._run(stage, text, job, loaded, functools.partial(on_step, number, stage))
+                    result = self._run(stage, text, job, loaded, functools.partial(on_own_step, number))
                 else:
+                    load_following()
                     result = job.own_result(stage)
                 if any(stage in STAGE_TABLE[name].inputs for name in later):
                     job.videos[stage] = result
@@ -478,7 +425,7 @@ class Cascade:
         self,
         stage: Stage,
         text: Float[Array, "_ _ _ _"],
-        job: "_Job",
+        job: PreparedBatch,
         loaded: Mapping[str, LoadedNetwork],
         on_step: Callable[[int, int], None],
     ) -> HostVideo:
@@ -492,7 +439,7 @@ class Cascade:
         video = None if edit is None or job.video is None else put_batch(job.video, mesh)
         image = None
         if job.image is not None and not row.inputs:
-            image = put_batch(_fitted(job.image, job.spec.sizes({})[stage]), mesh)
+            image = put_batch(fitted(job.image, job.spec.sizes({})[stage]), mesh)
         context = StageContext(
             stage=stage,
             network=loaded[stage],
@@ -515,45 +462,6 @@ class Cascade:
             return gather(SAMPLING[stage](context, spec.config, videos), mesh)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """A batch that is sampled, padded to a multiple of the mesh's `data` axis.
-
-    Attributes:
-        prompts: prompts, with padding.
-        num_videos: number of videos without padding.
-        spec: spec of the cascade with the sizes of the given videos.
-        videos: results of stages on the host, for the stages that still need them; with padding.
-        edit: stage that starts from `video`, and how; None: all start as usual.
-        video: videos that a stage starts from, with padding.
-        image: pictures that the videos begin with, as the result of stage `first_frame`, with padding.
-        noise: source of all draws.
-    """
-
-    prompts: list[Prompt]
-    num_videos: int
-    spec: CascadeSpec
-    videos: dict[Stage, HostVideo]
-    edit: VideoEdit | None
-    video: Float32[np.ndarray, "b _ _ _ _"] | None
-    image: Float32[np.ndarray, "b 1 _ _ 3"] | None
-    noise: NoiseSource
-
-    def needs_network(self, stage: Stage) -> bool:
-        """Return whether the networks of a stage run; see `runs_networks`."""
-        return runs_networks(stage, self.spec.config, self.edit, has_image=self.image is not None)
-
-    def own_result(self, stage: Stage) -> HostVideo:
-        """Return the result of a stage whose networks do not run: the picture, or the video that it starts from."""
-        if self.edit is None:
-            assert self.image is not None
-            return self.image
-        if self.video is not None:
-            return self.video
-        settings = self.spec.config.superres_latent
-        return resize_for_latents(self.videos["superres_pixel"], settings.height, settings.width)
-
-
 @jax.jit
 def _stack_branches(states: tuple[Float[Array, "b n d"], ...]) -> Float[Array, "b g n d"]:
     """Return the text states of the branches of guidance, with the branches as the second axis."""
@@ -564,13 +472,3 @@ def _stack_branches(states: tuple[Float[Array, "b n d"], ...]) -> Float[Array, "
 def _split_branches(states: Float[Array, "b g n d"]) -> tuple[Float[Array, "b 1 n d"], Float[Array, "b h n d"]]:
     """Return the states of the first branch, and those of the others."""
     return states[:, :1], states[:, 1:]
-
-
-def _pad(video: HostVideo, padding: int) -> Float32[np.ndarray, "b+{padding} t h w c"]:
-    """Repeat the last video, so that the batch can be sharded over the devices."""
-    return np.concatenate([video, *[video[-1:]] * padding])
-
-
-def _fitted(videos: Float32[np.ndarray, "b t _ _ c"], size: Size) -> HostVideo:
-    """Return videos that are scaled and cropped to a size; see `fit`."""
-    return np.stack([fit(video, *size) for video in videos])

@@ -1,7 +1,7 @@
 """The denoising loop of every stage; a step of network, guidance and sampler is one compiled program."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -291,12 +291,20 @@ def denoise(
 
     Raises:
         UserError: the result of a step is not finite. The step after it has been started already.
+        ValueError: there is another number of kinds than of steps.
     """
     sharding, num_steps = batch_sharding(mesh), len(sampler.timesteps)
-    text, channels = jax.device_put((condition.text, condition.channels), sharding)
-    noise_level = None if condition.noise_level is None else np.int32(condition.noise_level)
-    state, deep = _start(sampler, jax.device_put(sample, sharding), mesh), None
+    placed = replace(
+        condition,
+        text=jax.device_put(condition.text, sharding),
+        channels=jax.device_put(condition.channels, sharding),
+    )
+    steps = _Steps(network, sampler, placed, np.float32(guidance_scale), mesh, compiled, sequential_guidance)
+    kinds = kinds or (EVERY_BRANCH_AND_LEVEL,) * num_steps
+    if len(kinds) != num_steps:
+        raise ValueError(f"{len(kinds)} kinds for {num_steps} steps")
     passes = _passes(num_steps, 1 if known is None else known.passes)
+    state, deep = _start(sampler, jax.device_put(sample, sharding), mesh), None
     known_noise = None if known is None else state.sample[:, : known.frames.shape[1]]
 
     def finish(done: int, is_finite: Bool[Array, ""]) -> None:
@@ -305,30 +313,20 @@ def denoise(
             raise not_finite(f"{name}, step {step + 1} of {num_steps} (timestep {sampler.timesteps[step]})")
         on_step(done, len(passes))
 
-    steps = tuple(zip(sampler.timesteps, kinds or (EVERY_BRANCH_AND_LEVEL,) * num_steps, strict=True))
     previous: Bool[Array, ""] | None = None
     with jax.set_mesh(mesh):
         for done, (step, number, is_last) in enumerate(passes):
-            (timestep, kind), coefficients = steps[step], sampler.coefficients(step)
+            kind, coefficients = kinds[step], sampler.coefficients(step)
             if kind.deep != "reused":
                 deep = None  # frees its memory before the step
             if known is not None:
                 state = _with_known(state, known.frames, known_noise, coefficients.alpha, coefficients.sigma)
             noise = step_noise(step) if sampler.needs_noise(step) else state.sample  # which the step ignores
-            arguments = (
-                *(network.weights, state, deep, coefficients),
-                jax.device_put(noise, sharding) if sampler.takes_noise else None,
-                *(timestep, np.float32(guidance_scale), text, channels, noise_level),
-            )
-            program = compiled.get(kind)
-            if program is None or not takes_arguments(program, arguments):
-                program = step_program(network.graph, sampler, mesh, kind, sequential_guidance)
-            after, kept, is_finite = program(*arguments)
+            after, kept, is_finite = steps.run(step, kind, state, deep, noise)
             if not is_last:
                 assert known is not None
-                after = _before_step(
-                    state, after, known.noise(step, number), coefficients, sampler.coefficients(step + 1)
-                )
+                again = known.noise(step, number)
+                after = _before_step(state, after, again, coefficients, sampler.coefficients(step + 1))
             state, deep = after, kept if kind.deep == "kept" else deep
             if previous is not None:
                 finish(done, previous)  # only now: the device has the next step already, and does not wait
@@ -338,6 +336,35 @@ def denoise(
         if known is not None:
             state = _with_known(state, known.frames, known_noise, np.float32(1), np.float32(0))
     return state.sample
+
+
+class _Steps(NamedTuple):
+    """The steps of a sampling, with all that does not change between them; arrays are on the devices."""
+
+    network: LoadedNetwork
+    sampler: Sampler
+    condition: Condition
+    guidance_scale: Float32[ArrayLike, ""]
+    mesh: Mesh
+    compiled: CompiledSteps
+    sequential_guidance: bool
+
+    def run(
+        self, step: int, kind: StepKind, state: SamplerState, deep: Float[Array, "_ t _ _ _"] | None, noise: Video
+    ) -> StepResult:
+        """Run a step, by its number, with the program that was compiled for its kind, or else a new one."""
+        sampler, condition = self.sampler, self.condition
+        arguments = (
+            *(self.network.weights, state, deep, sampler.coefficients(step)),
+            jax.device_put(noise, batch_sharding(self.mesh)) if sampler.takes_noise else None,
+            *(sampler.timesteps[step], self.guidance_scale, condition.text, condition.channels),
+            None if condition.noise_level is None else np.int32(condition.noise_level),
+        )
+        program = self.compiled.get(kind)
+        if program is None or not takes_arguments(program, arguments):
+            program = step_program(self.network.graph, sampler, self.mesh, kind, self.sequential_guidance)
+        result: StepResult = program(*arguments)
+        return result
 
 
 class _Pass(NamedTuple):

@@ -4,13 +4,18 @@ Programs are compiled before weights are loaded, so that weights are loaded in t
 one process, both happen in background threads while other stages sample. With several processes they happen at the
 first use: compiling and loading exchange data between processes, which must all do it in the same order. JAX's contexts
 for one thread, such as `jax.debug_nans`, have no effect on the threads in the background; set them for all threads.
+
+On GPUs, no weights are loaded while a program runs for the first time. cuDNN then prepares its attention by capturing
+the stream that the program runs on; a transfer that another thread orders against this stream makes the capture fail
+("capturing stream has unjoined work", jax 0.11), and the process cannot use the device any more.
 """
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, Protocol, runtime_checkable
 
 import jax
@@ -24,6 +29,7 @@ from show1_jax.cascade.stages import STAGE_TABLE
 from show1_jax.checkpoints.adapter_set import adapted_weights
 from show1_jax.checkpoints.networks import LoadedNetwork
 from show1_jax.config.sampling import STAGES, Stage
+from show1_jax.parallel import platform_of
 from show1_jax.parallel.weights import WeightPath, Weights, to_state, to_weights
 from show1_jax.terminal import BACKGROUND
 
@@ -54,6 +60,7 @@ class Networks:
     def __init__(self, load: LoadNetwork):
         self.keeps_weights = False
         self.load = load
+        self._transfers = threading.Lock()
         self._compiled: dict[Hashable, Future[CompiledStage]] = {}
         self._first_compiled: dict[str, Future[CompiledStage]] = {}
         self._loaded: dict[str, LoadedNetwork] = {}
@@ -118,6 +125,10 @@ class Networks:
                 continue
             self._bytes[component] = size
             self._loading[component] = self._loader.submit(self._load_after, compiled, spec, component)
+
+    def loads_after_first_step(self, spec: CascadeSpec) -> bool:
+        """Return whether `prefetch` should be called after the first step of a stage, which would wait for it."""
+        return platform_of(spec.mesh) == "gpu"
 
     @contextmanager
     def keeping(self, is_kept: bool) -> Iterator[None]:
@@ -203,14 +214,18 @@ class Networks:
             first = None if first is None or _has_failed(first) else first
             loaded = self._loaded.get(stage)  # perhaps before any program was compiled
             formats = None if loaded is None else jax.tree.map(lambda leaf: leaf.format, loaded.weights)
-            known = self._compiled[key] = submit(_compile_alike, formats, first, spec, stage, batch_size)
+            transfers = self._transfers if self.loads_after_first_step(spec) else None
+            known = self._compiled[key] = submit(_compile_alike, formats, first, transfers, spec, stage, batch_size)
             if first is None:
                 self._first_compiled[stage] = known
         return known
 
     def _load_after(self, compiled: Future[CompiledStage], spec: CascadeSpec, component: str) -> LoadedNetwork:
         formats = compiled.result().formats if component in STAGES else None
-        return self.load(component, spec.mesh, spec.dtype, formats=formats)
+        with self._transfers:
+            network = self.load(component, spec.mesh, spec.dtype, formats=formats)
+            jax.block_until_ready(network.weights)
+        return network
 
     def _load_now(self, spec: CascadeSpec, component: str) -> LoadedNetwork:
         """Load a network in the layouts of its programs, if they are compiled."""
@@ -219,13 +234,44 @@ class Networks:
         return self.load(component, spec.mesh, spec.dtype, formats=formats)
 
 
+class _FirstCallAlone:
+    """A compiled program whose first call does not overlap with transfers by other threads; see above."""
+
+    def __init__(self, program: Any, transfers: AbstractContextManager[Any]):
+        self._program, self._transfers = program, transfers
+        self._was_called = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._was_called:
+            return self._program(*arguments)
+        with self._transfers:
+            results = jax.block_until_ready(self._program(*jax.block_until_ready(arguments)))
+        self._was_called = True
+        return results
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._program, name)
+
+
 def _compile_alike(
-    formats: Any, first: Future[CompiledStage] | None, spec: CascadeSpec, stage: Stage, batch_size: int
+    formats: Any,
+    first: Future[CompiledStage] | None,
+    transfers: AbstractContextManager[Any] | None,
+    spec: CascadeSpec,
+    stage: Stage,
+    batch_size: int,
 ) -> CompiledStage:
     """Compile a stage's programs for weights in these formats, or in those of the programs compiled first, if any."""
     if formats is None and first is not None:
         formats = first.result().formats
-    return compile_stage(spec, stage, batch_size, formats)
+    compiled = compile_stage(spec, stage, batch_size, formats)
+    if transfers is None:
+        return compiled
+    steps = {kind: _FirstCallAlone(step, transfers) for kind, step in compiled.steps.items()}
+    codec = compiled.codec
+    if codec is not None:
+        codec = _FirstCallAlone(codec[0], transfers), _FirstCallAlone(codec[1], transfers)
+    return compiled._replace(steps=steps, codec=codec)
 
 
 def _submit_here(work: Callable[..., CompiledStage], *arguments: Any) -> Future[CompiledStage]:

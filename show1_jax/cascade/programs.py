@@ -16,7 +16,7 @@ from show1_jax.checkpoints.networks import LoadedNetwork, abstract_network
 from show1_jax.config.sampling import Stage
 from show1_jax.diffusion.inversion import make_inversion
 from show1_jax.nn.config import UNetConfig
-from show1_jax.parallel import batch_sharding, stored_sharding
+from show1_jax.parallel import batch_sharding, platform_of, stored_sharding
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.runtime import exact_float32, with_weight_formats
 from show1_jax.text.encoders import TEXT_ENCODERS
@@ -139,7 +139,7 @@ def trace_with_formats(spec: CascadeSpec, step: Program, formats: Any = None) ->
         step: program of `denoising_step`.
         formats: formats of the weights; None: the compiler chooses the layouts.
     """
-    program = with_weight_formats(step.function, spec.mesh, len(step.arguments), formats)
+    program = with_weight_formats(step.function, platform_of(spec.mesh), len(step.arguments), formats)
     with as_sampled(spec):
         return program.trace(*step.arguments)
 

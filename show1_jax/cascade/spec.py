@@ -1,7 +1,10 @@
-"""Facts about a cascade before weights are read: settings, architectures, schedules, samplers, sizes, and checks."""
+"""Facts about a cascade before weights are read: settings, architectures, schedules, samplers, sizes, and checks.
+
+The checks that a component is the network of a stage serve training, too.
+"""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,24 +14,26 @@ import numpy as np
 from jax.sharding import Mesh
 
 from show1_jax.cascade.denoise import StepKind, step_kinds
-from show1_jax.cascade.fit import network_problems
 from show1_jax.cascade.stages import (
     AUTOENCODER,
     PIXEL_CHANNELS,
     STAGE_TABLE,
     Size,
+    StageSpec,
     check_image_stages,
     check_inputs,
     computed_stages,
 )
 from show1_jax.checkpoints.adapter_set import Adapter
-from show1_jax.checkpoints.manifest import Manifest
+from show1_jax.checkpoints.manifest import Component, Manifest
 from show1_jax.checkpoints.networks import architecture_of
 from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
 from show1_jax.config.video_edit import VideoEdit
 from show1_jax.diffusion.samplers import DDPM, Sampler, make_sampler
 from show1_jax.diffusion.schedule import SchedulerConfig
 from show1_jax.errors import UserError
+from show1_jax.nn.config import Architecture, UNetConfig, VAEConfig
+from show1_jax.nn.text_architecture import TextArchitecture
 from show1_jax.parallel import make_mesh, platform_of
 from show1_jax.runtime import compute_dtype
 from show1_jax.text.encoders import TextEncoder, encoder_of_kind
@@ -266,6 +271,51 @@ class CascadeSpec:
             level, levels = getattr(config, "noise_level", 0), noising.num_train_timesteps
             if not 0 <= level < levels:
                 raise UserError(f"stage {stage}: noise_level={level} must be at least 0 and below {levels}")
+
+
+def network_problems(
+    spec: StageSpec, record: Component, network: Architecture, encoder: Architecture, autoencoder: Architecture | None
+) -> Iterator[str]:
+    """Yield the reasons why a component is not a network of a stage, although its weights fit its architecture.
+
+    Args:
+        spec: row of the stage.
+        record: record of the component in the manifest.
+        network: architecture of the component.
+        encoder: architecture of the stage's text encoder.
+        autoencoder: architecture of the autoencoder; None if the stage works on pixels.
+
+    Yields:
+        Parts of an error, without the stage's name; none if the component is a network of the stage.
+    """
+    for role in spec.scheduler_roles:
+        if role not in record.schedulers:
+            yield f"the checkpoint has no {role} for it"
+    if not isinstance(network, UNetConfig):
+        yield f"its component is a network of kind {record.kind!r}, not 'unet'"
+        return
+    channels = PIXEL_CHANNELS
+    if spec.is_latent:
+        if not isinstance(autoencoder, VAEConfig):
+            yield f"the checkpoint's component {AUTOENCODER!r} is not an autoencoder"
+            return
+        channels = autoencoder.latent_channels
+    yield from unet_problems(spec, network, channels)
+    width = encoder.state_width if isinstance(encoder, TextArchitecture) else None
+    if network.raw_text_dim != width:
+        yield f"it takes text states of width {network.raw_text_dim}, not {width}"
+
+
+def unet_problems(spec: StageSpec, network: UNetConfig, channels: int) -> Iterator[str]:
+    """Yield the reasons why a UNet does not fit a stage whose noisy sample has a number of channels."""
+    needed = channels + spec.condition_channels
+    if network.in_channels != needed:
+        yield f"in_channels={network.in_channels} of its network must be {needed}"
+    if network.out_channels not in (channels, 2 * channels):
+        given = f"out_channels={network.out_channels} of its network"
+        yield f"{given} must be {channels}, or {2 * channels} with a variance"
+    if network.noise_level_embedding != spec.is_noised:
+        yield f"noise_level_embedding={network.noise_level_embedding} of its network must be {spec.is_noised}"
 
 
 def _size_text(sides: Sequence[int]) -> str:

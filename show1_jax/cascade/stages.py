@@ -233,6 +233,11 @@ def runs_networks(stage: Stage, config: CascadeConfig, edit: VideoEdit | None, *
     return bool(computed_stages([stage], has_image=has_image))
 
 
+def image_stages() -> list[Stage]:
+    """Return the stages that use a picture that the video begins with."""
+    return [stage for stage, spec in STAGE_TABLE.items() if spec.is_image or not spec.inputs]
+
+
 def check_image_stages(stages: Sequence[Stage], *, has_edit: bool) -> None:
     """Refuse a choice of stages in which no stage uses a picture that the video begins with.
 
@@ -243,7 +248,7 @@ def check_image_stages(stages: Sequence[Stage], *, has_edit: bool) -> None:
     Raises:
         UserError: no stage uses it, or the video starts from another one.
     """
-    using = [stage for stage, spec in STAGE_TABLE.items() if spec.is_image or not spec.inputs]
+    using = image_stages()
     if not set(using) & set(stages):
         raise UserError(f"an image to begin with is used by {' and '.join(using)}; run one of them, or give no image")
     if has_edit:

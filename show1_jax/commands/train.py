@@ -52,6 +52,11 @@ def train(argv: Sequence[str]) -> None:
     config = cli.read_config(values, argv, __doc__, ["checkpoint"])
     if config is None:
         return
+    if config.adapter:
+        raise UserError(
+            f"adapter={config.adapter} is for sampling, and training would ignore it; give --config.adapter= and, to "
+            "train from it, add it to the weights with `python -m convert merge --adapter`"
+        )
     stage = check_stage(values.stage or config.train.default_stage)
     if not values.dry_run and not values.workdir:
         raise UserError("no --workdir; give the directory of this run")

@@ -215,8 +215,28 @@ class ValidationClips:
             return _Example(None, "", [(self.source.name(position), str(error))])
 
 
+class Sources(NamedTuple):
+    """The clips of a config's data.
+
+    Attributes:
+        training: clips to train on.
+        validation: the `num_validation` clips that training does not use.
+        identity: values that identify the data.
+    """
+
+    training: ClipSource
+    validation: ClipSource
+    identity: dict[str, Any]
+
+
 def training_clips(
-    config: DataConfig, spec: ClipSpec, *, batch_size: int, rows: Sequence[int], video_seconds: float | None = None
+    config: DataConfig,
+    spec: ClipSpec,
+    *,
+    batch_size: int,
+    rows: Sequence[int],
+    video_seconds: float | None = None,
+    sources: Sources | None = None,
 ) -> ClipIterator:
     """Return an iterator over training batches that starts at the first one.
 
@@ -225,14 +245,13 @@ def training_clips(
         spec: size of the clips.
         batch_size: size of the global batch.
         rows: rows of the global batch that this process reads.
-        video_seconds: seconds from the first frame to the last of the videos that the cascade makes, which the user's
-            files are stretched to; None: those of a clip.
+        video_seconds: see `open_sources`.
+        sources: the clips of `open_sources`; None: they are opened here.
 
     Raises:
-        UserError: the dataset does not exist, was not written by `build`, is empty or too small for a batch, or has
-            videos that are too short for the clip; or a file of the user cannot be used.
+        UserError: see `open_sources`; or the data are too small for a batch.
     """
-    source, _, identity = _open_sources(config, spec, video_seconds)
+    source, _, identity = open_sources(config, spec, video_seconds) if sources is None else sources
     if len(source) < batch_size and config.name != "files":  # a few files, each several times in a batch
         raise UserError(
             f"{len(source)} clips are left to train on, without {config.num_validation} for validation, and a batch "
@@ -242,24 +261,35 @@ def training_clips(
 
 
 def validation_clips(
-    config: DataConfig, spec: ClipSpec, *, batch_size: int, rows: Sequence[int], video_seconds: float | None = None
+    config: DataConfig,
+    spec: ClipSpec,
+    *,
+    batch_size: int,
+    rows: Sequence[int],
+    video_seconds: float | None = None,
+    sources: Sources | None = None,
 ) -> ValidationClips:
     """Return the `config.num_validation` clips that training does not use; of built videos, the same for every seed.
 
     Arguments and errors are those of `training_clips`. A batch may be larger than the split.
     """
-    if config.name == "files" and not config.num_validation:  # the training source has read all files already
-        from show1_jax.data.clip_files import ClipFiles
-
-        return ValidationClips(ClipFiles((), (), (), ""), spec, batch_size, tuple(rows))
-    _, source, _ = _open_sources(config, spec, video_seconds)
+    _, source, _ = open_sources(config, spec, video_seconds) if sources is None else sources
     return ValidationClips(source, spec, batch_size, tuple(rows))
 
 
-def _open_sources(
-    config: DataConfig, spec: ClipSpec, video_seconds: float | None
-) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
-    """Return the training source, the validation source, and values that identify the data."""
+def open_sources(config: DataConfig, spec: ClipSpec, video_seconds: float | None = None) -> Sources:
+    """Open the clips of a config, for training and for validation; files of the user are read, each once.
+
+    Args:
+        config: settings of the data.
+        spec: size of the clips.
+        video_seconds: seconds from the first frame to the last of the videos that the cascade makes, which the user's
+            files are stretched to; None: those of a clip.
+
+    Raises:
+        UserError: the dataset does not exist, was not written by `build`, is empty, or has videos that are too short
+            for the clip; or a file of the user cannot be used.
+    """
     if config.name == "files":
         return _open_files(config, spec, spec.seconds if video_seconds is None else video_seconds)
     if config.name == "synthetic":
@@ -274,7 +304,7 @@ def _open_sources(
         for name in ("pairs", "same_color", "spread"):
             if getattr(config, name) != getattr(DataConfig(), name):  # so that older runs can resume
                 identity[name] = getattr(config, name)
-        return SyntheticSource(world), SyntheticSource(held_back), identity
+        return Sources(SyntheticSource(world), SyntheticSource(held_back), identity)
     from show1_jax.data.videos import VideoSource
 
     videos = VideoSource.open(local_copy(storage_path(config.path), config.local_copies))
@@ -286,10 +316,10 @@ def _open_sources(
         )
     identity = {"name": "videos", "sha256": videos.sha256, "num_validation": config.num_validation}
     split = config.num_validation
-    return videos.part(slice(split, None)), videos.part(slice(split)), identity
+    return Sources(videos.part(slice(split, None)), videos.part(slice(split)), identity)
 
 
-def _open_files(config: DataConfig, spec: ClipSpec, seconds: float) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
+def _open_files(config: DataConfig, spec: ClipSpec, seconds: float) -> Sources:
     from show1_jax.data.clip_files import ClipFiles, PictureMoves
 
     moves = PictureMoves(config.pan, config.zoom, config.jitter)
@@ -302,7 +332,7 @@ def _open_files(config: DataConfig, spec: ClipSpec, seconds: float) -> tuple[Cli
     identity = {"name": "files", "sha256": files.sha256, "num_validation": config.num_validation, "pan": config.pan}
     identity |= {name: share for name, share in moves._asdict().items() if share}  # so that older runs can resume
     split = config.num_validation
-    return files.part(slice(split, None)), files.part(slice(split)), identity
+    return Sources(files.part(slice(split, None)), files.part(slice(split)), identity)
 
 
 def _check_seconds(spec: ClipSpec, seconds: float, whose: str) -> None:

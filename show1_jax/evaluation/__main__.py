@@ -30,6 +30,7 @@ from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES
 from show1_jax.config.training import LOCAL_COPIES
 from show1_jax.errors import UserError
+from show1_jax.evaluation.arguments import add_speed_arguments
 from show1_jax.files import check_writable, storage_path, user_path
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def _make_parser() -> argparse.ArgumentParser:
         for option, choices in FEATURE_NETWORKS[facts.network].options.items():
             command.add_argument(f"--{option}", choices=choices, default=choices[0], help=f"default {choices[0]}")
         _add_work(command)
+        add_speed_arguments(command)
         cli.add_process_arguments(command)
     return parser
 
@@ -119,8 +121,6 @@ def _add_work(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help=f"folder for copies of datasets that are in buckets; default {LOCAL_COPIES}",
     )
-    add("--batch_size", type=cli.number_between(1, 100_000), metavar="N", help="clips at once; default 4 a device")
-    add("--num_workers", type=cli.number_between(1, 4096), metavar="N", help="threads that decode; default: the CPUs")
     add(
         "--max_unreadable",
         type=cli.number_between(0.0, 1.0),

@@ -10,6 +10,7 @@ settings or weights are never mixed, and a command that was killed continues wit
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -100,19 +101,42 @@ class FeatureFiles:
         for number in self.shards:
             shard = self._read(number)
             if shard is None:
-                raise FileError(
-                    f"{self._path(number)}: missing or damaged",
-                    "run the command again; --features must be a folder that all processes see",
-                )
+                raise self._unusable(number)
             yield shard
+
+    def num_clips(self) -> int:
+        """Return the number of all clips; only the heads of the shards are read.
+
+        Raises:
+            FileError: a shard is missing or damaged.
+        """
+        total = 0
+        for number in self.shards:
+            try:
+                with self._opened(number) as file:
+                    total += file.get_slice("counts").get_shape()[0]
+            except (OSError, SafetensorError):
+                raise self._unusable(number) from None
+        return total
+
+    def _unusable(self, number: int) -> FileError:
+        return FileError(
+            f"{self._path(number)}: missing or damaged",
+            "run the command again; --features must be a folder that all processes see",
+        )
 
     def _path(self, number: int) -> Path:
         return self.folder / f"features_{number:05}.safetensors"
 
+    @contextmanager
+    def _opened(self, number: int) -> Iterator[Any]:
+        open_regular(self._path(number)).close()
+        with local_file(self._path(number)) as local, safe_open(local, "numpy") as file:
+            yield file
+
     def _read(self, number: int) -> Shard | None:
         try:
-            open_regular(self._path(number)).close()
-            with local_file(self._path(number)) as local, safe_open(local, "numpy") as file:
+            with self._opened(number) as file:
                 metadata = file.metadata() or {}
                 rows, counts = file.get_tensor("rows"), file.get_tensor("counts")
             if metadata["sha256"] != _digest(rows, counts):

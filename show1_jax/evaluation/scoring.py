@@ -176,8 +176,7 @@ def _result(
 
 def _summarize(request: ScoringRequest, name: str, videos: VideoSet, files: FeatureFiles) -> tuple[Any, SetResult]:
     """Return the statistic of a set of videos, and the facts of the set for a report."""
-    counts = [len(shard.clips) for shard in files.read()]
-    total, metric, summary, first = sum(counts), request.metric, None, 0
+    total, metric, summary, first = files.num_clips(), request.metric, None, 0
     unreadable = dict(videos.unreadable)
     num_rows = 0
     for shard in files.read():

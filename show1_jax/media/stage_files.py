@@ -2,21 +2,35 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from show1_jax.errors import UserError
-from show1_jax.files import local_file, open_regular, write_bytes
+from show1_jax.files import local_file, open_regular, parse_json, write_bytes
 
 STAGE_FORMAT = "show1_jax.stage.v1"
 STAGE_LAYOUT = "time height width channel"
+_START = "start"
 
 
-def save_stage(path: str | Path, video: Float32[np.ndarray, "t h w c"], stage: str) -> None:
+def save_stage(
+    path: str | Path,
+    video: Float32[np.ndarray, "t h w c"],
+    stage: str,
+    start: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Write a stage's exact result as a `.safetensors` file whose metadata state its stage, layout and hash.
+
+    Args:
+        path: the file.
+        video: the result.
+        stage: name of the stage.
+        start: JSON values that state what the video was started from, for `read_start`; empty: noise alone.
 
     Raises:
         UserError: the array is not float32 `(t, h, w, c)`, or the disk is full.
@@ -33,12 +47,26 @@ def save_stage(path: str | Path, video: Float32[np.ndarray, "t h w c"], stage: s
         "shape": " ".join(map(str, video.shape)),
         "sha256": video_sha256(video),
     }
+    if start:
+        metadata[_START] = json.dumps(dict(start), sort_keys=True)
     write_bytes(path, _with_sorted_header(save({"video": video}, metadata)))
 
 
 def video_sha256(video: Float32[np.ndarray, "t h w c"]) -> str:
     """Return the hexadecimal SHA-256 of a stage's values, as its file records it."""
     return hashlib.sha256(video.data).hexdigest()
+
+
+def read_start(path: str | Path) -> dict[str, Any]:
+    """Return what `save_stage` recorded as the start of a stage's video; nothing if the file cannot be read."""
+    from safetensors import SafetensorError
+
+    try:
+        with local_file(path if isinstance(path, Path) else Path(path)) as local, _open_stage(local) as file:
+            start = parse_json((file.metadata() or {}).get(_START, "{}"))
+    except (OSError, SafetensorError, ValueError):
+        return {}
+    return start if isinstance(start, dict) else {}
 
 
 def load_stage(path: str | Path, stage: str | None = None) -> Float32[np.ndarray, "t h w c"]:

@@ -109,8 +109,7 @@ class CLIPSelfAttention(nnx.Module):
         self.out_proj = make.linear(width, width)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        everything = jnp.ones((1, x.shape[1], x.shape[1]), bool)
-        mask = jnp.tril(everything) if self.causal else everything
+        mask = jnp.tril(jnp.ones((1, x.shape[1], x.shape[1]), bool)) if self.causal else None
         return self.out_proj(
             attention(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.num_heads, mask, scale=self.scale)
         )

@@ -11,7 +11,7 @@ def attention(
     k: Float[Array, "b k hd"],
     v: Float[Array, "b k hd"],
     num_heads: int,
-    mask: Bool[Array, "#b #q k"],
+    mask: Bool[Array, "#b #q k"] | None = None,
     bias: Float[Array, "h q k"] | None = None,
     scale: float = 1.0,
 ) -> Float[Array, "b q hd"]:
@@ -24,7 +24,7 @@ def attention(
         k: keys.
         v: values.
         num_heads: divides the channels.
-        mask: true where a query may attend to a key.
+        mask: true where a query may attend to a key; None: everywhere.
         bias: added to the logits.
         scale: factor of the logits, before the bias.
     """
@@ -32,5 +32,7 @@ def attention(
     logits = scale * jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
     if bias is not None:
         logits += bias
-    weights = jax.nn.softmax(jnp.where(mask[:, None], logits, -jnp.inf), axis=-1).astype(v.dtype)
+    if mask is not None:
+        logits = jnp.where(mask[:, None], logits, -jnp.inf)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return rearrange(jnp.einsum("bhqk,bkhd->bqhd", weights, v), "b n h d -> b n (h d)")

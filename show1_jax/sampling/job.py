@@ -15,9 +15,11 @@ import jax
 import numpy as np
 
 from show1_jax.buckets.path import BucketPath
-from show1_jax.cascade.cascade import Cascade, HostVideo, VideoBatch
+from show1_jax.cascade.batches import VideoBatch
+from show1_jax.cascade.cascade import Cascade, HostVideo
 from show1_jax.cascade.prompts import Prompt
-from show1_jax.cascade.stages import STAGE_TABLE, Size, components, text_encoders
+from show1_jax.cascade.spec import CascadeSpec
+from show1_jax.cascade.stages import STAGE_TABLE, components, text_encoders
 from show1_jax.checkpoints.adapter_set import Adapter, open_adapters, split_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, hub_commits, is_checkpoint_or_run, split_names
 from show1_jax.checkpoints.manifest import Manifest
@@ -39,7 +41,7 @@ from show1_jax.runtime import enable_compilation_cache, memory_errors
 from show1_jax.sampling.dry_run import describe_memory
 from show1_jax.sampling.progress import Observer, StageBars
 from show1_jax.sampling.request import Request
-from show1_jax.sampling.run_directory import Clip, RunDirectory, describe_edit, describe_request
+from show1_jax.sampling.run_directory import START_FIELDS, Clip, RunDirectory, describe_edit, describe_request
 from show1_jax.sampling.run_record import Record, differences
 
 MEMORY_ADVICE: Final = (
@@ -102,15 +104,28 @@ class OpenedWeights(NamedTuple):
     cascade: Cascade
 
 
-def open_weights(config: Config) -> OpenedWeights:
+def open_checkpoints(config: Config) -> CheckpointSet:
+    """Open the checkpoints of a config; random weights that it describes are made if they do not exist.
+
+    Raises:
+        UserError: the checkpoint is missing or damaged.
+    """
+    from_first_process(lambda: make_random_checkpoint(config))
+    return CheckpointSet.open(config.checkpoint)
+
+
+def open_weights(config: Config, checkpoints: CheckpointSet | None = None) -> OpenedWeights:
     """Open the checkpoints and adapters of a config; weights are read when they are needed.
+
+    Args:
+        config: the settings.
+        checkpoints: the config's checkpoints, if they are open already.
 
     Raises:
         UserError: the checkpoint is missing or damaged, or the settings do not fit the devices.
     """
     enable_compilation_cache(config.compilation_cache)
-    from_first_process(lambda: make_random_checkpoint(config))
-    checkpoints = CheckpointSet.open(config.checkpoint)
+    checkpoints = checkpoints or open_checkpoints(config)
     adapters = open_adapters(config.adapter, checkpoints.manifest)
     return OpenedWeights(checkpoints, adapters, Cascade.of(checkpoints, config, adapters=adapters))
 
@@ -137,10 +152,9 @@ def sample_videos(
         cascade = cascade.with_config(settings)
     sampled = request.sampled(config)
     checkpoints.check_sizes(components(sampled))
-    media = from_first_process(lambda: _read_media(config, request))
+    media = from_first_process(lambda: _read_media(cascade.spec, request))
     jobs = from_first_process(lambda: _video_jobs(cascade, config, request, adapters, media))
     pending = from_first_process(lambda: _pending_jobs(cascade, jobs, request, media))
-    observer.on_videos([job.directory.path for job in jobs], [jobs[number].directory.path for number in pending])
     if pending:
         from_first_process(
             lambda: _print_warnings(checkpoints, config, [jobs[number].prompt for number in pending], sampled)
@@ -151,7 +165,10 @@ def sample_videos(
         stack.enter_context(memory_errors(MEMORY_ADVICE))
         keeps_all = len(batches) > 1 and stack.enter_context(cascade.keeping_networks(sampled))
         places = {number: place for place, number in enumerate(pending, 1)}
-        for together in _groups(batches, 1 if keeps_all else max(1, _MAX_WAITING // size)):
+        rounds = _groups(batches, 1 if keeps_all else max(1, _MAX_WAITING // size))
+        paths = [job.directory.path for job in jobs]
+        observer.on_videos(paths, [[paths[number] for batch in together for number in batch] for together in rounds])
+        for together in rounds:
             with ExitStack() as locks:
                 round_jobs = {number: jobs[number] for batch in together for number in batch}
                 claimed = from_first_process(functools.partial(_lock_pending, locks, round_jobs, request, media))
@@ -215,18 +232,16 @@ def component_digests(manifest: Manifest, adapters: Sequence[Adapter] = ()) -> d
     return digests
 
 
-def _read_media(config: Config, request: Request) -> _UserMedia:
+def _read_media(spec: CascadeSpec, request: Request) -> _UserMedia:
     """Read the user's video, with evenly spaced frames, and picture; both are resized to the stages they stand for."""
-
-    def size(stage: Stage) -> Size:
-        return STAGE_TABLE[stage].size(config, config.keyframes.size)
+    sizes = spec.sizes({})
 
     def fitted(path: Path, stage: Stage) -> Clip:
-        return read_video(path, size(stage), STAGE_TABLE[stage].num_frames(config))[0]
+        return read_video(path, sizes[stage], STAGE_TABLE[stage].num_frames(spec.config))[0]
 
     given, start, image = {}, None, None
-    if request.image is not None:
-        image = read_picture(request.image, size(next(stage for stage in STAGES if STAGE_TABLE[stage].is_image)))[None]
+    if request.image is not None:  # at this size its hash is recorded, and `Cascade` takes it as it is
+        image = read_picture(request.image, spec.size_of_image)[None]
     if request.video is not None:
         given = {stage: fitted(request.video, stage) for stage in request.video_stages}
         if request.edit is not None and not STAGE_TABLE[request.edit.stage].is_latent:
@@ -374,7 +389,8 @@ class _Output:
     def write(self, stage: Stage, videos: HostVideo) -> None:
         """Write a stage's results."""
         for job, video, digests in zip(self._jobs, videos, self._results, strict=True):
-            job.directory.write_stage(stage, video, STAGE_TABLE[stage].fps(self._config.output))
+            start: dict[str, Any] = {name: job.request[name] for name in START_FIELDS if name in job.request}
+            job.directory.write_stage(stage, video, STAGE_TABLE[stage].fps(self._config.output), start)
             digests[stage] = video_sha256(video)
 
     def finish(self, made: Mapping[str, Any]) -> None:

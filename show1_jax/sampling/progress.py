@@ -20,8 +20,14 @@ class Observer:
 
     shows_bars = True
 
-    def on_videos(self, directories: Sequence[Path], pending: Sequence[Path]) -> None:
-        """Take the directories of all videos, and of those that are not finished already; called before sampling."""
+    def on_videos(self, directories: Sequence[Path], rounds: Sequence[Sequence[Path]]) -> None:
+        """Take the directories of all videos; called before sampling.
+
+        Args:
+            directories: the directories.
+            rounds: those of the videos that are not finished already, in the groups that are sampled one after the
+                other. A stage is sampled for all videos of a group before the next stage.
+        """
 
     def on_step(self, directories: Sequence[Path], stage: Stage, done: int, total: int) -> None:
         """Take the number of finished steps of a stage, and their total, for the videos of a batch."""

@@ -37,7 +37,7 @@ class Request:
         video: a video of the user, used instead of the result of the stage before; with `edit`, instead of the results
             of all stages that the first stage needs.
         edit: how the first of `stages` starts from `video`; None: it starts as usual, without one.
-        image: a picture of the user that the videos begin with; see `show1_jax.cascade.cascade.VideoBatch`.
+        image: a picture of the user that the videos begin with; see `show1_jax.cascade.batches.VideoBatch`.
         batch_size: number of videos that are sampled together; None: the size of the mesh's data axis.
         overwrite: True to replace existing files of another request.
     """

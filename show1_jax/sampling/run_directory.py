@@ -32,10 +32,12 @@ from show1_jax.errors import UserError
 from show1_jax.files import locked_folder, open_regular, storage_path, write_bytes
 from show1_jax.media.contact_sheet import CONTACT_SHEET, contact_sheet
 from show1_jax.media.frames import enlarge_uint8, to_uint8
-from show1_jax.media.stage_files import load_stage, save_stage, video_sha256
+from show1_jax.media.stage_files import load_stage, read_start, save_stage, video_sha256
 from show1_jax.media.write import write_gif, write_mp4
 from show1_jax.sampling.run_record import RECORD, Record
 
+START_FIELDS: Final = ("edit", "image")
+"""Fields of a request that state what its first stages started from; see `describe_request`."""
 _VIEWABLE: Final = (".mp4", ".gif")
 _FACTOR: Final = 4
 _ENLARGED: Final = f"_x{_FACTOR}_lanczos.mp4"
@@ -102,8 +104,16 @@ class RunDirectory:
             raise UserError(f"there is no {path}; run stage {stage} of this prompt and seed first")
         return load_stage(path, stage)
 
-    def write_stage(self, stage: Stage, video: Clip, fps: float) -> None:
+    def write_stage(
+        self, stage: Stage, video: Clip, fps: float, start: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         """Write all files of a stage.
+
+        Args:
+            stage: the stage.
+            video: its result.
+            fps: frames per second at which it is shown.
+            start: what the video started from, see `start_of`.
 
         Raises:
             UserError: the video has NaN values, or the disk is full.
@@ -113,7 +123,7 @@ class RunDirectory:
         write_gif(self.stage_file(stage, ".gif"), frames, fps)
         if stage == STAGES[-1] and frames.shape[1] < _SMALL:
             write_mp4(self.stage_file(stage, _ENLARGED), enlarge_uint8(frames, _FACTOR), fps)
-        save_stage(self.stage_file(stage), video, stage)
+        save_stage(self.stage_file(stage), video, stage, start)
 
     def finish(self, title: str, record: Record) -> None:
         """Write the contact sheet of the existing stages, then the record with the hashes of all files.
@@ -140,15 +150,20 @@ class RunDirectory:
         return Record.read(self.path / RECORD)
 
     def start_of(self, stages: Sequence[Stage]) -> dict[str, Any]:
-        """Return the fields of the record's request that state what these stages started from: `edit` and `image`.
+        """Return the fields of a request that state what these stages started from: `edit` and `image`.
 
-        A damaged record has none; it is refused or replaced later.
+        They are those of the record, or of the stages' files if sampling was ended before the record was written. A
+        damaged record has none; it is refused or replaced later.
         """
         try:
             record = self.record()
         except UserError:
             return {}
-        request = {} if record is None else record.request
+        request: Mapping[str, Any] = {}
+        if record is not None:
+            request = record.request
+        elif stages:
+            request = read_start(self.stage_file(stages[-1]))
         edit, image = request.get("edit"), request.get("image")
         start: dict[str, Any] = {}
         if isinstance(edit, dict) and edit.get("stage") in stages:

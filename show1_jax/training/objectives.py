@@ -15,9 +15,9 @@ from einops import reduce
 from jaxtyping import Array, Float, Float32, Int32
 
 from show1_jax.cascade.conditions import interpolation_condition
-from show1_jax.cascade.fit import unet_problems
 from show1_jax.cascade.latents import latent_shape, sample_latents
 from show1_jax.cascade.resize import resize_bilinear
+from show1_jax.cascade.spec import unet_problems
 from show1_jax.cascade.stages import PIXEL_CHANNELS, StageSpec, find_stage
 from show1_jax.config.sampling import Between, CascadeConfig, FirstFrameConfig, SuperresPixelConfig
 from show1_jax.config.training import (

@@ -34,6 +34,7 @@ def define_flags() -> flags.FlagValues:
     text("host", _LOOPBACK, "ADDRESS: address to bind to; 0.0.0.0: all of this machine's", flag_values=values)
     flags.DEFINE_integer("port", None, "N: port; by default 7860, or the next one that is free", flag_values=values)
     cli.define_weight_flags(values)
+    flags.DEFINE_integer("batch_size", None, "N: videos of a request that are sampled together", flag_values=values)
     text("negative_prompt", None, "TEXT: first value of the negative prompt", flag_values=values)
     flags.DEFINE_integer("seed", None, "SEED: first value of the seed", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
@@ -52,6 +53,8 @@ def run(argv: Sequence[str]) -> None:
         return
     if values.port is not None and not 1 <= values.port <= 65535:
         raise UserError(f"--port={values.port} must be from 1 to 65535")
+    if values.batch_size is not None and values.batch_size < 1:
+        raise UserError(f"--batch_size={values.batch_size} must be at least 1")
     try:
         import gradio  # noqa: F401 (here, so that its absence is one line)
     except ImportError as error:
@@ -70,7 +73,7 @@ def run(argv: Sequence[str]) -> None:
     with cli.importing_jax("web"):
         from show1_jax.web.server import serve
 
-    serve(config, host=values.host, port=values.port, credentials=credentials)
+    serve(config, host=values.host, port=values.port, credentials=credentials, batch_size=values.batch_size)
 
 
 def main() -> int:

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from starlette.formparsers import MultiPartException
+
 from show1_jax.errors import UserError
 
 HEALTH: Final = "/health"
@@ -85,7 +87,7 @@ class Guard:
     Every address except `/health` needs the password, if there is one. Without a password, a page that is bound to this
     machine is served under names of this machine only: otherwise a page from elsewhere could reach it through the
     user's browser (DNS rebinding). Forms of other sites, addresses that make Gradio fetch something from elsewhere, and
-    uploads that are too large are refused.
+    uploads that are too large are refused; an upload that does not state its size is ended when it is too large.
 
     Args:
         application: the application behind the guard.
@@ -113,7 +115,8 @@ class Guard:
 
         refusal = await self._refusal(scope, headers)
         if refusal is None:
-            await self._application(scope, receive, send_with_headers)
+            limited = self._limited(receive) if _is_upload(scope) else receive
+            await self._application(scope, limited, send_with_headers)
             return
         code, line = refusal
         extra = [(b"www-authenticate", b'Basic realm="Show-1", charset="UTF-8"')] if code == 401 else []
@@ -143,15 +146,38 @@ class Guard:
             return 403, "requests of other sites are refused"
         if _fetches_from_elsewhere(path):
             return 403, "this address is refused: nothing is fetched from elsewhere"
-        if path.startswith(_UPLOAD) and scope["method"] == "POST":
-            return self._upload_refusal(headers)
+        length = headers.get("content-length", "")
+        if _is_upload(scope) and length.isascii() and length.isdigit() and int(length) > self._most_bytes:
+            return 413, self._too_large
         return None
 
-    def _upload_refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
-        length = headers.get("content-length", "")
-        if length.isascii() and length.isdigit() and int(length) > self._upload_bytes + _FORM_BYTES:
-            return 413, f"the file is larger than {self._upload_bytes >> 20} MB; cut the video or make it smaller"
-        return None
+    @property
+    def _most_bytes(self) -> int:
+        """Largest number of bytes of an upload: one file and its form."""
+        return self._upload_bytes + _FORM_BYTES
+
+    @property
+    def _too_large(self) -> str:
+        # Gradio answers with code 413 if a line has the words "maximum allowed size"
+        return f"the upload is above the maximum allowed size of {self._upload_bytes >> 20} MB; send one smaller file"
+
+    def _limited(self, receive: Receive) -> Receive:
+        """Return a function that receives an upload up to its largest size: in chunks, it does not state its size."""
+        received = 0
+
+        async def receive_limited() -> MutableMapping[str, Any]:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._most_bytes:
+                raise MultiPartException(self._too_large)  # Gradio removes the parts that it has written
+            return message
+
+        return receive_limited
+
+
+def _is_upload(scope: Scope) -> bool:
+    return bool(scope["path"].startswith(_UPLOAD) and scope["method"] == "POST")
 
 
 def _fetches_from_elsewhere(path: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from show1_jax.cascade.prompts import slug
 from show1_jax.cascade.spec import CascadeSpec
-from show1_jax.config.sampling import STAGES, Stage
+from show1_jax.config.sampling import Stage
 from show1_jax.sampling.progress import Observer
 from show1_jax.web.estimate import Meter, Pace, stage_work
 from show1_jax.web.requests import Task
@@ -40,6 +40,7 @@ class JobView:
         state: waiting, running, or how it ended.
         stages: the stages that run, with their shares of the work.
         videos: the videos, with the stages that are finished.
+        groups: numbers of videos that are sampled together stage by stage, in their order; empty: not known yet.
         place: 1 for the next one of those that wait; 0: it does not wait.
         stopping: it was told to stop, and ends after the step that runs.
         stage: the stage that runs; None before the first.
@@ -54,6 +55,7 @@ class JobView:
     state: State
     stages: tuple[tuple[Stage, float], ...]
     videos: tuple[VideoView, ...]
+    groups: tuple[int, ...] = ()
     place: int = 0
     stopping: bool = False
     stage: Stage | None = None
@@ -92,6 +94,7 @@ class Job(Observer):
             assert prompt.seed is not None
             videos.append(VideoView(slug(prompt.text, prompt.seed), prompt.text, prompt.seed, request.kept))
         even = 1 / len(request.stages)
+        self._rounds: list[list[str]] = []
         self._view = JobView("waiting", tuple((stage, even) for stage in request.stages), tuple(videos))
 
     def view(self) -> JobView:
@@ -131,12 +134,14 @@ class Job(Observer):
         """Set how the request ended."""
         self._change(state=state, stopping=False, problem=problem, step=0, steps=0)
 
-    def on_videos(self, directories: Sequence[Path], pending: Sequence[Path]) -> None:
+    def on_videos(self, directories: Sequence[Path], rounds: Sequence[Sequence[Path]]) -> None:
         """Count the videos that are done already."""
-        names = {path.name for path in directories} - {path.name for path in pending}
-        for stage in self.task.request.stages if names else ():
-            self._finish(names, stage)
-        self._change(made_before=not pending)
+        self._rounds = [[path.name for path in videos] for videos in rounds]
+        done = {path.name for path in directories}.difference(*self._rounds)
+        for stage in self.task.request.stages if done else ():
+            self._finish(done, stage)
+        groups = (*([len(done)] if done else []), *map(len, self._rounds))
+        self._change(made_before=not rounds, groups=groups, stage=self._next_stage())
         self._check()
 
     def on_step(self, directories: Sequence[Path], stage: Stage, done: int, total: int) -> None:
@@ -150,9 +155,15 @@ class Job(Observer):
     def on_stage(self, directories: Sequence[Path], stage: Stage) -> None:
         """Count a stage whose files are written."""
         self._finish({path.name for path in directories}, stage)
-        later = [name for name in self.task.request.stages if STAGES.index(name) > STAGES.index(stage)]
-        self._change(stage=later[0] if later else stage, step=0, steps=0)
+        self._change(stage=self._next_stage(), step=0, steps=0)
         self._check()
+
+    def _next_stage(self) -> Stage:
+        """Return the stage that is sampled next, or the last one if none is."""
+        finished = {video.name: video.stages for video in self._view.videos}
+        stages = self.task.request.stages
+        coming = (stage for names in self._rounds for stage in stages if any(stage not in finished[n] for n in names))
+        return next(coming, stages[-1])
 
     def _finish(self, names: Collection[str], stage: Stage) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from show1_jax.cascade.stages import STAGE_TABLE
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
+from show1_jax.data.synthetic.nearest import WORLD_EXAMPLE
 from show1_jax.data.synthetic.shapes import SHAPES
 from show1_jax.data.synthetic.world import BACKGROUNDS, COLORS, MOTIONS, SIZES
 from show1_jax.media.contact_sheet import CONTACT_SHEET
@@ -45,8 +46,8 @@ def world_words() -> str:
         f"<dt>{name}</dt><dd>{' '.join(f'<span>{escape(word)}</span>' for word in words)}</dd>" for name, words in rows
     )
     return (
-        '<div class="world"><p>These weights know a small world and no other words: <em>a [size] [colour] [shape] '
-        "[motion]</em>, once or twice with <em>and</em>, <em>on a [background] background</em>.</p>"
+        f'<div class="world"><p>These weights know a small world and no other words, in sentences such as '
+        f"<em>{escape(WORLD_EXAMPLE)}</em>. Two things are joined by <em>and</em>.</p>"
         f"<dl>{items}</dl></div>"
     )
 
@@ -102,11 +103,11 @@ def duration(seconds: float) -> str:
 
 
 def _bar(view: JobView) -> str:
-    """Return a bar over all stages, divided by their expected times; several videos are one after the other."""
+    """Return a bar over all stages, divided by their expected times; groups of videos are one after the other."""
     percent, reached, parts = round(100 * view.share), view.share, []
-    count = max(1, len(view.videos))
-    for stage, share in [(stage, share / count) for stage, share in view.stages] * count:
-        filled = 1.0 if share <= 0 else min(max(reached / share, 0.0), 1.0)
+    groups = view.groups or (1,)
+    for stage, share in [(stage, share * size / sum(groups)) for size in groups for stage, share in view.stages]:
+        filled = min(max(reached / share, 0.0), 1.0) if share > 0 else float(reached > -1e-9)
         reached -= share
         parts.append(
             f'<span class="part" style="flex-grow:{max(share, 0.02):.4f}" title="{stage_name(stage)}">'
@@ -222,11 +223,14 @@ _EMPTY: Final = (
 
 
 def upload_card(upload: Upload | None) -> str:
-    """Return the user's video: some of its frames as the cascade crops them, its name and its size."""
+    """Return the user's file: its frames as the cascade crops them, its name, its size and its use."""
     if upload is None:
         return ""
+    kind, use = "frames of your video", "cut to the shape of the cascade's frames"
+    if upload.is_picture:
+        kind, use = "your picture", f"the video begins with it, {use}"
     size = f"{upload.num_bytes / 2**20:.1f} MB" if upload.num_bytes >= 2**20 else f"{upload.num_bytes / 1024:.0f} KB"
     return (
-        f'<div class="upload"><img src="{upload.preview_address}" alt="frames of your video">'
-        f"<p><strong>{escape(upload.name)}</strong> {size}; cut to the shape of the cascade's frames</p></div>"
+        f'<div class="upload"><img src="{upload.preview_address}" alt="{kind}">'
+        f"<p><strong>{escape(upload.name)}</strong> {size}; {use}</p></div>"
     )

@@ -11,13 +11,12 @@ import gradio as gr
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
-from show1_jax.media.containers import CONTAINER_SUFFIXES
 from show1_jax.web import markup
 from show1_jax.web.gallery import Gallery
 from show1_jax.web.markup import Markup
 from show1_jax.web.requests import Form, Limits, Task, make_task, roll_seed, stage_name, video_stages
 from show1_jax.web.resume import can_replace, continued, refused_line, replaced, unfinished_stage
-from show1_jax.web.uploads import Uploads
+from show1_jax.web.uploads import UPLOAD_SUFFIXES, Uploads
 from show1_jax.web.vocabulary import UnknownPromptError, Vocabulary
 from show1_jax.web.worker import Worker
 
@@ -97,7 +96,7 @@ def build(services: Services) -> gr.Blocks:
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             with gr.Tab("New video", id="new"):
                 new = _Studio(services, "new").build(blocks)
-            with gr.Tab("Your own video", id="own"):
+            with gr.Tab("Your video or picture", id="own"):
                 _Studio(services, "own").build(blocks)
             with gr.Tab("Gallery", id="gallery") as gallery_tab:
                 _build_gallery(services, blocks, gallery_tab, tabs, new)
@@ -119,7 +118,7 @@ class _Studio:
     """A tab with a form on the left and the job that it starts on the right.
 
     Attributes:
-        kind: "new": from a prompt; "own": from a video of the user.
+        kind: "new": from a prompt; "own": from a video or a picture of the user.
     """
 
     def __init__(self, services: Services, kind: str):
@@ -181,12 +180,14 @@ class _Studio:
 
     def _build_upload(self) -> None:
         limits = self.services.limits
-        self.file = gr.File(label="Your video", file_types=list(CONTAINER_SUFFIXES), height=150, elem_id="own-file")
-        formats = " ".join(suffix.removeprefix(".") for suffix in CONTAINER_SUFFIXES)
+        self.file = gr.File(
+            label="Your video or picture", file_types=list(UPLOAD_SUFFIXES), height=150, elem_id="own-file"
+        )
+        formats = " ".join(suffix.removeprefix(".") for suffix in UPLOAD_SUFFIXES)
         _html(f'<p class="hint">{formats}; up to {max(1, limits.upload_bytes >> 20)} MB.</p>')
         self.preview = _html("", elem_id="own-preview")
-        self.use = gr.Radio(_USES, value="noise", label="How it is used")
-        with gr.Row():
+        self.use = gr.Radio(_USES, value="noise", label="How it is used", elem_id="own-use")
+        with gr.Row() as self.use_row:
             self.own_start = gr.Dropdown(
                 [(stage_name(stage), stage) for stage in video_stages("noise")],
                 value=STAGES[0],
@@ -252,7 +253,8 @@ class _Studio:
         self.examples.click(_picked, None, self.prompt, **_DIRECT)
         self.status.click(_picked, None, self.prompt, **_DIRECT)
         if self.kind == "own":
-            self.file.upload(self._take_file, self.file, [self.file, self.preview, self.upload], **_DIRECT)
+            taken = [self.file, self.preview, self.upload, self.use, self.use_row]
+            self.file.upload(self._take_file, self.file, taken, **_DIRECT)
             self.use.change(
                 _uses, [self.use, self.own_start], [self.own_start, self.strength, self.inversion], **_DIRECT
             )
@@ -272,9 +274,11 @@ class _Studio:
         if self.kind == "new":
             return form
         use, own_start, strength, inversion = rest[2 * count :]
-        path = self.services.uploads.find(upload).path
+        found = self.services.uploads.find(upload)
+        if found.is_picture:
+            return dataclasses.replace(form, image=found.path)
         return dataclasses.replace(
-            form, start=own_start, video=path, use=use, strength=strength, inversion_steps=inversion
+            form, start=own_start, video=found.path, use=use, strength=strength, inversion_steps=inversion
         )
 
     def _submit(self, *values: Any) -> list[Any]:
@@ -338,13 +342,16 @@ class _Studio:
         ]
 
     def _take_file(self, path: str | None) -> list[Any]:
+        """Return the values of the parts that show a file: a picture has one use, so that it has no choice of uses."""
+        shown = gr.update(visible=True)
         if path is None:
-            return [None, "", ""]
+            return [None, "", "", shown, shown]
         try:
             upload = self.services.uploads.add(Path(path))
         except UserError as error:
-            return [None, markup.refusal(str(error)), ""]
-        return [None, markup.upload_card(upload), upload.id]
+            return [None, markup.refusal(str(error)), "", shown, shown]
+        shown = gr.update(visible=not upload.is_picture)
+        return [None, markup.upload_card(upload), upload.id, shown, shown]
 
 
 def _picked(event: gr.EventData) -> Any:

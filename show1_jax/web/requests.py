@@ -37,6 +37,7 @@ class Limits:
         upload_bytes: bytes of a file.
         waiting: requests that wait at the same time.
         uploads: files that are kept at the same time; the oldest ones are removed.
+        batch_size: videos of a request that are sampled together; None: the size of the mesh's data axis.
     """
 
     prompt_length: int = 1000
@@ -45,6 +46,7 @@ class Limits:
     upload_bytes: int = 200 << 20
     waiting: int = 32
     uploads: int = 32
+    batch_size: int | None = None
 
     def steps_of(self, config: Config, stage: Stage) -> int:
         """Return the largest number of steps of a stage."""
@@ -65,6 +67,7 @@ class Form:
         start: stage to continue from, or that starts from the video; None: the first.
         replace: replace files of another request in the same place.
         video: the user's video on this machine.
+        image: the user's picture on this machine, which the videos begin with; not together with a video.
         use: use of the video.
         strength: share of the stage's steps that run, of a video with noise or inverted.
         inversion_steps: steps of the inversion.
@@ -79,6 +82,7 @@ class Form:
     start: Any = None
     replace: bool = False
     video: Path | None = None
+    image: Path | None = None
     use: Any = "replace"
     strength: Any = 0.6
     inversion_steps: Any = 75
@@ -123,6 +127,8 @@ def make_task(form: Form, config: Config, vocabulary: Vocabulary, limits: Limits
         resume=start is not None,
         video=form.video,
         edit=edit,
+        image=form.image,
+        batch_size=limits.batch_size,
         overwrite=form.replace is True,
     )
     return Task(settings, request)

@@ -2,13 +2,18 @@
 
 import dataclasses
 import re
+from typing import Final
 
+from show1_jax.cascade.stages import image_stages
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
 from show1_jax.sampling.request import choose_stages
 from show1_jax.sampling.run_directory import RunDirectory
-from show1_jax.web.requests import Task
+from show1_jax.web.requests import Task, stage_name
+
+_PICTURE: Final = "begins with a picture"
+"""Words of the line that asks for `--image` again, of a video whose picture the page does not have."""
 
 
 def unfinished_stage(task: Task | None) -> Stage | None:
@@ -40,6 +45,7 @@ def continued(task: Task | None) -> Task:
         resume=True,
         video=None,
         edit=None,
+        image=task.request.image if set(image_stages()) & set(stages) else None,
         # a killed process may leave files of a stage without its result, which are no video of anyone
         overwrite=not any(directory.has(later) for directory in unfinished.values() for later in stages),
     )
@@ -53,9 +59,13 @@ def can_replace(problem: str | None) -> bool:
 
 def refused_line(problem: str, task: Task) -> str:
     """Return the line of a job that failed for the page, which has buttons rather than flags, and shows no folders."""
-    video, line = task.request.video, problem
-    for folder in (user_path(task.config.out), *([] if video is None else [video.parent])):
+    line = problem
+    uploads = (path.parent for path in (task.request.video, task.request.image) if path is not None)
+    for folder in (user_path(task.config.out), *uploads):
         line = line.replace(f"{folder}/", "")
+    if _PICTURE in problem:
+        later = STAGES[max(map(STAGES.index, image_stages())) + 1]
+        return f"This video {_PICTURE}: continue it from {stage_name(later)} on."
     if not can_replace(problem):
         return line
     found = re.sub(r"^\S+: ", "", line).partition("; ")[0]

@@ -21,11 +21,10 @@ import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse, JSONResponse
 
-from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.manifest import Manifest
 from show1_jax.config.config_file import Config
 from show1_jax.errors import UserError
-from show1_jax.sampling.job import make_random_checkpoint
+from show1_jax.sampling.job import open_checkpoints
 from show1_jax.web.gallery import Gallery
 from show1_jax.web.guard import HEALTH, Credentials, Guard, is_loopback
 from show1_jax.web.markup import FILES
@@ -139,18 +138,32 @@ def bind(host: str, port: int | None) -> socket.socket:
     raise UserError(f"ports {ports[0]} to {ports[-1]} of {host} are taken; choose another with --port")
 
 
-def serve(config: Config, *, host: str, port: int | None, credentials: Credentials | None = None) -> None:
+def serve(
+    config: Config,
+    *,
+    host: str,
+    port: int | None,
+    credentials: Credentials | None = None,
+    batch_size: int | None = None,
+) -> None:
     """Serve the page until the process is interrupted or told to end (SIGTERM); then end within a step.
+
+    Args:
+        config: settings of the page.
+        host: see `bind`.
+        port: see `bind`.
+        credentials: user name and password; None: everybody may use the page.
+        batch_size: see `Limits`.
 
     Raises:
         UserError: there is no checkpoint, or the address cannot be used.
         KeyboardInterrupt: Ctrl-C was pressed, after everything has ended.
     """
-    make_random_checkpoint(config)
-    manifest, sampler = CheckpointSet.open(config.checkpoint).manifest, CascadeSampler(config)
+    checkpoints = open_checkpoints(config)
+    sampler, limits = CascadeSampler(config, checkpoints), Limits(batch_size=batch_size)
     listener = bind(host, port)
     with (
-        serving(config, manifest, sampler, listener, credentials=credentials, limits=Limits()) as is_running,
+        serving(config, checkpoints.manifest, sampler, listener, credentials=credentials, limits=limits) as is_running,
         _terminable() as terminated,
     ):
         print(f"the page is at {address_of(listener)}; Ctrl-C ends it", flush=True)

@@ -1,4 +1,4 @@
-"""Videos that users upload: checked by the reader of `--video`, kept in a private folder for a while."""
+"""Files that users upload: checked by the readers of `--video` and `--image`, kept in a private folder for a while."""
 
 import base64
 import dataclasses
@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,22 +18,25 @@ from show1_jax.config.config_file import Config
 from show1_jax.errors import UserError
 from show1_jax.media.containers import CONTAINER_SUFFIXES
 from show1_jax.media.frames import to_uint8
-from show1_jax.media.read import read_video
+from show1_jax.media.images import IMAGE_SUFFIXES
+from show1_jax.media.read import read_picture, read_video
 from show1_jax.web.requests import Limits
 
+UPLOAD_SUFFIXES: Final = (*CONTAINER_SUFFIXES, *IMAGE_SUFFIXES)
+"""Ends of the names of files that are read; videos first."""
 PREVIEW_FRAMES, _PREVIEW_HEIGHT = 8, 120
 
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """A video of a user.
+    """A video or a picture of a user.
 
     Attributes:
         id: name that cannot be guessed.
         path: the file.
         name: its name, as the user has it.
         num_bytes: its size.
-        preview: PNG of some of its frames, as the cascade crops them.
+        preview: PNG of the picture, or of some of the video's frames, as the cascade crops them.
     """
 
     id: str
@@ -42,13 +46,18 @@ class Upload:
     preview: bytes
 
     @property
+    def is_picture(self) -> bool:
+        """True for a picture, which videos begin with."""
+        return _is_picture(self.path)
+
+    @property
     def preview_address(self) -> str:
         """The preview as an address that contains it."""
         return f"data:image/png;base64,{base64.b64encode(self.preview).decode()}"
 
 
 class Uploads:
-    """The videos of all users, in a folder that is for this process alone; the oldest are removed if there are many."""
+    """The files of all users, in a folder that is for this process alone; the oldest are removed if there are many."""
 
     def __init__(self, folder: Path, config: Config, limits: Limits):
         self._folder, self._config, self._limits = folder, config, limits
@@ -56,7 +65,7 @@ class Uploads:
         self._uploads: OrderedDict[str, Upload] = OrderedDict()
 
     def add(self, path: Path) -> Upload:
-        """Take a file, which is moved, and check that it is a video.
+        """Take a file, which is moved, and check that it is a video or a picture.
 
         Raises:
             UserError: it is too large, or the reader cannot read it; the file is then removed.
@@ -89,7 +98,7 @@ class Uploads:
         with self._lock:
             upload = self._uploads.get(token) if isinstance(token, str) else None
         if upload is None:
-            raise UserError("there is no video; upload one")
+            raise UserError("there is no video and no picture; upload one")
         return upload
 
     def _preview(self, path: Path) -> bytes:
@@ -97,11 +106,16 @@ class Uploads:
             raise UserError(
                 f"{path} is larger than {self._limits.upload_bytes >> 20} MB; cut the video or make it smaller"
             )
-        if path.suffix.lower() not in CONTAINER_SUFFIXES:
-            raise UserError(f"cannot read {path}: give one of {' '.join(CONTAINER_SUFFIXES)}")
+        if path.suffix.lower() not in UPLOAD_SUFFIXES:
+            raise UserError(f"cannot read {path}: give one of {' '.join(UPLOAD_SUFFIXES)}")
         width = round(_PREVIEW_HEIGHT * self._config.superres_latent.width / self._config.superres_latent.height)
-        frames, _ = read_video(path, (_PREVIEW_HEIGHT, width), PREVIEW_FRAMES)
+        size = _PREVIEW_HEIGHT, width
+        frames = read_picture(path, size)[None] if _is_picture(path) else read_video(path, size, PREVIEW_FRAMES)[0]
         return _strip(to_uint8(frames))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _strip(frames: UInt8[np.ndarray, "t h w 3"]) -> bytes:

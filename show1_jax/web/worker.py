@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Final, Literal, Protocol, runtime_checkable
 
 from show1_jax.cascade.spec import CascadeSpec
+from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.config.config_file import Config
-from show1_jax.errors import UserError
+from show1_jax.errors import UserError, error_line
 from show1_jax.runtime import memory_errors
 from show1_jax.sampling.job import MEMORY_ADVICE, OpenedWeights, open_weights, sample_videos
 from show1_jax.sampling.progress import Observer
@@ -43,10 +44,15 @@ class Sampler(Protocol):
 
 
 class CascadeSampler:
-    """The cascade of a config, whose networks stay on the devices between tasks if they fit."""
+    """The cascade of a config, whose networks stay on the devices between tasks if they fit.
 
-    def __init__(self, config: Config):
-        self._config = config
+    Args:
+        config: settings of the page.
+        checkpoints: the config's checkpoints.
+    """
+
+    def __init__(self, config: Config, checkpoints: CheckpointSet):
+        self._config, self._checkpoints = config, checkpoints
         self._stack = contextlib.ExitStack()
         self._opened: OpenedWeights | None = None
 
@@ -70,7 +76,7 @@ class CascadeSampler:
 
     def _open(self) -> OpenedWeights:
         if self._opened is None:
-            self._opened = open_weights(self._config)
+            self._opened = open_weights(self._config, self._checkpoints)
             self._stack.enter_context(self._opened.cascade)
         return self._opened
 
@@ -246,7 +252,7 @@ class Worker:
         except StopSampling:
             job.end("stopped")
         except (UserError, OSError) as error:
-            job.end("failed", str(error))
+            job.end("failed", error_line(error))
         except Exception:
             traceback.print_exc()
             job.end("failed", "this is an error of the program; the terminal of the server has its details")

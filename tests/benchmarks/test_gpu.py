@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from benchmarks import gpu
+from benchmarks.accelerator import videos
 from benchmarks.accelerator.kernels import kind_of_kernel
 from benchmarks.accelerator.report import FAILED, LEFT_OUT, MEASURED, Measurement, Report, Row, run_all
 from benchmarks.accelerator.setting import Setting
@@ -21,6 +22,8 @@ from benchmarks.accelerator.videos import sample_stages
 from benchmarks.random_cascade import ByteTokenizer, described_spec
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.checkpoints.networks import LoadedNetwork, random_network
+from show1_jax.config.config_file import Config
+from show1_jax.config.running import run_config_file
 from show1_jax.config.sampling import STAGES
 from show1_jax.errors import UserError
 from show1_jax.parallel.weights import WeightPath
@@ -82,6 +85,28 @@ def test_every_stage_and_variant_is_measured(tmp_path: Path) -> None:
     assert len(names) == len(set(names))
     for group in ("steps", "pytorch", "compiled", "batch", "options"):
         assert {f"{group}:{stage}" for stage in STAGES} <= set(names)
+
+
+def test_a_video_is_sampled_twice_and_once_more_with_the_fast_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampled: list[Cascade] = []
+
+    def sample_nothing(cascade: Cascade) -> list[dict[str, Any]]:
+        sampled.append(cascade)
+        return [{"stage": "all", "seconds": 1.0}]
+
+    monkeypatch.setattr(videos, "sample_stages", sample_nothing)
+    full = ROOT / "configs" / "full.py"
+    setting = Setting(Config.from_dict(run_config_file(str(full)).to_dict()), full, tmp_path, 1)
+    rows = [row for _, row in (*videos.whole_video(setting), *videos.fast_video(setting))]
+    assert [(row["recipe"], row["run"]) for row in rows] == [
+        *(("released", "first"), ("released", "second")),
+        *(("fast", "first"), ("fast", "second")),
+    ]
+    assert [cascade.spec.config.superres_pixel.num_steps for cascade in sampled] == [125, 125, 25, 25]
+    with pytest.raises(UserError, match=r"a recipe for configs/full\.py, not for tiny_config\.py"):
+        list(videos.fast_video(Setting(tiny_config.settings(), CONFIG, tmp_path, 1)))
 
 
 def measurement(name: str, rows: int, error: Exception | None = None, seconds: float = 0) -> Measurement:

@@ -1,6 +1,7 @@
 """Programs are compiled before weights are loaded, in the background; weights are loaded once for many videos."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from show1_jax.cascade import denoise, memory, networks
-from show1_jax.cascade.cascade import Cascade, VideoBatch
+from show1_jax.cascade.batches import VideoBatch
+from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.networks import LoadedNetwork
@@ -240,6 +242,57 @@ def test_an_error_in_the_background_is_raised_where_the_network_is_used(load: Lo
         loader.cascade().sample(PROMPTS[:1], on_stage=lambda stage, _: finished.append(stage))
     assert finished == ["keyframes", "interpolation"]
     assert not loader.on_devices()
+
+
+Interval = tuple[float, float]
+
+
+class Timed:
+    """A program or a loader whose first calls take long and are recorded."""
+
+    def __init__(self, function: Any, intervals: list[Interval]):
+        self._function, self._intervals, self._was_called = function, intervals, False
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        begin, is_first = time.monotonic(), not self._was_called
+        self._was_called = True
+        results = self._function(*arguments, **named)
+        if is_first:
+            time.sleep(0.1)
+            self._intervals.append((begin, time.monotonic()))
+        return results
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._function, name)
+
+
+def test_on_gpus_no_weights_are_loaded_while_a_program_runs_for_the_first_time(
+    load: Load, alone: list[dict[Stage, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program of the last, guided steps runs for the first time while the next stage's weights could be loaded."""
+    loads: list[Interval] = []
+    calls: list[Interval] = []
+
+    def compile_timed(*arguments: Any) -> memory.CompiledStage:
+        compiled = memory.compile_stage(*arguments)
+        return compiled._replace(steps={kind: Timed(step, calls) for kind, step in compiled.steps.items()})
+
+    def load_timed(*arguments: Any, **named: Any) -> LoadedNetwork:
+        network: LoadedNetwork = Timed(loader, loads)(*arguments, **named)
+        return network
+
+    monkeypatch.setattr(networks, "compile_stage", compile_timed)
+    monkeypatch.setattr(networks, "platform_of", lambda mesh: "gpu")
+    loader = load()
+    keyframes = dataclasses.replace(tiny_config.settings().keyframes, num_steps=6, guidance_max_timestep=600)
+    spec = loader.cascade(keyframes=keyframes).spec
+    cascade = Cascade(spec, load_timed, loader.checkpoints.tokenizer)
+    found = cascade.sample(PROMPTS[:1], [0], stages=["keyframes", "interpolation"])
+    assert len(loads) == len(loader.loaded) == 3
+    assert len(calls) == 3
+    assert "keyframes" in loader.beside[-1]
+    assert not [(load, call) for load in loads for call in calls if load[0] < call[1] and call[0] < load[1]]
+    assert np.isfinite(found["interpolation"]).all()
 
 
 def compile_for_transposed_weights(

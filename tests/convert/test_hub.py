@@ -14,9 +14,10 @@ import pytest
 from huggingface_hub import constants
 
 from convert.__main__ import main
-from convert.hub import download, is_hub_id
+from convert.hub import download
 from convert.inflate import INITIAL_FOLDERS
 from convert.released import RELEASED_STAGES, repository_licence
+from show1_jax.checkpoints.hub import is_hub_id
 from show1_jax.checkpoints.manifest import read_manifest
 from show1_jax.errors import UserError
 from tests.helpers.small_networks import write_clip

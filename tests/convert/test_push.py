@@ -1,7 +1,6 @@
 """Uploads to a local hub: what arrives, what is refused, and that a failure leaves nothing visible."""
 
 import dataclasses
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,8 +33,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, tiny_checkpoint: Path) -> Path:
-    """An adapter of the tiny cascade: a small checkpoint."""
-    return write_adapter(tmp_path / "adapter", tiny_checkpoint, pairs())
+    """An adapter of the tiny cascade, whose licence is recorded: a small checkpoint."""
+    return with_licence(write_adapter(tmp_path / "adapter", tiny_checkpoint, pairs()), "mit")
 
 
 def with_licence(checkpoint: Path, licence: str) -> Path:
@@ -84,7 +83,7 @@ def test_another_push_replaces_files_and_keeps_an_edited_card(
     repository = hub.repositories["me/style"]
     own = {CARD: b"edited on the hub", "LICENSE": b"mine", "pictures/a.png": b"for the card"}
     repository.commit({**repository.files(), **own})
-    other = write_adapter(tmp_path / "other", tiny_checkpoint, pairs(seed=5))
+    other = with_licence(write_adapter(tmp_path / "other", tiny_checkpoint, pairs(seed=5)), "mit")
     push(other, Upload("me/style"))
     files = repository.files()
     assert {name: files[name] for name in own} == own
@@ -125,11 +124,13 @@ def test_a_training_run_is_pushed_without_its_state(hub: FakeHub, tmp_path: Path
     run = TrainingCheckpoints(tmp_path / "run/checkpoints", keep=2, keep_every=0)
     run.save(1, "vae", record, {("bias",): jax.device_put(jnp.ones(3))}, {"step": jnp.int32(1)}, {})
     run.close()
-    push(tmp_path / "run", Upload("me/run"))
+    push(tmp_path / "run", Upload("me/run", licence="mit"))
     files = hub.repositories["me/run"].files()
+    assert 'license: "mit"' in files[CARD].decode()
     assert not any(name.startswith("training/") for name in files)
     opened = CheckpointSet.open("hub:me/run")
     assert (opened.path("vae") / "vae/weights").is_dir()
+    assert opened.manifest.component("vae").provenance["licence"] == "mit"
     assert opened.manifest.digest("vae") == read_manifest(tmp_path / "run/checkpoints/00000001").digest("vae")
 
 
@@ -155,6 +156,22 @@ def test_weights_of_others_are_published_only_knowingly(
     hub.repositories["me/style"].private = False
     assert "would be public" in refused(checkpoint, Upload("me/style", is_private=True))
     push(checkpoint, Upload("me/style", accepts_licences=True))
+
+
+def test_weights_without_a_licence_are_not_published_by_accident(
+    hub: FakeHub, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "adapter", tiny_checkpoint, pairs())
+    line = refused(adapter, Upload("me/style"))
+    assert "me/style would be public, with weights whose licence is not recorded: keyframes; state it" in line
+    assert "the licence My own is no name of one" in refused(adapter, Upload("me/style", licence="My own"))
+    assert not hub.repositories
+    push(adapter, Upload("me/private", is_private=True))
+    push(adapter, Upload("me/style", licence="mit"))
+    assert 'license: "mit"' in hub.repositories["me/style"].files()[CARD].decode()
+    assert "recorded already; omit --licence" in refused(
+        with_licence(adapter, "mit"), Upload("me/style", licence="mit")
+    )
 
 
 def test_private_is_not_promised_for_a_public_repository(hub: FakeHub, checkpoint: Path) -> None:
@@ -240,8 +257,8 @@ def test_a_dropped_connection_is_tried_again(hub: FakeHub, checkpoint: Path, mon
     assert MANIFEST in hub.repositories["me/style"].files()
 
 
-def test_cards_on_the_command_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+def test_cards_on_the_command_line(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = write_adapter(tmp_path / "adapter", tiny_checkpoint, pairs())
     before = (checkpoint / MANIFEST).read_bytes()
     assert main(["card", str(checkpoint), "--licence", "mit", "--contact_sheet", str(checkpoint / CARD)]) == 2
     assert "not a PNG" in capsys.readouterr().err

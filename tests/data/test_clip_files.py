@@ -1,5 +1,6 @@
 """The user's own files as training clips: what is read, at which times, and what is refused."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from show1_jax.config.training import DataConfig
 from show1_jax.data import clip_files
 from show1_jax.data.clip_files import ClipFiles, PictureMoves
-from show1_jax.data.clips import training_clips, validation_clips
+from show1_jax.data.clips import open_sources, training_clips, validation_clips
 from show1_jax.data.names import one_line
 from show1_jax.data.spec import ClipDraw, ClipSpec
 from show1_jax.errors import UserError
@@ -108,10 +109,18 @@ def test_held_back_files_are_not_trained_on(tmp_path: Path) -> None:
         training_clips(replace(config, num_validation=3), SMALL, batch_size=1, rows=range(1))
 
 
-def test_files_are_not_read_again_for_no_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ClipFiles, "open", lambda *arguments: pytest.fail("the files are read"))
-    config = replace(CONFIG, path=str(save_picture(tmp_path / "picture.png")))
-    assert len(validation_clips(config, SMALL, batch_size=2, rows=range(2))) == 0
+@pytest.mark.parametrize("num_validation", [0, 1])
+def test_files_are_read_once_for_training_and_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_validation: int
+) -> None:
+    for number in range(2):
+        save_picture(tmp_path / f"{number}.png")
+    config = replace(CONFIG, path=str(tmp_path), num_validation=num_validation)
+    sources = open_sources(config, SMALL)
+    monkeypatch.setattr(ClipFiles, "open", lambda *arguments: pytest.fail("the files are read again"))
+    with contextlib.closing(training_clips(config, SMALL, batch_size=1, rows=[0], sources=sources)) as clips:
+        assert next(clips).video.shape == (1, 2, 8, 16, 3)
+    assert len(validation_clips(config, SMALL, batch_size=1, rows=[0], sources=sources)) == num_validation
 
 
 def test_other_frames_or_captions_are_other_data(tmp_path: Path) -> None:

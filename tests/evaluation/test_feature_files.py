@@ -32,11 +32,13 @@ def test_shards_are_read_as_they_were_written(files: FeatureFiles) -> None:
         assert found.unreadable == shard(number).unreadable
         assert all(map(np.array_equal, found.clips, shard(number).clips))
     assert files.missing() == []
+    assert files.num_clips() == 3 * len(files.shards)
 
 
 def test_a_shard_without_clips_is_no_error(files: FeatureFiles) -> None:
     files.write(1, Shard([], {"b": "no"}))
     assert [len(found.clips) for found in files.read()] == [3, 0, 3]
+    assert files.num_clips() == 6
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut", "changed", "another file"])
@@ -55,6 +57,9 @@ def test_missing_and_damaged_shards_are_computed_again(damage: str, files: Featu
     assert files.missing() == [1]
     with pytest.raises(FileError, match=r"features_00001\.safetensors: missing or damaged"):
         list(files.read())
+    if damage != "changed":  # only the heads are read
+        with pytest.raises(FileError, match=r"features_00001\.safetensors: missing or damaged"):
+            files.num_clips()
 
 
 def test_other_settings_have_another_folder(tmp_path: Path) -> None:

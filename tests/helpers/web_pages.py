@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from show1_jax.cascade.cascade import Cascade, VideoBatch
+from show1_jax.cascade.batches import VideoBatch
+from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.spec import CascadeSpec
-from show1_jax.cascade.stages import STAGE_TABLE
+from show1_jax.cascade.stages import STAGE_TABLE, runs_networks
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.checkpoints.manifest import Manifest
 from show1_jax.cli import load_config
@@ -58,10 +59,11 @@ class DrawnCascade(Cascade):
     def sample_batches(self, batches: Sequence[VideoBatch], **options: Any) -> None:
         """Draw batches as `Cascade.sample_batches` samples them; `wait` is called before every step."""
         stages = [stage for stage in STAGES if stage in options["stages"]]
-        for number, batch in enumerate(batches):
-            for stage in stages:
+        for stage in stages:
+            for number, batch in enumerate(batches):
                 steps = len(self.spec.sampler(stage).timesteps)
-                for step in range(1, steps + 1):
+                runs = runs_networks(stage, self.spec.config, options["edit"], has_image=batch.image is not None)
+                for step in range(1, steps + 1) if runs else ():
                     self.wait(stage, step)
                     options["on_step"](number, stage, step, steps)
                 videos = [drawn(self.spec.config, stage, prompt) for prompt in batch.prompts]  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
 from show1_jax.errors import UserError
-from show1_jax.media.stage_files import load_stage, save_stage
+from show1_jax.media.stage_files import load_stage, read_start, save_stage
 
 
 @given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=4, max_dims=4, max_side=4)))
@@ -40,6 +41,17 @@ def test_a_stage_file_has_metadata(tmp_path: Path) -> None:
     assert metadata["stage"] == "first_frame"
     assert metadata["layout"] == "time height width channel"
     assert metadata["shape"] == "2 8 16 3"
+
+
+@pytest.mark.parametrize("start", [{}, {"image": "ab"}, {"edit": {"stage": "keyframes", "strength": 0.5}}])
+def test_a_stage_file_states_what_it_started_from(tmp_path: Path, start: dict[str, Any]) -> None:
+    path = tmp_path / "stage.safetensors"
+    save_stage(path, np.zeros((1, 2, 2, 3), np.float32), "keyframes", start)
+    assert read_start(path) == start
+    load_stage(path)
+    path.write_bytes(path.read_bytes()[:20])
+    assert read_start(path) == {}
+    assert read_start(tmp_path / "none.safetensors") == {}
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 8, 16, 3)), np.zeros((8, 16, 3), np.float32)], ids=["float64", "3-D"])

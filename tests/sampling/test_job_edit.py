@@ -1,6 +1,7 @@
 """sample.py from the user's own video: results, the record, resuming and skipping."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,22 @@ def test_later_stages_resume_from_an_inverted_video(
     path = sampler.run.path / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": "other"}))
     assert "format is not" in sampler.refusal("--from_stage=interpolation", "--stages=interpolation", STEPS)
+
+
+def test_a_killed_edit_is_finished_without_its_flags_and_recorded(
+    sampler: Sampler, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sampler(*KEYFRAMES, f"--video={own}", "--strength=0") == 0
+    edit = request_of(sampler)["edit"]
+    for name in ("run.json", "contact_sheet.png"):  # as after a kill between two stages
+        (sampler.run.path / name).unlink()
+
+    def interpolate(cascade: Cascade, batches: object, *, on_stage: Callable[..., None], **_: object) -> None:
+        on_stage(0, "interpolation", np.zeros((1, 5, 8, 8, 3), np.float32))
+
+    monkeypatch.setattr(Cascade, "sample_batches", interpolate)
+    assert sampler("--from_stage=interpolation", "--stages=interpolation", STEPS) == 0
+    assert request_of(sampler)["edit"] == edit
 
 
 def test_an_edit_that_is_impossible_leaves_the_old_files(sampler: Sampler, own: Path) -> None:

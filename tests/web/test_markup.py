@@ -75,12 +75,18 @@ def test_the_bar_is_divided_into_stages() -> None:
     assert 'aria-valuenow="40"' in html
     assert re.findall(r'<span style="width:([\d.]+)%"', html) == ["100.0", "20.0"]
     assert "Interpolation: starting" in html
-    both = dataclasses.replace(VIEW, videos=VIEW.videos * 2, share=0.5)
-    assert re.findall(r'<span style="width:([\d.]+)%"', markup.status(both, Health())) == [
-        "100.0",
-        "100.0",
-        "0.0",
-        "0.0",
+    for groups, filled in (
+        ((1, 1), ["100.0", "100.0", "0.0", "0.0"]),
+        ((2,), ["100.0", "33.3"]),
+        ((1, 3), ["100.0", "100.0", "100.0", "11.1"]),
+    ):
+        several = dataclasses.replace(VIEW, groups=groups, share=0.5)
+        assert re.findall(r'<span style="width:([\d.]+)%"', markup.status(several, Health())) == filled
+    picture: tuple[tuple[Stage, float], ...] = (("keyframes", 0.5), ("first_frame", 0.0), ("superres_pixel", 0.5))
+    half = dataclasses.replace(VIEW, stages=picture, groups=(1, 1), share=0.25)
+    assert re.findall(r'<span style="width:([\d.]+)%"', markup.status(half, Health())) == [
+        *("100.0", "100.0", "0.0"),
+        *("0.0", "0.0", "0.0"),
     ]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser
 
 from show1_jax.config.config_file import Config
@@ -186,7 +187,7 @@ def test_a_video_of_the_gallery_is_the_start_of_a_new_one(visitor: Visitor, page
 
 
 def test_a_video_of_the_user_is_read_shown_and_used(visitor: Visitor, tmp_path: Path, drawing: DrawnSampler) -> None:
-    visitor.page.click("role=tab[name='Your own video']")
+    visitor.page.click("role=tab[name='Your video or picture']")
     visitor.page.set_input_files("#own-file input[type=file]", encode(tmp_path / "mine.mp4", numbered(12)))
     visitor.wait("#own-preview .upload img")
     assert "mine.mp4" in visitor.page.inner_text("#own-preview")
@@ -198,9 +199,29 @@ def test_a_video_of_the_user_is_read_shown_and_used(visitor: Visitor, tmp_path: 
     assert visitor.stages("own") == list(STAGES)
 
 
+def test_a_video_begins_with_the_picture_of_the_user(visitor: Visitor, tmp_path: Path, drawing: DrawnSampler) -> None:
+    Image.new("RGB", (64, 40), "red").save(tmp_path / "photo.png")
+    visitor.page.click("role=tab[name='Your video or picture']")
+    visitor.wait("#own-use")
+    visitor.page.set_input_files("#own-file input[type=file]", tmp_path / "photo.png")
+    visitor.wait("#own-preview img[alt='your picture']")
+    assert "photo.png" in visitor.page.inner_text("#own-preview")
+    visitor.page.wait_for_selector("#own-use", state="hidden")  # a picture has one use
+    visitor.page.fill("#own-seed input", "10")
+    visitor.page.fill("#own-prompt textarea", PROMPT)
+    visitor.page.click("#own-sample")
+    visitor.wait("#own-status .status.done")
+    request = drawing.samples[-1][0].request
+    assert (request.edit, request.video) == (None, None)
+    assert request.image is not None
+    assert visitor.stages("own") == list(STAGES)
+    visitor.page.set_input_files("#own-file input[type=file]", encode(tmp_path / "mine.mp4", numbered(12)))
+    visitor.wait("#own-use")
+
+
 def test_hostile_files_are_refused(browser: Browser, address: str, tmp_path: Path, page_sampler: DrawnSampler) -> None:
     visitor = Visitor(browser, address).open()  # the browser itself reports the answer 413 as an error
-    visitor.page.click("role=tab[name='Your own video']")
+    visitor.page.click("role=tab[name='Your video or picture']")
     samples = len(page_sampler.samples)
     garbage = tmp_path / "garbage.mp4"
     garbage.write_bytes(b"\x00garbage" * 99)
@@ -240,7 +261,7 @@ def test_a_wrong_password_is_refused(browser: Browser, page_config: Config, page
 @pytest.mark.parametrize("width", [360, 400])
 def test_narrow_screens_scroll_in_one_direction_only(browser: Browser, address: str, width: int) -> None:
     visitor = Visitor(browser, address, size={"width": width, "height": 780}, color_scheme="dark").open()
-    for tab in ("New video", "Your own video", "Gallery"):
+    for tab in ("New video", "Your video or picture", "Gallery"):
         visitor.page.click(f"role=tab[name='{tab}']")
         assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
     color = visitor.page.evaluate("getComputedStyle(document.body).backgroundColor")

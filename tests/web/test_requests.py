@@ -61,6 +61,19 @@ def test_a_form_gives_what_the_command_line_gives(
     assert make_task(form, base, vocabulary, LIMITS) == taken[0]
 
 
+def test_a_picture_gives_what_the_command_line_gives(
+    config: Config, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[tuple[Config, Request]] = []
+    monkeypatch.setattr(job, "sample_videos", lambda config, request: taken.append((config, request)))
+    demo = str(ROOT / "configs" / "demo.py")
+    flags = ("--image=own.png", "--batch_size=2", "--videos_per_prompt=2", f"--out={config.out}")
+    sample_runs.sample.sample(["sample.py", "--config", demo, f"--prompt={PROMPT}", *flags])
+    base = dataclasses.replace(load_config(ROOT / "configs" / "demo.py"), out=config.out)
+    form = Form(PROMPT, base.negative_prompt, videos=2, image=Path("own.png"))
+    assert make_task(form, base, vocabulary, dataclasses.replace(LIMITS, batch_size=2)) == taken[0]
+
+
 def test_a_video_is_used_as_its_form_says(config: Config, vocabulary: Vocabulary) -> None:
     form = Form(PROMPT, start="first_frame", video=Path("own.mp4"))
     request = make_task(form, config, vocabulary, LIMITS).request

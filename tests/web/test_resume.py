@@ -1,9 +1,11 @@
 """What follows a job that was stopped or refused."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES
@@ -41,6 +43,35 @@ def test_a_stopped_job_continues_from_its_first_missing_stage(
         continued(one)
     with pytest.raises(UserError, match="nothing to continue"):
         continued(None)
+
+
+def test_videos_that_were_sampled_together_continue_together(
+    worker: Worker, sampler: DrawnSampler, task: Callable[..., Task], tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 40), "red").save(tmp_path / "photo.png")
+    sampler.hold = "superres_pixel"
+    sampler.gate.clear()
+    one = task(videos=2, image=tmp_path / "photo.png")
+    one = one._replace(request=dataclasses.replace(one.request, batch_size=2))
+    job = worker.submit(one)
+    until(lambda: sampler.begun == ("superres_pixel", 1))
+    worker.stop(job.id)
+    sampler.gate.set()
+    view = ended(worker, job.id)
+    assert [video.stages for video in view.videos] == [STAGES[:3]] * 2
+    rest = continued(one)
+    assert (rest.request.prompts, rest.request.stages, rest.request.image) == (one.request.prompts, STAGES[3:], None)
+    assert ended(worker, worker.submit(rest).id).state == "done"
+    for directory in directories(one):
+        record = directory.record()
+        assert record is not None
+        assert "image" in record.request
+    earlier = task(start="first_frame")
+    problem = ended(worker, worker.submit(earlier).id).problem
+    assert problem is not None
+    assert refused_line(problem, earlier) == (
+        "This video begins with a picture: continue it from pixel super-resolution on."
+    )
 
 
 def test_a_run_that_was_killed_between_the_files_of_a_stage_continues(

@@ -100,6 +100,24 @@ def test_uploads_have_a_limit_and_stay_in_a_folder_of_the_process(client: httpx.
     assert huge.status_code == 413
 
 
+def test_an_upload_in_chunks_is_limited_as_a_whole(client: httpx.Client) -> None:
+    """Each of its files is small enough, and so is a field that is no file; it states no size."""
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    before = sorted(folder.rglob("*"))
+    for name in ('; filename="a.mp4"', ""):
+
+        def body(name: str = name) -> Iterator[bytes]:
+            for number in range(5):
+                yield f'--part\r\nContent-Disposition: form-data; name="files"{name}\r\n\r\n{number}'.encode()
+                yield b"0" * (1 << 19) + b"\r\n"
+            yield b"--part--\r\n"
+
+        form = {"content-type": "multipart/form-data; boundary=part"}
+        answer = client.post("gradio_api/upload", content=body(), headers=form)
+        assert (answer.status_code, "maximum allowed size of 1 MB" in answer.text) == (413, True)
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_a_file_of_this_machine_is_no_upload(client: httpx.Client, out: Path) -> None:
     own = encode(out.parent / "own.mp4", numbered(12))
     page = client.get("config").json()
@@ -180,6 +198,7 @@ def test_flags_are_those_of_sampling(no_server: list[Config], tmp_path: Path) ->
         ((), "no --config"),
         (("--prot=1",), "did you mean --port?"),
         (("--port=70000",), "--port=70000 must be from 1 to 65535"),
+        (("--batch_size=0",), "--batch_size=0 must be at least 1"),
         (("--share",), "there is no flag --share"),
         (("--checkpoint=nowhere",), "nowhere"),
         (("--out=/proc/none",), "cannot write in /proc"),

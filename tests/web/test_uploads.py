@@ -42,6 +42,21 @@ def test_a_video_is_moved_and_shown_in_the_shape_of_the_cascade(tmp_path: Path, 
     assert oct(upload.path.parent.stat().st_mode)[-3:] == "700"
 
 
+def test_a_picture_is_shown_as_the_video_begins(tmp_path: Path, uploads: Uploads) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    source = tmp_path / "photo.JPG"
+    Image.new("RGB", (90, 50), (200, 0, 0)).save(source)
+    upload = uploads.add(source)
+    assert upload.is_picture
+    assert not uploads.add(video(tmp_path / "gradio")).is_picture
+    picture = np.asarray(Image.open(BytesIO(upload.preview)))
+    assert picture.shape == (120, 216, 3)
+    assert abs(picture.mean((0, 1)) - (200, 0, 0)).max() < 9
+
+
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
@@ -51,6 +66,8 @@ def test_a_video_is_moved_and_shown_in_the_shape_of_the_cascade(tmp_path: Path, 
         ("page.mp4", b"<html><script>alert(1)</script>", "cannot decode page.mp4"),
         ("list.mp4", b"#EXTM3U\nfile:///etc/passwd\n", "cannot decode list.mp4"),
         ("array.npy", b"\x93NUMPY", "cannot read array.npy"),
+        ("page.png", b"<html><script>alert(1)</script>", "cannot read the image page.png (it is not one of PNG"),
+        ("drawing.svg", b"<svg onload='alert(1)'/>", "cannot read drawing.svg: give one of .mp4"),
         ("huge.mp4", b"0" * (1 << 20) + b"1", "huge.mp4 is larger than 1 MB"),
         ("../../up.mp4", b"no", "cannot decode up.mp4"),
         ("a<b>\n.mp4", b"no", "cannot decode a_b__.mp4"),

@@ -1,5 +1,7 @@
 """The worker: jobs in their order, progress, stopping, errors; all files are those of sample.py."""
 
+import dataclasses
+import errno
 import gc
 import os
 import threading
@@ -12,6 +14,7 @@ import pytest
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
+from show1_jax.web.jobs import JobView
 from show1_jax.web.requests import Limits, Task
 from show1_jax.web.worker import Worker
 from tests.helpers.web_pages import PROMPT, DrawnSampler, drawn
@@ -99,6 +102,33 @@ def test_a_job_stops_within_a_step_and_keeps_finished_stages(
         pass
 
 
+@pytest.mark.parametrize(("batch_size", "groups"), [(2, (2, 1)), (4, (3,))])
+def test_videos_of_a_request_are_sampled_together(
+    worker: Worker, sampler: DrawnSampler, task: MakeTask, batch_size: int, groups: tuple[int, ...]
+) -> None:
+    begun, steps, views = threading.Event(), list[Stage](), list[JobView]()
+
+    def look(stage: Stage, step: int) -> None:
+        assert begun.wait(120)
+        view = worker.view(job.id)
+        assert view is not None
+        steps.append(stage)
+        views.append(view)
+
+    sampler.cascade.wait = look
+    one = task(videos=3)
+    one = one._replace(request=dataclasses.replace(one.request, batch_size=batch_size))
+    job = worker.submit(one)
+    begun.set()
+    assert ended(worker, job.id).share == 1.0
+    assert steps == [stage for _ in groups for stage in STAGES for _ in range(2)]
+    assert [view.stage for view in views] == steps  # also before its first step
+    assert {view.groups for view in views} == {groups}
+    assert [view.share for view in views] == sorted(view.share for view in views)
+    records = [directory.record() for directory in directories(one)]
+    assert [record.made["batch_size"] for record in records if record] == [size for size in groups for _ in range(size)]
+
+
 def test_errors_are_lines_and_the_next_job_runs(
     worker: Worker,
     sampler: DrawnSampler,
@@ -114,6 +144,10 @@ def test_errors_are_lines_and_the_next_job_runs(
     with monkeypatch.context() as patch:
         patch.setattr(sampler, "sample", lambda *_: 1 // 0)
         view = ended(worker, worker.submit(task(seed=1)).id)
+        full = OSError(errno.ENOSPC, "No space left on device", "video.mp4")
+        patch.setattr(sampler, "sample", lambda *_: (_ for _ in ()).throw(full))
+        lost = ended(worker, worker.submit(task(seed=1)).id)
+    assert lost.problem == "video.mp4: No space left on device; check the path, its permissions and the disk"
     assert view.problem == "this is an error of the program; the terminal of the server has its details"
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert ended(worker, worker.submit(task(seed=2)).id).state == "done"

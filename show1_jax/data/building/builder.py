@@ -175,6 +175,13 @@ def _check_video(min_seconds: float, path: Path) -> VideoFacts | str:
     return facts
 
 
+class _OwnInfo(tfds.core.DatasetInfo):
+    """The description of a dataset that is not among those that TFDS has in its bucket."""
+
+    def initialize_from_bucket(self) -> None:
+        """Ask for nothing; TFDS would look for the dataset in its bucket, and leave an empty temporary folder."""
+
+
 class CaptionedVideos(tfds.core.ShardBasedBuilder):
     """A TFDS builder of encoded videos with their captions, in shards of about `SHARD_BYTES`."""
 
@@ -193,7 +200,7 @@ class CaptionedVideos(tfds.core.ShardBasedBuilder):
             "sha256": _dataset_sha256(self._checked),
             "shortest_seconds": min(entry.facts.duration for entry in self._checked),
         }
-        return tfds.core.DatasetInfo(
+        return _OwnInfo(
             builder=self,
             description="Captioned videos, built by show1_jax.",
             features=features(),

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from show1_jax.data.synthetic.shapes import SHAPES
@@ -10,11 +11,20 @@ from show1_jax.errors import UserError
 
 WORLD_SOURCE: Final = "show1_jax.training.caption_encoders"
 """Source, in a checkpoint's record, of text encoders that know the captions of this world and nothing else."""
+
+
+def _one_of(words: Iterable[str]) -> str:
+    *first, last = filter(None, words)
+    return f"{', '.join(first)} or {last}"
+
+
+WORLD_EXAMPLE: Final = "a small red circle moves right on a navy background"
 WORLD_WORDS: Final = (
-    f"one or two of [{'|'.join(filter(None, SIZES))}] {'|'.join(COLORS)} {'|'.join(SHAPES)}, each of which "
-    f"{'|'.join(MOTIONS)}, on a {'|'.join(BACKGROUNDS)} background"
+    f"sentences like {WORLD_EXAMPLE!r}, about one thing or two joined by 'and'; sizes, if any: {_one_of(SIZES)}; "
+    f"colours: {_one_of(COLORS)}; shapes: {_one_of(SHAPES)}; motions: {_one_of(MOTIONS)}; "
+    f"backgrounds, if any: {_one_of(BACKGROUNDS)}"
 )
-"""The parts of the world's sentences, in one line."""
+"""The parts of the world's sentences, in one line for people who do not program."""
 
 _MOTION_WORDS: Final = {motion.split()[-1]: motion for motion in MOTIONS}
 _SLOTS: Final[dict[str, dict[str, str]]] = {

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
@@ -64,8 +65,8 @@ def normalise(frames: UInt8[Array, "*n h w 3"]) -> Float[Array, "*n h w 3"]:
 
 def _features(network: Any, inputs: Mapping[str, Array]) -> Float[Array, "b rows width"]:
     frames = inputs["frames"]
-    images = network.image(normalise(frames.reshape(-1, *frames.shape[2:])))
-    images = _unit(images).reshape(*frames.shape[:2], -1)
+    images = _unit(network.image(normalise(rearrange(frames, "b t h w c -> (b t) h w c"))))
+    images = rearrange(images, "(b t) d -> b t d", b=len(frames))
     texts = _unit(network.text(inputs["ids"]))
     return jnp.einsum("btd,bd->bt", images, texts, precision="highest")[..., None]
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float
 
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
@@ -34,8 +35,8 @@ def preprocess_as_tensorflow(clip: Clip) -> Float[np.ndarray, "t 299 299 3"]:
 
 def _features(network: Any, inputs: Mapping[str, Array]) -> Float[Array, "b rows width"]:
     frames = inputs["frames"]
-    features = network(frames.reshape(-1, *frames.shape[2:]))
-    return features.reshape(*frames.shape[:2], -1)
+    features = network(rearrange(frames, "b t h w c -> (b t) h w c"))
+    return rearrange(features, "(b t) d -> b t d", b=len(frames))
 
 
 INCEPTION: Final = FeatureNetwork(

@@ -10,7 +10,6 @@ and bytes; `sample.py --shard I/N` samples the part of one of N hosts.
 
 import argparse
 import dataclasses
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -25,6 +24,7 @@ from show1_jax.cli import (
 )
 from show1_jax.config.config_file import Config
 from show1_jax.errors import UserError
+from show1_jax.evaluation.arguments import add_speed_arguments
 from show1_jax.evaluation.metrics.table import METRICS
 from show1_jax.evaluation.protocols.cost import describe_cost
 from show1_jax.evaluation.protocols.plan_files import PROMPTS_FILE, read_plan, write_plan
@@ -67,8 +67,15 @@ def _add_prompts(commands: "argparse._SubParsersAction[ArgumentParser]", kind: t
     add("--overwrite", action="store_true", help="replace the prompts of other settings in DIR")
     add("--dry_run", action="store_true", help="state videos, hours and bytes; write nothing")
     add("--config", metavar="FILE", help="for --dry_run: the config of the videos; default: the released settings")
-    add("--hosts", type=int, default=1, metavar="N", help="for --dry_run: number of hosts; default 1")
-    add("--seconds_per_video", type=float, metavar="S", help="for --dry_run: default: measured on an H200")
+    add(
+        "--hosts",
+        type=number_between(1, 1_000_000),
+        default=1,
+        metavar="N",
+        help="for --dry_run: number of hosts; default 1",
+    )
+    seconds = number_between(0.001, 1e6)
+    add("--seconds_per_video", type=seconds, metavar="S", help="for --dry_run: default: measured on an H200")
     parser.set_defaults(run=make_prompts, kind=kind)
 
 
@@ -84,9 +91,7 @@ def _add_score(commands: "argparse._SubParsersAction[ArgumentParser]", kind: typ
     add("--data", type=user_path, required=True, metavar="DIR", help=f"{kind.dataset}, as unpacked")
     add("--weights", required=True, metavar="A,B", help="checkpoints of `python -m convert features` for the metrics")
     add("--metrics", type=_names, metavar="A,B", help="only some metrics; default: all that have prompts")
-    count = number_between(1, 100_000)
-    add("--batch_size", type=count, metavar="N", help="clips at once; default 4 a device")
-    add("--num_workers", type=count, metavar="N", help="threads that decode; default: the CPUs")
+    add_speed_arguments(parser)
     add_process_arguments(parser)
     parser.set_defaults(run=score_samples, kind=kind)
 
@@ -116,11 +121,6 @@ def make_prompts(parsed: argparse.Namespace) -> None:
         facts = METRICS[metric].facts
         if facts.num_frames is not None:
             facts.check_num_frames(protocol.num_frames)
-    if parsed.hosts < 1:
-        raise UserError(f"--hosts={parsed.hosts} must be at least 1")
-    seconds: float | None = parsed.seconds_per_video
-    if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
-        raise UserError(f"--seconds_per_video={seconds:g} must be above 0")
     if parsed.out is None and not parsed.dry_run:
         raise UserError("no --out; give the folder of the evaluation, or --dry_run")
     if not parsed.data.is_dir():
@@ -128,7 +128,7 @@ def make_prompts(parsed: argparse.Namespace) -> None:
     plan = protocol.plan(parsed.data, metrics)
     if parsed.dry_run:
         config = Config() if parsed.config is None else load_config(parsed.config)
-        for line in describe_cost(protocol, plan, config, parsed.data, seconds, parsed.hosts):
+        for line in describe_cost(protocol, plan, config, parsed.data, parsed.seconds_per_video, parsed.hosts):
             print(line)
         return
     is_new = write_plan(parsed.out, protocol, plan, overwrite=parsed.overwrite)

@@ -8,8 +8,8 @@ from show1_jax.cascade.stages import PIXEL_CHANNELS, STAGE_TABLE
 from show1_jax.config.config_file import Config
 from show1_jax.evaluation.protocols.protocol import Plan, Protocol
 
-SECONDS_PER_VIDEO: Final = 102.0
-"""Measured on one NVIDIA H200 with the released settings: benchmarks/README.md. Later code takes about 9 s less."""
+SECONDS_PER_VIDEO: Final = 90.0
+"""Measured on one NVIDIA H200 with the released settings, after the first video: benchmarks/README.md."""
 _FLOAT_BYTES: Final = 4
 _VIEWABLE_BYTES: Final = 2
 """Bytes of the files for viewing for each pixel of a frame, about: mp4 and GIF take 2.3 for noise, 1 for smooth frames.

@@ -16,7 +16,7 @@ from show1_jax.checkpoints.manifest import Component
 from show1_jax.checkpoints.run_steps import CHECKPOINTS, TrainingCheckpoints, warn_user
 from show1_jax.config.settings import flatten
 from show1_jax.config.training import TRAINED_STAGES, TrainedStage, TrainingConfig
-from show1_jax.data.clips import training_clips, validation_clips
+from show1_jax.data.clips import open_sources, training_clips, validation_clips
 from show1_jax.errors import UserError
 from show1_jax.nn.init import initial_weights
 from show1_jax.parallel import local_rows, make_mesh, put_rows, shardings_by_path, weight_shardings
@@ -71,9 +71,9 @@ class TrainingRun:
         check_batch(plan, mesh.shape)
         self.rows = local_rows(mesh, training.batch_size)
         data, size = config.train.data, training.batch_size
-        seconds = plan.video_seconds
-        self.clips = training_clips(data, plan.spec, batch_size=size, rows=self.rows, video_seconds=seconds)
-        self.validation = validation_clips(data, plan.spec, batch_size=size, rows=self.rows, video_seconds=seconds)
+        sources = open_sources(data, plan.spec, plan.video_seconds)
+        self.clips = training_clips(data, plan.spec, batch_size=size, rows=self.rows, sources=sources)
+        self.validation = validation_clips(data, plan.spec, batch_size=size, rows=self.rows, sources=sources)
         self.inputs = Inputs(plan, mesh)
         graph, self.like = plan.network()
         self.model = Model(graph, self.like, plan.objective(), self.inputs.prepare, training, plan.lora_scale)

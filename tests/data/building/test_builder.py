@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,16 @@ def test_a_disk_that_fails_is_one_line_by_its_words_too(tmp_path: Path, number: 
 
 
 # Paths
+
+
+def test_a_build_leaves_nothing_in_the_temporary_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    builder.build(folder, tmp_path / "out")
+    assert names_in(tmp_path / "out")
+    assert not list(temporary.iterdir())
 
 
 def test_home_is_meant_by_a_tilde(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

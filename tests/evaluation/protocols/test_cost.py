@@ -26,7 +26,7 @@ def test_lines(tmp_path: Path) -> None:
     ]
     measured = list(describe_cost(Msrvtt(), plan, Config(), tmp_path, None, 1))
     source = "released settings on one NVIDIA H200, benchmarks/README.md"
-    assert f"time: 2.8 hours on one host at 102 s a video ({source})" in measured
+    assert f"time: 2.5 hours on one host at 90 s a video ({source})" in measured
 
 
 def test_bytes_of_the_released_sizes() -> None:
