@@ -14,7 +14,7 @@ if __name__ == "__main__":
     end_at_once("convert")  # Ctrl-C while the modules below are imported
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import jax
 from show1_jax.checkpoints.checkpoint_set import is_hub_name
 from show1_jax.cli import ArgumentParser, load_config, number_between, run_command
 from show1_jax.errors import UserError
-from show1_jax.files import user_path
+from show1_jax.files import storage_path, user_path
 
 from .card import make_card
 from .convert import DTYPES, convert
@@ -38,22 +38,27 @@ from .released import RELEASED_STAGES
 from .verify import verify
 
 
-def _path_argument(text: str) -> Path:
+def _path_argument(text: str, to_path: Callable[[str], Path] = user_path) -> Path:
     """Return a path that is given on the command line."""
     if is_hub_name(text):
         raise argparse.ArgumentTypeError(
             f"{text} is a name on the hub; give a folder, e.g. one of `hf download OWNER/NAME --local-dir DIR`"
         )
     try:
-        return user_path(text)
+        return to_path(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _checkpoint_argument(text: str) -> Path:
+    """Return the path of a checkpoint to read, which may be in a bucket."""
+    return _path_argument(text, storage_path)
+
+
 def _checkpoints_argument(text: str) -> str:
-    """Return names of checkpoints that are given on the command line; they must be on a file system."""
+    """Return names of checkpoints that are given on the command line; none may be on the hub."""
     for name in text.split(","):
-        _path_argument(name.strip() or ".")
+        _checkpoint_argument(name.strip() or ".")
     return text
 
 
@@ -103,7 +108,9 @@ def _add_variant(parser: argparse.ArgumentParser) -> None:
 def _add_components(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the commands that read components of our checkpoints."""
     parser.add_argument(
-        "checkpoint", type=_checkpoints_argument, help="a checkpoint or a training run; several, separated by commas"
+        "checkpoint",
+        type=_checkpoints_argument,
+        help="a checkpoint or a training run, here or in a bucket; several, separated by commas",
     )
     parser.add_argument(
         "--component", action="append", default=[], metavar="NAME", help="write only this one (can be repeated)"
@@ -222,7 +229,7 @@ def _features_parser() -> argparse.ArgumentParser:
 
 def _verify_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(prog="python -m convert verify", description="Recompute hashes and shapes of a checkpoint.")
-    parser.add_argument("checkpoint", type=_path_argument)
+    parser.add_argument("checkpoint", type=_checkpoint_argument, help="the checkpoint, here or in a bucket")
     return parser
 
 

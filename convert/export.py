@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +157,7 @@ def _write_network(network: _ExportedNetwork, folder: Path, dtype: np.dtype | No
         _write_json(folder / role / "scheduler_config.json", settings)
     for file_name, path in tokenizer_files(network.checkpoint, network.name).items():
         (folder / "tokenizer").mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / "tokenizer" / file_name)
+        (folder / "tokenizer" / file_name).write_bytes(path.read_bytes())
     weights = read_weights(network.checkpoint, network.name, network.state, dtype)
     with Bar(f"write {network.name}", len(tensors), unit=" tensors", leave=False) as bar:
 

@@ -8,6 +8,7 @@ of JSON are checked before its values are used.
 
 import errno
 import fcntl
+import hashlib
 import io
 import itertools
 import json
@@ -29,6 +30,8 @@ from show1_jax.errors import FileError, UserError, shown_name
 MAX_JSON_BYTES: Final = 64 << 20
 MAX_JSON_DEPTH: Final = 64
 """Levels of nested lists and objects; the manifests and configs of real checkpoints have at most 6."""
+_HASHED_BYTES: Final = 1 << 20
+"""Between two parts a thread waits for Python's global lock; the parts of `hashlib.file_digest` are too small."""
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -118,6 +121,20 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"more than {max_bytes:,} bytes", str(path))
     return content
+
+
+def size_and_sha256(path: Path) -> tuple[int, str]:
+    """Return the size in bytes and the hexadecimal SHA-256 of a regular file, or of an object in a bucket.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    digest, part, size = hashlib.sha256(), memoryview(bytearray(_HASHED_BYTES)), 0
+    with open_regular(path) as file:
+        while num_bytes := file.readinto(part):
+            digest.update(part[:num_bytes])
+            size += num_bytes
+    return size, digest.hexdigest()
 
 
 def read_json(path: Path, remedy: str, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
@@ -405,6 +422,35 @@ def local_file(path: Path) -> Iterator[Path]:
         copy = Path(scratch) / path.name
         copy.write_bytes(path.read_bytes())
         yield copy
+
+
+@contextmanager
+def local_media(path: str | Path) -> Iterator[Path]:
+    """Yield a local path with the content of `path`: itself, or for an object or a folder in a bucket a temporary copy.
+
+    The subfolders of a folder are not copied. Errors of the block name the path in the bucket.
+
+    Raises:
+        UserError: a URL is not valid, or there is no such object or folder in the bucket.
+    """
+    stored = path if isinstance(path, Path) else storage_path(path) if _URL.match(path) else Path(path)
+    if not isinstance(stored, BucketPath):
+        yield stored
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch) / stored.name
+        if stored.is_file():
+            local.write_bytes(stored.read_bytes())
+        elif names := [name for name in stored.names() if "/" not in name]:
+            local.mkdir()
+            for name in names:
+                (local / name).write_bytes((stored / name).read_bytes())
+        else:
+            raise UserError(f"there is no {stored}; give an existing file or folder")
+        try:
+            yield local
+        except UserError as error:
+            raise UserError(str(error).replace(str(local), str(stored))) from error
 
 
 def check_space(out: Path, needed: int, remedy: str = "free space or choose another place with --out") -> None:

@@ -252,32 +252,6 @@ def test_a_mistake_is_reported_at_once_by_the_program_itself(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("bucket", ["gs://bucket/x", "s3://bucket/x", "gs:/bucket", "https://host/x", "file:///x"])
-@pytest.mark.parametrize(
-    "flag", ["--prompts", "--video", "--config", "--config.train.data.path", "--config.train.text.cache"]
-)
-def test_buckets_are_refused_where_files_are_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, bucket: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    line = refusal("--config", CONFIGS["demo"], "--from_stage=interpolation", f"{flag}={bucket}")
-    assert line.startswith(f"{bucket}: buckets and URLs are not supported here; mount the bucket")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("url", ["gs:/bucket", "hdfs://host/x", "https://host/x", "file:///x", "gs://"])
-@pytest.mark.parametrize(
-    "flag", ["--out", "--checkpoint", "--config.out", "--config.checkpoint", "--config.train.keyframes.init"]
-)
-def test_other_urls_are_refused_in_every_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, url: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    line = refusal("--config", CONFIGS["demo"], f"{flag}={url}")
-    assert line.startswith(f"{url}: not a URL that is supported; a bucket is gs://BUCKET/FOLDER or s3://BUCKET/FOLDER")
-    assert not list(tmp_path.iterdir())
-
-
 def test_one_of_several_checkpoints_is_no_bucket() -> None:
     line = refusal("--config", CONFIGS["demo"], "--checkpoint=checkpoints/demo, gs:/bucket/x")
     assert line.startswith("gs:/bucket/x: not a URL that is supported")

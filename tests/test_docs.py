@@ -110,6 +110,8 @@ WORK = {
     "show1_jax.data.building.builder": ("build",),
     "show1_jax.data.building.tfds_export": ("export",),
     "show1_jax.data.text_cache": ("collect_captions",),
+    "show1_jax.data.transfer.download": ("local_copy",),
+    "show1_jax.data.transfer.upload": ("upload",),
     "show1_jax.evaluation.scoring": ("score",),
     "show1_jax.evaluation.demo_world.alignment": ("cascade_videos", "true_videos"),
     "show1_jax.evaluation.protocols.command": ("make_prompts", "score_samples"),

@@ -199,7 +199,7 @@ RAISED = {
         [*DEMO, "--config.keyframes.num_steps=0"],
         [*DEMO, "--video", "my.mp4"],
         [*DEMO, "--strength", "0.5"],
-        [*DEMO, "--from_stage", "keyframes", "--strength", "0.5", "--video", "s3://bucket/my.mp4"],
+        ["--config", "s3://bucket/my.py"],
         [*DEMO, "--out", "hdfs://server/videos"],
         [*DEMO, "--checkpoint", "checkpoints/show1"],
         [*DEMO, "--adapter", "runs/loop"],

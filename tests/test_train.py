@@ -50,7 +50,7 @@ def test_help_names_every_flag_and_stage(capsys: pytest.CaptureFixture[str]) -> 
         ("--workdir=gs://Bucket/run", "gs://Bucket/run: 'Bucket' is not the name of a bucket"),
         ("--workdir=~nobody-is-called-so/run", "there is no home directory for ~"),
         ("--checkpoint=gs:/bucket/show1", "gs:/bucket/show1: not a URL"),
-        ("--config.train.data.path=gs://bucket/videos", "gs://bucket/videos: buckets"),
+        ("--config.train.data.path=hdfs://bucket/videos", "hdfs://bucket/videos: not a URL"),
         ("--config.train.keyframes.init=a,s3:/bucket/b", "s3:/bucket/b: not a URL"),
         ("--profile=5", "--profile=5 must be STEP:N"),
         ("--profile=5:0", "--profile=5:0 must be STEP:N"),

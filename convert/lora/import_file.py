@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from show1_jax.buckets.path import BucketPath
 from show1_jax.checkpoints.adapters import ADAPTER, LORA_A, LORA_B, AdapterConfig
 from show1_jax.checkpoints.arrays import check_new_checkpoint, new_checkpoint
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
@@ -51,7 +52,8 @@ def import_adapter(
     file = lora_file(source)
     metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
     checkpoints = CheckpointSet.open(checkpoint)
-    if out.exists() and any(out.samefile(path) for path in checkpoints.paths.values()):
+    local = [path for path in checkpoints.paths.values() if not isinstance(path, BucketPath)]
+    if out.exists() and any(out.samefile(path) for path in local):
         raise UserError(f"{out}: an adapter would replace the checkpoint that it changes; give another --out")
     name = component or metadata.get(COMPONENT, _DEFAULT_COMPONENT)
     pairs = read_pairs(file, _layers(checkpoints, name), name)

@@ -8,7 +8,6 @@ parts of the NNX state's path, as strings: `state["down_blocks"][0]["conv"]["ker
 import asyncio
 import logging
 import math
-import shutil
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -367,7 +366,7 @@ class CheckpointWriter:
         if tokenizer:
             (folder / "tokenizer").mkdir()
             for file_name, path in tokenizer.items():
-                shutil.copyfile(path, folder / "tokenizer" / file_name)
+                (folder / "tokenizer" / file_name).write_bytes(path.read_bytes())
         self._components[name] = component
         self._parameters[name] = sum(array.size for array in weights.values())
 

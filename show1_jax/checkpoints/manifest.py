@@ -17,7 +17,7 @@ from show1_jax.buckets.path import BucketPath
 from show1_jax.buckets.store import BucketError
 from show1_jax.config.settings import Settings
 from show1_jax.errors import FileError, UserError
-from show1_jax.files import is_folder, open_regular, read_json
+from show1_jax.files import is_folder, read_json, size_and_sha256
 from show1_jax.media.contact_sheet import CONTACT_SHEET
 from show1_jax.parallel.processes import from_all_processes
 
@@ -39,8 +39,6 @@ _DOWNLOAD_STATE: Final = ".cache/"
 """Folder that `hf download --local-dir` adds."""
 TRAINING = "training"
 """The second folder of a training run's step; the first is its component's."""
-_CHUNK_BYTES: Final = 2**20
-"""Between two chunks a thread waits for Python's global lock; the chunks of `hashlib.file_digest` are too small."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -173,6 +171,8 @@ def read_manifest(checkpoint: Path) -> Manifest:
         return Manifest.from_json(values)
     except (FileNotFoundError, NotADirectoryError):
         remedy = f"make one with `python -m convert --out {checkpoint}`"
+        if isinstance(checkpoint, BucketPath):
+            remedy = "make one with `python -m convert` and copy it there, or correct the URL"
         raise CheckpointError(checkpoint, f"{checkpoint}: no checkpoint", remedy) from None
     except (KeyError, TypeError, AttributeError):
         raise CheckpointError(checkpoint, f"{path}: damaged (no manifest of a checkpoint)") from None
@@ -313,7 +313,7 @@ def describe_files(checkpoint: Path, names: Iterable[str]) -> dict[str, dict[str
     def describe(name: str) -> dict[str, Any]:
         path = checkpoint / name
         _sync_to_disk(path)
-        size, digest = _size_and_sha256(path)
+        size, digest = size_and_sha256(path)
         return {"size": size, "sha256": digest}
 
     names = list(names)
@@ -328,16 +328,7 @@ def files_to_hash(sizes: Mapping[str, int]) -> list[str]:
 
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a regular file, or of an object in a bucket."""
-    return _size_and_sha256(path)[1]
-
-
-def _size_and_sha256(path: Path) -> tuple[int, str]:
-    digest, chunk, size = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES)), 0
-    with open_regular(path) as file:
-        while num_bytes := file.readinto(chunk):
-            digest.update(chunk[:num_bytes])
-            size += num_bytes
-    return size, digest.hexdigest()
+    return size_and_sha256(path)[1]
 
 
 def _sync_to_disk(path: Path) -> None:
@@ -351,7 +342,7 @@ def _sync_to_disk(path: Path) -> None:
 def _matches_record(path: Path, recorded: Mapping[str, Any]) -> bool:
     try:
         if isinstance(path, BucketPath):
-            return _size_and_sha256(path) == (recorded["size"], recorded["sha256"])
+            return size_and_sha256(path) == (recorded["size"], recorded["sha256"])
         return path.stat().st_size == recorded["size"] and sha256(path) == recorded["sha256"]
     except OSError:
         return False

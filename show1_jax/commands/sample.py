@@ -19,7 +19,7 @@ from absl import flags
 
 from show1_jax import cli
 from show1_jax.commands import environment
-from show1_jax.files import user_path
+from show1_jax.files import storage_path
 from show1_jax.sampling.request import Request, choose_edit, choose_prompts, choose_shard, choose_stages
 
 
@@ -91,9 +91,9 @@ def sample(argv: Sequence[str]) -> None:
         prompts=choose_shard(choose_prompts(config, texts, values.prompts, values.videos_per_prompt), values.shard),
         stages=choose_stages(values.stages, values.from_stage),
         resume=values.from_stage is not None,
-        video=None if values.video is None else user_path(values.video),
+        video=None if values.video is None else storage_path(values.video),
         edit=edit,
-        image=None if values.image is None else user_path(values.image),
+        image=None if values.image is None else storage_path(values.image),
         batch_size=values.batch_size,
         overwrite=values.overwrite,
     )

@@ -77,6 +77,7 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "channel_divisor": (1, 16),
     # caches of text states
     "num_captions": (1, 10**9),
+    "captions_per_file": (0, 10**9),
     "positions": (1, 1024),
     # sampling
     "num_steps": (1, MAX_TIMESTEPS),

@@ -24,6 +24,7 @@ OptimizerKind = Literal["adamw", "muon"]
 FrozenDtype = Literal["float32", "bfloat16"]
 ReconstructionError = Literal["absolute", "squared"]
 DenoisingLoss = Literal["squared", "motion"]
+LOCAL_COPIES: Final = "~/.cache/show1_jax/data"
 
 
 def check_stage(name: str | None) -> TrainedStage:
@@ -191,7 +192,10 @@ class DataConfig(Settings):
     """`videos`: a dataset of `python -m show1_jax.data build`; `files`: a few videos and pictures of the user, without
     a dataset, for customisation; `synthetic`: the world of `show1_jax.data.synthetic`."""
     path: str = "datasets/videos"
-    """For `videos`: folder of the dataset. For `files`: a video, a picture, or a folder of them."""
+    """For `videos`: folder of the dataset, which may be in a bucket. For `files`: a video, a picture, or a folder of
+    them."""
+    local_copies: str = LOCAL_COPIES
+    """For `videos`: folder in which each host keeps copies of datasets that are in buckets."""
     caption: str = ""
     """For `files`: caption of all of them; empty: the caption of `name.mp4` is in `name.txt`."""
     pan: float = 0.0
@@ -228,7 +232,9 @@ class TextConfig(Settings):
     source: TextSourceName = "encoder"
     """`encoder`: the frozen text encoder runs in every step; `cache`: from `python -m show1_jax.data encode_text`."""
     cache: str = ""
-    """Folder of the cache."""
+    """Folder of the cache, which may be in a bucket."""
+    local_copies: str = LOCAL_COPIES
+    """Folder in which each host keeps copies of caches that are in buckets."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,7 @@
 """Commands that make training data: `python -m show1_jax.data COMMAND`.
 
-`build` makes a dataset from a folder of captioned videos, `export` makes such a folder from a TFDS dataset, and
-`encode_text` makes a cache of the text states of captions.
+`build` makes a dataset from a folder of captioned videos, `export` makes such a folder from a TFDS dataset,
+`encode_text` makes a cache of the text states of captions, and `upload` copies a dataset or a cache to a bucket.
 """
 
 import sys
@@ -13,10 +13,12 @@ if __name__ == "__main__":
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from show1_jax.cli import ArgumentParser, number_between, run_command
 from show1_jax.config.bounds import MAX_SEED
-from show1_jax.files import user_path
+from show1_jax.config.training import LOCAL_COPIES
+from show1_jax.files import storage_path, user_path
 
 
 def _make_data_parser() -> argparse.ArgumentParser:
@@ -25,6 +27,7 @@ def _make_data_parser() -> argparse.ArgumentParser:
     _add_build(commands)
     _add_export(commands)
     _add_encode_text(commands)
+    _add_upload(commands)
     return parser
 
 
@@ -49,7 +52,9 @@ def _add_build(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
         help="WebVid's layout: the columns videoid, page_dir and name (the caption), for DIR/[page_dir/]videoid.mp4; "
         "default: name.txt beside name.mp4",
     )
-    build.add_argument("--out", type=user_path, required=True, metavar="DIR", help="the dataset to make")
+    build.add_argument(
+        "--out", type=storage_path, required=True, metavar="DIR", help="the dataset to make, here or in a bucket"
+    )
     build.add_argument(
         "--min_seconds",
         type=number_between(0.0, 1e6),
@@ -115,10 +120,21 @@ def _add_encode_text(commands: "argparse._SubParsersAction[ArgumentParser]") -> 
         "--config.train.text.source=cache. The empty caption is always added. Captions may come from several "
         "sources: use --captions to add the prompts that training samples.",
     )
-    encode.add_argument("--checkpoint", type=user_path, required=True, metavar="DIR", help="contains the text encoder")
+    encode.add_argument(
+        "--checkpoint", type=storage_path, required=True, metavar="DIR", help="contains the text encoder"
+    )
     encode.add_argument("--component", required=True, metavar="NAME", help="the text encoder, such as text_t5")
-    encode.add_argument("--out", type=user_path, required=True, metavar="DIR", help="the cache to make")
-    encode.add_argument("--data", type=user_path, metavar="DIR", help="captions of a dataset that `build` made")
+    encode.add_argument(
+        "--out", type=storage_path, required=True, metavar="DIR", help="the cache to make, here or in a bucket"
+    )
+    encode.add_argument("--data", type=storage_path, metavar="DIR", help="captions of a dataset that `build` made")
+    encode.add_argument(
+        "--local_copies",
+        type=user_path,
+        default=Path(LOCAL_COPIES),
+        metavar="DIR",
+        help=f"folder for a copy of --data, if it is in a bucket; default {LOCAL_COPIES}",
+    )
     encode.add_argument(
         "--synthetic",
         type=number_between(1, 10**9),
@@ -151,11 +167,11 @@ def _add_encode_text(commands: "argparse._SubParsersAction[ArgumentParser]") -> 
 
 def _encode_text(arguments: argparse.Namespace) -> None:
     from show1_jax.data.text_cache import check_component, collect_captions, write_text_cache
+    from show1_jax.data.transfer.download import local_copy
 
     check_component(arguments.component)
-    captions = collect_captions(
-        data=arguments.data, synthetic=arguments.synthetic, seed=arguments.seed, file=arguments.captions
-    )
+    data = None if arguments.data is None else local_copy(arguments.data, arguments.local_copies)
+    captions = collect_captions(data=data, synthetic=arguments.synthetic, seed=arguments.seed, file=arguments.captions)
     write_text_cache(
         arguments.out,
         captions,
@@ -164,6 +180,27 @@ def _encode_text(arguments: argparse.Namespace) -> None:
         padding=arguments.text_padding,
         batch_size=arguments.batch_size,
     )
+
+
+def _add_upload(commands: "argparse._SubParsersAction[ArgumentParser]") -> None:
+    upload = commands.add_parser(
+        "upload",
+        help="copy a dataset or a cache to a bucket",
+        description="Copy a dataset or a cache of text states to a bucket, from which training reads it. Its list of "
+        "files with their hashes is written last.",
+    )
+    upload.add_argument("folder", type=user_path, metavar="DIR", help="made by `build` or `encode_text`")
+    upload.add_argument(
+        "--out", type=storage_path, required=True, metavar="URL", help="gs://BUCKET/FOLDER or s3://BUCKET/FOLDER"
+    )
+    upload.add_argument("--overwrite", action="store_true", help="replace the dataset or the cache at --out")
+    upload.set_defaults(run=_upload)
+
+
+def _upload(arguments: argparse.Namespace) -> None:
+    from show1_jax.data.transfer.upload import upload
+
+    upload(arguments.folder, arguments.out, overwrite=arguments.overwrite)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

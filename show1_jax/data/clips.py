@@ -26,8 +26,9 @@ from show1_jax.data.order import Order, uniform
 from show1_jax.data.pools import end_with_parent, map_in_order, pool
 from show1_jax.data.spec import ClipDraw, ClipSource, ClipSpec
 from show1_jax.data.synthetic import world as synthetic
+from show1_jax.data.transfer.download import local_copy
 from show1_jax.errors import UserError
-from show1_jax.files import user_path
+from show1_jax.files import storage_path, user_path
 
 BATCHES_AHEAD = 2
 """Batches of a process's rows that are read ahead."""
@@ -306,7 +307,7 @@ def open_sources(config: DataConfig, spec: ClipSpec, video_seconds: float | None
         return Sources(SyntheticSource(world), SyntheticSource(held_back), identity)
     from show1_jax.data.videos import VideoSource
 
-    videos = VideoSource.open(user_path(config.path))
+    videos = VideoSource.open(local_copy(storage_path(config.path), config.local_copies))
     _check_seconds(spec, videos.shortest_seconds, f"the shortest video of {config.path}")
     if len(videos) < config.num_validation:
         raise UserError(

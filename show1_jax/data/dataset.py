@@ -6,11 +6,13 @@ TFDS itself must not read a dataset's folder: it would import the modules that t
 import functools
 import os
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from show1_jax.data.records import RecordFile, check_path, file_inside
+from show1_jax.data.transfer.record import RECORD
 from show1_jax.errors import FileError, UserError
 from show1_jax.files import read_json
 
@@ -27,6 +29,7 @@ _SHARD: Final = re.compile(rf"{DATASET}-{SPLIT}\.array_record-\d{{5,}}-of-\d{{5,
 _MAX_JSON_BYTES: Final = 16 << 20
 _MIN_RECORD_BYTES: Final = 32
 """Lower bound of the bytes that a record takes in its file."""
+_IMPORTING: Final = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,17 @@ class DatasetFiles:
     shortest_seconds: float
 
 
-@functools.cache
 def features() -> Any:
-    """Return the TFDS features of a video."""
+    """Return the TFDS features of a video.
+
+    Only one thread imports TFDS: its lazy imports in two threads wait for each other forever in Python 3.11.
+    """
+    with _IMPORTING:
+        return _features()
+
+
+@functools.cache
+def _features() -> Any:
     import numpy as np
     import tensorflow_datasets as tfds
 
@@ -72,7 +83,7 @@ def is_dataset(folder: Path) -> bool:
 
 def is_of_dataset(name: str) -> bool:
     """Return whether a dataset's folder contains files of this name."""
-    return name in (_INFO, _FEATURES, _METADATA, LEFT_OUT) or bool(_SHARD.fullmatch(name))
+    return name in (_INFO, _FEATURES, _METADATA, LEFT_OUT, RECORD) or bool(_SHARD.fullmatch(name))
 
 
 def read_dataset(folder: Path) -> DatasetFiles:

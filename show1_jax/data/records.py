@@ -118,9 +118,9 @@ def check_path(folder: Path) -> None:
         UserError: the path is not UTF-8.
     """
     try:
-        os.fspath(folder).encode()
+        str(folder).encode()
     except UnicodeEncodeError:
-        raise UserError(f"the path {os.fspath(folder)!a} is not UTF-8; rename the folder") from None
+        raise UserError(f"the path {str(folder)!a} is not UTF-8; rename the folder") from None
 
 
 def file_inside(folder: Path, name: str) -> Path:

@@ -3,12 +3,14 @@
 A cache is a folder. `cache.json` describes the captions and the text encoder, `states.array_record` contains the
 bfloat16 states of each caption, and `keys.bin` the captions' hashes, sorted, in the order of the records. With the
 padding "encoded" a record has the states of all positions (0.63 MB with T5-XXL), with "zeros" those of the tokens only.
+A large cache has its states in several files, `states-00000.array_record` and so on, which a bucket can store.
 """
 
 import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,15 +24,19 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import BFloat16
 
+from show1_jax.buckets.path import BucketPath
 from show1_jax.checkpoints.arrays import tokenizer_folder
 from show1_jax.checkpoints.manifest import read_manifest
 from show1_jax.checkpoints.networks import LoadedNetwork, architecture_of, load_network
 from show1_jax.config.sampling import TextPadding
 from show1_jax.config.settings import Settings
+from show1_jax.config.training import LOCAL_COPIES
 from show1_jax.data.names import MAX_CAPTION, short_line
 from show1_jax.data.records import RecordFile, Records, check_path, file_inside
+from show1_jax.data.transfer.download import local_copy
+from show1_jax.data.transfer.upload import check_data_target, new_data_folder
 from show1_jax.errors import UserError
-from show1_jax.files import check_space, check_target, new_folder, open_regular, read_json, user_path
+from show1_jax.files import check_space, check_target, local_folder, open_regular, read_json, storage_path
 from show1_jax.parallel import MeshConfig, gather, make_mesh, platform_of, put_batch
 from show1_jax.progress import Bar, track
 from show1_jax.runtime import compute_dtype
@@ -39,7 +45,9 @@ from show1_jax.text.encoding import encode_text_jit
 from show1_jax.text.tokenizers import Tokens
 
 CACHE_FORMAT: Final = "show1_jax.text_cache.v1"
-_RECORD, _STATES, _KEYS = "cache.json", "states.array_record", "keys.bin"
+_RECORD, _KEYS = "cache.json", "keys.bin"
+FILE_BYTES: Final = 1 << 30
+"""Approximate limit of a file of states."""
 _KEY_BYTES: Final = 12
 _STATE_BYTES: Final = 2
 _UNIT: Final = " captions"
@@ -61,6 +69,7 @@ class CacheRecord(Settings):
         num_captions: number of captions, including the empty one, which every cache contains.
         positions: tokens and padding of a caption.
         width: width of a state.
+        captions_per_file: captions in each file of states but the last; 0: all are in one file.
     """
 
     component: str
@@ -70,6 +79,15 @@ class CacheRecord(Settings):
     positions: int
     width: int
     format: str = CACHE_FORMAT
+    captions_per_file: int = 0
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yield the name of each file of states, and the number of its captions."""
+        if not self.captions_per_file:
+            yield "states.array_record", self.num_captions
+            return
+        for number, start in enumerate(range(0, self.num_captions, self.captions_per_file)):
+            yield f"states-{number:05}.array_record", min(self.captions_per_file, self.num_captions - start)
 
     @property
     def caption_bytes(self) -> int:
@@ -92,19 +110,27 @@ class TextCache:
         self.record = record
 
     @classmethod
-    def open(cls, folder: str | Path, component: str, padding: TextPadding, encoder: str | None = None) -> "TextCache":
+    def open(
+        cls,
+        folder: str | Path,
+        component: str,
+        padding: TextPadding,
+        encoder: str | None = None,
+        copies: str = LOCAL_COPIES,
+    ) -> "TextCache":
         """Open a cache that `python -m show1_jax.data encode_text` wrote.
 
         Args:
-            folder: folder of the cache.
+            folder: folder of the cache; it may be in a bucket.
             component: name of the text encoder that the run uses.
             padding: `text_padding` of the run.
             encoder: digest that the text encoder must have, if it is known.
+            copies: folder of the local copies of caches in buckets.
 
         Raises:
             UserError: the cache does not exist, is damaged, or is of another encoder or padding.
         """
-        folder = user_path(folder)
+        folder = local_copy(storage_path(folder), copies)
         check_path(folder)
         cache = cls(folder, _read_cache_record(folder))
         record, remake = cache.record, "make one with `python -m show1_jax.data encode_text`"
@@ -154,8 +180,8 @@ class TextCache:
 
     @functools.cached_property
     def _states(self) -> Records:
-        path = file_inside(self.folder, _STATES)
-        return Records([RecordFile(str(path), self.record.num_captions)], self.record.caption_bytes)
+        files = [RecordFile(str(file_inside(self.folder, name)), count) for name, count in self.record.files()]
+        return Records(files, self.record.caption_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the open files: each process opens its own."""
@@ -214,7 +240,7 @@ def write_text_cache(
     """Encode the different captions and the empty one, print the size of the cache, and show the progress.
 
     Args:
-        out: folder of the cache; it appears when the cache is complete.
+        out: folder of the cache; it appears when the cache is complete. It may be in a bucket.
         captions: may contain duplicates.
         checkpoint: checkpoint that contains the text encoder.
         component: name of the text encoder, a key of `TEXT_ENCODERS`.
@@ -229,7 +255,10 @@ def write_text_cache(
         UserError: `out` exists, the text encoder does not exist, or the disk has too little free space.
     """
     check_path(out.absolute())
-    check_target(out)
+    if isinstance(out, BucketPath):
+        check_data_target(out)
+    else:
+        check_target(out)
     check_component(component)
     if batch_size < 1:
         raise UserError(f"--batch_size={batch_size} must be at least 1")
@@ -237,9 +266,12 @@ def write_text_cache(
     encoder = _Encoder(checkpoint, component, padding, batch_size, devices)
     texts = sorted({"", *captions}, key=_key)
     record = CacheRecord(component, digest, padding, len(texts), encoder.positions, encoder.width)
-    _check_room(out, record, encoder.count_stored(texts))
-    with new_folder(out) as folder:
-        _write_states(folder / _STATES, encoder, texts)
+    per_file = max(1, FILE_BYTES // record.caption_bytes)
+    if len(texts) > per_file:
+        record = dataclasses.replace(record, captions_per_file=per_file)
+    with new_data_folder(out) as folder:
+        _check_room(out, folder, record, encoder.count_stored(texts))
+        _write_states(folder, record, encoder, texts)
         (folder / _KEYS).write_bytes(b"".join(_key(text) for text in texts))
         (folder / _RECORD).write_text(json.dumps(record.to_dict(), indent=1) + "\n")
     return record
@@ -259,7 +291,8 @@ class _Encoder:
         record = read_manifest(checkpoint).component(component)
         architecture: Any = architecture_of(record)
         self.encoder = encoder_of_kind(record.kind)
-        self.tokenizer = self.encoder.load_tokenizer(tokenizer_folder(checkpoint, component))
+        with local_folder(tokenizer_folder(checkpoint, component)) as files:
+            self.tokenizer = self.encoder.load_tokenizer(files)
         self.positions = self.tokenizer.length
         self.width: int = architecture.state_width
         self.padding = padding
@@ -294,18 +327,19 @@ class _Encoder:
         return [row[kept] for row, kept in rows][: len(texts)]
 
 
-def _write_states(path: Path, encoder: _Encoder, texts: Sequence[str]) -> None:
+def _write_states(folder: Path, record: CacheRecord, encoder: _Encoder, texts: Sequence[str]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
-    try:
-        with Bar("encoding captions", len(texts), unit=_UNIT) as bar:
-            for batch in encoder.batches(texts):
-                for states in encoder(batch):
-                    writer.write(states.tobytes())
-                bar.update(len(batch))
-    finally:
-        writer.close()
+    states = (row for batch in encoder.batches(texts) for row in encoder(batch))
+    with Bar("encoding captions", len(texts), unit=_UNIT) as bar:
+        for name, count in record.files():
+            writer = ArrayRecordWriter(str(folder / name), _WRITER_OPTIONS)
+            try:
+                for row in itertools.islice(states, count):
+                    writer.write(row.tobytes())
+                    bar.update()
+            finally:
+                writer.close()
 
 
 def _read_caption_lines(file: Path) -> set[str]:
@@ -337,13 +371,13 @@ def _key(caption: str) -> bytes:
     return hashlib.blake2b(caption.encode(errors="surrogatepass"), digest_size=_KEY_BYTES).hexdigest().encode()
 
 
-def _check_room(out: Path, record: CacheRecord, num_states: int) -> None:
-    """Print the size of the cache, and refuse a disk with too little free space."""
+def _check_room(out: Path, folder: Path, record: CacheRecord, num_states: int) -> None:
+    """Print the size of the cache, and refuse a disk with too little free space for the folder in which it is made."""
     needed = num_states * record.width * _STATE_BYTES
     caption = needed / record.num_captions
     print(f"{out}: {record.num_captions} captions of {caption / 1e6:.3g} MB take {needed / 1e9:.3g} GB", flush=True)
     less = "choose another place with --out, or store less with --text_padding=zeros"
-    check_space(out, needed, f"{less} (the networks must then be trained and sampled with it)")
+    check_space(folder, needed, f"{less} (the networks must then be trained and sampled with it)")
 
 
 def _read_cache_record(folder: Path) -> CacheRecord:

@@ -4,8 +4,9 @@
   python -m show1_jax.evaluation flicker --videos outputs
 
 Videos are a folder of mp4, GIF and others, of folders of frames, or of run directories of sample.py (the last stage's
-exact result); or a dataset of `python -m show1_jax.data build`. The score is one line; OUT gets it as a table and as
-JSON, with every setting. Features are saved: a command that was stopped continues, and a reference is computed once.
+exact result); or a dataset of `python -m show1_jax.data build`, here or in a bucket. The score is one line; OUT gets it
+as a table and as JSON, with every setting. Features are saved: a command that was stopped continues, and a reference is
+computed once.
 Devices are chosen as for sample.py: with JAX_PLATFORMS, and all devices of all processes compute.
 """
 
@@ -23,11 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from show1_jax import cli
+from show1_jax.buckets.path import BucketPath
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES
+from show1_jax.config.training import LOCAL_COPIES
+from show1_jax.errors import UserError
 from show1_jax.evaluation.arguments import add_speed_arguments
-from show1_jax.files import check_writable, user_path
+from show1_jax.files import check_writable, storage_path, user_path
 
 if TYPE_CHECKING:
     from show1_jax.evaluation.metrics.metric import MetricFacts
@@ -70,16 +74,16 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _add_videos(command: argparse.ArgumentParser, facts: "MetricFacts", *, has_weights: bool) -> None:
     add = command.add_argument
-    add("--videos", type=user_path, required=True, metavar="DIR", help="the videos to score")
+    add("--videos", type=storage_path, required=True, metavar="DIR", help="the videos to score")
     if facts.has_reference:
-        add("--reference", type=user_path, metavar="DIR", help="the videos to compare with")
+        add("--reference", type=storage_path, metavar="DIR", help="the videos to compare with")
         add("--any_frame_rate", action="store_true", help="compare sets of different frame rates frame by frame")
     if has_weights:
         add("--weights", metavar="A,B", help=f"checkpoints, one of `python -m convert features {facts.network}`")
     if facts.has_captions:
         add(
             "--captions",
-            type=user_path,
+            type=storage_path,
             metavar="FILE",
             help="captions: .txt (a line a video), .csv, .tsv or .jsonl (video, caption), .json (an object by video); "
             "default: the prompts of run directories, the dataset's captions, or NAME.txt beside each video",
@@ -107,8 +111,16 @@ def _add_clips(command: argparse.ArgumentParser, facts: "MetricFacts") -> None:
 
 def _add_work(command: argparse.ArgumentParser) -> None:
     add = command.add_argument_group("work and results").add_argument
-    add("--out", type=user_path, default=Path("outputs/evaluation"), metavar="DIR", help="default outputs/evaluation")
-    add("--features", type=user_path, metavar="DIR", help="saved features; default OUT/features")
+    out = Path("outputs/evaluation")
+    add("--out", type=storage_path, default=out, metavar="DIR", help="default outputs/evaluation; may be in a bucket")
+    add("--features", type=storage_path, metavar="DIR", help="saved features; default OUT/features")
+    add(
+        "--local_copies",
+        type=user_path,
+        default=Path(LOCAL_COPIES),
+        metavar="DIR",
+        help=f"folder for copies of datasets that are in buckets; default {LOCAL_COPIES}",
+    )
     add(
         "--max_unreadable",
         type=cli.number_between(0.0, 1.0),
@@ -131,7 +143,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
         initialize_distributed(*processes)
     enable_compilation_cache(Config.compilation_cache)
     from_first_process(lambda: check_writable(parsed.out))
-    result = score(request)
+    result = score(_with_local_datasets(request, parsed.local_copies))
     if is_first_process():
         path = result.write(parsed.out)
         lost = [(name, *one) for name, of_set in result.sets.items() for one in of_set.unreadable.items()]
@@ -147,8 +159,28 @@ def _evaluate(arguments: Sequence[str]) -> None:
         print(result.line())
 
 
+def _with_local_datasets(request: "ScoringRequest", copies: Path) -> "ScoringRequest":
+    """Return a request with local copies of its datasets in buckets, when all processes have theirs."""
+    from show1_jax.data.transfer.download import local_copy
+    from show1_jax.data.transfer.record import RECORD
+    from show1_jax.parallel.processes import wait_for_all_processes
+
+    folders: dict[str, Path] = {"videos": request.videos}
+    if request.reference is not None:
+        folders["reference"] = request.reference
+    for name, folder in folders.items():
+        if isinstance(folder, BucketPath) and not (folder / RECORD).is_file():
+            raise UserError(
+                f"{folder} is no dataset of `python -m show1_jax.data`; copy other videos to this machine first "
+                f"(`gcloud storage cp -r`, `aws s3 sync`), and give the copy as --{name}"
+            )
+    local = {name: local_copy(folder, copies) for name, folder in folders.items()}
+    if local != folders:
+        wait_for_all_processes("data")
+    return dataclasses.replace(request, videos=local["videos"], reference=local.get("reference"))
+
+
 def _request(parsed: argparse.Namespace) -> "ScoringRequest":
-    from show1_jax.errors import UserError
     from show1_jax.evaluation.extraction import ExtractionOptions
     from show1_jax.evaluation.features.table import FEATURE_NETWORKS
     from show1_jax.evaluation.metrics.metric import own_settings

@@ -10,6 +10,7 @@ settings or weights are never mixed, and a command that was killed continues wit
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,7 @@ from safetensors.numpy import save
 
 from show1_jax.errors import FileError
 from show1_jax.evaluation.metrics.metric import ClipFeatures
-from show1_jax.files import open_regular, parse_json, write_bytes
+from show1_jax.files import local_file, open_regular, parse_json, write_bytes
 
 VIDEOS_PER_SHARD: Final = 16
 _FORMAT: Final = "show1_jax.features.v1"
@@ -121,15 +122,17 @@ class FeatureFiles:
     def _unusable(self, number: int) -> FileError:
         return FileError(
             f"{self._path(number)}: missing or damaged",
-            "run the command again; --features must be on a file system that all processes see",
+            "run the command again; --features must be a folder that all processes see",
         )
 
     def _path(self, number: int) -> Path:
         return self.folder / f"features_{number:05}.safetensors"
 
-    def _opened(self, number: int) -> Any:
+    @contextmanager
+    def _opened(self, number: int) -> Iterator[Any]:
         open_regular(self._path(number)).close()
-        return safe_open(self._path(number), "numpy")
+        with local_file(self._path(number)) as local, safe_open(local, "numpy") as file:
+            yield file
 
     def _read(self, number: int) -> Shard | None:
         try:

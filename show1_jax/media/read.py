@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from show1_jax.errors import UserError
-from show1_jax.files import open_regular
+from show1_jax.files import local_media, open_regular
 from show1_jax.media.arrays import frame_values, mapped_array
 from show1_jax.media.containers import CONTAINER_SUFFIXES, TimedFrame, open_video
 from show1_jax.media.errors import VideoError
@@ -159,7 +159,7 @@ def read_picture(path: str | Path, size: FrameSize = None) -> Float32[np.ndarray
     """Return the user's own picture in [-1, 1], as a viewer shows it: upright and opaque.
 
     Args:
-        path: an image, see `IMAGE_SUFFIXES`; its suffix may be another one.
+        path: an image, see `IMAGE_SUFFIXES`; its suffix may be another one. It may be in a bucket.
         size: (height, width) to which it is fitted (see `fit_frame`); None keeps the size.
 
     Raises:
@@ -170,10 +170,10 @@ def read_picture(path: str | Path, size: FrameSize = None) -> Float32[np.ndarray
         >>> read_picture("docs/customise/loop.png", size=(40, 64)).shape
         (40, 64, 3)
     """
-    path = Path(path)
-    if not os.path.exists(path):  # Path.exists raises for names that no file can have
-        raise UserError(f"there is no {path}: give an image")
-    frame = _read_frame(path)
+    with local_media(path) as local:
+        if not os.path.exists(local):  # Path.exists raises for names that no file can have
+            raise UserError(f"there is no {local}: give an image")
+        frame = _read_frame(local)
     return fit_frame(frame, *(size or frame.shape[:2]))
 
 
@@ -184,7 +184,7 @@ def read_video(
 
     Args:
         path: a source that `show1_jax.media.read.read_frames` supports, or a stage file, whose values are returned
-            unchanged.
+            unchanged. It may be in a bucket.
         size: (height, width) to which each frame is fitted (see `fit`) as it is read; None keeps the size.
         num_frames: the number of frames to read, evenly spaced in time; None reads all, at even times.
 
@@ -197,7 +197,13 @@ def read_video(
         >>> video.shape, fps
         ((8, 40, 64, 3), Fraction(8, 1))
     """
-    path = Path(path)
+    with local_media(path) as local:
+        return _read_local(local, size, num_frames)
+
+
+def _read_local(
+    path: Path, size: FrameSize, num_frames: int | None
+) -> tuple[Float32[np.ndarray, "t h w 3"], Fraction | None]:
     if not os.path.exists(path):  # Path.exists raises for names that no file can have
         raise UserError(f"there is no {path}: give a video, a folder of frames, a .npy or a stage file")
     if path.suffix.lower() != ".safetensors" or path.is_dir():

@@ -2,16 +2,19 @@
 
 import pickle
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 
 from show1_jax.errors import UserError
 from show1_jax.parallel.mesh import all_devices
 
 Value = TypeVar("Value")
+
+_LONGEST_WAIT_SECONDS: Final = 7 * 86_400
 
 
 def from_first_process(compute: Callable[[], Value]) -> Value:
@@ -56,3 +59,13 @@ def from_all_processes(value: Value) -> list[Value]:
     size = int(process_allgather(np.int32(len(message))).max())
     padded = np.frombuffer(message.ljust(size, b"\0"), np.uint8)
     return [pickle.loads(row.tobytes()) for row in process_allgather(padded)]
+
+
+def wait_for_all_processes(name: str) -> None:
+    """Wait until all processes have called this with the same name, however long one of them takes.
+
+    Collective operations are no way to wait: they time out. If a process is lost, the supervision ends the others.
+    """
+    client: Any = distributed.global_state.client
+    if jax.process_count() > 1:
+        client.wait_at_barrier(f"show1/{name}", _LONGEST_WAIT_SECONDS * 1000)

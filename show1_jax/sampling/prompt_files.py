@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from show1_jax.cascade.prompts import Prompt, check_negative, check_prompt
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.errors import UserError
-from show1_jax.files import parse_json, read_bounded, user_path
+from show1_jax.files import parse_json, read_bounded, storage_path
 
 MAX_FILE_BYTES: Final = 16 << 20
 MAX_PROMPTS: Final = 100_000
@@ -64,7 +64,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
       UserError: the file cannot be read, has an unknown format, is too large or contains no prompt, or a prompt is
         wrong (the line names its line or number).
     """
-    path = user_path(path)
+    path = storage_path(path)
     read = _FORMAT_READERS.get(path.suffix.lower())
     if read is None:
         raise UserError(f"{path}: {path.suffix} is an unknown format; {FORMATS}")

@@ -110,7 +110,7 @@ def load_text_source(
         encoder = None
         with contextlib.suppress(UserError):
             encoder = CheckpointSet.open(checkpoint).manifest.digest(component)
-        return StoredStates(TextCache.open(config.cache, component, padding, encoder))
+        return StoredStates(TextCache.open(config.cache, component, padding, encoder, config.local_copies))
     checkpoints = CheckpointSet.open(checkpoint)
     return FrozenEncoder(
         encoder_of_kind(checkpoints.component(component).kind),

@@ -24,6 +24,8 @@ from show1_jax.errors import UserError
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.text.tokenizers import load_clip_tokenizer, load_t5_tokenizer
 from tests.helpers import tiny_config
+from tests.helpers.buckets import BUCKET, upload_folder
+from tests.helpers.gcs_server import GcsServer
 
 Arrays = dict[WeightPath, np.ndarray]
 NAMES = ("first_frame", "text_clip", "text_t5")
@@ -118,6 +120,37 @@ def test_later_ones_replace_earlier_ones(merge: Merge, first: Path, second: Path
     assert_equal(weights_of(out, "text_t5"), weights_of(first, "text_t5"))
     provenance = {name: record.provenance["seed"] for name, record in read_manifest(out).components.items()}
     assert provenance == {"text_t5": 0, "text_clip": 1}
+
+
+def test_checkpoints_in_a_bucket_are_those_on_disk(
+    gcs: GcsServer, merge: Merge, second: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command that reads a checkpoint; a flipped bit is refused by all."""
+    upload_folder(gcs, second, "show1")
+    url = f"gs://{BUCKET}/show1"
+    assert main(["verify", str(second)]) == main(["verify", url]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[: len(table) // 2] == table[len(table) // 2 :]
+    assert merge(f"{url},{url}") == (0, "")
+    assert_equal(weights_of(out, "text_clip"), weights_of(second, "text_clip"))
+    for place in (url, str(second)):
+        exported = out.parent / f"exported_{place == url}"
+        assert main(["export", place, "--component", "text_clip", "--out", str(exported)]) == 0
+    assert files_in(out.parent / "exported_True") == files_in(out.parent / "exported_False")
+    name = gcs.names(BUCKET, "show1/text_clip/weights/d/")[0]
+    content = bytearray(gcs.objects[BUCKET][name][0])
+    content[len(content) // 2] ^= 1
+    gcs.write(BUCKET, name, bytes(content))
+    shutil.rmtree(out)
+    assert main(["verify", url]) == 2
+    assert f"{url}: damaged: changed {name.removeprefix('show1/')}" in capsys.readouterr().err
+    code, error = merge(url)
+    assert (code, f"convert: {url}: " in error) == (2, True)
+    assert not out.exists()
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("step", [None, 1])

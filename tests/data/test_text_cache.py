@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from show1_jax.data import text_cache
+from show1_jax.data.__main__ import main
 from show1_jax.data.names import MAX_CAPTION
 from show1_jax.data.text_cache import TextCache, collect_captions
+from show1_jax.data.transfer.record import write_record
 from show1_jax.errors import UserError
+from show1_jax.files import storage_path
+from tests.helpers.buckets import BUCKET
 
 CAPTIONS = sorted(["", "a red ball", "a blue box"], key=text_cache._key)
 POSITIONS, WIDTH = 4, 8
@@ -33,17 +37,25 @@ RECORD = {
 
 def write_cache(folder: Path, *states: bytes, **changes: Any) -> Path:
     """Return a cache with the given first records."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     folder.mkdir()
     (folder / "cache.json").write_text(json.dumps(RECORD | changes))
     (folder / "keys.bin").write_bytes(b"".join(map(text_cache._key, CAPTIONS)))
-    writer = ArrayRecordWriter(str(folder / "states.array_record"), "group_size:1")
-    for number in range(len(CAPTIONS)):
-        whole = np.full((2, WIDTH), number, ml_dtypes.bfloat16).tobytes()
-        writer.write(states[number] if number < len(states) else whole)
-    writer.close()
+    write_states(folder / "states.array_record", [*states, *map(whole, range(len(states), len(CAPTIONS)))])
     return folder
+
+
+def write_states(path: Path, states: Sequence[bytes]) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in states:
+        writer.write(record)
+    writer.close()
+
+
+def whole(number: int) -> bytes:
+    """Return the states of a caption."""
+    return np.full((2, WIDTH), number, ml_dtypes.bfloat16).tobytes()
 
 
 def read(folder: Path) -> np.ndarray:
@@ -63,8 +75,40 @@ def test_a_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert read(folder)[:, :, 0].astype(int).tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [2, 2, 0, 0]]
     monkeypatch.setenv("HOME", str(tmp_path))
     TextCache.open("~/cache", "text_t5", "zeros")
-    with pytest.raises(UserError, match="buckets and URLs are not supported"):
-        TextCache.open("gs://bucket/cache", "text_t5", "zeros")
+    with pytest.raises(UserError, match="not a URL that is supported"):
+        TextCache.open("hdfs://bucket/cache", "text_t5", "zeros")
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_a_cache_in_a_bucket_is_that_on_disk(request: pytest.FixtureRequest, tmp_path: Path, scheme: str) -> None:
+    request.getfixturevalue("gcs" if scheme == "gs" else "s3_session")
+    folder = write_cache(tmp_path / "cache")
+    write_record(folder)
+    url = f"{scheme}://{BUCKET}/caches/t5"
+    assert main(["upload", str(folder), "--out", url]) == 0
+    cache = TextCache.open(url, "text_t5", "zeros", copies=str(tmp_path / "copies"))
+    np.testing.assert_array_equal(cache.read(CAPTIONS), read(folder))
+    (storage_path(url) / "states.array_record").write_bytes(b"x" * 100)
+    assert TextCache.open(url, "text_t5", "zeros", copies=str(tmp_path / "copies")).record == cache.record
+    with pytest.raises(UserError, match=r"states\.array_record: damaged, or changed while it was read"):
+        TextCache.open(url, "text_t5", "zeros", copies=str(tmp_path / "others"))
+    storage_path(url).remove_all()  # type: ignore[attr-defined]
+
+
+def test_states_in_several_files(tmp_path: Path) -> None:
+    """The number of files is what the record says, also a wrong one."""
+    folder = write_cache(tmp_path / "cache", captions_per_file=2)
+    (folder / "states.array_record").unlink()
+    for name, states in (("states-00000", range(2)), ("states-00001", range(2, 3))):
+        write_states(folder / f"{name}.array_record", [whole(number) for number in states])
+    expected = read(write_cache(tmp_path / "one"))
+    np.testing.assert_array_equal(read(folder), expected)
+    (folder / "states-00001.array_record").unlink()
+    assert "No such file" in refusal(folder)
+    record = json.loads((folder / "cache.json").read_text())
+    for wrong in (1, 3, -1, 10**10):
+        (folder / "cache.json").write_text(json.dumps(record | {"captions_per_file": wrong}))
+        refusal(folder)
 
 
 @pytest.mark.parametrize(

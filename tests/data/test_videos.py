@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from show1_jax.config.training import DataConfig
+from show1_jax.data import dataset as dataset_files
 from show1_jax.data import decode
 from show1_jax.data.__main__ import main
 from show1_jax.data.building import builder
@@ -631,3 +633,18 @@ def test_a_spec_of_one_frame_spans_nothing(config: DataConfig) -> None:
     assert next(iterator).video.shape == (2, 1, 8, 8, 3)
     iterator.close()
     assert ClipSpec(1, 8, 8, 8).seconds == 0
+
+
+def test_one_thread_imports_tfds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Python 3.11, two threads that use its lazy imports may wait for each other forever."""
+    running = threading.Semaphore(1)
+
+    def import_slowly() -> str:
+        assert running.acquire(blocking=False)
+        time.sleep(0.02)
+        running.release()
+        return "features"
+
+    monkeypatch.setattr(dataset_files, "_features", import_slowly)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: dataset_files.features(), range(4))) == ["features"] * 4

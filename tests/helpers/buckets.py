@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from show1_jax.buckets import store
 from tests.helpers.gcs_server import GcsServer
@@ -24,6 +25,13 @@ def gcs_server() -> Iterator[GcsServer]:
         server.token = _TOKEN
         os.environ.update(_ENVIRONMENT | server.environment)
         yield server
+
+
+def upload_folder(server: GcsServer, folder: Path, name: str) -> None:
+    """Copy the files of a local folder to `gs://tests/name`, as another tool does it."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            server.write(BUCKET, f"{name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
 
 @contextmanager

@@ -103,3 +103,11 @@ def moving_square(num: int, height: int, width: int) -> np.ndarray:
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Return the peak signal-to-noise ratio of two uint8 arrays, in decibels."""
     return float(10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b) ** 2))))
+
+
+def write_captioned_videos(folder: Path, count: int, size: tuple[int, int] = (24, 32)) -> Path:
+    """Write different videos of 1.5 seconds with their captions, as `python -m show1_jax.data build` reads them."""
+    for number in range(count):
+        encode(folder / f"{number}.mp4", np.roll(numbered(15, *size), number, axis=0))
+        (folder / f"{number}.txt").write_text(f"caption {number}\n")
+    return folder

@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from show1_jax.errors import UserError
+from show1_jax.files import storage_path
 from show1_jax.media.frames import fit, from_uint8, to_uint8
-from show1_jax.media.read import read_video
+from show1_jax.media.read import read_picture, read_video
 from show1_jax.media.stage_files import save_stage
 from show1_jax.media.write import write_gif, write_mp4
+from tests.helpers.buckets import BUCKET
 from tests.helpers.media_files import moving_square, psnr
 
 
@@ -151,3 +153,30 @@ def test_frames_of_different_sizes_are_refused_unless_fitted(tmp_path: Path) -> 
     with pytest.raises(UserError, match="different sizes"):
         read_video(tmp_path)
     assert read_video(tmp_path, (4, 4))[0].shape == (2, 4, 4, 3)
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_media_in_a_bucket_are_those_on_disk(request: pytest.FixtureRequest, tmp_path: Path, scheme: str) -> None:
+    request.getfixturevalue("gcs" if scheme == "gs" else "s3_session")
+    frames = moving_square(9, 40, 64)
+    write_mp4(tmp_path / "clip.mp4", frames, 2)
+    (tmp_path / "frames").mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / "frames" / f"{number}.png")
+    save_stage(tmp_path / "stage.safetensors", from_uint8(frames), "keyframes")
+    np.save(tmp_path / "clip.npy", frames)
+    media = storage_path(f"{scheme}://{BUCKET}/media")
+    for path in tmp_path.rglob("*.*"):
+        (media / path.relative_to(tmp_path).as_posix()).write_bytes(path.read_bytes())
+    for name in ("clip.mp4", "frames", "stage.safetensors", "clip.npy"):
+        for place in (f"{media}/{name}", media / name):
+            ours, theirs = read_video(place, (8, 16), 4), read_video(tmp_path / name, (8, 16), 4)
+            np.testing.assert_array_equal(ours[0], theirs[0])
+            assert ours[1] == theirs[1]
+    picture = read_picture(media / "frames/0.png")
+    np.testing.assert_array_equal(picture, read_picture(tmp_path / "frames/0.png"))
+    (media / "cut.mp4").write_bytes((tmp_path / "clip.mp4").read_bytes()[:500])
+    for name, says in (("cut.mp4", "cannot decode"), ("none", "there is no"), ("frames/0.png", "cannot read")):
+        with pytest.raises(UserError, match=f"{says} {scheme}://{BUCKET}/media/{name}") as raised:
+            read_video(media / name)
+        assert "\n" not in str(raised.value)

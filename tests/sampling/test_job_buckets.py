@@ -11,7 +11,7 @@ from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.files import storage_path
 from show1_jax.sampling.run_directory import RunDirectory
 from tests.helpers import tiny_config
-from tests.helpers.buckets import BUCKET
+from tests.helpers.buckets import BUCKET, upload_folder
 from tests.helpers.gcs_server import Answer, GcsServer
 from tests.helpers.sample_runs import Sampler
 
@@ -21,9 +21,7 @@ CHECKPOINT = f"gs://{BUCKET}/show1"
 @pytest.fixture
 def uploaded(gcs: GcsServer, tiny_checkpoint: Path) -> GcsServer:
     """A server with the tiny checkpoint."""
-    for path in tiny_checkpoint.rglob("*"):
-        if path.is_file():
-            gcs.write(BUCKET, f"show1/{path.relative_to(tiny_checkpoint)}", path.read_bytes())
+    upload_folder(gcs, tiny_checkpoint, "show1")
     return gcs
 
 

@@ -14,6 +14,8 @@ from show1_jax.cascade.prompts import MAX_PROMPT_LENGTH, Prompt, check_prompt
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.errors import UserError
 from show1_jax.sampling.prompt_files import MAX_PROMPTS, read_prompts
+from tests.helpers.buckets import BUCKET
+from tests.helpers.gcs_server import GcsServer
 
 printable = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1).filter(str.strip)
 
@@ -303,3 +305,11 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe.txt", Path("/dev/zero")):
         with pytest.raises(UserError, match=r"cannot be read \(not a regular file\)"):
             read_prompts(path)
+
+
+def test_prompts_in_a_bucket(gcs: GcsServer) -> None:
+    gcs.write(BUCKET, "prompts.jsonl", b'{"prompt": "a cat", "seed": 3}\n{"prompt": "a dog"}\n')
+    assert read_prompts(f"gs://{BUCKET}/prompts.jsonl") == [Prompt("a cat", seed=3), Prompt("a dog")]
+    gcs.write(BUCKET, "prompts.txt", b"\xff")
+    with pytest.raises(UserError, match=f"gs://{BUCKET}/prompts.txt: byte 0 is not UTF-8"):
+        read_prompts(f"gs://{BUCKET}/prompts.txt")

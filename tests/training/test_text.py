@@ -45,6 +45,8 @@ from show1_jax.training.text import (
     load_text_source,
 )
 from tests.helpers import tiny_config
+from tests.helpers.buckets import BUCKET, upload_folder
+from tests.helpers.gcs_server import GcsServer
 
 CAPTIONS = ["A red circle moves left", "", "a \u00fc\u0142 \U0001f43c square", "x" * 300, " a red circle moves left "]
 COMPONENTS = ["text_t5", "text_clip"]
@@ -82,6 +84,35 @@ def caches(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     for (component, padding), path in paths.items():
         write_text_cache(path, CAPTIONS * 2, tiny_checkpoint, component, padding=padding, batch_size=5)
     return paths
+
+
+def test_a_large_cache_has_several_files(
+    tiny_checkpoint: Path,
+    caches: dict[tuple[str, TextPadding], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(text_cache, "FILE_BYTES", 2 * 77 * 32 * 2)
+    write_text_cache(tmp_path / "cache", CAPTIONS, tiny_checkpoint, "text_t5", batch_size=5)
+    names = sorted(path.name for path in (tmp_path / "cache").glob("*.array_record"))
+    assert names == [f"states-0000{number}.array_record" for number in range(3)]
+    ours, whole = (TextCache.open(one, "text_t5", "encoded") for one in (tmp_path / "cache", caches[CACHES[0]]))
+    np.testing.assert_array_equal(ours.read(CAPTIONS), whole.read(CAPTIONS))
+
+
+def test_a_cache_is_made_in_a_bucket(
+    gcs: GcsServer, tiny_checkpoint: Path, caches: dict[tuple[str, TextPadding], Path], tmp_path: Path
+) -> None:
+    """Also with a checkpoint in a bucket; the files are those on disk."""
+    upload_folder(gcs, tiny_checkpoint, "show1")
+    (tmp_path / "captions").write_text("\n".join(CAPTIONS))
+    arguments = ["--checkpoint", f"gs://{BUCKET}/show1", "--captions", str(tmp_path / "captions"), "--batch_size", "5"]
+    assert main(["encode_text", *arguments, "--component", "text_t5", "--out", f"gs://{BUCKET}/cache"]) == 0
+    names = gcs.names(BUCKET, "cache/")
+    assert names == [f"cache/{name}" for name in ("cache.json", "files.json", "keys.bin", "states.array_record")]
+    for name in names:
+        path = caches["text_t5", "encoded"] / name.removeprefix("cache/")
+        assert gcs.objects[BUCKET][name][0] == path.read_bytes()
 
 
 # Padding
@@ -325,6 +356,7 @@ def test_record_is_plain_json(tiny_checkpoint: Path, caches: dict[tuple[str, Tex
         "num_captions": 5,
         "positions": 77,
         "width": 32,
+        "captions_per_file": 0,
         "format": "show1_jax.text_cache.v1",
     }
 

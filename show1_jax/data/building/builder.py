@@ -19,6 +19,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from show1_jax.buckets.path import BucketPath
 from show1_jax.data.building.captions import CaptionedVideo, list_videos
 from show1_jax.data.building.left_out import LeftOut
 from show1_jax.data.dataset import DATASET, LEFT_OUT, SPLIT, VERSION, features, is_dataset, is_of_dataset
@@ -27,8 +28,9 @@ from show1_jax.data.failures import VideoError
 from show1_jax.data.names import MAX_VIDEO_BYTES, short_line
 from show1_jax.data.pools import map_in_order, pool
 from show1_jax.data.records import check_path
+from show1_jax.data.transfer.upload import check_data_target, new_data_folder
 from show1_jax.errors import UserError
-from show1_jax.files import check_space, check_target, new_folder, read_bounded
+from show1_jax.files import check_space, check_target, read_bounded
 from show1_jax.progress import Bar, say
 
 MIN_SECONDS = 3.5
@@ -75,7 +77,7 @@ def build(
 
     Args:
         videos: folder of videos, see `show1_jax.data.building.listing`.
-        out: the dataset's folder; it appears when everything is written.
+        out: the dataset's folder; it appears when everything is written. It may be in a bucket.
         captions: a table, see `show1_jax.data.building.captions`; None: `name.txt` beside `name.mp4`.
         min_seconds: minimum duration; shorter videos are left out.
         num_workers: processes that decode; 0: threads of this process.
@@ -86,9 +88,10 @@ def build(
     """
     check_path(out.absolute())
     _check_target(out, videos, captions, overwrite)
-    with new_folder(out) as folder, open(folder / LEFT_OUT, "w", encoding="utf-8") as file:
+    with new_data_folder(out) as folder, open(folder / LEFT_OUT, "w", encoding="utf-8") as file:
         left_out = LeftOut(file)
-        listed = list_videos(videos, captions, left_out, skip=[out, folder])
+        made = [folder] if isinstance(out, BucketPath) else [out, folder]
+        listed = list_videos(videos, captions, left_out, skip=made)
         for line in left_out.summary():
             print(line, file=sys.stderr)
         checked, skipped = _check_videos(listed, min_seconds, num_workers)
@@ -96,7 +99,7 @@ def build(
             raise UserError(f"no video of {videos} can be used; the lines above say why")
         for name, reason in skipped.items():
             left_out.skip(name, reason)
-        check_space(out, sum(entry.facts.num_bytes for entry in checked))
+        check_space(folder, sum(entry.facts.num_bytes for entry in checked))
         _write_dataset(checked, folder)
     others = f"; all {left_out.count} that are left out are named in {out / LEFT_OUT}" if left_out.count else ""
     print(f"{out}: {len(checked)} videos, {len(skipped)} skipped{others}", file=sys.stderr)
@@ -269,6 +272,9 @@ def _write_dataset(checked: Sequence[_CheckedVideo], folder: Path) -> None:
 
 
 def _check_target(out: Path, videos: Path, captions: Path | None, overwrite: bool) -> None:
+    if isinstance(out, BucketPath):
+        check_data_target(out, overwrite=overwrite)
+        return
     check_target(out, "dataset of show1_jax", is_dataset, overwrite=overwrite)
     if not out.exists():
         return

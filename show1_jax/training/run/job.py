@@ -12,9 +12,11 @@ from show1_jax.buckets.path import BucketPath
 from show1_jax.checkpoints.random import SOURCE as RANDOM
 from show1_jax.config.config_file import Config
 from show1_jax.config.training import TrainedStage
+from show1_jax.data.transfer.download import local_copy
 from show1_jax.errors import UserError
-from show1_jax.files import locked_folder, write_bytes
+from show1_jax.files import locked_folder, storage_path, write_bytes
 from show1_jax.parallel import all_devices, from_first_process
+from show1_jax.parallel.processes import wait_for_all_processes
 from show1_jax.runtime import enable_compilation_cache, exact_float32, memory_errors
 from show1_jax.sampling.job import make_random_checkpoint
 from show1_jax.training.dry_run import activation_bytes, describe_training_memory
@@ -55,6 +57,7 @@ def train(
         stack.enter_context(memory_errors("raise num_microbatches, or use more devices with train.mesh.fsdp"))
         stack.enter_context(exact_float32(plan.dtype))
         from_first_process(lambda: _lock_workdir(workdir, stack))
+        _download_data(plan)
         training = TrainingRun.open(plan, workdir)
         from_first_process(lambda: _print_plan_warnings(plan))
         from_first_process(lambda: _write_config(workdir, config))
@@ -87,6 +90,19 @@ def _lock_workdir(workdir: Path, stack: contextlib.ExitStack) -> None:
         stack.enter_context(locked_folder(workdir))
     except OSError as error:
         raise UserError(f"cannot write in {workdir} ({error.strerror}); use another --workdir") from error
+
+
+def _download_data(plan: Plan) -> None:
+    """Make this host's copies of data in buckets, and wait for the other hosts: they may take minutes longer."""
+    data, text = plan.config.train.data, plan.config.train.text
+    wanted = [(data.path, data.local_copies)] if data.name == "videos" else []
+    if plan.text is not None and text.source == "cache":
+        wanted.append((text.cache, text.local_copies))
+    in_buckets = [(path, copies) for name, copies in wanted if isinstance(path := storage_path(name), BucketPath)]
+    for path, copies in in_buckets:
+        local_copy(path, copies)
+    if in_buckets:
+        wait_for_all_processes("data")
 
 
 def _write_config(workdir: Path, config: Config) -> None:

@@ -38,6 +38,7 @@ _CHANGEABLE_SETTINGS: Final = {
     *("log_every", "evaluate_every", "save_every", "sample_every", "keep", "keep_every"),
     *("mesh.data", "mesh.fsdp", "mesh.tensor", "data.num_workers", "data.max_failed_share"),
     *("num_microbatches", "remat", "num_bands", "init", "text.cache"),
+    *("data.local_copies", "text.local_copies"),
 }
 """Settings that a resumed run may change without a warning; all others may change with one."""
 

@@ -243,31 +243,6 @@ def test_a_disk_that_fails_is_one_line_by_its_words_too(tmp_path: Path, number: 
 # Paths
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["build", "--videos", "gs://b/v", "--out", "x"],
-        ["build", "--videos", "v", "--out", "s3://b/x"],
-        ["build", "--videos", "v", "--out", "x", "--captions", "https://h/t.csv"],
-        ["export", "ucf101", "--fps", "25", "--out", "gs://b/x"],
-        ["export", "ucf101", "--fps", "25", "--out", "x", "--data_dir", "gs://b/x"],
-        *(
-            ["encode_text", "--checkpoint", "c", "--component", "text_t5", "--out", "x", f"--{flag}", "gs://b/x"]
-            for flag in ("checkpoint", "out", "data", "captions")
-        ),
-    ],
-)
-def test_buckets_are_refused_in_every_path(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    err = capsys.readouterr().err
-    assert "buckets and URLs are not supported" in err
-    assert err.count("\n") == 1
-    assert not any(tmp_path.iterdir())
-
-
 def test_a_build_leaves_nothing_in_the_temporary_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

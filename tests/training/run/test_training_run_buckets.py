@@ -1,4 +1,4 @@
-"""Training runs in buckets: killed in the middle of a save, and resumed bit for bit in two processes."""
+"""Training runs and data in buckets: killed in the middle of a save, and resumed bit for bit in two processes."""
 
 import json
 import os
@@ -18,17 +18,37 @@ from show1_jax.errors import UserError
 from show1_jax.files import storage_path
 from show1_jax.training.run.job import train
 from show1_jax.training.run.metrics import MetricsWriter, read_metrics
-from tests.helpers.buckets import BUCKET
+from tests.helpers.buckets import BUCKET, upload_folder
 from tests.helpers.gcs_server import Answer, GcsServer, Request
+from tests.helpers.media_files import write_captioned_videos
 from tests.helpers.processes import free_address
 from tests.helpers.tiny_runs import command, finish, settings, start
 
 ARGUMENTS = ["--stage=autoencoder", "--config.train.autoencoder.num_steps=3", "--config.train.save_every=1"]
 ARGUMENTS += ["--config.train.log_every=1", "--config.train.evaluate_every=0", "--config.train.mesh.data=2"]
+ARGUMENTS += ["--config.train.data.name=videos", "--config.train.data.num_validation=0"]
 
 
-def two_processes(checkpoint: Path, workdir: str, compiled: Path) -> "list[subprocess.Popen[str]]":
-    arguments = [*command(checkpoint, compiled / "x", *ARGUMENTS), f"--workdir={workdir}"]
+DATASET = f"gs://{BUCKET}/sets/videos"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of several shards on disk."""
+    from show1_jax.data.building import builder
+
+    videos = write_captioned_videos(tmp_path_factory.mktemp("videos"), 24)
+    out = tmp_path_factory.mktemp("sets") / "videos"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "SHARD_BYTES", 20_000)
+        builder.build(videos, out, min_seconds=1)
+    return out
+
+
+def two_processes(checkpoint: Path, workdir: str, folder: Path, data: str | Path) -> "list[subprocess.Popen[str]]":
+    """Start two processes, which share a folder of compiled programs and of local copies."""
+    arguments = [*command(checkpoint, folder / "x", *ARGUMENTS), f"--workdir={workdir}"]
+    arguments += [f"--config.train.data.path={data}", f"--config.train.data.local_copies={folder / 'copies'}"]
     arguments += [f"--coordinator_address={free_address()}", "--num_processes=2"]
     return [start([*arguments, f"--process_id={number}"]) for number in range(2)]
 
@@ -46,13 +66,16 @@ def arrays_of(workdir: Path) -> dict[str, np.ndarray]:
 
 
 def test_a_run_that_is_killed_while_it_saves_resumes_bit_for_bit(
-    gcs: GcsServer, tiny_checkpoint: Path, tmp_path: Path
+    gcs: GcsServer, tiny_checkpoint: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    outputs = [finish(process) for process in two_processes(tiny_checkpoint, str(tmp_path / "straight"), tmp_path)]
+    """The dataset is in the bucket as well, and not in the run that is not killed."""
+    straight_run = two_processes(tiny_checkpoint, str(tmp_path / "straight"), tmp_path, dataset)
+    outputs = [finish(process) for process in straight_run]
     assert "3 steps done" in outputs[0]
 
+    upload_folder(gcs, dataset, "sets/videos")
     workdir = f"gs://{BUCKET}/run"
-    processes = two_processes(tiny_checkpoint, workdir, tmp_path)
+    processes = two_processes(tiny_checkpoint, workdir, tmp_path, DATASET)
 
     def kill(request: Request) -> Answer | None:
         """Kill both processes when most of step 2 is written."""
@@ -73,7 +96,13 @@ def test_a_run_that_is_killed_while_it_saves_resumes_bit_for_bit(
     assert any(name.startswith("run/checkpoints/00000002/") for name in left)
     assert latest_number(workdir) == "00000001"
 
-    outputs = [finish(process) for process in two_processes(tiny_checkpoint, workdir, tmp_path)]
+    (copy,) = (tmp_path / "copies").iterdir()
+    assert {path.name for path in copy.iterdir()} - {".lock"} == {path.name for path in dataset.iterdir()}
+    num_read = {path.name: num_reads(gcs, path.name) for path in dataset.glob("*.array_record*")}
+    assert len(num_read) > 1
+    assert set(num_read.values()) == {1}  # by one of the two processes
+
+    outputs = [finish(process) for process in two_processes(tiny_checkpoint, workdir, tmp_path, DATASET)]
     assert "3 steps done: gs://" in outputs[0]
     ours, straight = arrays_of(storage_path(workdir)), arrays_of(tmp_path / "straight")
     assert ours.keys() == straight.keys()
@@ -89,6 +118,10 @@ def test_a_run_that_is_killed_while_it_saves_resumes_bit_for_bit(
     assert json.loads(gcs.objects[BUCKET]["run/config.json"][0])["train"]["save_every"] == 1
     assert sum(name.startswith("run/tensorboard/events.out.tfevents.") for name in names) == 2
     assert not Path("gs:").exists()
+
+
+def num_reads(gcs: GcsServer, name: str) -> int:
+    return sum(request.name.endswith(name) for request in gcs.requests)
 
 
 def latest_number(workdir: str) -> str:
