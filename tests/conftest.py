@@ -3,12 +3,15 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import no_type_check
 
-# Tests compile for longer than they compute, so the compiler is told not to optimise.
+# Tests compile for longer than they compute, so the compiler is told not to optimise. XLA's older emitter of fusions
+# compiles twice as fast; the option is ignored by releases of XLA that have only one.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_backend_optimization_level=0",
+        "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
         "--xla_force_host_platform_device_count=8",
     ]
 )
@@ -20,8 +23,12 @@ import pytest
 from hypothesis import settings
 from safetensors.numpy import load_file
 
+from show1_jax import files, runtime
 from show1_jax.cascade.cascade import Cascade
+from show1_jax.checkpoints import manifest
 from show1_jax.checkpoints.random import write_random_checkpoint
+from show1_jax.config import bounds
+from show1_jax.config import settings as config_settings
 from tests.helpers import tiny_config
 from tests.helpers.buckets import gcs_server, quick_retries, s3_server
 from tests.helpers.gcs_server import GcsServer
@@ -31,6 +38,19 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Hypothesis fails examples that take 0.2 s; machines differ. `python -m tests.fuzz` tries thousands of files.
 settings.register_profile("untimed", deadline=None, max_examples=50)
 settings.load_profile("untimed")
+# Millions of calls for any values of JSON files and configs: checking the types of these calls took much of the time.
+for function in (
+    files.check_json,
+    files.reject_repeated_names,
+    manifest._json_object,
+    manifest._require_valid,
+    bounds.bounds,
+    config_settings._has_type,
+    config_settings._is_required,
+    config_settings.Settings._check_bounds,
+    config_settings.Settings._require,
+):
+    no_type_check(function)
 
 GOLDEN = Path(__file__).parent / "golden"
 LONG = (
@@ -42,6 +62,12 @@ LONG = (
     "test_sharding.py",
     "test_cascade_parity.py",
     "test_demo.py",
+    "test_networks.py",
+    "test_notebook.py",
+    "test_package.py",
+    "test_page_browser.py",
+    "test_run_directory.py",
+    "test_server.py",
 )
 
 
@@ -108,6 +134,20 @@ def s3_session() -> Iterator[str]:
 def run(golden: Path, trace: dict[str, np.ndarray]) -> RecordedRun:
     """The recorded run in our layout and under our names."""
     return RecordedRun(golden, trace)
+
+
+@pytest.fixture(scope="module")
+def _compiled_as_shipped() -> Iterator[None]:
+    """Compile the networks of a file of tests as users' are, for comparisons with the original.
+
+    It takes longer to compile, and a third of the time to compute.
+    """
+    options = runtime._OPTIONS["cpu"] | {"xla_backend_optimization_level": "3", "xla_backend_extra_options": ""}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "compiler_options", lambda platform: options)
+        runtime.network_program.cache_clear()
+        yield
+    runtime.network_program.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from show1_jax.media.read import read_video
+from tests.helpers import processes
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -74,7 +75,7 @@ def run(environment: Path, tmp_path: Path) -> Run:
 
     def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "COLUMNS")}
-        variables |= {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
+        variables |= {"XLA_FLAGS": processes.environment(1)["XLA_FLAGS"], "JAX_PLATFORMS": "cpu"}
         command = [str(environment / "bin" / program), *arguments]
         return subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
 

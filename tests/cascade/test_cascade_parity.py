@@ -9,6 +9,7 @@ from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.media.frames import to_uint8
 from tests.helpers.recorded import NAMES, RecordedRun, relative_error
 
+pytestmark = pytest.mark.usefixtures("_compiled_as_shipped")
 TOLERANCE: dict[Stage, float] = dict.fromkeys(STAGES, 1e-4) | {"superres_pixel": 1e-3}
 
 

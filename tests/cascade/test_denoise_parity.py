@@ -11,7 +11,7 @@ from einops import rearrange
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.cascade.denoise import guided_output
 from show1_jax.config.sampling import STAGES, Stage
-from tests.helpers.recorded import RecordedRun, relative_error, to_ours
+from tests.helpers.recorded import SHIPPED_EMITTERS, RecordedRun, relative_error, to_ours
 
 TOLERANCE = 1e-4
 
@@ -30,7 +30,7 @@ def step_errors(cascade: Cascade, run: RecordedRun, stage: Stage) -> list[float]
     text = cascade.encode_prompts([stage], [run.settings["prompt"]])[stage]
     errors = []
     with cascade.network(stage) as network:
-        program = jax.jit(functools.partial(guided_output, network.graph))
+        program = jax.jit(functools.partial(guided_output, network.graph), compiler_options=SHIPPED_EMITTERS)
         for name in run.window_names(stage):
             condition = run.trace.get(f"condition/{name}")
             channels = None if condition is None else jnp.asarray(to_ours(condition))

@@ -1,5 +1,7 @@
 """Every network compared with one recorded call of the original, through the production converter, in float32."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,10 @@ from flax import nnx
 from show1_jax.cascade.cascade import Cascade
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.nn.vae import Autoencoder
-from tests.helpers.recorded import NAMES, RecordedRun, relative_error, to_ours
+from tests.helpers.recorded import NAMES, SHIPPED_EMITTERS, RecordedRun, relative_error, to_ours
 
 TOLERANCE = 3e-5
+compiled = functools.partial(jax.jit, compiler_options=SHIPPED_EMITTERS)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -29,7 +32,7 @@ def test_unet(cascade: Cascade, run: RecordedRun, stage: Stage) -> None:
 
     level = recorded.get("noise_level")
     with cascade.network(stage) as network:
-        output = jax.jit(lambda weights, *inputs: nnx.merge(network.graph, weights)(*inputs))(
+        output = compiled(lambda weights, *inputs: nnx.merge(network.graph, weights)(*inputs))(
             network.weights,
             jnp.asarray(batch("sample")),
             jnp.asarray(recorded["timestep"].astype(np.int32)),
@@ -44,8 +47,8 @@ def test_autoencoder(cascade: Cascade, run: RecordedRun) -> None:
     with cascade.network("vae") as network:
         autoencoder = nnx.merge(network.graph, network.weights)
         assert isinstance(autoencoder, Autoencoder)
-        mean, logvar = jax.jit(autoencoder.encode)(to_ours(trace["vae/image"]))
-        decoded = jax.jit(autoencoder.decode)(mean)
+        mean, logvar = compiled(autoencoder.encode)(to_ours(trace["vae/image"]))
+        decoded = compiled(autoencoder.decode)(mean)
     assert relative_error(mean, to_ours(trace["vae/mean"])) <= TOLERANCE
     assert relative_error(logvar, to_ours(trace["vae/logvar"])) <= TOLERANCE
     assert relative_error(decoded, to_ours(trace["vae/decoded"])) <= TOLERANCE

@@ -1,7 +1,6 @@
 """Samplers against the recorded run, against diffusers 0.19.3's own trajectories and by analytic identities."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -15,6 +14,7 @@ from safetensors.numpy import load_file
 from show1_jax.diffusion.samplers import Coefficients, Sampler, SamplerState, _multistep_weights, guide, make_sampler
 from show1_jax.diffusion.schedule import SAMPLERS, SchedulerConfig, alphas_cumprod, prediction_target
 from show1_jax.errors import UserError
+from tests.helpers.recorded import SHIPPED_EMITTERS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SETTINGS = json.loads((GOLDEN / "schedulers.json").read_text())["settings"]
@@ -32,6 +32,7 @@ STAGES = {
     "sr2": "show-1-sr2",
 }
 STEP_NOISE = {"image_sr": (4, 5, 6)}
+STEP = jax.jit(Sampler.step, static_argnums=0, compiler_options=SHIPPED_EMITTERS)
 
 
 def relative_error(value: jax.Array, reference: jax.Array) -> float:
@@ -52,7 +53,6 @@ def replay(
     samples: np.ndarray,
     outputs: np.ndarray,
     noise: dict[int, np.ndarray],
-    step: Callable[..., SamplerState] = Sampler.step,
 ) -> tuple[float, float]:
     """Return the largest error of a single step from the recorded sample, and the error of the whole trajectory.
 
@@ -63,8 +63,8 @@ def replay(
     for i in range(len(sampler.timesteps)):
         draw = as_video(noise[i]) if i in noise else jnp.zeros_like(state.sample) if sampler.takes_noise else None
         row, output = sampler.coefficients(i), as_video(outputs[i])
-        state = step(sampler, state, output, row, draw)
-        recorded = step(sampler, SamplerState(as_video(samples[i]), recorded.history), output, row, draw)
+        state = STEP(sampler, state, output, row, draw)
+        recorded = STEP(sampler, SamplerState(as_video(samples[i]), recorded.history), output, row, draw)
         worst = max(worst, relative_error(recorded.sample, as_video(samples[i + 1])))
     return worst, relative_error(state.sample, as_video(samples[-1]))
 
@@ -83,7 +83,7 @@ def test_every_recorded_solver_step(stage: str, golden: Path, trace: dict[str, n
     assert len(drawing_steps) == len(draws)
     noise = {i: trace[f"noise/{draw:03d}"] for i, draw in zip(drawing_steps, draws, strict=True)}
     samples, outputs = trace[f"steps/{stage}/sample"], trace[f"steps/{stage}/model_output"]
-    worst_step, trajectory = replay(sampler, samples, outputs, noise, jax.jit(Sampler.step, static_argnums=0))
+    worst_step, trajectory = replay(sampler, samples, outputs, noise)
     assert worst_step <= 1e-5
     assert trajectory <= 1e-5
 

@@ -29,6 +29,9 @@ _FIRST_DRAWS: dict[Stage, tuple[str, ...]] = {
     "superres_latent": ("posterior", "initial"),
 }
 
+SHIPPED_EMITTERS = {"xla_backend_extra_options": ""}
+"""Compiler options without conftest's choice of an older emitter, for comparisons with the original."""
+
 
 def to_ours(array: np.ndarray) -> np.ndarray:
     """Convert (batch, channel, time, height, width), or (time, channel, height, width), to this package's layout."""

@@ -36,7 +36,7 @@ from show1_jax.training.step import Metrics
 from tests.helpers import tiny_config
 from tests.helpers.tiny_runs import advance, apart, command, finish, run_of, settings, start
 
-SAVED, STEPS, LEARNED = 2, 4, 50
+SAVED, STEPS, LEARNED = 2, 4, 24
 FALLS_BELOW = 0.5
 """Share of the first loss that the mean of the last losses must be below, over a handful of clips."""
 
