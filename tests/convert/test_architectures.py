@@ -302,10 +302,10 @@ def test_fields_of_later_releases_with_an_effect_are_refused(
 )
 def test_numbers_that_no_network_has_are_refused_at_once(base: dict[str, Any], field: str, value: Any) -> None:
     read: Any = vae_config if base is VAE else unet_config
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UserError) as refusal:
         read(base | {field: value})
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
     assert len(str(refusal.value)) < 1000
     assert "\n" not in str(refusal.value)
 

@@ -316,10 +316,10 @@ def doubling_tuples(times: int) -> bytes:
 )
 def test_pickles_that_grow_are_refused_in_a_short_line(tmp_path: Path, by_hand: SimpleNamespace, bomb: bytes) -> None:
     by_hand.torch_zip(tmp_path / "a.bin", bomb, {})
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UserError) as refusal:
         read_torch_file(tmp_path / "a.bin")
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert len(str(refusal.value)) < 1000
 
 

@@ -128,10 +128,10 @@ def test_pickles_that_grow_are_refused_in_a_short_line(
     by_hand.torch_legacy(path, bomb if place == "state" else b"}", {})
     if place == "keys":
         path.write_bytes(path.read_bytes().replace(b"](e", bomb))
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UserError) as refusal:
         read_torch_file(path)
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
     assert len(str(refusal.value)) < 1000
 
 

@@ -266,10 +266,10 @@ def test_later_settings_of_dpm_solver_do_not_affect_other_samplers(name: str) ->
 )
 @pytest.mark.parametrize("class_name", SAMPLERS.values())
 def test_numbers_out_of_range_are_refused_at_once(class_name: str, field: str, value: object) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UserError, match=rf"scheduler setting {field} = .* is not supported: ") as refusal:
         scheduler(class_name, **{field: value})
-    assert time.monotonic() - start < 5  # shapes and types are checked, too
+    assert time.process_time() - start < 5  # shapes and types are checked, too
     assert len(str(refusal.value)) < 500
 
 

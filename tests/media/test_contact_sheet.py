@@ -58,9 +58,9 @@ def test_titles_are_wrapped_and_lose_only_characters_that_the_font_lacks() -> No
 
 @pytest.mark.parametrize("title", ["word " * 40_000, "x" * 200_000, "\u6cb9" * 200_000, "a" + "\u0301" * 200_000])
 def test_a_long_title_is_cut(tmp_path: Path, title: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     contact_sheet(tmp_path / "sheet.png", {"keyframes": moving_square(1, 8, 16)}, title)
-    assert time.monotonic() - start < 2  # it would take a hundred times as long if it were not cut
+    assert time.process_time() - start < 2  # it would take a hundred times as long if it were not cut
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height < 1000
 
