@@ -14,15 +14,15 @@ keyframes stay plain: with more contrast in its condition (`max_contrast`), supe
 in the style. Every clip shows a picture at another place and size (`jitter`), and moving (`pan`, `zoom`): otherwise the
 networks learn the pictures by heart, and to copy the first frame of a window.
 
-Hardware: two CPU cores; 9 minutes of a core for both stages. Result: videos of 64x40 with outlines, 94 % of 48 in the
-style, 75 % with the right shape (docs/customise.md).
+Hardware: two CPU cores; 15 minutes of a core for both stages. Result: videos of 64x40 with outlines, 94 % of 48 in the
+style, 79 % with the right shape (docs/customise.md).
 """
 
 from show1_jax.config.config_dict import ConfigDict
 
 from . import demo
 
-NUM_STEPS = {"first_frame": 500, "superres_pixel": 640}
+NUM_STEPS = {"first_frame": 1500, "superres_pixel": 640}
 MAX_CONTRAST = 2.5  # an outline covers 0.6 of a thing, stripes and a checkerboard half of it
 LORA = {"rank": 8, "alpha": 16.0, "layers": "spatial"}
 OPTIMIZER = {"learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 10, "ema_decay": 0.95}
