@@ -153,7 +153,7 @@ def _make_repository(api: HfApi, manifest: Manifest, upload: Upload) -> list[str
 
 
 def _check_licences(manifest: Manifest, upload: Upload, *, is_private: bool) -> None:
-    """Refuse to publish weights without a licence, or under one that restricts this and that the user did not accept."""
+    """Refuse to publish weights without a licence, or under one that restricts this without the user's consent."""
     if is_private:
         return
     found: dict[tuple[str, str], list[str]] = {}
