@@ -49,10 +49,8 @@ def test_a_picture_is_shown_as_the_video_begins(tmp_path: Path, uploads: Uploads
 
     source = tmp_path / "photo.JPG"
     photo = Image.new("RGB", (90, 50), (0, 0, 200))
-    photo.paste((200, 0, 0), (4, 0, 86, 50))
-    photo.save(
-        source, quality=100, subsampling=0
-    )  # its blue edges are cut, since keyframes are 1.6 times as wide as high
+    photo.paste((200, 0, 0), (4, 0, 86, 50))  # its blue edges are cut: keyframes are 1.6 times as wide as high
+    photo.save(source, quality=100, subsampling=0)
     upload = uploads.add(source)
     assert upload.is_picture
     assert not uploads.add(video(tmp_path / "gradio")).is_picture
