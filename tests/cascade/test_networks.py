@@ -313,7 +313,7 @@ def test_on_gpus_weights_are_loaded_after_the_first_step_of_the_last_batch(
 def test_no_transfer_of_weights_is_left_when_a_network_is_used(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """Transfers run in threads of JAX, and could overlap with the first call of a program of other weights."""
     waited: list[Any] = []
-    monkeypatch.setattr(jax, "block_until_ready", lambda arrays: waited.append(arrays) or arrays)
+    monkeypatch.setattr(jax, "block_until_ready", waited.append)
     with load().cascade().network("vae") as network:
         assert network.weights is waited[-1]
 
