@@ -74,8 +74,8 @@ def push(checkpoint: Path, upload: Upload) -> str:
         The commit.
 
     Raises:
-        UserError: the target is not valid; the checkpoint is damaged; weights without a recorded licence, or under one
-            that restricts them, would be public without `accepts_licences`; there is no token, or it is refused; the
+        UserError: the target is not valid; the checkpoint is damaged; weights without a recorded licence, or without
+            `accepts_licences` under one that restricts them, would be public; there is no token, or it is refused; the
             hub cannot be reached. Nothing is then visible in the repository.
     """
     if not is_hub_id(upload.repository) or "@" in upload.repository:
@@ -153,8 +153,8 @@ def _make_repository(api: HfApi, manifest: Manifest, upload: Upload) -> list[str
 
 
 def _check_licences(manifest: Manifest, upload: Upload, *, is_private: bool) -> None:
-    """Refuse to publish weights without a licence or under one that restricts this, unless the user has accepted it."""
-    if is_private or upload.accepts_licences:
+    """Refuse to publish weights without a licence, or under one that restricts this without the user's consent."""
+    if is_private:
         return
     found: dict[tuple[str, str], list[str]] = {}
     without = []
@@ -162,7 +162,7 @@ def _check_licences(manifest: Manifest, upload: Upload, *, is_private: bool) -> 
         licence = licence_of(component.provenance)
         if not licence.text:
             without.append(name)
-        elif licence.restriction:
+        elif licence.restriction and not upload.accepts_licences:
             found.setdefault((licence.text, licence.restriction), []).append(name)
     if found:
         listed = "; ".join(f"{', '.join(names)}: {text} ({reason})" for (text, reason), names in found.items())

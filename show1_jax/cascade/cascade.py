@@ -405,7 +405,8 @@ class Cascade:
                     networks.prefetch(spec, following, batch_size)
 
             def on_own_step(number: int, done: int, total: int) -> None:
-                load_following()
+                if number == len(jobs) - 1:  # a smaller batch may compile an inversion again
+                    load_following()
                 on_step(number, stage, done, total)
 
             if not networks.loads_after_first_step(spec):

@@ -7,7 +7,9 @@ for one thread, such as `jax.debug_nans`, have no effect on the threads in the b
 
 On GPUs, no weights are loaded while a program runs for the first time. cuDNN then prepares its attention by capturing
 the stream that the program runs on; a transfer that another thread orders against this stream makes the capture fail
-("capturing stream has unjoined work", jax 0.11), and the process cannot use the device any more.
+("capturing stream has unjoined work", jax 0.11), and the process cannot use the device any more. `_FirstCallAlone` and
+the loading thread therefore share a lock. Of the programs that are compiled at their first call, and do not take the
+lock, only that of an inversion has such attention. It is the first one of its stage, before `prefetch` is called.
 """
 
 import os
@@ -127,7 +129,7 @@ class Networks:
             self._loading[component] = self._loader.submit(self._load_after, compiled, spec, component)
 
     def loads_after_first_step(self, spec: CascadeSpec) -> bool:
-        """Return whether `prefetch` should be called after the first step of a stage, which would wait for it."""
+        """Return whether `prefetch` should wait for the first step of a stage, which would otherwise wait for it."""
         return platform_of(spec.mesh) == "gpu"
 
     @contextmanager
@@ -223,19 +225,23 @@ class Networks:
     def _load_after(self, compiled: Future[CompiledStage], spec: CascadeSpec, component: str) -> LoadedNetwork:
         formats = compiled.result().formats if component in STAGES else None
         with self._transfers:
-            network = self.load(component, spec.mesh, spec.dtype, formats=formats)
-            jax.block_until_ready(network.weights)
-        return network
+            return self._load(spec, component, formats)
 
     def _load_now(self, spec: CascadeSpec, component: str) -> LoadedNetwork:
         """Load a network in the layouts of its programs, if they are compiled."""
         compiled = self._first_compiled.get(component)
         formats = None if compiled is None or _has_failed(compiled) else compiled.result().formats
-        return self.load(component, spec.mesh, spec.dtype, formats=formats)
+        return self._load(spec, component, formats)
+
+    def _load(self, spec: CascadeSpec, component: str, formats: Any) -> LoadedNetwork:
+        """Load a network, and wait until its weights are on the devices."""
+        network = self.load(component, spec.mesh, spec.dtype, formats=formats)
+        jax.block_until_ready(network.weights)
+        return network
 
 
 class _FirstCallAlone:
-    """A compiled program whose first call does not overlap with transfers by other threads; see above."""
+    """A compiled program that runs alone at its first call: no weights are loaded meanwhile; see the module."""
 
     def __init__(self, program: Any, transfers: AbstractContextManager[Any]):
         self._program, self._transfers = program, transfers

@@ -238,6 +238,11 @@ def image_stages() -> list[Stage]:
     return [stage for stage, spec in STAGE_TABLE.items() if spec.is_image or not spec.inputs]
 
 
+def uses_image(stages: Collection[Stage]) -> bool:
+    """Return whether one of these stages uses a picture that the video begins with."""
+    return not set(stages).isdisjoint(image_stages())
+
+
 def check_image_stages(stages: Sequence[Stage], *, has_edit: bool) -> None:
     """Refuse a choice of stages in which no stage uses a picture that the video begins with.
 
@@ -248,9 +253,9 @@ def check_image_stages(stages: Sequence[Stage], *, has_edit: bool) -> None:
     Raises:
         UserError: no stage uses it, or the video starts from another one.
     """
-    using = image_stages()
-    if not set(using) & set(stages):
-        raise UserError(f"an image to begin with is used by {' and '.join(using)}; run one of them, or give no image")
+    if not uses_image(stages):
+        using = " and ".join(image_stages())
+        raise UserError(f"an image to begin with is used by {using}; run one of them, or give no image")
     if has_edit:
         raise UserError("give an image to begin with, or a video that a stage starts from, not both")
 

@@ -19,7 +19,7 @@ from show1_jax.cascade.batches import VideoBatch
 from show1_jax.cascade.cascade import Cascade, HostVideo
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.spec import CascadeSpec
-from show1_jax.cascade.stages import STAGE_TABLE, components, text_encoders
+from show1_jax.cascade.stages import STAGE_TABLE, components, stages_from, text_encoders, uses_image
 from show1_jax.checkpoints.adapter_set import Adapter, open_adapters, split_adapters
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, hub_commits, is_checkpoint_or_run, split_names
 from show1_jax.checkpoints.manifest import Manifest
@@ -313,8 +313,12 @@ def _conflict_line(job: VideoJob, request: Request) -> str:
     missing = next((stage for stage in STAGES if not job.directory.has(stage)), None)
     resume = ""
     if missing not in (STAGES[0], None):
-        flags = f"--from_stage {missing}" + (" and without --video" if request.video is not None else "")
-        flags = f"the same --image and {flags}" if request.image is not None else flags
+        flags = f"--from_stage {missing}"
+        if request.video is not None:
+            flags += " and without --video"
+        elif request.image is not None:
+            needs_image = uses_image(stages_from(missing))
+            flags = f"the same --image and {flags}" if needs_image else f"{flags} and without --image"
         resume = f"finish it with {flags}, or "
     return f"{path}: there is an unfinished video; {resume}replace it with --overwrite"
 

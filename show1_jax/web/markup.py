@@ -107,6 +107,7 @@ def _bar(view: JobView) -> str:
     percent, reached, parts = round(100 * view.share), view.share, []
     groups = view.groups or (1,)
     for stage, share in [(stage, share * size / sum(groups)) for size in groups for stage, share in view.stages]:
+        # a stage that takes no time is filled when the bar reaches it, up to rounding
         filled = min(max(reached / share, 0.0), 1.0) if share > 0 else float(reached > -1e-9)
         reached -= share
         parts.append(

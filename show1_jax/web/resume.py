@@ -4,7 +4,7 @@ import dataclasses
 import re
 from typing import Final
 
-from show1_jax.cascade.stages import image_stages
+from show1_jax.cascade.stages import image_stages, uses_image
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.errors import UserError
 from show1_jax.files import user_path
@@ -45,7 +45,7 @@ def continued(task: Task | None) -> Task:
         resume=True,
         video=None,
         edit=None,
-        image=task.request.image if set(image_stages()) & set(stages) else None,
+        image=task.request.image if uses_image(stages) else None,
         # a killed process may leave files of a stage without its result, which are no video of anyone
         overwrite=not any(directory.has(later) for directory in unfinished.values() for later in stages),
     )

@@ -103,13 +103,11 @@ class Uploads:
 
     def _preview(self, path: Path) -> bytes:
         if path.stat().st_size > self._limits.upload_bytes:
-            raise UserError(
-                f"{path} is larger than {self._limits.upload_bytes >> 20} MB; cut the video or make it smaller"
-            )
+            raise UserError(f"{path} is larger than {self._limits.upload_bytes >> 20} MB; make it shorter or smaller")
         if path.suffix.lower() not in UPLOAD_SUFFIXES:
             raise UserError(f"cannot read {path}: give one of {' '.join(UPLOAD_SUFFIXES)}")
-        width = round(_PREVIEW_HEIGHT * self._config.superres_latent.width / self._config.superres_latent.height)
-        size = _PREVIEW_HEIGHT, width
+        height, width = self._config.keyframes.size  # all stages of pixels have its shape, and all files are cut to it
+        size = _PREVIEW_HEIGHT, round(_PREVIEW_HEIGHT * width / height)
         frames = read_picture(path, size)[None] if _is_picture(path) else read_video(path, size, PREVIEW_FRAMES)[0]
         return _strip(to_uint8(frames))
 

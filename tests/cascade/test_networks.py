@@ -295,6 +295,29 @@ def test_on_gpus_no_weights_are_loaded_while_a_program_runs_for_the_first_time(
     assert np.isfinite(found["interpolation"]).all()
 
 
+def test_on_gpus_weights_are_loaded_after_the_first_step_of_the_last_batch(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program of an inversion is compiled at its first call, for each size of a batch."""
+    events: list[str] = []
+    monkeypatch.setattr(networks, "platform_of", lambda mesh: "gpu")
+    monkeypatch.setattr(networks.Networks, "prefetch", lambda self, spec, stage, *_, **__: events.append(stage))
+    load().cascade().sample_batches(
+        [VideoBatch(PROMPTS[:1]), VideoBatch(PROMPTS[1:2])],
+        stages=["keyframes", "interpolation"],
+        on_step=lambda number, stage, done, total: events.append(f"batch {number}"),
+    )
+    assert events == ["keyframes", "batch 0", "interpolation", "batch 1", "batch 0", "batch 1"]
+
+
+def test_no_transfer_of_weights_is_left_when_a_network_is_used(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transfers run in threads of JAX, and could overlap with the first call of a program of other weights."""
+    waited: list[Any] = []
+    monkeypatch.setattr(jax, "block_until_ready", waited.append)
+    with load().cascade().network("vae") as network:
+        assert network.weights is waited[-1]
+
+
 def compile_for_transposed_weights(
     spec: CascadeSpec, stage: Stage, batch_size: int, formats: Any
 ) -> memory.CompiledStage:

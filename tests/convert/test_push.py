@@ -164,6 +164,7 @@ def test_weights_without_a_licence_are_not_published_by_accident(
     adapter = write_adapter(tmp_path / "adapter", tiny_checkpoint, pairs())
     line = refused(adapter, Upload("me/style"))
     assert "me/style would be public, with weights whose licence is not recorded: keyframes; state it" in line
+    assert "whose licence is not recorded" in refused(adapter, Upload("me/style", accepts_licences=True))
     assert "the licence My own is no name of one" in refused(adapter, Upload("me/style", licence="My own"))
     assert not hub.repositories
     push(adapter, Upload("me/private", is_private=True))

@@ -164,6 +164,9 @@ def test_videos_begin_with_a_picture(sampler: Sampler, picture: Path, monkeypatc
     for name in ("contact_sheet.png", *(f"3_first_frame{end}" for end in (".mp4", ".gif", ".safetensors"))):
         (sampler.run.path / name).unlink()
     assert "finish it with the same --image and --from_stage interpolation" in sampler.refusal(stages, one_pass, begins)
+    for stage in ("interpolation", "first_frame"):
+        sampler.run.stage_file(stage).touch()
+    assert "finish it with --from_stage superres_pixel and without --image, or" in sampler.refusal(one_pass, begins)
     (sampler.run.path / "run.json").write_text("{")
     assert sampler.run.start_of(("keyframes",)) == {}
 

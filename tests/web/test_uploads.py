@@ -36,7 +36,7 @@ def test_a_video_is_moved_and_shown_in_the_shape_of_the_cascade(tmp_path: Path, 
     from PIL import Image
 
     picture = np.asarray(Image.open(BytesIO(upload.preview)))
-    assert picture.shape == (120, 8 * 216, 3)
+    assert picture.shape == (120, 8 * 192, 3)
     assert picture[:, :100].mean() < picture[:, -100:].mean()
     assert base64.b64decode(upload.preview_address.partition(",")[2]) == upload.preview
     assert oct(upload.path.parent.stat().st_mode)[-3:] == "700"
@@ -48,13 +48,15 @@ def test_a_picture_is_shown_as_the_video_begins(tmp_path: Path, uploads: Uploads
     from PIL import Image
 
     source = tmp_path / "photo.JPG"
-    Image.new("RGB", (90, 50), (200, 0, 0)).save(source)
+    photo = Image.new("RGB", (90, 50), (0, 0, 200))
+    photo.paste((200, 0, 0), (4, 0, 86, 50))  # its blue edges are cut: keyframes are 1.6 times as wide as high
+    photo.save(source, quality=100, subsampling=0)
     upload = uploads.add(source)
     assert upload.is_picture
     assert not uploads.add(video(tmp_path / "gradio")).is_picture
     picture = np.asarray(Image.open(BytesIO(upload.preview)))
-    assert picture.shape == (120, 216, 3)
-    assert abs(picture.mean((0, 1)) - (200, 0, 0)).max() < 9
+    assert picture.shape == (120, 192, 3)
+    assert abs(picture.mean(0) - (200, 0, 0)).max() < 20
 
 
 @pytest.mark.parametrize(
