@@ -56,12 +56,15 @@ def to_bytes(files: FileTable) -> bytes:
     return (json.dumps({"format": _FORMAT, "files": table}, indent=1) + "\n").encode()
 
 
-def read_record(folder: Path, name: str = RECORD) -> tuple[bytes, FileTable]:
+def read_record(
+    folder: Path, name: str = RECORD, remedy: str = f"upload the folder again with `{UPLOAD}`"
+) -> tuple[bytes, FileTable]:
     """Read the `files.json` of a folder, which may be in a bucket.
 
     Args:
         folder: the folder.
         name: name of the file, if it has another one.
+        remedy: advice if it is damaged, as the end of the line.
 
     Returns:
         Its content, and the files.
@@ -78,7 +81,7 @@ def read_record(folder: Path, name: str = RECORD) -> tuple[bytes, FileTable]:
             f"with `{UPLOAD}`"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / name}: damaged ({error}); upload the folder again with `{UPLOAD}`") from None
+        raise UserError(f"{folder / name}: damaged ({error}); {remedy}") from None
 
 
 def _parse(content: bytes) -> FileTable:

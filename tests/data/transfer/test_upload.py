@@ -96,6 +96,41 @@ def test_objects_of_others_are_not_touched(gcs: GcsServer, out: BucketPath, sour
         check_data_target(bucket)
 
 
+def test_a_damaged_list_of_files_is_one_line_that_says_what_helps(
+    gcs: GcsServer, out: BucketPath, source: Path
+) -> None:
+    """Its files are not known, so that nothing is removed."""
+    upload(source, out)
+    gcs.write(BUCKET, f"videos/{RECORD}", b"{")
+    before = names(gcs)
+    with pytest.raises(UserError, match="choose another place, or delete this folder first") as raised:
+        upload(source, out, overwrite=True)
+    assert "\n" not in str(raised.value)
+    assert names(gcs) == before
+
+
+def test_files_that_another_tool_has_not_copied_to_the_end_are_replaced_when_asked(
+    gcs: GcsServer, out: BucketPath, source: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        gcs.write(BUCKET, f"videos/{name}", b"cut")
+    with pytest.raises(UserError, match="exists; choose another place, or replace it with --overwrite"):
+        upload(source, out)
+    upload(source, out, overwrite=True)
+    assert (local_copy(out, tmp_path / "copies") / "a").read_bytes() == b"a" * 10
+
+
+def test_a_folder_from_before_the_list_of_files_gets_one(
+    gcs: GcsServer, out: BucketPath, source: Path, tmp_path: Path
+) -> None:
+    (source / RECORD).unlink()
+    with pytest.raises(UserError, match="no dataset and no cache of text states"):
+        upload(source, out)
+    (source / "cache.json").write_bytes(b"{}")
+    upload(source, out)
+    assert (local_copy(out, tmp_path / "copies") / "cache.json").read_bytes() == b"{}"
+
+
 def test_changed_and_large_files_are_refused(
     gcs: GcsServer, out: BucketPath, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
