@@ -24,7 +24,7 @@ from show1_jax.data.transfer.record import (
     write_record,
 )
 from show1_jax.errors import UserError, shown_name
-from show1_jax.files import disk_error, locked_folder, new_folder
+from show1_jax.files import check_space, disk_error, locked_folder, new_folder
 from show1_jax.progress import Bar
 
 MAX_OBJECT_BYTES: Final = 5_000_000_000
@@ -68,6 +68,24 @@ def new_data_folder(out: Path) -> Iterator[Path]:
                 raise UserError(f"{scratch}: {line}, nothing was kept; set TMPDIR to a larger disk") from error
             raise
         _upload(folder, out)
+
+
+def check_data_space(out: Path, folder: Path, needed: int, advice: str = "") -> None:
+    """Refuse a disk that is too small for the local folder of a new folder.
+
+    Args:
+        out: path of the new folder.
+        folder: its local folder, see `new_data_folder`.
+        needed: bytes that will be written.
+        advice: what else helps, for the end of the line.
+
+    Raises:
+        UserError: the disk is too small.
+    """
+    if isinstance(out, BucketPath):
+        check_space(folder, needed, f"set TMPDIR to a larger disk{advice}")
+    else:
+        check_space(out, needed, f"choose another place with --out{advice}")
 
 
 def check_data_target(out: BucketPath, *, overwrite: bool = False, new: Collection[str] = ()) -> None:
