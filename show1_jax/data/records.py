@@ -52,12 +52,13 @@ class RecordFile:
 class Records:
     """The concatenated records of several files; safe in threads, and in processes that it is sent to."""
 
-    def __init__(self, files: Sequence[RecordFile], max_bytes: int):
+    def __init__(self, files: Sequence[RecordFile], max_bytes: int, *, together: bool = False):
         """Store the paths; the files are opened when they are first read.
 
         Args:
             files: the files that contain the records.
             max_bytes: maximum size of a record; one that declares more is not read.
+            together: compare `MAX_CHECKED` with the records of all files, and not with those of each file.
 
         Raises:
             UserError: there are more files than this process may open.
@@ -67,6 +68,7 @@ class Records:
         _allow_open_files(len(files))
         self._files = tuple(files)
         self._max_bytes = max_bytes
+        self._total = sum(file.take for file in files) if together else 0
         self._too_large: dict[RecordFile, set[int]] = {}
         self._source = ArrayRecordDataSource(self._files)
 
@@ -114,7 +116,8 @@ class Records:
 
     def _too_large_in(self, file: RecordFile) -> set[int]:
         if file not in self._too_large:
-            self._too_large[file] = too_large(file, self._max_bytes) if file.take <= MAX_CHECKED else set()
+            is_small = max(file.take, self._total) <= MAX_CHECKED
+            self._too_large[file] = too_large(file, self._max_bytes) if is_small else set()
         return self._too_large[file]
 
 

@@ -181,7 +181,7 @@ class TextCache:
     @functools.cached_property
     def _states(self) -> Records:
         files = [RecordFile(str(file_inside(self.folder, name)), count) for name, count in self.record.files()]
-        return Records(files, self.record.caption_bytes)
+        return Records(files, self.record.caption_bytes, together=True)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the open files: each process opens its own."""

@@ -25,7 +25,7 @@ from show1_jax.data.transfer.record import (
 )
 from show1_jax.errors import UserError, shown_name
 from show1_jax.files import check_space, disk_error, locked_folder, new_folder
-from show1_jax.progress import Bar
+from show1_jax.progress import Bar, say
 
 MAX_OBJECT_BYTES: Final = 5_000_000_000
 """Limit of S3 for an object that is written by one request."""
@@ -127,9 +127,11 @@ def upload(folder: Path, out: Path, *, overwrite: bool = False) -> None:
             f"{folder}: no dataset and no cache of text states with its {RECORD}; make one with `build` or "
             "`encode_text`"
         )
-    check_data_target(out, overwrite=overwrite, new=read_record(folder, remedy=_REMAKE)[1])
+    files = read_record(folder, remedy=_REMAKE)[1]
+    check_data_target(out, overwrite=overwrite, new=files)
     with locked_folder(out):
         _upload(folder, out)
+    say(f"{out}: {len(files)} files of {sum(file.size for file in files.values()):,} bytes are uploaded")
 
 
 def _upload(folder: Path, out: BucketPath) -> None:

@@ -37,7 +37,9 @@ def names(gcs: GcsServer) -> list[str]:
     return [name.removeprefix("videos/") for name in gcs.names(BUCKET)]
 
 
-def test_the_list_of_files_is_written_last(gcs: GcsServer, out: BucketPath, source: Path) -> None:
+def test_the_list_of_files_is_written_last(
+    gcs: GcsServer, out: BucketPath, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     gcs.requests.clear()
     upload(source, out)
     written = [request.name.rpartition("/")[2] for request in gcs.requests if request.method == "POST"]
@@ -46,6 +48,7 @@ def test_the_list_of_files_is_written_last(gcs: GcsServer, out: BucketPath, sour
     assert sorted(written[1:4]) == ["a", "b", "c"]
     assert written[4:] == [RECORD]
     assert names(gcs) == ["a", "b", "c", RECORD]
+    assert f"{out}: 3 files of 30 bytes are uploaded\n" in capsys.readouterr().err
 
 
 def test_what_exists_is_replaced_only_when_asked(gcs: GcsServer, out: BucketPath, source: Path, tmp_path: Path) -> None:
