@@ -33,8 +33,7 @@ FILES, BUCKETS = "on a file system", "may be in a bucket"
 
 
 def score_videos(arguments: list[str]) -> None:
-    parsed = evaluation._make_parser().parse_args(arguments)
-    score(evaluation._with_local_datasets(evaluation._request(parsed), parsed.local_copies))
+    score(evaluation._request(evaluation._make_parser().parse_args(arguments)))
 
 
 def run_protocol(arguments: list[str]) -> None:

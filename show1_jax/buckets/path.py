@@ -91,9 +91,12 @@ class BucketPath(PosixPath):
         return False
 
     def names(self) -> list[str]:
-        """Return the relative paths of all objects below this folder, sorted."""
+        """Return the relative paths of all objects below this folder, sorted.
+
+        Empty objects named "a/", with which consoles and mounts stand for folders, are left out.
+        """
         prefix = f"{self.key}/" if self.key else ""
-        return [name.removeprefix(prefix) for name in self.bucket.names(prefix)]
+        return [name.removeprefix(prefix) for name in self.bucket.names(prefix) if not name.endswith("/")]
 
     def iterdir(self) -> "Iterator[BucketPath]":  # type: ignore[override]
         """Yield the objects and folders in this folder; none if it does not exist."""

@@ -6,6 +6,7 @@ chunk headers contain the decompressed sizes, which are checked before a file is
 
 import contextlib
 import os
+import resource
 import stat
 import struct
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from show1_jax.files import open_regular
 MAX_CHECKED: Final = 100_000
 """Maximum number of records of a file whose headers are all read first, which takes about 0.4 s; files with more are
 not small downloads."""
+_OTHER_FILES: Final = 256
+"""Files that a process opens beside those of records."""
 _BLOCK: Final = 1 << 16
 _BLOCK_HEADER: Final = 24
 _CHUNK_HEADER: Final = struct.Struct("<5Q")
@@ -49,17 +52,23 @@ class RecordFile:
 class Records:
     """The concatenated records of several files; safe in threads, and in processes that it is sent to."""
 
-    def __init__(self, files: Sequence[RecordFile], max_bytes: int):
+    def __init__(self, files: Sequence[RecordFile], max_bytes: int, *, together: bool = False):
         """Store the paths; the files are opened when they are first read.
 
         Args:
             files: the files that contain the records.
             max_bytes: maximum size of a record; one that declares more is not read.
+            together: compare `MAX_CHECKED` with the records of all files, and not with those of each file.
+
+        Raises:
+            UserError: there are more files than this process may open.
         """
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+        _allow_open_files(len(files))
         self._files = tuple(files)
         self._max_bytes = max_bytes
+        self._total = sum(file.take for file in files) if together else 0
         self._too_large: dict[RecordFile, set[int]] = {}
         self._source = ArrayRecordDataSource(self._files)
 
@@ -107,8 +116,26 @@ class Records:
 
     def _too_large_in(self, file: RecordFile) -> set[int]:
         if file not in self._too_large:
-            self._too_large[file] = too_large(file, self._max_bytes) if file.take <= MAX_CHECKED else set()
+            is_small = max(file.take, self._total) <= MAX_CHECKED
+            self._too_large[file] = too_large(file, self._max_bytes) if is_small else set()
         return self._too_large[file]
+
+
+def _allow_open_files(count: int) -> None:
+    """Let this process, and workers that it starts later, open more files: ArrayRecord keeps each file open.
+
+    The usual limit is 1024, and a dataset of 260 GB has as many files.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    if hard != resource.RLIM_INFINITY:
+        if count + _OTHER_FILES > hard:
+            raise UserError(
+                f"the data are in {count:,} files, and a process may open {hard:,}; raise the limit (`ulimit -Hn`)"
+            )
+        count = min(count, hard - soft)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft + count, hard))
 
 
 def check_path(folder: Path) -> None:

@@ -34,9 +34,9 @@ from show1_jax.config.training import LOCAL_COPIES
 from show1_jax.data.names import MAX_CAPTION, short_line
 from show1_jax.data.records import RecordFile, Records, check_path, file_inside
 from show1_jax.data.transfer.download import local_copy
-from show1_jax.data.transfer.upload import check_data_target, new_data_folder
+from show1_jax.data.transfer.upload import check_data_space, check_data_target, new_data_folder
 from show1_jax.errors import UserError
-from show1_jax.files import check_space, check_target, local_folder, open_regular, read_json, storage_path
+from show1_jax.files import check_target, local_folder, open_regular, read_json, storage_path
 from show1_jax.parallel import MeshConfig, gather, make_mesh, platform_of, put_batch
 from show1_jax.progress import Bar, track
 from show1_jax.runtime import compute_dtype
@@ -181,7 +181,7 @@ class TextCache:
     @functools.cached_property
     def _states(self) -> Records:
         files = [RecordFile(str(file_inside(self.folder, name)), count) for name, count in self.record.files()]
-        return Records(files, self.record.caption_bytes)
+        return Records(files, self.record.caption_bytes, together=True)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the open files: each process opens its own."""
@@ -376,8 +376,8 @@ def _check_room(out: Path, folder: Path, record: CacheRecord, num_states: int) -
     needed = num_states * record.width * _STATE_BYTES
     caption = needed / record.num_captions
     print(f"{out}: {record.num_captions} captions of {caption / 1e6:.3g} MB take {needed / 1e9:.3g} GB", flush=True)
-    less = "choose another place with --out, or store less with --text_padding=zeros"
-    check_space(folder, needed, f"{less} (the networks must then be trained and sampled with it)")
+    less = "or store less with --text_padding=zeros (the networks must then be trained and sampled with it)"
+    check_data_space(out, folder, needed, f", {less}")
 
 
 def _read_cache_record(folder: Path) -> CacheRecord:

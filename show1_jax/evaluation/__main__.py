@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from show1_jax import cli
-from show1_jax.buckets.path import BucketPath
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES
@@ -143,7 +142,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
         initialize_distributed(*processes)
     enable_compilation_cache(Config.compilation_cache)
     from_first_process(lambda: check_writable(parsed.out))
-    result = score(_with_local_datasets(request, parsed.local_copies))
+    result = score(request)
     if is_first_process():
         path = result.write(parsed.out)
         lost = [(name, *one) for name, of_set in result.sets.items() for one in of_set.unreadable.items()]
@@ -157,27 +156,6 @@ def _evaluate(arguments: Sequence[str]) -> None:
             say(f"warning: {len(lost) - _MAX_NAMED} more videos are not scored; {path} names them")
         say(f"all settings: {path}")
         print(result.line())
-
-
-def _with_local_datasets(request: "ScoringRequest", copies: Path) -> "ScoringRequest":
-    """Return a request with local copies of its datasets in buckets, when all processes have theirs."""
-    from show1_jax.data.transfer.download import local_copy
-    from show1_jax.data.transfer.record import RECORD
-    from show1_jax.parallel.processes import wait_for_all_processes
-
-    folders: dict[str, Path] = {"videos": request.videos}
-    if request.reference is not None:
-        folders["reference"] = request.reference
-    for name, folder in folders.items():
-        if isinstance(folder, BucketPath) and not (folder / RECORD).is_file():
-            raise UserError(
-                f"{folder} is no dataset of `python -m show1_jax.data`; copy other videos to this machine first "
-                f"(`gcloud storage cp -r`, `aws s3 sync`), and give the copy as --{name}"
-            )
-    local = {name: local_copy(folder, copies) for name, folder in folders.items()}
-    if local != folders:
-        wait_for_all_processes("data")
-    return dataclasses.replace(request, videos=local["videos"], reference=local.get("reference"))
 
 
 def _request(parsed: argparse.Namespace) -> "ScoringRequest":
@@ -216,6 +194,7 @@ def _request(parsed: argparse.Namespace) -> "ScoringRequest":
         any_frame_rate=getattr(parsed, "any_frame_rate", False),
         options={name: getattr(parsed, name) for name in FEATURE_NETWORKS[metric.facts.network].options},
         extraction=ExtractionOptions(parsed.batch_size, parsed.num_workers, parsed.max_unreadable),
+        local_copies=parsed.local_copies,
     )
     check_request(request)
     return request

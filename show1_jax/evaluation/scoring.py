@@ -5,8 +5,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from show1_jax.buckets.path import BucketPath
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.config.sampling import Stage
+from show1_jax.config.training import LOCAL_COPIES
+from show1_jax.data.transfer.download import local_copy
+from show1_jax.data.transfer.record import RECORD
 from show1_jax.errors import UserError
 from show1_jax.evaluation.extraction import ExtractionOptions, Extractor, check_unreadable, extract
 from show1_jax.evaluation.feature_files import FeatureFiles
@@ -17,6 +21,7 @@ from show1_jax.evaluation.videos.clips import ClipRule
 from show1_jax.evaluation.videos.video_set import VideoSet, check_frame_rates, open_videos, rate_warnings
 from show1_jax.files import check_writable
 from show1_jax.parallel import from_first_process
+from show1_jax.parallel.processes import wait_for_all_processes
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class ScoringRequest:
 
     Attributes:
         metric: the metric.
-        videos: folder, dataset or file of the videos.
+        videos: folder, dataset or file of the videos; a dataset may be in a bucket.
         rule: choice of the clips, of the reference as well.
         features: folder of saved features.
         reference: folder, dataset or file to compare with, if the metric has a reference.
@@ -37,6 +42,7 @@ class ScoringRequest:
         any_frame_rate: compare sets of different frame rates.
         options: options of the network by name; the defaults are used for the others.
         extraction: options that change the speed only.
+        local_copies: folder of the local copies of datasets in buckets.
     """
 
     metric: Metric[Any]
@@ -52,6 +58,12 @@ class ScoringRequest:
     any_frame_rate: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     extraction: ExtractionOptions = field(default_factory=ExtractionOptions)
+    local_copies: str | Path = LOCAL_COPIES
+
+    @property
+    def places(self) -> dict[str, Path]:
+        """The sets of videos, by name."""
+        return {"videos": self.videos} | ({} if self.reference is None else {"reference": self.reference})
 
 
 def check_request(request: ScoringRequest) -> None:
@@ -92,12 +104,16 @@ def score(request: ScoringRequest) -> Result:
     check_request(request)
     request = replace(request, rule=replace(request.rule, least=request.metric.facts.min_frames))
     from_first_process(lambda: check_writable(request.features, "choose another folder with --features"))
+    _check_buckets(request.places)
     network = FEATURE_NETWORKS[request.metric.facts.network]
     options = {name: choices[0] for name, choices in network.options.items()} | dict(request.options)
     checkpoints = CheckpointSet([]) if request.weights is None else CheckpointSet.open(request.weights)
     extractor = Extractor(network, checkpoints, options)
-    places = {"videos": request.videos} | ({} if request.reference is None else {"reference": request.reference})
-    sets = {name: _open(request, path, is_scored=name == "videos") for name, path in places.items()}
+    local = _local_copies(request)
+    sets = {
+        name: replace(_open(request, local[name], is_scored=name == "videos"), path=path)
+        for name, path in request.places.items()
+    }
     warnings = [line for name, of_one in sets.items() for line in rate_warnings(f"--{name}", of_one)]
     for name, of_one in sets.items():
         _check_size(request, f"--{name}", of_one)
@@ -108,6 +124,24 @@ def score(request: ScoringRequest) -> Result:
         for name, of_one in sets.items()
     }
     return from_first_process(lambda: _result(request, extractor, sets, files, warnings))
+
+
+def _check_buckets(places: Mapping[str, Path]) -> None:
+    """Refuse folders in buckets that are no datasets."""
+    for name, folder in places.items():
+        if isinstance(folder, BucketPath) and not (folder / RECORD).is_file():
+            raise UserError(
+                f"{folder} is no dataset of `python -m show1_jax.data`; copy other videos to this machine first "
+                f"(`gcloud storage cp -r`, `aws s3 sync`), and give the copy as --{name}"
+            )
+
+
+def _local_copies(request: ScoringRequest) -> dict[str, Path]:
+    """Return local folders of the sets of videos, when all processes have theirs."""
+    local = {name: local_copy(folder, request.local_copies) for name, folder in request.places.items()}
+    if local != request.places:
+        wait_for_all_processes("data")
+    return local
 
 
 def _open(request: ScoringRequest, path: Path, *, is_scored: bool) -> VideoSet:

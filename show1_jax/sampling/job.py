@@ -31,7 +31,7 @@ from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.data.synthetic.nearest import WORLD_SOURCE, WORLD_WORDS, is_sentence, nearest_sentence
 from show1_jax.errors import UserError, shown
-from show1_jax.files import check_writable
+from show1_jax.files import check_writable, local_media
 from show1_jax.media.contact_sheet import CONTACT_SHEET
 from show1_jax.media.read import read_picture, read_video
 from show1_jax.media.stage_files import video_sha256
@@ -243,9 +243,10 @@ def _read_media(spec: CascadeSpec, request: Request) -> _UserMedia:
     if request.image is not None:  # at this size its hash is recorded, and `Cascade` takes it as it is
         image = read_picture(request.image, spec.size_of_image)[None]
     if request.video is not None:
-        given = {stage: fitted(request.video, stage) for stage in request.video_stages}
-        if request.edit is not None and not STAGE_TABLE[request.edit.stage].is_latent:
-            start = fitted(request.video, request.edit.stage)
+        with local_media(request.video) as video:
+            given = {stage: fitted(video, stage) for stage in request.video_stages}
+            if request.edit is not None and not STAGE_TABLE[request.edit.stage].is_latent:
+                start = fitted(video, request.edit.stage)
     return _UserMedia(given, start, image)
 
 

@@ -119,6 +119,20 @@ def test_folders_and_files(gcs: GcsServer) -> None:
     assert gcs.names("tests") == []
 
 
+def test_empty_objects_that_stand_for_folders_are_no_files(gcs: GcsServer) -> None:
+    """The consoles of both services, and mounts, make them."""
+    folder = path_of("gs://tests/runs/a")
+    for name in ("runs/a/", "runs/a/b/"):
+        gcs.write("tests", name, b"")
+    assert not is_present(folder)
+    (folder / "b/c").write_bytes(b"c")
+    assert folder.names() == ["b/c"]
+    with local_folder(folder) as local:
+        assert [path.name for path in local.rglob("*")] == ["b", "c"]
+    folder.remove_all()
+    assert gcs.names("tests") == []
+
+
 def test_a_large_object_is_read_part_by_part(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("show1_jax.buckets.path._PART_BYTES", 1000)
     content = os.urandom(3500)

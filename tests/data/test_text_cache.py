@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from show1_jax.data import text_cache
+from show1_jax.data import records, text_cache
 from show1_jax.data.__main__ import main
 from show1_jax.data.names import MAX_CAPTION
 from show1_jax.data.text_cache import TextCache, collect_captions
@@ -93,6 +93,25 @@ def test_a_cache_in_a_bucket_is_that_on_disk(request: pytest.FixtureRequest, tmp
     with pytest.raises(UserError, match=r"states\.array_record: damaged, or changed while it was read"):
         TextCache.open(url, "text_t5", "zeros", copies=str(tmp_path / "others"))
     storage_path(url).remove_all()  # type: ignore[attr-defined]
+
+
+def test_sizes_in_a_large_cache_are_not_read_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That would read all of it, however many files it has."""
+    folder = write_cache(tmp_path / "cache", captions_per_file=2)
+    for name, states in (("states-00000", range(2)), ("states-00001", range(2, 3))):
+        write_states(folder / f"{name}.array_record", [whole(number) for number in states])
+    checked: list[str] = []
+
+    def check(file: records.RecordFile, _: int) -> set[int]:
+        checked.append(file.filename)
+        return set()
+
+    monkeypatch.setattr(records, "too_large", check)
+    for most, files in ((3, 2), (2, 0)):
+        monkeypatch.setattr(records, "MAX_CHECKED", most)
+        checked.clear()
+        read(folder)
+        assert len(checked) == files
 
 
 def test_states_in_several_files(tmp_path: Path) -> None:

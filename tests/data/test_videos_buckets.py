@@ -1,8 +1,10 @@
 """Training data in buckets: built there or uploaded, and the same batches as from disk."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from show1_jax.data.clips import ClipBatch, training_clips, validation_clips
 from show1_jax.data.spec import ClipSpec
 from show1_jax.data.transfer.record import RECORD
 from show1_jax.errors import UserError
+from show1_jax.files import storage_path
 from tests.helpers.buckets import BUCKET, upload_folder
 from tests.helpers.gcs_server import Answer, GcsServer
 from tests.helpers.media_files import write_captioned_videos
@@ -110,6 +113,15 @@ def test_a_dataset_is_built_in_a_bucket(
     assert "replace it with --overwrite" in capsys.readouterr().err
     assert main([*arguments, "--overwrite"]) == 0
     assert not Path("gs:").exists()
+
+
+def test_a_small_disk_for_temporary_files_is_refused(
+    gcs: GcsServer, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(UserError, match=r"the disk has 0\.0 GB free; set TMPDIR to a larger disk"):
+        builder.build(videos, storage_path(GCS), min_seconds=1)
+    assert gcs.names(BUCKET) == []
 
 
 def flip_shard(gcs: GcsServer) -> None:

@@ -47,6 +47,22 @@ def scores(report: bytes) -> tuple[Any, Any]:
     return values["score"], {name: values["sets"]["videos"][name] for name in ("clips", "rows", "unreadable")}
 
 
+def paths(report: bytes) -> dict[str, str]:
+    """Return the places of the videos that a report names: those of the user, not their local copies."""
+    return {name: of_set["about"]["path"] for name, of_set in json.loads(report)["sets"].items()}
+
+
+def test_bad_weights_are_found_before_a_dataset_is_read(
+    gcs: GcsServer, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upload_folder(gcs, files / "a", "a")
+    copies = tmp_path / "copies"
+    command = ["clipsim", f"--videos={ROOT}/a", "--weights=none", f"--out={tmp_path}/out", f"--local_copies={copies}"]
+    assert tiny_features.run(*command) == 2
+    assert "none: no checkpoint" in capsys.readouterr().err
+    assert not copies.exists()
+
+
 @pytest.mark.parametrize("metric", ["fvd", "clipsim"])
 def test_scores_are_those_on_disk(
     gcs: GcsServer, files: Path, tmp_path: Path, metric: str, capsys: pytest.CaptureFixture[str]
@@ -61,6 +77,9 @@ def test_scores_are_those_on_disk(
     (report,) = (name for name in gcs.names(BUCKET, f"out/{metric}") if name.endswith(".json"))
     (expected,) = (tmp_path / "out").glob("*.json")
     assert scores(gcs.objects[BUCKET][report][0]) == scores(expected.read_bytes())
+    assert paths(gcs.objects[BUCKET][report][0]) == {"videos": f"{ROOT}/a"} | (
+        {"reference": f"{ROOT}/b"} if metric == "fvd" else {}
+    )
     shards = [name for name in gcs.names(BUCKET, "out/features/") if name.endswith(".safetensors")]
     assert shards
 

@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 
 from show1_jax import Cascade
+from show1_jax.cascade.prompts import Prompt
+from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
+from show1_jax.config.video_edit import VideoEdit
 from show1_jax.files import storage_path
+from show1_jax.sampling import job
+from show1_jax.sampling.request import Request
 from show1_jax.sampling.run_directory import RunDirectory
 from tests.helpers import tiny_config
 from tests.helpers.buckets import BUCKET, upload_folder
@@ -63,6 +68,20 @@ def test_videos_are_those_on_disk(uploaded: GcsServer, in_bucket: Sampler, sampl
     assert in_bucket("--stages=keyframes", "--overwrite") == 0
     assert (ours.path / "1_keyframes.safetensors").read_bytes() == (local.path / "1_keyframes.safetensors").read_bytes()
     assert not Path("gs:").exists()
+
+
+def test_a_video_in_a_bucket_is_read_once_for_all_stages(gcs: GcsServer, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "own.npy", np.zeros((5, 8, 8, 3), np.uint8))
+    gcs.write(BUCKET, "own.npy", (tmp_path / "own.npy").read_bytes())
+    manifest = CheckpointSet.open(tiny_checkpoint).manifest
+    spec = CascadeSpec.of(tiny_config.settings(), manifest, jax.devices()[:1])
+    video, edit = storage_path(f"gs://{BUCKET}/own.npy"), VideoEdit("interpolation", 0.5)
+    request = Request((Prompt("a fox", seed=0),), ("interpolation",), resume=True, video=video, edit=edit)
+    gcs.requests.clear()
+    media = job._read_media(spec, request)
+    assert media.start is not None
+    assert list(media.given) == ["keyframes"]
+    assert len(gcs.requests) == 2  # is it there, and its content
 
 
 def test_a_cascade_is_loaded_from_a_bucket(uploaded: GcsServer, tiny_checkpoint: Path) -> None:

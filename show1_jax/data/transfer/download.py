@@ -102,7 +102,7 @@ def _download(folder: BucketPath, copy: Path, files: FileTable) -> None:
     missing = {name: file for name, file in files.items() if not _has_size(copy / name, file.size)}
     done = {name: min(_size(_unfinished(copy, name)), file.size) for name, file in missing.items()}
     total = sum(file.size for file in missing.values())
-    check_space(copy / RECORD, total - sum(done.values()), _REMEDY)
+    check_space(copy, total - sum(done.values()), _REMEDY)
     parts = (
         _Part(name, start, min(start + _PART_BYTES, file.size))
         for name, file in missing.items()

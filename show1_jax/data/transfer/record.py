@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from show1_jax.errors import UserError
 from show1_jax.files import parse_json, read_bounded, size_and_sha256, write_bytes
+from show1_jax.progress import Bar
 
 RECORD: Final = "files.json"
 UPLOAD: Final = "python -m show1_jax.data upload"
@@ -35,14 +36,21 @@ def describe(folder: Path) -> FileTable:
     Raises:
         UserError: a file cannot be read.
     """
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    names = [name for name in names if name != RECORD]
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    paths = [path for path in paths if path.name != RECORD]
+    found = FileTable()
     try:
-        with ThreadPoolExecutor() as pool:  # hashing releases Python's global lock
-            found = list(pool.map(size_and_sha256, (folder / name for name in names)))
+        total = sum(path.stat().st_size for path in paths)
+        with (
+            Bar("hashing files", total, unit="B", leave=False) as bar,
+            ThreadPoolExecutor() as pool,  # hashing releases Python's global lock
+        ):
+            for path, (size, sha256) in zip(paths, pool.map(size_and_sha256, paths), strict=True):
+                found[path.name] = StoredFile(size, sha256)
+                bar.update(size)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from None
-    return {name: StoredFile(*one) for name, one in zip(names, found, strict=True)}
+    return found
 
 
 def write_record(folder: Path) -> None:
@@ -56,12 +64,15 @@ def to_bytes(files: FileTable) -> bytes:
     return (json.dumps({"format": _FORMAT, "files": table}, indent=1) + "\n").encode()
 
 
-def read_record(folder: Path, name: str = RECORD) -> tuple[bytes, FileTable]:
+def read_record(
+    folder: Path, name: str = RECORD, remedy: str = f"upload the folder again with `{UPLOAD}`"
+) -> tuple[bytes, FileTable]:
     """Read the `files.json` of a folder, which may be in a bucket.
 
     Args:
         folder: the folder.
         name: name of the file, if it has another one.
+        remedy: advice if it is damaged, as the end of the line.
 
     Returns:
         Its content, and the files.
@@ -78,7 +89,7 @@ def read_record(folder: Path, name: str = RECORD) -> tuple[bytes, FileTable]:
             f"with `{UPLOAD}`"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / name}: damaged ({error}); upload the folder again with `{UPLOAD}`") from None
+        raise UserError(f"{folder / name}: damaged ({error}); {remedy}") from None
 
 
 def _parse(content: bytes) -> FileTable:

@@ -6,7 +6,7 @@ from before the first of them is written until then, so that the next upload rem
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,15 @@ from show1_jax.data.transfer.record import (
     write_record,
 )
 from show1_jax.errors import UserError, shown_name
-from show1_jax.files import disk_error, locked_folder, new_folder
-from show1_jax.progress import Bar
+from show1_jax.files import check_space, disk_error, locked_folder, new_folder
+from show1_jax.progress import Bar, say
 
 MAX_OBJECT_BYTES: Final = 5_000_000_000
 """Limit of S3 for an object that is written by one request."""
 _STARTED: Final = "uploading.json"
+_MARKS: Final = ("dataset_info.json", "cache.json")
+"""A folder has one of these if it is a dataset or a text cache, also one from before there was a `files.json`."""
+_REMAKE: Final = "make the folder again"
 _AHEAD: Final = 1
 """Files that are read while another one is written; a shard of videos may have 768 MB."""
 
@@ -67,19 +70,39 @@ def new_data_folder(out: Path) -> Iterator[Path]:
         _upload(folder, out)
 
 
-def check_data_target(out: BucketPath, *, overwrite: bool = False) -> None:
+def check_data_space(out: Path, folder: Path, needed: int, advice: str = "") -> None:
+    """Refuse a disk that is too small for the local folder of a new folder.
+
+    Args:
+        out: path of the new folder.
+        folder: its local folder, see `new_data_folder`.
+        needed: bytes that will be written.
+        advice: what else helps, for the end of the line.
+
+    Raises:
+        UserError: the disk is too small.
+    """
+    if isinstance(out, BucketPath):
+        check_space(folder, needed, f"set TMPDIR to a larger disk{advice}")
+    else:
+        check_space(out, needed, f"choose another place with --out{advice}")
+
+
+def check_data_target(out: BucketPath, *, overwrite: bool = False, new: Collection[str] = ()) -> None:
     """Refuse a path for a new folder in a bucket if there is another one, or objects of others.
 
     Args:
         out: path of the new folder.
-        overwrite: replace an earlier dataset or text cache.
+        overwrite: replace an earlier dataset or text cache, or what another tool has copied of it.
+        new: names of its files, if they are known.
 
     Raises:
         UserError: the line says what is there.
     """
     if not out.key:
         raise UserError(f"{out}: a bucket itself is no place for a dataset; add a folder")
-    if RECORD in _old_files(out)[0] and not overwrite:
+    names, old = _old_files(out, new)
+    if (RECORD in names or names & set(new) - old.keys()) and not overwrite:
         raise UserError(f"{out}: exists; choose another place, or replace it with --overwrite")
 
 
@@ -95,27 +118,31 @@ def upload(folder: Path, out: Path, *, overwrite: bool = False) -> None:
         UserError: a path is wrong, a file has changed or is too large, `out` cannot be replaced, or the bucket does not
             answer.
     """
+    if not isinstance(out, BucketPath):
+        raise UserError(f"--out={out} is not in a bucket; give gs://BUCKET/FOLDER or s3://BUCKET/FOLDER")
+    if not (folder / RECORD).is_file() and any((folder / name).is_file() for name in _MARKS):
+        write_record(folder)
     if not (folder / RECORD).is_file():
         raise UserError(
             f"{folder}: no dataset and no cache of text states with its {RECORD}; make one with `build` or "
             "`encode_text`"
         )
-    if not isinstance(out, BucketPath):
-        raise UserError(f"--out={out} is not in a bucket; give gs://BUCKET/FOLDER or s3://BUCKET/FOLDER")
-    check_data_target(out, overwrite=overwrite)
+    files = read_record(folder, remedy=_REMAKE)[1]
+    check_data_target(out, overwrite=overwrite, new=files)
     with locked_folder(out):
         _upload(folder, out)
+    say(f"{out}: {len(files)} files of {sum(file.size for file in files.values()):,} bytes are uploaded")
 
 
 def _upload(folder: Path, out: BucketPath) -> None:
-    content, files = read_record(folder)
+    content, files = read_record(folder, remedy=_REMAKE)
     for name, file in files.items():
         if file.size > MAX_OBJECT_BYTES:
             raise UserError(
                 f"{folder / name}: {file.size / 1e9:.1f} GB, more than can be written at once; copy the folder with "
                 "the bucket's own tool (`gcloud storage cp -r`, `aws s3 sync`)"
             )
-    names, old = _old_files(out)
+    names, old = _old_files(out, files)
     (out / _STARTED).write_bytes(to_bytes(old | files))
     for name in (RECORD, *sorted(names - files.keys() - {RECORD, _STARTED})):
         (out / name).unlink(missing_ok=True)
@@ -128,17 +155,17 @@ def _upload(folder: Path, out: BucketPath) -> None:
     (out / _STARTED).unlink(missing_ok=True)
 
 
-def _old_files(out: BucketPath) -> tuple[set[str], FileTable]:
+def _old_files(out: BucketPath, new: Collection[str]) -> tuple[set[str], FileTable]:
     """Return the names of the objects in a folder, and the files of an earlier dataset or of one that was begun.
 
     Raises:
-        UserError: there are other objects.
+        UserError: there are objects of others.
     """
     names, old = set(out.names()) - {LEASE}, FileTable()
     for name in (RECORD, _STARTED):
         if name in names:
-            old |= read_record(out, name)[1]
-    if others := sorted(names - old.keys() - {RECORD, _STARTED}):
+            old |= read_record(out, name, "choose another place, or delete this folder first")[1]
+    if others := sorted(names - old.keys() - set(new) - {RECORD, _STARTED}):
         raise UserError(
             f"{out}: has {shown_name(others[0])}, which is no part of a dataset or text cache; choose another place"
         )
@@ -151,8 +178,8 @@ def _write(folder: Path, out: BucketPath, entry: tuple[str, StoredFile]) -> int:
     try:
         data = (folder / name).read_bytes()
     except OSError as error:
-        raise UserError(f"{folder / name}: cannot be read ({error.strerror}); make the folder again") from None
+        raise UserError(f"{folder / name}: cannot be read ({error.strerror}); {_REMAKE}") from None
     if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise UserError(f"{folder / name}: is not the file of {RECORD}; make the folder again")
+        raise UserError(f"{folder / name}: is not the file of {RECORD}; {_REMAKE}")
     (out / name).write_bytes(data)
     return len(data)

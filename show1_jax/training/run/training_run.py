@@ -19,7 +19,7 @@ from show1_jax.config.training import TRAINED_STAGES, TrainedStage, TrainingConf
 from show1_jax.data.clips import open_sources, training_clips, validation_clips
 from show1_jax.errors import UserError
 from show1_jax.nn.init import initial_weights
-from show1_jax.parallel import local_rows, make_mesh, put_rows, shardings_by_path, weight_shardings
+from show1_jax.parallel import from_all_processes, local_rows, make_mesh, put_rows, shardings_by_path, weight_shardings
 from show1_jax.parallel.weights import Weights, WeightShapes, to_state, to_weights
 from show1_jax.training.inputs import Inputs
 from show1_jax.training.plan import Plan
@@ -73,6 +73,10 @@ class TrainingRun:
         data, size = config.train.data, training.batch_size
         sources = open_sources(data, plan.spec, plan.video_seconds)
         self.clips = training_clips(data, plan.spec, batch_size=size, rows=self.rows, sources=sources)
+        if len(set(from_all_processes(self.clips.fingerprint))) > 1:
+            raise UserError(
+                f"the processes have different datasets or files as data.path={data.path}; give all hosts the same"
+            )
         self.validation = validation_clips(data, plan.spec, batch_size=size, rows=self.rows, sources=sources)
         self.inputs = Inputs(plan, mesh)
         graph, self.like = plan.network()

@@ -239,7 +239,9 @@ def test_a_disk_that_is_too_small_is_refused_first(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=11_000))
     gcs.requests.clear()
-    assert "choose another folder as local_copies" in refusal(in_gcs, tmp_path / "copies")
+    line = refusal(in_gcs, tmp_path / "copies")
+    assert "choose another folder as local_copies" in line
+    assert RECORD not in line  # which is small
     assert not any(request.name.endswith("large") for request in gcs.requests)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=11_001))
     local_copy(in_gcs, tmp_path / "copies")

@@ -37,7 +37,9 @@ def names(gcs: GcsServer) -> list[str]:
     return [name.removeprefix("videos/") for name in gcs.names(BUCKET)]
 
 
-def test_the_list_of_files_is_written_last(gcs: GcsServer, out: BucketPath, source: Path) -> None:
+def test_the_list_of_files_is_written_last(
+    gcs: GcsServer, out: BucketPath, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     gcs.requests.clear()
     upload(source, out)
     written = [request.name.rpartition("/")[2] for request in gcs.requests if request.method == "POST"]
@@ -46,6 +48,7 @@ def test_the_list_of_files_is_written_last(gcs: GcsServer, out: BucketPath, sour
     assert sorted(written[1:4]) == ["a", "b", "c"]
     assert written[4:] == [RECORD]
     assert names(gcs) == ["a", "b", "c", RECORD]
+    assert f"{out}: 3 files of 30 bytes are uploaded\n" in capsys.readouterr().err
 
 
 def test_what_exists_is_replaced_only_when_asked(gcs: GcsServer, out: BucketPath, source: Path, tmp_path: Path) -> None:
@@ -94,6 +97,41 @@ def test_objects_of_others_are_not_touched(gcs: GcsServer, out: BucketPath, sour
     assert isinstance(bucket, BucketPath)
     with pytest.raises(UserError, match="a bucket itself is no place"):
         check_data_target(bucket)
+
+
+def test_a_damaged_list_of_files_is_one_line_that_says_what_helps(
+    gcs: GcsServer, out: BucketPath, source: Path
+) -> None:
+    """Its files are not known, so that nothing is removed."""
+    upload(source, out)
+    gcs.write(BUCKET, f"videos/{RECORD}", b"{")
+    before = names(gcs)
+    with pytest.raises(UserError, match="choose another place, or delete this folder first") as raised:
+        upload(source, out, overwrite=True)
+    assert "\n" not in str(raised.value)
+    assert names(gcs) == before
+
+
+def test_files_that_another_tool_has_not_copied_to_the_end_are_replaced_when_asked(
+    gcs: GcsServer, out: BucketPath, source: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        gcs.write(BUCKET, f"videos/{name}", b"cut")
+    with pytest.raises(UserError, match="exists; choose another place, or replace it with --overwrite"):
+        upload(source, out)
+    upload(source, out, overwrite=True)
+    assert (local_copy(out, tmp_path / "copies") / "a").read_bytes() == b"a" * 10
+
+
+def test_a_folder_from_before_the_list_of_files_gets_one(
+    gcs: GcsServer, out: BucketPath, source: Path, tmp_path: Path
+) -> None:
+    (source / RECORD).unlink()
+    with pytest.raises(UserError, match="no dataset and no cache of text states"):
+        upload(source, out)
+    (source / "cache.json").write_bytes(b"{}")
+    upload(source, out)
+    assert (local_copy(out, tmp_path / "copies") / "cache.json").read_bytes() == b"{}"
 
 
 def test_changed_and_large_files_are_refused(

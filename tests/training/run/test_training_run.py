@@ -26,7 +26,7 @@ from show1_jax.config.training import TRAINED_STAGES, TrainedStage
 from show1_jax.errors import UserError
 from show1_jax.media.read import read_video
 from show1_jax.training.plan import make_plan
-from show1_jax.training.run import job
+from show1_jax.training.run import job, training_run
 from show1_jax.training.run.loop import MetricsWindow, diverged, divergence_error
 from show1_jax.training.run.metrics import read_metrics
 from show1_jax.training.run.samples import write_samples
@@ -166,7 +166,7 @@ def test_a_run_of_something_else_is_not_resumed(
 
 
 def test_a_run_resumes_when_architectures_have_gained_a_setting(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage: TrainedStage = "first_frame"
     config = settings(tiny_checkpoint, stage)
@@ -179,12 +179,24 @@ def test_a_run_resumes_when_architectures_have_gained_a_setting(
         record = read(checkpoints)
         assert record is not None
         del record["network"][0]["position_channels"], record["settings"]["optimizer.kind"]
+        del record["settings"]["data.local_copies"], record["settings"]["text.local_copies"]
         return record
 
     monkeypatch.setattr(type(first.checkpoints), "record", record_from_before)
+    config = settings(tiny_checkpoint, stage, train={"data": {"local_copies": "x"}, "text": {"local_copies": "x"}})
     run = run_of(config, stage, tmp_path)
     assert run.saved_step == 0
+    assert "it resumes with" not in capsys.readouterr().err
     run.close()
+
+
+def test_processes_with_different_datasets_do_not_train(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host may have an old copy, or a dataset is replaced in its bucket while they start."""
+    monkeypatch.setattr(training_run, "from_all_processes", lambda fingerprint: [fingerprint, "0" * 64])
+    with pytest.raises(UserError, match="the processes have different datasets or files"):
+        run_of(settings(tiny_checkpoint, "autoencoder"), "autoencoder", tmp_path)
 
 
 def test_a_run_starts_from_the_average_of_another(tiny_checkpoint: Path, tmp_path: Path) -> None:
