@@ -76,8 +76,8 @@ class Visitor:
 
     def stages(self, kind: str = "new") -> list[str]:
         """Return the stages that are shown small."""
-        found = self.page.query_selector_all(f"#{kind}-results video.thumb")
-        return [video.get_attribute("data-stage") or "" for video in found]
+        found = self.page.query_selector_all(f"#{kind}-results .thumb[data-stage]")
+        return [picture.get_attribute("data-stage") or "" for picture in found]
 
     def _check(self, url: str) -> None:
         if not url.startswith((self.address, "data:", "blob:")):

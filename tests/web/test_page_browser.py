@@ -71,7 +71,7 @@ def test_the_stages_come_one_by_one_and_the_video_can_be_downloaded(
 ) -> None:
     hold(drawing, "interpolation")
     visitor.sample(PROMPT, 1)
-    visitor.wait("#new-results video.thumb[data-stage=keyframes]")
+    visitor.wait("#new-results .thumb[data-stage=keyframes]")
     assert visitor.stages() == ["keyframes"]
     visitor.wait("#new-status >> text=Interpolation")
     bar = visitor.wait("#new-status [role=progressbar]")
@@ -112,9 +112,9 @@ def test_stop_stops_within_a_step_and_the_rest_can_be_made_later(visitor: Visito
 def test_a_page_that_is_loaded_again_finds_its_run(visitor: Visitor, drawing: DrawnSampler) -> None:
     hold(drawing, "superres_pixel")
     visitor.sample(PROMPT, 3)
-    visitor.wait("#new-results video.thumb[data-stage=first_frame]")
+    visitor.wait("#new-results .thumb[data-stage=first_frame]")
     visitor.page.reload()
-    visitor.wait("#new-results video.thumb[data-stage=first_frame]")
+    visitor.wait("#new-results .thumb[data-stage=first_frame]")
     visitor.wait("#new-stop")
     assert [visitor.page.input_value(f"#new-{field}") for field in ("prompt textarea", "seed input")] == [PROMPT, "3"]
     drawing.gate.set()
