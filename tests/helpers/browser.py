@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 REQUIRED = "SHOW1_REQUIRE_BROWSER"
@@ -65,10 +66,20 @@ class Visitor:
         return self
 
     def sample(self, prompt: str, seed: int) -> None:
-        """Fill in the form of a new video, and sample it with the keyboard."""
-        self.page.fill("#new-seed input", str(seed))
-        self.page.fill("#new-prompt textarea", prompt)
-        self.page.keyboard.press("Control+Enter")
+        """Fill in the form of a new video, and sample it with the keyboard.
+
+        If nothing is said about it, once more: a page that has just appeared may not take the keys yet.
+        """
+        before = self.page.inner_html("#new-status")
+        for _ in range(2):
+            self.page.fill("#new-seed input", str(seed))
+            self.page.fill("#new-prompt textarea", prompt)
+            self.page.keyboard.press("Control+Enter")
+            with contextlib.suppress(PlaywrightTimeoutError):
+                self.page.wait_for_function(
+                    "before => document.querySelector('#new-status').innerHTML !== before", arg=before, timeout=15_000
+                )
+                return
 
     def wait(self, selector: str) -> Any:
         """Wait for a part of the page to be visible."""
