@@ -322,7 +322,7 @@ def denoise(
             if known is not None:
                 state = _with_known(state, known.frames, known_noise, coefficients.alpha, coefficients.sigma)
             noise = step_noise(step) if sampler.needs_noise(step) else state.sample  # which the step ignores
-            after, kept, is_finite = steps.run(step, kind, state, deep, noise)
+            after, kept, is_finite = steps.run(step, kind, coefficients, state, deep, noise)
             if not is_last:
                 assert known is not None
                 again = known.noise(step, number)
@@ -350,12 +350,18 @@ class _Steps(NamedTuple):
     sequential_guidance: bool
 
     def run(
-        self, step: int, kind: StepKind, state: SamplerState, deep: Float[Array, "_ t _ _ _"] | None, noise: Video
+        self,
+        step: int,
+        kind: StepKind,
+        coefficients: Coefficients,
+        state: SamplerState,
+        deep: Float[Array, "_ t _ _ _"] | None,
+        noise: Video,
     ) -> StepResult:
         """Run a step, by its number, with the program that was compiled for its kind, or else a new one."""
         sampler, condition = self.sampler, self.condition
         arguments = (
-            *(self.network.weights, state, deep, sampler.coefficients(step)),
+            *(self.network.weights, state, deep, coefficients),
             jax.device_put(noise, batch_sharding(self.mesh)) if sampler.takes_noise else None,
             *(sampler.timesteps[step], self.guidance_scale, condition.text, condition.channels),
             None if condition.noise_level is None else np.int32(condition.noise_level),
