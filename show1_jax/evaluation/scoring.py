@@ -9,7 +9,7 @@ from show1_jax.buckets.path import BucketPath
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 from show1_jax.config.sampling import Stage
 from show1_jax.config.training import LOCAL_COPIES
-from show1_jax.data.transfer.download import local_copy
+from show1_jax.data.transfer.download import local_copies
 from show1_jax.data.transfer.record import RECORD
 from show1_jax.errors import UserError
 from show1_jax.evaluation.extraction import ExtractionOptions, Extractor, check_unreadable, extract
@@ -21,7 +21,6 @@ from show1_jax.evaluation.videos.clips import ClipRule
 from show1_jax.evaluation.videos.video_set import VideoSet, check_frame_rates, open_videos, rate_warnings
 from show1_jax.files import check_writable
 from show1_jax.parallel import from_first_process
-from show1_jax.parallel.processes import wait_for_all_processes
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,11 @@ def score(request: ScoringRequest) -> Result:
     options = {name: choices[0] for name, choices in network.options.items()} | dict(request.options)
     checkpoints = CheckpointSet([]) if request.weights is None else CheckpointSet.open(request.weights)
     extractor = Extractor(network, checkpoints, options)
-    local = _local_copies(request)
+    places = request.places
+    local = local_copies(list(places.values()), [request.local_copies] * len(places))
     sets = {
-        name: replace(_open(request, local[name], is_scored=name == "videos"), path=path)
-        for name, path in request.places.items()
+        name: replace(_open(request, folder, is_scored=name == "videos"), path=path)
+        for (name, path), folder in zip(places.items(), local, strict=True)
     }
     warnings = [line for name, of_one in sets.items() for line in rate_warnings(f"--{name}", of_one)]
     for name, of_one in sets.items():
@@ -134,14 +134,6 @@ def _check_buckets(places: Mapping[str, Path]) -> None:
                 f"{folder} is no dataset of `python -m show1_jax.data`; copy other videos to this machine first "
                 f"(`gcloud storage cp -r`, `aws s3 sync`), and give the copy as --{name}"
             )
-
-
-def _local_copies(request: ScoringRequest) -> dict[str, Path]:
-    """Return local folders of the sets of videos, when all processes have theirs."""
-    local = {name: local_copy(folder, request.local_copies) for name, folder in request.places.items()}
-    if local != request.places:
-        wait_for_all_processes("data")
-    return local
 
 
 def _open(request: ScoringRequest, path: Path, *, is_scored: bool) -> VideoSet:

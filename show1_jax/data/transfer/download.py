@@ -7,7 +7,7 @@ Each file is compared with its hash before it gets its name. What a killed proce
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from show1_jax.data.pools import map_in_order, pool
 from show1_jax.data.transfer.record import RECORD, UPLOAD, FileTable, StoredFile, read_record
 from show1_jax.errors import UserError
 from show1_jax.files import check_space, disk_error, user_path, write_bytes
+from show1_jax.parallel.processes import wait_for_all_processes
 from show1_jax.progress import Bar, say
 
 _PART_BYTES: Final = 16 << 20
@@ -57,6 +58,22 @@ def local_copy(folder: Path, copies: str | Path = LOCAL_COPIES) -> Path:
             line = disk_error(error) or f"cannot be written ({error.strerror})"
             raise UserError(f"{copy}: {line}; {_REMEDY}") from error
     return copy
+
+
+def local_copies(folders: Sequence[Path], copies: Sequence[str | Path]) -> list[Path]:
+    """Return `local_copy` of several folders, when all processes have theirs: other hosts may take minutes longer.
+
+    Args:
+        folders: folders of datasets and text caches, the same in all processes.
+        copies: for each of them, the folder of all local copies.
+
+    Raises:
+        UserError: see `local_copy`.
+    """
+    found = [local_copy(folder, place) for folder, place in zip(folders, copies, strict=True)]
+    if any(isinstance(folder, BucketPath) for folder in folders):
+        wait_for_all_processes("data")
+    return found
 
 
 def _is_whole(copy: Path, content: bytes, files: FileTable) -> bool:

@@ -12,11 +12,10 @@ from show1_jax.buckets.path import BucketPath
 from show1_jax.checkpoints.random import SOURCE as RANDOM
 from show1_jax.config.config_file import Config
 from show1_jax.config.training import TrainedStage
-from show1_jax.data.transfer.download import local_copy
+from show1_jax.data.transfer.download import local_copies
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder, storage_path, write_bytes
 from show1_jax.parallel import all_devices, from_first_process
-from show1_jax.parallel.processes import wait_for_all_processes
 from show1_jax.runtime import enable_compilation_cache, exact_float32, memory_errors
 from show1_jax.sampling.job import make_random_checkpoint
 from show1_jax.training.dry_run import activation_bytes, describe_training_memory
@@ -93,16 +92,12 @@ def _lock_workdir(workdir: Path, stack: contextlib.ExitStack) -> None:
 
 
 def _download_data(plan: Plan) -> None:
-    """Make this host's copies of data in buckets, and wait for the other hosts: they may take minutes longer."""
+    """Make this host's copies of data in buckets, before anything waits for the other hosts with a limit."""
     data, text = plan.config.train.data, plan.config.train.text
     wanted = [(data.path, data.local_copies)] if data.name == "videos" else []
     if plan.text is not None and text.source == "cache":
         wanted.append((text.cache, text.local_copies))
-    in_buckets = [(path, copies) for name, copies in wanted if isinstance(path := storage_path(name), BucketPath)]
-    for path, copies in in_buckets:
-        local_copy(path, copies)
-    if in_buckets:
-        wait_for_all_processes("data")
+    local_copies([storage_path(name) for name, _ in wanted], [copies for _, copies in wanted])
 
 
 def _write_config(workdir: Path, config: Config) -> None:
