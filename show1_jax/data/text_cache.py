@@ -24,7 +24,6 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import BFloat16
 
-from show1_jax.buckets.path import BucketPath
 from show1_jax.checkpoints.arrays import tokenizer_folder
 from show1_jax.checkpoints.manifest import read_manifest
 from show1_jax.checkpoints.networks import LoadedNetwork, architecture_of, load_network
@@ -36,7 +35,7 @@ from show1_jax.data.records import RecordFile, Records, check_path, file_inside
 from show1_jax.data.transfer.download import local_copy
 from show1_jax.data.transfer.upload import check_data_space, check_data_target, new_data_folder
 from show1_jax.errors import UserError
-from show1_jax.files import check_target, local_folder, open_regular, read_json, storage_path
+from show1_jax.files import local_folder, open_regular, read_json, storage_path
 from show1_jax.parallel import MeshConfig, gather, make_mesh, platform_of, put_batch
 from show1_jax.progress import Bar, track
 from show1_jax.runtime import compute_dtype
@@ -255,10 +254,7 @@ def write_text_cache(
         UserError: `out` exists, the text encoder does not exist, or the disk has too little free space.
     """
     check_path(out.absolute())
-    if isinstance(out, BucketPath):
-        check_data_target(out)
-    else:
-        check_target(out)
+    check_data_target(out)
     check_component(component)
     if batch_size < 1:
         raise UserError(f"--batch_size={batch_size} must be at least 1")

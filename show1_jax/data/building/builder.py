@@ -30,7 +30,7 @@ from show1_jax.data.pools import map_in_order, pool
 from show1_jax.data.records import check_path
 from show1_jax.data.transfer.upload import check_data_space, check_data_target, new_data_folder
 from show1_jax.errors import UserError
-from show1_jax.files import check_target, read_bounded
+from show1_jax.files import read_bounded
 from show1_jax.progress import Bar, say
 
 MIN_SECONDS = 3.5
@@ -272,11 +272,8 @@ def _write_dataset(checked: Sequence[_CheckedVideo], folder: Path) -> None:
 
 
 def _check_target(out: Path, videos: Path, captions: Path | None, overwrite: bool) -> None:
-    if isinstance(out, BucketPath):
-        check_data_target(out, overwrite=overwrite)
-        return
-    check_target(out, "dataset of show1_jax", is_dataset, overwrite=overwrite)
-    if not out.exists():
+    check_data_target(out, "dataset of show1_jax", is_dataset, overwrite=overwrite)
+    if isinstance(out, BucketPath) or not out.exists():
         return
     other = next((path.name for path in out.iterdir() if not is_of_dataset(path.name)), None)
     for path in filter(None, (videos, captions)):

@@ -6,7 +6,7 @@ from before the first of them is written until then, so that the next upload rem
 
 import hashlib
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from show1_jax.data.transfer.record import (
     write_record,
 )
 from show1_jax.errors import UserError, shown_name
-from show1_jax.files import check_space, disk_error, locked_folder, new_folder
+from show1_jax.files import check_space, check_target, disk_error, locked_folder, new_folder
 from show1_jax.progress import Bar, say
 
 MAX_OBJECT_BYTES: Final = 5_000_000_000
@@ -88,17 +88,29 @@ def check_data_space(out: Path, folder: Path, needed: int, advice: str = "") -> 
         check_space(out, needed, f"choose another place with --out{advice}")
 
 
-def check_data_target(out: BucketPath, *, overwrite: bool = False, new: Collection[str] = ()) -> None:
-    """Refuse a path for a new folder in a bucket if there is another one, or objects of others.
+def check_data_target(
+    out: Path,
+    kind: str = "",
+    is_ours: Callable[[Path], bool] | None = None,
+    *,
+    overwrite: bool = False,
+    new: Collection[str] = (),
+) -> None:
+    """Refuse a path for a new folder if there is another one; in a bucket, also if there are objects of others.
 
     Args:
         out: path of the new folder.
-        overwrite: replace an earlier dataset or text cache, or what another tool has copied of it.
-        new: names of its files, if they are known.
+        kind: for a path that is not in a bucket, see `check_target`.
+        is_ours: likewise.
+        overwrite: replace an earlier dataset or text cache, or what another tool has copied of it to a bucket.
+        new: for a path in a bucket, names of its files, if they are known.
 
     Raises:
         UserError: the line says what is there.
     """
+    if not isinstance(out, BucketPath):
+        check_target(out, kind, is_ours, overwrite=overwrite)
+        return
     if not out.key:
         raise UserError(f"{out}: a bucket itself is no place for a dataset; add a folder")
     names, old = _old_files(out, new)
