@@ -235,7 +235,6 @@ def training_clips(
     *,
     batch_size: int,
     rows: Sequence[int],
-    video_seconds: float | None = None,
     sources: Sources | None = None,
 ) -> ClipIterator:
     """Return an iterator over training batches that starts at the first one.
@@ -245,13 +244,12 @@ def training_clips(
         spec: size of the clips.
         batch_size: size of the global batch.
         rows: rows of the global batch that this process reads.
-        video_seconds: see `open_sources`.
-        sources: the clips of `open_sources`; None: they are opened here.
+        sources: the clips of `open_sources`; None: they are opened here, at their own speed.
 
     Raises:
         UserError: see `open_sources`; or the data are too small for a batch.
     """
-    source, _, identity = open_sources(config, spec, video_seconds) if sources is None else sources
+    source, _, identity = sources or open_sources(config, spec)
     if len(source) < batch_size and config.name != "files":  # a few files, each several times in a batch
         raise UserError(
             f"{len(source)} clips are left to train on, without {config.num_validation} for validation, and a batch "
@@ -266,14 +264,13 @@ def validation_clips(
     *,
     batch_size: int,
     rows: Sequence[int],
-    video_seconds: float | None = None,
     sources: Sources | None = None,
 ) -> ValidationClips:
     """Return the `config.num_validation` clips that training does not use; of built videos, the same for every seed.
 
     Arguments and errors are those of `training_clips`. A batch may be larger than the split.
     """
-    _, source, _ = open_sources(config, spec, video_seconds) if sources is None else sources
+    _, source, _ = sources or open_sources(config, spec)
     return ValidationClips(source, spec, batch_size, tuple(rows))
 
 

@@ -85,11 +85,12 @@ def test_a_folder_is_read_in_natural_order_with_its_captions(tmp_path: Path) -> 
 def test_a_batch_repeats_a_few_files_and_resumes(tmp_path: Path) -> None:
     path = encode(tmp_path / "clip.mp4", numbered(8))
     config = replace(CONFIG, path=str(path))
-    clips = training_clips(config, SMALL, batch_size=3, rows=range(3), video_seconds=SECONDS)
+    sources = open_sources(config, SMALL, SECONDS)
+    clips = training_clips(config, SMALL, batch_size=3, rows=range(3), sources=sources)
     first, second = next(clips), next(clips)
     assert first.video.shape == (3, 2, 8, 16, 3)
     assert first.captions == ["a thing moves"] * 3
-    again = training_clips(config, SMALL, batch_size=3, rows=range(3), video_seconds=SECONDS)
+    again = training_clips(config, SMALL, batch_size=3, rows=range(3), sources=sources)
     again.set_state({"next_batch": 1, "failures": clips.get_state()["failures"]})
     np.testing.assert_array_equal(next(again).video, second.video)
     clips.close()
