@@ -16,6 +16,7 @@ from show1_jax.data.clips import ClipBatch, training_clips, validation_clips
 from show1_jax.data.spec import ClipSpec
 from show1_jax.data.synthetic.world import SyntheticWorld
 from show1_jax.errors import UserError
+from tests.helpers.clip_batches import assert_equal, read_batches
 
 SPEC = ClipSpec(num_frames=3, fps=2, height=10, width=16)
 CONFIG = DataConfig(name="synthetic", num_synthetic=10, num_validation=5, seed=3)
@@ -23,17 +24,7 @@ BATCH = 4
 
 
 def batches(config: DataConfig, num: int, rows: range = range(BATCH), spec: ClipSpec = SPEC) -> list[ClipBatch]:
-    iterator = training_clips(config, spec, batch_size=BATCH, rows=rows)
-    try:
-        return [next(iterator) for _ in range(num)]
-    finally:
-        iterator.close()
-
-
-def assert_equal(some: list[ClipBatch], others: list[ClipBatch]) -> None:
-    for one, other in zip(some, others, strict=True):
-        assert one.captions == other.captions
-        np.testing.assert_array_equal(one.video, other.video)
+    return read_batches(training_clips(config, spec, batch_size=BATCH, rows=rows), num)
 
 
 def test_the_world_needs_no_video_libraries() -> None:

@@ -29,6 +29,7 @@ from show1_jax.data.spec import ClipSpec
 from show1_jax.data.videos import VideoSource
 from show1_jax.errors import UserError
 from show1_jax.media.write import write_mp4
+from tests.helpers.clip_batches import assert_equal, read_batches
 
 FPS, FRAMES, HEIGHT, WIDTH = 8, 33, 24, 32
 SPEC = ClipSpec(num_frames=8, fps=2, height=10, width=16)
@@ -88,16 +89,7 @@ def batches(
     iterator = training_clips(config, spec, batch_size=BATCH, rows=rows)
     if start:
         iterator.set_state(start)
-    try:
-        return [next(iterator) for _ in range(num)]
-    finally:
-        iterator.close()
-
-
-def assert_equal(some: list[ClipBatch], others: list[ClipBatch]) -> None:
-    for one, other in zip(some, others, strict=True):
-        assert one.captions == other.captions
-        np.testing.assert_array_equal(one.video, other.video)
+    return read_batches(iterator, num)
 
 
 # Building

@@ -18,6 +18,7 @@ from show1_jax.data.transfer.record import RECORD
 from show1_jax.errors import UserError
 from show1_jax.files import storage_path
 from tests.helpers.buckets import BUCKET, upload_folder
+from tests.helpers.clip_batches import assert_equal, read_batches
 from tests.helpers.gcs_server import Answer, GcsServer
 from tests.helpers.media_files import write_captioned_videos
 
@@ -56,16 +57,7 @@ def config(path: str | Path, copies: Path, num_workers: int = 0) -> DataConfig:
 def batches(data: DataConfig, rows: range = range(BATCH), first: int = 0) -> tuple[str, list[ClipBatch]]:
     iterator = training_clips(data, SPEC, batch_size=BATCH, rows=rows)
     iterator.set_state({"next_batch": first, "failures": iterator.get_state()["failures"]})
-    try:
-        return iterator.fingerprint, [next(iterator) for _ in range(3)]
-    finally:
-        iterator.close()
-
-
-def assert_equal(some: list[ClipBatch], others: list[ClipBatch]) -> None:
-    for one, other in zip(some, others, strict=True):
-        assert one.captions == other.captions
-        np.testing.assert_array_equal(one.video, other.video)
+    return iterator.fingerprint, read_batches(iterator, 3)
 
 
 @pytest.mark.parametrize("scheme", ["gs", "s3"])
