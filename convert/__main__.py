@@ -2,8 +2,8 @@
 
 Further commands: `inflate` makes a checkpoint to train from, `merge` makes one checkpoint of several and adds adapters
 to its weights, `export` writes released folders again, or an adapter as a LoRA file, `import` makes an adapter of a
-LoRA file, `features` converts the networks of metrics, `verify` checks a checkpoint, `card` writes its model card, and
-`push` uploads it to the hub.
+LoRA file, `features` converts the networks of metrics, `verify` checks a checkpoint, `card` writes its model card,
+`push` uploads it to the hub, and `upload` to a bucket.
 """
 
 import sys
@@ -35,6 +35,7 @@ from .lora.import_file import import_adapter
 from .merge import merge
 from .push import Upload, push
 from .released import RELEASED_STAGES
+from .upload import upload_checkpoint
 from .verify import verify
 
 
@@ -51,7 +52,7 @@ def _path_argument(text: str, to_path: Callable[[str], Path] = user_path) -> Pat
 
 
 def _checkpoint_argument(text: str) -> Path:
-    """Return the path of a checkpoint to read, which may be in a bucket."""
+    """Return the path of a checkpoint to read or to make, which may be in a bucket."""
     return _path_argument(text, storage_path)
 
 
@@ -73,8 +74,9 @@ def _convert_parser() -> argparse.ArgumentParser:
         "`python -m convert import --help`, which makes an adapter of a LoRA file, "
         "`python -m convert features --help`, which converts the networks of metrics, "
         "`python -m convert verify CHECKPOINT`, which checks a checkpoint and lists its contents, "
-        "`python -m convert card --help`, which writes its model card, and "
-        "`python -m convert push --help`, which uploads it to the hub.",
+        "`python -m convert card --help`, which writes its model card, "
+        "`python -m convert push --help`, which uploads it to the hub, and "
+        "`python -m convert upload --help`, which uploads it to a bucket.",
     )
     parser.add_argument(
         "--from",
@@ -119,8 +121,12 @@ def _add_components(parser: argparse.ArgumentParser) -> None:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the commands that make a checkpoint."""
-    parser.add_argument("--out", type=_path_argument, required=True, metavar="DIR", help="the checkpoint to make")
+    _add_out(parser)
     parser.add_argument("--dtype", choices=list(DTYPES), default="keep", help="dtype of the stored weights")
+
+
+def _add_out(parser: argparse.ArgumentParser, made: str = "the checkpoint to make, here or in a bucket") -> None:
+    parser.add_argument("--out", type=_checkpoint_argument, required=True, metavar="DIR", help=made)
     parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint at DIR")
 
 
@@ -201,8 +207,7 @@ def _import_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--component", metavar="NAME", help="the network to adapt; default: that of an exported file, or else keyframes"
     )
-    parser.add_argument("--out", type=_path_argument, required=True, metavar="DIR", help="the adapter to make")
-    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint at DIR")
+    _add_out(parser, "the adapter to make, here or in a bucket")
     return parser
 
 
@@ -222,8 +227,7 @@ def _features_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="the published file or folder; for some networks also the id of a repository of the hub",
     )
-    parser.add_argument("--out", type=_path_argument, required=True, metavar="DIR", help="the checkpoint to make")
-    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint at DIR")
+    _add_out(parser)
     return parser
 
 
@@ -270,6 +274,17 @@ def _push_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _upload_parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m convert upload",
+        description="Copy a checkpoint or an adapter to a bucket. Its manifest is written last, so that it counts only "
+        "when it is complete.",
+    )
+    parser.add_argument("checkpoint", type=_path_argument)
+    _add_out(parser, "the folder to make, in a bucket")
+    return parser
+
+
 def _sources(arguments: argparse.Namespace) -> dict[str, str]:
     """Return the source of each stage to convert, by the stage's name."""
     unknown = [name for name in arguments.stages if name not in RELEASED_STAGES]
@@ -305,6 +320,7 @@ def _run(arguments: Sequence[str]) -> None:
         "verify": _run_verify,
         "card": _run_card,
         "push": _run_push,
+        "upload": _run_upload,
         "inflate": _run_inflate,
         "merge": _run_merge,
         "export": _run_export,
@@ -333,6 +349,11 @@ def _run_push(arguments: Sequence[str]) -> None:
         parsed.repository, parsed.private, parsed.revision, parsed.message, parsed.accept_licences, parsed.licence
     )
     push(parsed.checkpoint, upload)
+
+
+def _run_upload(arguments: Sequence[str]) -> None:
+    parsed = _upload_parser().parse_args(arguments)
+    upload_checkpoint(parsed.checkpoint, parsed.out, overwrite=parsed.overwrite)
 
 
 def _run_inflate(arguments: Sequence[str]) -> None:

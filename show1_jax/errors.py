@@ -1,6 +1,11 @@
 """Exceptions whose text is shown to the user, and short forms of untrusted values for these texts."""
 
+import errno
+import os
+import re
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 BAD_INPUT: Final = 2
@@ -62,3 +67,51 @@ def error_line(error: BaseException) -> str:
         where = "" if error.filename is None else f"{error.filename}: "
         text = f"{where}{error.strerror}; check the path, its permissions and the disk"
     return " ".join(text.split()) or type(error).__name__
+
+
+@contextmanager
+def disk_errors(place: str, remedy: str) -> Iterator[None]:
+    """Raise an error of the disk in the block as one line, see `disk_error`.
+
+    Args:
+        place: the folder that is written, which is removed if the block fails.
+        remedy: advice, as the end of the line.
+
+    Raises:
+        UserError: the disk is full, or cannot be written.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if line := disk_error(error):
+            raise UserError(f"{place}: {line}, nothing was kept; {remedy}") from error
+        raise
+
+
+def disk_error(error: Exception) -> str | None:
+    """Return a description of a write error for the user: a full disk, or the operating system's reason.
+
+    The class of the error does not matter: Orbax raises errors of TensorStore as exceptions of any class, and
+    ArrayRecord raises a RuntimeError. The operating system's message or error number is in their text.
+
+    Args:
+        error: exception from writing a file.
+
+    Returns:
+        The description, without the path; None if the error has another cause.
+    """
+    number = (isinstance(error, OSError) and error.errno) or _errno_in(str(error))
+    if number in {errno.ENOSPC, errno.EDQUOT}:
+        return "the disk is full"
+    if number in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG, errno.EIO}:
+        return f"cannot be written ({os.strerror(number)})"
+    return None
+
+
+def _errno_in(text: str) -> int | None:
+    if inner := re.search(r"os_error_code='(\d+)'", text):
+        return int(inner[1])
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+    return next((number for number in numbers if os.strerror(number) in text), None)

@@ -25,7 +25,8 @@ from typing import Any, Final
 
 from show1_jax.buckets.lease import leased_folder
 from show1_jax.buckets.path import BucketPath, parse_url
-from show1_jax.errors import FileError, UserError, shown_name
+from show1_jax.buckets.upload import LARGER_DISK, FolderKind, uploaded_folder
+from show1_jax.errors import FileError, UserError, disk_errors, shown_name
 
 MAX_JSON_BYTES: Final = 64 << 20
 MAX_JSON_DEPTH: Final = 64
@@ -286,7 +287,7 @@ def check_target(
         UserError: the path exists and `overwrite` is not set, it is not such a result, or it cannot be read.
     """
     if isinstance(out, BucketPath):
-        raise UserError(f"{out}: it is written to a file system first; make it there, then copy it to the bucket")
+        raise _needs_a_file_system(out)
     try:
         if _is_free(out):
             return
@@ -307,42 +308,53 @@ def _is_free(place: Path) -> bool:
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: Path, kind: FolderKind | None = None) -> Iterator[Path]:
     """Create a temporary folder that becomes `out` if the block succeeds, and is removed if it fails.
 
-    The temporary folder is in the parent folder of `out`, so that the last step is a rename. Call `check_target` first
-    to check that `out` may be created or replaced.
+    Call `check_target` first to check that `out` may be created or replaced; in a bucket, `check_upload_target`. The
+    temporary folder is in the parent folder of `out`, so that the last step is a rename. For a folder in a bucket it is
+    in the system's folder for temporary files, and uploaded at the end; if that fails, it is kept.
+
+    Args:
+        out: the folder.
+        kind: its kind, for a folder that may be in a bucket.
 
     Yields:
         The temporary folder.
 
     Raises:
-        UserError: the folder cannot be written, the disk is full, or another process has created `out` meanwhile.
+        UserError: the folder cannot be written, the disk is full, another process has created `out` meanwhile, or the
+            bucket does not answer.
     """
+    if isinstance(out, BucketPath):
+        if kind is None:
+            raise _needs_a_file_system(out)
+        with uploaded_folder(out, kind) as folder:
+            yield folder
+        return
     target = out.absolute()  # the current working directory may be the replaced folder
     temporary, replaced = (target.with_name(f".{target.name}.{secrets.token_hex(4)}") for _ in range(2))
     new_parents = list(itertools.takewhile(lambda parent: not os.path.exists(parent), target.parents))
     try:
         was_free = _is_free(target)
-        temporary.mkdir(parents=True)
-        yield temporary
-        if was_free and not _is_free(target):
-            raise UserError(f"{out}: another process has made it meanwhile, nothing was kept; choose another place")
-        if os.path.lexists(target):
-            os.replace(target, replaced)
-        os.replace(temporary, target)
+        with disk_errors(f"{out}", "choose another place with --out"):
+            temporary.mkdir(parents=True)
+            yield temporary
+            if was_free and not _is_free(target):
+                raise UserError(f"{out}: another process has made it meanwhile, nothing was kept; choose another place")
+            if os.path.lexists(target):
+                os.replace(target, replaced)
+            os.replace(temporary, target)
         shutil.rmtree(replaced, ignore_errors=True)
-    except UserError:
-        raise
-    except Exception as error:
-        if line := disk_error(error):
-            raise UserError(f"{out}: {line}, nothing was kept; choose another place with --out") from error
-        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in new_parents:
             with suppress(OSError):  # it is not empty, as after success
                 parent.rmdir()
+
+
+def _needs_a_file_system(out: BucketPath) -> UserError:
+    return UserError(f"{out}: it is written to a file system first; make it there, then copy it to the bucket")
 
 
 @contextmanager
@@ -397,101 +409,37 @@ def is_present(path: Path) -> bool:
 
 
 @contextmanager
-def local_folder(folder: Path) -> Iterator[Path]:
-    """Yield a local folder with the files of `folder`: itself, or for one in a bucket a temporary copy."""
-    if not isinstance(folder, BucketPath):
-        yield folder
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in folder.names():
-            write_bytes(Path(scratch) / name, (folder / name).read_bytes())
-        yield Path(scratch)
+def local_files(path: Path) -> Iterator[Path]:
+    """Yield a local path with the content of `path`: itself, or a temporary copy of an object or a folder in a bucket.
 
-
-@contextmanager
-def local_file(path: Path) -> Iterator[Path]:
-    """Yield a local file with the content of `path`: itself, or for an object in a bucket a temporary copy.
-
-    Raises:
-        FileNotFoundError: there is no such object.
+    If there is no such object or folder, the local path does not exist. Subfolders are not copied.
     """
     if not isinstance(path, BucketPath):
         yield path
         return
+    names = [""] if path.is_file() else [name for name in path.names() if "/" not in name]
     with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / path.name
-        copy.write_bytes(path.read_bytes())
-        yield copy
-
-
-@contextmanager
-def local_media(path: str | Path) -> Iterator[Path]:
-    """Yield a local path with the content of `path`: itself, or for an object or a folder in a bucket a temporary copy.
-
-    The subfolders of a folder are not copied. Errors of the block name the path in the bucket.
-
-    Raises:
-        UserError: a URL is not valid, or there is no such object or folder in the bucket.
-    """
-    stored = path if isinstance(path, Path) else storage_path(path) if _URL.match(path) else Path(path)
-    if not isinstance(stored, BucketPath):
-        yield stored
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        local = Path(scratch) / stored.name
-        if stored.is_file():
-            local.write_bytes(stored.read_bytes())
-        elif names := [name for name in stored.names() if "/" not in name]:
-            local.mkdir()
-            for name in names:
-                (local / name).write_bytes((stored / name).read_bytes())
-        else:
-            raise UserError(f"there is no {stored}; give an existing file or folder")
-        try:
-            yield local
-        except UserError as error:
-            raise UserError(str(error).replace(str(local), str(stored))) from error
+        local = Path(scratch) / path.name
+        for name in names:
+            write_bytes(local / name, (path / name).read_bytes())
+        yield local
 
 
 def check_space(out: Path, needed: int, remedy: str = "free space or choose another place with --out") -> None:
     """Refuse a path on a disk with fewer than `needed` free bytes.
 
     Args:
-        out: path to write to.
+        out: path to write to. For one in a bucket, the system's folder for temporary files is checked, see
+            `new_folder`.
         needed: required space in bytes.
-        remedy: advice at the end of the error.
+        remedy: advice at the end of the error, for a path that is not in a bucket.
 
     Raises:
         UserError: the disk is too full; the line has the required and the free gigabytes.
     """
+    if isinstance(out, BucketPath):
+        out, remedy = Path(tempfile.gettempdir(), out.name), LARGER_DISK
     parent = next(folder for folder in out.absolute().parents if os.path.exists(folder))
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise UserError(f"{out}: needs {needed / 1e9:,.1f} GB, the disk has {free / 1e9:,.1f} GB free; {remedy}")
-
-
-def disk_error(error: Exception) -> str | None:
-    """Return a description of a write error for the user: a full disk, or the operating system's reason.
-
-    The class of the error does not matter: Orbax raises errors of TensorStore as exceptions of any class, and
-    ArrayRecord raises a RuntimeError. The operating system's message or error number is in their text.
-
-    Args:
-        error: exception from writing a file.
-
-    Returns:
-        The description, without the path; None if the error has another cause.
-    """
-    number = (isinstance(error, OSError) and error.errno) or _errno_in(str(error))
-    if number in {errno.ENOSPC, errno.EDQUOT}:
-        return "the disk is full"
-    if number in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG, errno.EIO}:
-        return f"cannot be written ({os.strerror(number)})"
-    return None
-
-
-def _errno_in(text: str) -> int | None:
-    if inner := re.search(r"os_error_code='(\d+)'", text):
-        return int(inner[1])
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-    return next((number for number in numbers if os.strerror(number) in text), None)

@@ -29,12 +29,12 @@ ORDER = (
     "parallel",
     # the ground
     "cli",
-    "progress",
     "runtime",
     "config",
     "terminal",
     "files",
     "buckets",
+    "progress",
     "errors",
 )
 """Packages and top-level modules: each may import from itself and from those after it."""

@@ -52,8 +52,8 @@ def import_adapter(
     file = lora_file(source)
     metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
     checkpoints = CheckpointSet.open(checkpoint)
-    local = [path for path in checkpoints.paths.values() if not isinstance(path, BucketPath)]
-    if out.exists() and any(out.samefile(path) for path in local):
+    alike = [path for path in checkpoints.paths.values() if isinstance(path, BucketPath) == isinstance(out, BucketPath)]
+    if out.exists() and any(out.samefile(path) for path in alike):
         raise UserError(f"{out}: an adapter would replace the checkpoint that it changes; give another --out")
     name = component or metadata.get(COMPONENT, _DEFAULT_COMPONENT)
     pairs = read_pairs(file, _layers(checkpoints, name), name)

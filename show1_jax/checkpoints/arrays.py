@@ -25,8 +25,10 @@ from orbax.checkpoint._src import asyncio_utils
 
 from show1_jax.buckets.path import BucketPath
 from show1_jax.buckets.store import BucketError, translate_error
+from show1_jax.buckets.upload import check_upload_target
 from show1_jax.checkpoints.cards.model_card import write_card
 from show1_jax.checkpoints.manifest import (
+    CHECKPOINT,
     MANIFEST,
     CheckpointError,
     Component,
@@ -385,12 +387,14 @@ class CheckpointWriter:
 def new_checkpoint(directory: Path, *, overwrite: bool = False) -> Iterator[CheckpointWriter]:
     """Yield a writer of a checkpoint, which appears at `directory` only if the block ends without an exception.
 
+    A checkpoint in a bucket is written to the system's folder for temporary files, and then uploaded.
+
     Raises:
       UserError: `directory` exists (with `overwrite`: exists and is not a checkpoint), cannot be written, or the disk
         is full.
     """
     check_new_checkpoint(directory, overwrite=overwrite)
-    with new_folder(directory) as temporary:
+    with new_folder(directory, CHECKPOINT) as temporary:
         writer = CheckpointWriter(temporary)
         yield writer
         writer.finish(directory)
@@ -402,7 +406,10 @@ def check_new_checkpoint(directory: Path, *, overwrite: bool = False) -> None:
     Raises:
       UserError: `directory` exists; with `overwrite`, it exists and is not a checkpoint.
     """
-    check_target(directory, "checkpoint", lambda folder: (folder / MANIFEST).is_file(), overwrite=overwrite)
+    if isinstance(directory, BucketPath):
+        check_upload_target(directory, CHECKPOINT, overwrite=overwrite)
+    else:
+        check_target(directory, CHECKPOINT.name, lambda folder: (folder / MANIFEST).is_file(), overwrite=overwrite)
 
 
 class _BoundedNumpyHandler(type_handlers.NumpyHandler):

@@ -26,7 +26,7 @@ from show1_jax.checkpoints.recorded_settings import check_recorded
 from show1_jax.checkpoints.run_steps import CHECKPOINTS, latest_step
 from show1_jax.diffusion.schedule import SchedulerConfig
 from show1_jax.errors import UserError
-from show1_jax.files import is_folder, is_present, local_folder, storage_path
+from show1_jax.files import is_folder, is_present, local_files, storage_path
 from show1_jax.parallel.processes import from_first_process
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.text.encoders import encoder_of_kind
@@ -111,7 +111,7 @@ class CheckpointSet:
         if component not in self._tokenizers:
             encoder = encoder_of_kind(self.component(component).kind)
             folder = tokenizer_folder(self.path(component), component)
-            with local_folder(folder) as files:
+            with local_files(folder) as files:
                 self._tokenizers[component] = encoder.load_tokenizer(files)
         return self._tokenizers[component]
 

@@ -15,6 +15,7 @@ import jax
 
 from show1_jax.buckets.path import BucketPath
 from show1_jax.buckets.store import BucketError
+from show1_jax.buckets.upload import FolderKind
 from show1_jax.config.settings import Settings
 from show1_jax.errors import FileError, UserError
 from show1_jax.files import is_folder, read_json, size_and_sha256
@@ -171,8 +172,6 @@ def read_manifest(checkpoint: Path) -> Manifest:
         return Manifest.from_json(values)
     except (FileNotFoundError, NotADirectoryError):
         remedy = f"make one with `python -m convert --out {checkpoint}`"
-        if isinstance(checkpoint, BucketPath):
-            remedy = "make one with `python -m convert` and copy it there, or correct the URL"
         raise CheckpointError(checkpoint, f"{checkpoint}: no checkpoint", remedy) from None
     except (KeyError, TypeError, AttributeError):
         raise CheckpointError(checkpoint, f"{path}: damaged (no manifest of a checkpoint)") from None
@@ -181,6 +180,14 @@ def read_manifest(checkpoint: Path) -> Manifest:
     except UserError as error:
         problem = error.problem if isinstance(error, FileError) else f"{path}: damaged ({error})"
         raise CheckpointError(checkpoint, problem) from None
+
+
+def _recorded_files(checkpoint: Path) -> dict[str, tuple[int, str]]:
+    return {name: (file["size"], file["sha256"]) for name, file in read_manifest(checkpoint).files.items()}
+
+
+CHECKPOINT: Final = FolderKind("checkpoint", MANIFEST, _recorded_files, "python -m convert upload", _BESIDE)
+"""Checkpoints as folders that are uploaded to a bucket."""
 
 
 def check_sizes(checkpoint: Path, component: str) -> None:

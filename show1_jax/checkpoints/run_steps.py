@@ -36,8 +36,8 @@ from show1_jax.checkpoints.manifest import (
     read_manifest,
 )
 from show1_jax.checkpoints.step_folders import StepFolder, list_steps, remove_leftovers, step_folder
-from show1_jax.errors import FileError, UserError
-from show1_jax.files import disk_error, read_json
+from show1_jax.errors import FileError, UserError, disk_error
+from show1_jax.files import read_json
 from show1_jax.parallel.processes import from_all_processes, from_first_process
 from show1_jax.parallel.weights import WeightPath, Weights
 

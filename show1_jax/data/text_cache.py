@@ -33,9 +33,9 @@ from show1_jax.config.training import LOCAL_COPIES
 from show1_jax.data.names import MAX_CAPTION, short_line
 from show1_jax.data.records import RecordFile, Records, check_path, file_inside
 from show1_jax.data.transfer.download import local_copy
-from show1_jax.data.transfer.upload import check_data_space, check_data_target, new_data_folder
+from show1_jax.data.transfer.upload import check_data_target, new_data_folder
 from show1_jax.errors import UserError
-from show1_jax.files import local_folder, open_regular, read_json, storage_path
+from show1_jax.files import check_space, local_files, open_regular, read_json, storage_path
 from show1_jax.parallel import MeshConfig, gather, make_mesh, platform_of, put_batch
 from show1_jax.progress import Bar, track
 from show1_jax.runtime import compute_dtype
@@ -266,7 +266,7 @@ def write_text_cache(
     if len(texts) > per_file:
         record = dataclasses.replace(record, captions_per_file=per_file)
     with new_data_folder(out) as folder:
-        _check_room(out, folder, record, encoder.count_stored(texts))
+        _check_room(out, record, encoder.count_stored(texts))
         _write_states(folder, record, encoder, texts)
         (folder / _KEYS).write_bytes(b"".join(_key(text) for text in texts))
         (folder / _RECORD).write_text(json.dumps(record.to_dict(), indent=1) + "\n")
@@ -287,7 +287,7 @@ class _Encoder:
         record = read_manifest(checkpoint).component(component)
         architecture: Any = architecture_of(record)
         self.encoder = encoder_of_kind(record.kind)
-        with local_folder(tokenizer_folder(checkpoint, component)) as files:
+        with local_files(tokenizer_folder(checkpoint, component)) as files:
             self.tokenizer = self.encoder.load_tokenizer(files)
         self.positions = self.tokenizer.length
         self.width: int = architecture.state_width
@@ -367,13 +367,13 @@ def _key(caption: str) -> bytes:
     return hashlib.blake2b(caption.encode(errors="surrogatepass"), digest_size=_KEY_BYTES).hexdigest().encode()
 
 
-def _check_room(out: Path, folder: Path, record: CacheRecord, num_states: int) -> None:
+def _check_room(out: Path, record: CacheRecord, num_states: int) -> None:
     """Print the size of the cache, and refuse a disk with too little free space for the folder in which it is made."""
     needed = num_states * record.width * _STATE_BYTES
     caption = needed / record.num_captions
     print(f"{out}: {record.num_captions} captions of {caption / 1e6:.3g} MB take {needed / 1e9:.3g} GB", flush=True)
     less = "or store less with --text_padding=zeros (the networks must then be trained and sampled with it)"
-    check_data_space(out, folder, needed, f", {less}")
+    check_space(out, needed, f"choose another place with --out, {less}")
 
 
 def _read_cache_record(folder: Path) -> CacheRecord:

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from show1_jax.errors import FileError
 from show1_jax.evaluation.metrics.metric import ClipFeatures
-from show1_jax.files import local_file, open_regular, parse_json, write_bytes
+from show1_jax.files import local_files, open_regular, parse_json, write_bytes
 
 VIDEOS_PER_SHARD: Final = 16
 _FORMAT: Final = "show1_jax.features.v1"
@@ -131,7 +131,7 @@ class FeatureFiles:
     @contextmanager
     def _opened(self, number: int) -> Iterator[Any]:
         open_regular(self._path(number)).close()
-        with local_file(self._path(number)) as local, safe_open(local, "numpy") as file:
+        with local_files(self._path(number)) as local, safe_open(local, "numpy") as file:
             yield file
 
     def _read(self, number: int) -> Shard | None:

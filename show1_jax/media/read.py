@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import islice, repeat, takewhile
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from show1_jax.errors import UserError
-from show1_jax.files import local_media, open_regular
+from show1_jax.files import local_files, open_regular, storage_path
 from show1_jax.media.arrays import frame_values, mapped_array
 from show1_jax.media.containers import CONTAINER_SUFFIXES, TimedFrame, open_video
 from show1_jax.media.errors import VideoError
@@ -199,6 +200,23 @@ def read_video(
     """
     with local_media(path) as local:
         return _read_local(local, size, num_frames)
+
+
+@contextmanager
+def local_media(path: str | Path) -> Iterator[Path]:
+    """Yield a local path with the content of a file or folder of the user: itself, or a temporary copy of a bucket's.
+
+    Errors of the block name the path in the bucket.
+
+    Raises:
+        UserError: a URL is not valid.
+    """
+    stored = storage_path(path) if "://" in str(path) else Path(path)
+    with local_files(stored) as local:
+        try:
+            yield local
+        except UserError as error:
+            raise UserError(str(error).replace(str(local), str(stored))) from error
 
 
 def _read_local(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from show1_jax.errors import UserError
-from show1_jax.files import local_file, open_regular, parse_json, write_bytes
+from show1_jax.files import local_files, open_regular, parse_json, write_bytes
 
 STAGE_FORMAT = "show1_jax.stage.v1"
 STAGE_LAYOUT = "time height width channel"
@@ -62,7 +62,7 @@ def read_start(path: str | Path) -> dict[str, Any]:
     from safetensors import SafetensorError
 
     try:
-        with local_file(path if isinstance(path, Path) else Path(path)) as local, _open_stage(local) as file:
+        with local_files(path if isinstance(path, Path) else Path(path)) as local, _open_stage(local) as file:
             start = parse_json((file.metadata() or {}).get(_START, "{}"))
     except (OSError, SafetensorError, ValueError):
         return {}
@@ -82,7 +82,7 @@ def load_stage(path: str | Path, stage: str | None = None) -> Float32[np.ndarray
     from safetensors import SafetensorError
 
     try:
-        with local_file(path if isinstance(path, Path) else Path(path)) as local, _open_stage(local) as file:
+        with local_files(path if isinstance(path, Path) else Path(path)) as local, _open_stage(local) as file:
             metadata = file.metadata() or {}
             values = file.get_slice("video")
             is_video = values.get_dtype() == "F32" and len(values.get_shape()) == 4

@@ -31,9 +31,9 @@ from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.data.synthetic.nearest import WORLD_SOURCE, WORLD_WORDS, is_sentence, nearest_sentence
 from show1_jax.errors import UserError, shown
-from show1_jax.files import check_writable, local_media
+from show1_jax.files import check_writable
 from show1_jax.media.contact_sheet import CONTACT_SHEET
-from show1_jax.media.read import read_picture, read_video
+from show1_jax.media.read import local_media, read_picture, read_video
 from show1_jax.media.stage_files import video_sha256
 from show1_jax.parallel import from_first_process, is_first_process
 from show1_jax.progress import say

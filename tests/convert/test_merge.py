@@ -1,6 +1,7 @@
 """Components of several checkpoints and training runs as one checkpoint: none is lost, and damage is refused."""
 
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +16,19 @@ from convert.released import check_text_widths
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
 from convert.verify import verify
+from show1_jax.buckets.lease import LEASE
 from show1_jax.checkpoints.arrays import new_checkpoint, tokenizer_folder, weight_shapes
 from show1_jax.checkpoints.manifest import Manifest, read_manifest
 from show1_jax.checkpoints.networks import network_kind
 from show1_jax.checkpoints.random import write_random_checkpoint
 from show1_jax.checkpoints.run_steps import TrainingCheckpoints
 from show1_jax.errors import UserError
+from show1_jax.files import storage_path
 from show1_jax.parallel.weights import WeightPath
 from show1_jax.text.tokenizers import load_clip_tokenizer, load_t5_tokenizer
 from tests.helpers import tiny_config
 from tests.helpers.buckets import BUCKET, upload_folder
-from tests.helpers.gcs_server import GcsServer
+from tests.helpers.gcs_server import Answer, GcsServer
 
 Arrays = dict[WeightPath, np.ndarray]
 NAMES = ("first_frame", "text_clip", "text_t5")
@@ -147,6 +150,66 @@ def test_checkpoints_in_a_bucket_are_those_on_disk(
     code, error = merge(url)
     assert (code, f"convert: {url}: " in error) == (2, True)
     assert not out.exists()
+
+
+def test_a_checkpoint_is_made_in_a_bucket(
+    gcs: GcsServer, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same as on disk; its manifest is written last, it is replaced only when asked, also by itself."""
+    url = f"gs://{BUCKET}/merged"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    arguments = ["merge", str(second), "--out", url]
+    assert main(arguments) == 0
+    assert f"{url}: written" in capsys.readouterr().out
+    written = [request.name for request in gcs.requests if request.method == "POST"]
+    written = [name for name in written if not name.endswith(LEASE)]
+    assert (written[0], written[-1]) == ("merged/uploading.json", "merged/manifest.json")
+    made = storage_path(url)
+    assert read_manifest(made).components == read_manifest(second).components
+    assert_equal(weights_of(made, "text_clip"), weights_of(second, "text_clip"))
+    verify(made)
+    assert main(arguments) == 2
+    assert f"{url}: exists; choose another place, or replace it with --overwrite" in capsys.readouterr().err
+    gcs.write(BUCKET, "merged/README.md", b"my own card")
+    gcs.write(BUCKET, "merged/LICENSE", b"mine")
+    before = set(gcs.names(BUCKET))
+    assert main(["merge", url, "--out", url, "--dtype", "float16", "--overwrite"]) == 0
+    assert "README.md: was edited, and is kept" in capsys.readouterr().err
+    assert weights_of(made, "text_clip")[KERNEL].dtype == np.float16
+    verify(made)
+    assert [name for name in set(gcs.names(BUCKET)) & before if "/d/" in name] == []
+    assert gcs.objects[BUCKET]["merged/README.md"][0] == b"my own card"
+    assert gcs.objects[BUCKET]["merged/LICENSE"][0] == b"mine"
+    gcs.write(BUCKET, "merged/thesis.tex", b"")
+    assert main([*arguments, "--overwrite"]) == 2
+    assert "has thesis.tex, which is no part of a checkpoint; choose another place" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_whose_upload_fails_is_kept_and_uploaded_later(
+    gcs: GcsServer, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"gs://{BUCKET}/merged"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gcs.fault = lambda request: Answer(status=503) if request.name == "merged/text_clip/weights/_METADATA" else None
+    assert main(["merge", str(second), "--out", url]) == 2
+    (kept,) = tmp_path.glob("*/merged")
+    command = f"python -m convert upload {kept} --out {url}"
+    error = capsys.readouterr().err.split("\r")[-1]
+    assert error.startswith(f"convert: gs://{BUCKET}: the server does not answer")
+    assert error.endswith(f"the checkpoint is finished and kept in {kept}; upload it with `{command}`\n")
+    gcs.fault = lambda request: None
+    with pytest.raises(UserError, match="no checkpoint"):
+        read_manifest(storage_path(url))
+    assert "merged/uploading.json" in gcs.names(BUCKET)
+    gcs.write(BUCKET, "merged/README.md", b"of the upload that did not end")
+    assert main(command.split()[3:]) == 0
+    verify(storage_path(url))
+    assert sorted(files_in(kept)) == [name.removeprefix("merged/") for name in gcs.names(BUCKET)]
+    assert all(gcs.objects[BUCKET][f"merged/{name}"][0] == content for name, content in files_in(kept).items())
+    for out in (url, str(tmp_path / "here")):
+        assert main(["upload", str(kept), "--out", out]) == 2
+    assert "is not in a bucket; give gs://BUCKET/FOLDER" in capsys.readouterr().err
 
 
 def files_in(folder: Path) -> dict[str, bytes]:

@@ -8,12 +8,12 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from show1_jax.buckets.path import BucketPath
 from show1_jax.checkpoints.adapters import ADAPTER, AdapterConfig
 from show1_jax.checkpoints.cards.licences import licence_of
 from show1_jax.checkpoints.manifest import CARD, HUB_PREFIX, LICENCE_FILES, Manifest
@@ -68,10 +68,12 @@ def is_own_card(text: str) -> bool:
 def own_card_in(folder: Path) -> bool:
     """Return whether a folder has no card, or one that was not edited, so that it may be replaced."""
     path = folder / CARD
-    if not os.path.lexists(path):
+    if not isinstance(path, BucketPath) and not os.path.lexists(path):
         return True
     try:
         return is_own_card(read_bounded(path, _MAX_CARD_BYTES).decode())
+    except FileNotFoundError:
+        return isinstance(path, BucketPath)  # elsewhere it is a broken link
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -108,8 +110,8 @@ def _keep_files(replaced: Path, folder: Path) -> None:
         names += [CARD, CONTACT_SHEET]  # the card may show the sheet
         print(f"{replaced / CARD}: was edited, and is kept; remove it to get a new one", file=sys.stderr)
     for name in names:
-        if os.path.isfile(replaced / name):
-            shutil.copyfile(replaced / name, folder / name)
+        if (replaced / name).is_file():
+            write_bytes(folder / name, (replaced / name).read_bytes())
 
 
 def add_sheet(folder: Path, sheet: Path) -> None:

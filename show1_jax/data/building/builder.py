@@ -28,9 +28,9 @@ from show1_jax.data.failures import VideoError
 from show1_jax.data.names import MAX_VIDEO_BYTES, short_line
 from show1_jax.data.pools import map_in_order, pool
 from show1_jax.data.records import check_path
-from show1_jax.data.transfer.upload import check_data_space, check_data_target, new_data_folder
+from show1_jax.data.transfer.upload import check_data_target, new_data_folder
 from show1_jax.errors import UserError
-from show1_jax.files import read_bounded
+from show1_jax.files import check_space, read_bounded
 from show1_jax.progress import Bar, say
 
 MIN_SECONDS = 3.5
@@ -99,7 +99,7 @@ def build(
             raise UserError(f"no video of {videos} can be used; the lines above say why")
         for name, reason in skipped.items():
             left_out.skip(name, reason)
-        check_data_space(out, folder, sum(entry.facts.num_bytes for entry in checked))
+        check_space(out, sum(entry.facts.num_bytes for entry in checked))
         _write_dataset(checked, folder)
     others = f"; all {left_out.count} that are left out are named in {out / LEFT_OUT}" if left_out.count else ""
     print(f"{out}: {len(checked)} videos, {len(skipped)} skipped{others}", file=sys.stderr)

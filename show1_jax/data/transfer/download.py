@@ -17,8 +17,8 @@ from show1_jax.buckets.path import BucketPath
 from show1_jax.config.training import LOCAL_COPIES
 from show1_jax.data.pools import map_in_order, pool
 from show1_jax.data.transfer.record import RECORD, UPLOAD, FileTable, StoredFile, read_record
-from show1_jax.errors import UserError
-from show1_jax.files import check_space, disk_error, user_path, write_bytes
+from show1_jax.errors import UserError, disk_error
+from show1_jax.files import check_space, user_path, write_bytes
 from show1_jax.parallel.processes import wait_for_all_processes
 from show1_jax.progress import Bar, say
 

@@ -64,14 +64,11 @@ def to_bytes(files: FileTable) -> bytes:
     return (json.dumps({"format": _FORMAT, "files": table}, indent=1) + "\n").encode()
 
 
-def read_record(
-    folder: Path, name: str = RECORD, remedy: str = f"upload the folder again with `{UPLOAD}`"
-) -> tuple[bytes, FileTable]:
+def read_record(folder: Path, remedy: str = f"upload the folder again with `{UPLOAD}`") -> tuple[bytes, FileTable]:
     """Read the `files.json` of a folder, which may be in a bucket.
 
     Args:
         folder: the folder.
-        name: name of the file, if it has another one.
         remedy: advice if it is damaged, as the end of the line.
 
     Returns:
@@ -81,15 +78,15 @@ def read_record(
         UserError: it is missing or damaged, or a bucket does not answer.
     """
     try:
-        content = read_bounded(folder / name, _MAX_BYTES)
+        content = read_bounded(folder / RECORD, _MAX_BYTES)
         return content, _parse(content)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"{folder}: no dataset or text cache there, or its upload has not ended ({name} is missing); upload it "
+            f"{folder}: no dataset or text cache there, or its upload has not ended ({RECORD} is missing); upload it "
             f"with `{UPLOAD}`"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / name}: damaged ({error}); {remedy}") from None
+        raise UserError(f"{folder / RECORD}: damaged ({error}); {remedy}") from None
 
 
 def _parse(content: bytes) -> FileTable:

@@ -1,12 +1,14 @@
 """Uploads of datasets and text caches, whose `files.json` is written last, and removal of what a killed one left."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from show1_jax.buckets import upload as module
 from show1_jax.buckets.lease import LEASE
 from show1_jax.buckets.path import BucketPath
-from show1_jax.data.transfer import upload as module
+from show1_jax.data import __main__ as data
 from show1_jax.data.transfer.download import local_copy
 from show1_jax.data.transfer.record import RECORD, write_record
 from show1_jax.data.transfer.upload import check_data_target, new_data_folder, upload
@@ -171,3 +173,58 @@ def test_a_new_folder_is_uploaded_or_nothing_is(
     assert names(gcs) == ["a", RECORD]
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["a", RECORD]
     assert (tmp_path / "here" / RECORD).read_bytes() == gcs.objects[BUCKET][f"videos/{RECORD}"][0]
+
+
+@pytest.mark.parametrize("refused", ["lease.json", "a", RECORD])
+def test_a_folder_whose_upload_fails_is_kept(
+    gcs: GcsServer, out: BucketPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """The line has the command that uploads it; nothing is made if the bucket refuses writes from the beginning."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    gcs.fault = lambda request: (
+        Answer(status=403) if request.method == "POST" and request.name == f"videos/{refused}" else None
+    )
+    with pytest.raises(UserError, match="access is denied") as raised:
+        make(out)
+    assert "\n" not in str(raised.value)
+    kept = list(tmp_path.glob("*/videos"))
+    gcs.fault = lambda request: None
+    if refused == LEASE:
+        assert (kept, names(gcs)) == ([], [])
+        return
+    command = f"python -m show1_jax.data upload {kept[0]} --out {out}"
+    assert f"the dataset or text cache is finished and kept in {kept[0]}; upload it with `{command}`" in str(
+        raised.value
+    )
+    assert RECORD not in names(gcs)
+    data._run(command.split()[3:])
+    assert names(gcs) == ["a", RECORD]
+    assert (local_copy(out, tmp_path / "copies") / "a").read_bytes() == b"a"
+
+
+def test_a_folder_whose_upload_is_interrupted_is_kept(
+    gcs: GcsServer,
+    out: BucketPath,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(module, "upload_folder", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        make(out)
+    (kept,) = tmp_path.glob("*/videos")
+    assert (
+        f"kept in {kept}; upload it with `python -m show1_jax.data upload {kept} --out {out}`"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_damaged_list_of_a_begun_upload_is_one_line(gcs: GcsServer, out: BucketPath, source: Path) -> None:
+    for content in (b"{", b'{"a": 1}', b"[1]", b"[" * 100_000, b"\xff"):
+        gcs.write(BUCKET, "videos/uploading.json", content)
+        with pytest.raises(UserError, match=r"uploading.json: damaged; choose another place, or delete this folder"):
+            upload(source, out)
