@@ -93,7 +93,7 @@ PLACES: Final = [
     *places("train", BUCKETS, "--checkpoint --config.train.data.path --config.train.text.cache"),
     *places("train", BUCKETS, " ".join(f"--config.train.{stage}.init" for stage in TRAINED_STAGES)),
     *places("train", FILES, "--config --config.train.data.local_copies --config.train.text.local_copies"),
-    *places("train", FILES, "--config.train.data.path", "--config.train.data.name=files"),
+    *places("train", BUCKETS, "--config.train.data.path", "--config.train.data.name=files"),
     *places("web", FILES, "--out --config"),
     *places("web", BUCKETS, "--checkpoint"),
     *places("data", BUCKETS, "--out", "build"),

@@ -58,18 +58,16 @@ class Config(CascadeConfig):
 def check_paths(config: Config) -> None:
     """Refuse paths of a config that cannot be paths; an optional path may be empty.
 
-    All but files to train on, and the folders of local copies, may be in a bucket. The compilation cache is not
-    checked: a run works without it.
+    All but the folders of local copies may be in a bucket. The compilation cache is not checked: a run works without
+    it.
 
     Raises:
         UserError: see `user_path` and `storage_path`.
     """
     train = config.train
     lists = [config.checkpoint, *(getattr(train, stage).init for stage in TRAINED_STAGES)]
-    stored, local = [config.out], [train.data.local_copies, train.text.local_copies]
-    (local if train.data.name == "files" else stored).append(train.data.path)
-    stored += [train.text.cache, *(path.strip() for names in lists for path in names.split(","))]
-    for path in filter(None, stored):
+    stored = [config.out, train.data.path, train.text.cache]
+    for path in filter(None, [*stored, *(path.strip() for names in lists for path in names.split(","))]):
         storage_path(path)
-    for path in filter(None, local):
+    for path in filter(None, [train.data.local_copies, train.text.local_copies]):
         user_path(path)

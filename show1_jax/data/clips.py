@@ -28,7 +28,7 @@ from show1_jax.data.spec import ClipDraw, ClipSource, ClipSpec
 from show1_jax.data.synthetic import world as synthetic
 from show1_jax.data.transfer.download import local_copy
 from show1_jax.errors import UserError
-from show1_jax.files import storage_path, user_path
+from show1_jax.files import storage_path
 
 BATCHES_AHEAD = 2
 """Batches of a process's rows that are read ahead."""
@@ -318,9 +318,11 @@ def open_sources(config: DataConfig, spec: ClipSpec, video_seconds: float | None
 
 def _open_files(config: DataConfig, spec: ClipSpec, seconds: float) -> Sources:
     from show1_jax.data.clip_files import ClipFiles, PictureMoves
+    from show1_jax.media.read import local_media
 
     moves = PictureMoves(config.pan, config.zoom, config.jitter)
-    files = ClipFiles.open(user_path(config.path), config.caption, spec, seconds, moves)
+    with local_media(storage_path(config.path)) as path:
+        files = ClipFiles.open(path, config.caption, spec, seconds, moves)
     if len(files) <= config.num_validation:
         raise UserError(
             f"{config.path} has {len(files)} files, too few for data.num_validation={config.num_validation} and "

@@ -20,6 +20,8 @@ from show1_jax.data.names import one_line
 from show1_jax.data.spec import ClipDraw, ClipSpec
 from show1_jax.errors import UserError
 from show1_jax.media.read import read_video
+from tests.helpers.buckets import BUCKET, upload_folder
+from tests.helpers.gcs_server import GcsServer
 from tests.helpers.media_files import corner_marked, encode, number_of, numbered
 
 KEYFRAMES = ClipSpec(num_frames=8, fps=2, height=48, width=64)
@@ -122,6 +124,22 @@ def test_files_are_read_once_for_training_and_validation(
     with contextlib.closing(training_clips(config, SMALL, batch_size=1, rows=[0], sources=sources)) as clips:
         assert next(clips).video.shape == (1, 2, 8, 16, 3)
     assert len(validation_clips(config, SMALL, batch_size=1, rows=[0], sources=sources)) == num_validation
+
+
+def test_files_in_a_bucket_are_those_on_disk(gcs: GcsServer, tmp_path: Path) -> None:
+    """A folder with captions, and a single file; an error names the place in the bucket."""
+    encode(tmp_path / "clip.mp4", numbered(8))
+    (tmp_path / "clip.txt").write_text("a thing moves")
+    upload_folder(gcs, tmp_path, "mine")
+    url, here = f"gs://{BUCKET}/mine", replace(CONFIG, caption="", path=str(tmp_path))
+    identity = open_sources(here, SMALL, SECONDS).identity
+    assert open_sources(replace(here, path=url), SMALL, SECONDS).identity == identity
+    assert open_sources(replace(CONFIG, path=f"{url}/clip.mp4"), SMALL, SECONDS).identity == identity
+    gcs.write(BUCKET, "mine/notes.doc", b"")
+    with pytest.raises(UserError, match=f"^{url} has notes.doc, which cannot be read"):
+        open_sources(replace(here, path=url), SMALL, SECONDS)
+    with pytest.raises(UserError, match=f"there is no {url}/none; give a video, a picture or a folder"):
+        open_sources(replace(here, path=f"{url}/none"), SMALL, SECONDS)
 
 
 def test_other_frames_or_captions_are_other_data(tmp_path: Path) -> None:
