@@ -35,6 +35,8 @@ _FINISHED: Final = "finished"
 _PERIOD_SECONDS: Final = 2.0
 _SHORTEST_WAIT_SECONDS: Final = 0.02
 _GRACE_SECONDS: Final = 0.5
+_PROOF_PERIODS: Final = 3
+"""In that many periods of heartbeats, a process that is alive sends at least two."""
 _LAST_WORDS_SECONDS: Final = 5.0
 _MAX_LINE: Final = 500
 _XLA_STATUS: Final = re.compile(
@@ -131,13 +133,29 @@ class Supervisor:
     def _tell_others(self, error: BaseException, line: str, code: int) -> str:
         """Tell the other processes that this one fails, and return the line that they print."""
         if _may_have_another_cause(error):
-            time.sleep(self._timeout + 2 * self._period + _GRACE_SECONDS)
+            self._wait_for_the_cause()
         with self._ending:
             self._is_failing = True
         line = f"process {self._process} on {socket.gethostname()} failed: {line}"[:_MAX_LINE]
         threading.Thread(target=self._tell, args=(line, code), daemon=True).start()
         self._told.wait(_LAST_WORDS_SECONDS)
         return line
+
+    def _wait_for_the_cause(self) -> None:
+        """Wait until a lost process is found, which ends this one, or until all others have proved to be alive.
+
+        A process that is lost may have sent a heartbeat that is still on its way, so each other one must send two. If
+        several processes have an error, each waits equally long, so that the first one is reported.
+        """
+        began, seen = time.monotonic(), dict[int, set[str]]()
+        while (waited := time.monotonic() - began) < self._timeout + 2 * self._period + _GRACE_SECONDS:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                for process, beat in self._beats().items():
+                    seen.setdefault(process, set()).add(beat)
+            alive = [process for process, beats in seen.items() if len(beats) > 2 or _is_finished(beats)]
+            if waited > _PROOF_PERIODS * self._period and len({*alive, self._process}) == self._num_processes:
+                return
+            time.sleep(self._period / 2)
 
     def lose_first(self) -> None:
         """End this process, since the connection to the first one was closed."""
@@ -173,7 +191,7 @@ class Supervisor:
                 self._finishing.wait(self._period)
 
     def _read_heartbeats(self) -> None:
-        beats = {int(key.rpartition("/")[2]): beat for key, beat in self._client.key_value_dir_get(_ALIVE)}
+        beats = self._beats()
         if sum(beat.startswith(_FINISHED) for beat in beats.values()) == self._num_processes:
             self._all_finished.set()
         elif self._process == 0:
@@ -181,6 +199,10 @@ class Supervisor:
                 host = beats.get(process, "").partition(" on ")[2] or "an unknown host"
                 line = f"process {process} on {host} is lost: silent for {self._timeout:g} s; {_REMEDY}"
                 self._publish(line, PROCESS_LOST, process)  # this process reads it as well
+
+    def _beats(self) -> dict[int, str]:
+        """Return the newest heartbeat of each process that has sent one."""
+        return {int(key.rpartition("/")[2]): beat for key, beat in self._client.key_value_dir_get(_ALIVE)}
 
     def _watch_answers(self) -> None:
         """End this process if the first one does not answer."""
@@ -262,6 +284,10 @@ def supervised(timeout: float) -> Iterator[Callable[[], None]]:
     supervisor.start()
     for relay in relays:
         relay.joined()
+
+
+def _is_finished(beats: Set[str]) -> bool:
+    return any(beat.startswith(_FINISHED) for beat in beats)
 
 
 def _may_have_another_cause(error: BaseException | None) -> bool:

@@ -41,6 +41,8 @@ def work():
         raise UserError("no caption; write one")
     if role == "program":
         raise TypeError("a mistake")
+    if role == "collective":
+        raise RuntimeError("INTERNAL: the network of this process failed")
     if role == "late":
         time.sleep(1)
     if role in ("late", "done"):
@@ -75,6 +77,7 @@ SCENARIOS = {
     "a user error": Scenario(("wait", "wait", "user")),
     "a user error in the first": Scenario(("user", "wait")),
     "a program error": Scenario(("wait", "program")),
+    "a failed collective": Scenario(("wait", "collective")),
     "a killed process": Scenario(("wait", "wait", "wait"), signal.SIGKILL, 1),
     "the first is killed": Scenario(("wait", "wait"), signal.SIGKILL, 0),
     "the first is silent": Scenario(("wait", "wait"), signal.SIGSTOP, 0),
@@ -168,6 +171,11 @@ def test_an_error_of_the_program_has_one_traceback(ends: dict[str, list[Ended]])
     assert failed.lines.count("TypeError: a mistake") == 1
 
 
+def test_a_failed_collective_is_no_lost_process(ends: dict[str, list[Ended]]) -> None:
+    other, _ = ends["a failed collective"]
+    check(other, PROGRAM_ERROR, " failed: RuntimeError: INTERNAL: the network of this process failed", ATTENTION)
+
+
 def test_a_killed_process_is_lost_within_the_timeout(ends: dict[str, list[Ended]]) -> None:
     for end in ends["a killed process"]:
         check(end, PROCESS_LOST, "process 1 on ", TIMEOUT + ATTENTION)
@@ -215,6 +223,39 @@ def test_an_exception_that_nothing_catches_ends_the_others(monkeypatch: pytest.M
     assert code == PROGRAM_ERROR
     assert line.endswith(" failed: KeyError: 'seed'")
     assert json.loads(store.values["show1/failure/0"]) == {"line": line, "code": code, "process": 0}
+
+
+class Beating(Store):
+    """The store of a job of three, whose second process sends heartbeats, and whose third one may."""
+
+    def __init__(self, third: list[str]) -> None:
+        super().__init__()
+        self.number, self.third = 0, third
+        self.values |= {"show1/read/2": "", "show1/alive/0": "1 on h"}
+
+    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]:
+        self.number += 1
+        self.values["show1/alive/1"] = f"{self.number} on h"
+        self.values["show1/alive/2"] = self.third[min(self.number, len(self.third)) - 1]
+        return super().key_value_dir_get(key)
+
+
+@pytest.mark.parametrize(
+    ("third", "seconds"),
+    [
+        (["1 on h", "2 on h", "3 on h"], 0.15),
+        (["1 on h", "finished on h"], 0.15),
+        (["1 on h", "2 on h"], 1.1),  # the second may have been on its way when the process was lost
+        (["1 on h"], 1.1),
+    ],
+)
+def test_a_failed_collective_waits_for_proof_that_all_are_alive(third: list[str], seconds: float) -> None:
+    """Or else for as long as a silent process may take to be found."""
+    supervisor = Supervisor(Beating(third), 0, 3, "localhost:1", 0.5)
+    began = time.monotonic()
+    line = supervisor._tell_others(jax.errors.JaxRuntimeError("INTERNAL: failed"), "a collective failed", PROGRAM_ERROR)
+    assert seconds <= time.monotonic() - began < seconds + 1
+    assert line.endswith(" failed: a collective failed")
 
 
 @given(st.lists(st.floats(0.1, 4.9), min_size=1, max_size=20), st.integers(0, 2), st.booleans())
