@@ -16,8 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from show1_jax.buckets.errors import BucketError
 from show1_jax.buckets.path import BucketPath
-from show1_jax.buckets.store import BucketError, Versioned
+from show1_jax.buckets.store import Versioned
 from show1_jax.errors import UserError, shown_name
 
 LEASE: Final = "lease.json"

@@ -7,12 +7,11 @@ imported at the first operation, so that runs without buckets do not import it h
 import errno
 import functools
 import os
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from show1_jax.errors import UserError
+from show1_jax.buckets.errors import NO_ANSWER, BucketError, OutOfRangeError, translate_error
+from show1_jax.buckets.s3_credentials import s3_credentials
 
 Result = TypeVar("Result")
 
@@ -20,23 +19,13 @@ RETRIES: Final[dict[str, Any]] = {"max_retries": 10, "initial_delay": "250ms", "
 """A request is repeated for about two minutes."""
 _FIRST_RETRIES: Final = 5
 """Repetitions of a request to a server that has not answered yet, or not the last time: for about eight seconds."""
-_NO_ANSWER: Final = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 _TRANSPORT: Final = {
     "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "20",
     "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "60",  # without a byte in this time, a request is repeated
     "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
 }
 _DRIVERS: Final = {"gs": "gcs", "s3": "s3"}
-_CREDENTIALS: Final = {
-    "gs": "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS",
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-}
-_MAX_REASON: Final = 160
 _MISSING: Final = "missing"
-
-
-class BucketError(UserError):
-    """A bucket that does not exist, denies access or does not answer; a missing object is no such error."""
 
 
 class Versioned(NamedTuple):
@@ -92,7 +81,7 @@ class Bucket:
         """
         try:
             found = self._run(lambda: self._objects.read(key, byte_range=slice(start, stop)).result())
-        except _OutOfRangeError as error:
+        except OutOfRangeError as error:
             if not self.exceeds(key, start):
                 return b""
             found = self._run(lambda: self._objects.read(key, byte_range=slice(start, None)).result())
@@ -107,7 +96,7 @@ class Bucket:
         """Return whether an object exists and has more than `size` bytes."""
         try:
             found = self._run(lambda: self._objects.read(key, byte_range=slice(size, size + 1)).result())
-        except _OutOfRangeError:
+        except OutOfRangeError:
             return False
         return bool(found.state != _MISSING)
 
@@ -155,14 +144,10 @@ class Bucket:
         try:
             result = operation()
         except ValueError as error:  # TensorStore has no classes for its errors
-            self._is_answering = not str(error).startswith(_NO_ANSWER)
+            self._is_answering = not str(error).startswith(NO_ANSWER)
             raise translate_error(str(error), self.scheme, self.name) from error
         self._is_answering = True
         return result
-
-
-class _OutOfRangeError(BucketError):
-    """An object has fewer bytes than were read."""
 
 
 _NO_GENERATION: Final = b"\x02"
@@ -191,59 +176,11 @@ def kvstore_spec(scheme: str, bucket: str, path: str) -> dict[str, Any]:
     driver = _DRIVERS[scheme]
     spec: dict[str, Any] = {"driver": driver, "bucket": bucket, "path": path, f"{driver}_request_retries": RETRIES}
     if scheme == "s3":
-        spec["aws_credentials"] = {"type": _s3_credentials()}
+        spec["aws_credentials"] = s3_credentials()
         if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
             region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
             spec |= {"endpoint": endpoint, "aws_region": region}
     return spec
-
-
-def _s3_credentials() -> str:
-    """Return the first source that has credentials; TensorStore's default tries all, and logs each that has none."""
-    if os.environ.get("AWS_ACCESS_KEY_ID"):
-        return "environment"
-    files = (
-        os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
-        os.environ.get("AWS_CONFIG_FILE", "~/.aws/config"),
-    )
-    others = (
-        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-        "AWS_WEB_IDENTITY_TOKEN_FILE",
-    )
-    if any(Path(file).expanduser().is_file() for file in files) or any(os.environ.get(name) for name in others):
-        return "default"
-    if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
-        raise BucketError(f"there are no credentials for S3; {_CREDENTIALS['s3']}")
-    return "imds"  # the role of an EC2 machine
-
-
-def translate_error(text: str, scheme: str, bucket: str) -> BucketError:
-    """Return TensorStore's error as one line for the user.
-
-    Args:
-        text: TensorStore's text; it begins with the code of the error.
-        scheme: "gs" or "s3".
-        bucket: name of the bucket.
-    """
-    code, reason, url = text.partition(":")[0], _short_reason(text), f"{scheme}://{bucket}"
-    if code == "OUT_OF_RANGE":
-        return _OutOfRangeError(f"{url}: an object is shorter than expected; try again")
-    if code in ("PERMISSION_DENIED", "UNAUTHENTICATED") or "credentials" in reason:
-        return BucketError(f"{url}: access is denied ({reason}); {_CREDENTIALS[scheme]}, or use an account that may")
-    if code == "NOT_FOUND":
-        return BucketError(f"{url}: there is no such bucket; make it, or correct its name")
-    if code in _NO_ANSWER:
-        return BucketError(f"{url}: the server does not answer ({reason}); resume later with the same command")
-    return BucketError(f"{url}: the server refuses ({reason}); correct the path, or resume later")
-
-
-def _short_reason(text: str) -> str:
-    """Return TensorStore's text without its code, the names of its layers and its details in brackets."""
-    words = " ".join(re.sub(r"\[[a-z_-]+='.*", "", text, flags=re.DOTALL).split())
-    retried = re.search(r"All \d+ retry attempts failed: .*", words)
-    words = retried[0] if retried else re.sub(r"^[A-Z_]+: ", "", words)
-    return words if len(words) <= _MAX_REASON else f"{words[:_MAX_REASON]}..."
 
 
 def _range(prefix: str) -> Any:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from show1_jax.buckets.errors import BucketError
 from show1_jax.buckets.lease import LEASE, check_lease, leased_folder
 from show1_jax.buckets.path import BucketPath
-from show1_jax.buckets.store import BucketError
 from show1_jax.errors import UserError, disk_errors, shown_name
 from show1_jax.progress import Bar, say
 

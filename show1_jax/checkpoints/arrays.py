@@ -23,8 +23,8 @@ from jax.experimental.layout import Format
 from orbax.checkpoint import type_handlers
 from orbax.checkpoint._src import asyncio_utils
 
+from show1_jax.buckets.errors import BucketError, translate_error
 from show1_jax.buckets.path import BucketPath
-from show1_jax.buckets.store import BucketError, translate_error
 from show1_jax.buckets.upload import check_upload_target
 from show1_jax.checkpoints.cards.model_card import write_card
 from show1_jax.checkpoints.manifest import (

@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 
 import jax
 
+from show1_jax.buckets.errors import BucketError
 from show1_jax.buckets.path import BucketPath
-from show1_jax.buckets.store import BucketError
 from show1_jax.buckets.upload import FolderKind
 from show1_jax.config.settings import Settings
 from show1_jax.errors import FileError, UserError

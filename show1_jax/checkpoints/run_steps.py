@@ -20,8 +20,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import jax
 
+from show1_jax.buckets.errors import BucketError
 from show1_jax.buckets.path import BucketPath
-from show1_jax.buckets.store import BucketError
 from show1_jax.checkpoints.arrays import BackgroundWrite, bucket_error, is_passing, load_arrays, parameter_counts
 from show1_jax.checkpoints.cards.model_card import add_sheet, own_card_in, write_card
 from show1_jax.checkpoints.manifest import (

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from show1_jax.buckets import lease as module
+from show1_jax.buckets.errors import BucketError
 from show1_jax.buckets.lease import LEASE, check_lease, leased_folder
 from show1_jax.buckets.path import BucketPath
-from show1_jax.buckets.store import BucketError
 from show1_jax.errors import UserError
 from show1_jax.files import locked_folder, storage_path
 from tests.helpers.buckets import BUCKET

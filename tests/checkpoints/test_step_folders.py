@@ -11,9 +11,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from show1_jax.buckets import lease
+from show1_jax.buckets.errors import BucketError
 from show1_jax.buckets.lease import LEASE
 from show1_jax.buckets.path import BucketPath
-from show1_jax.buckets.store import BucketError
 from show1_jax.checkpoints import run_steps
 from show1_jax.checkpoints.adapter_set import split_adapters
 from show1_jax.checkpoints.checkpoint_set import is_run, resolve_checkpoint, split_names
