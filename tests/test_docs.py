@@ -105,6 +105,7 @@ WORK = {
         "convert_features",
         "make_card",
         "push",
+        "upload_checkpoint",
         "verify",
     ),
     "show1_jax.data.building.builder": ("build",),

@@ -135,12 +135,13 @@ def uploaded_folder(out: BucketPath, kind: FolderKind) -> Iterator[Path]:
                 shutil.rmtree(scratch, ignore_errors=True)
                 raise
             command = f"{kind.command} {shlex.quote(str(folder))} --out {shlex.quote(str(out))}"
-            kept = f"the {kind.name} is finished and kept in {folder}; upload it with `{command}`"
-            if not isinstance(error, UserError):
-                say(kept)
-                raise
-            problem = str(error).partition("; ")[0]  # its remedy would be to make all of it again
-            raise UserError(f"{problem}: {kept}") from error
+            # The remedy of a `UserError` would be to make all of it again.
+            problem = str(error).partition("; ")[0] if isinstance(error, UserError) else f"{out} is not complete"
+            line = f"{problem}: the {kind.name} is finished and kept in {folder}; upload it with `{command}`"
+            if isinstance(error, UserError):
+                raise UserError(line) from error
+            say(line)
+            raise
         shutil.rmtree(scratch, ignore_errors=True)
 
 
