@@ -232,7 +232,7 @@ def test_a_disk_that_is_too_small_is_refused_before_writing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    with pytest.raises(UserError, match=r"/out: needs 0\.0 GB, the disk has 0\.0 GB free; choose .* with --out"):
+    with pytest.raises(UserError, match=r"/out: needs 0\.0 GB, the disk has 0\.0 GB free; .* with --out"):
         builder.build(folder, tmp_path / "out")
     assert os.listdir(tmp_path) == ["videos"]
 
