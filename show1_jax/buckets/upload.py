@@ -31,7 +31,7 @@ _MAX_STARTED_BYTES: Final = 64 << 20
 _REMAKE: Final = "make the folder again"
 _OTHER_PLACE: Final = "choose another place, or delete this folder first"
 _THREADS: Final = 2
-"""Files that are uploaded at the same time. Each is in memory: a shard of videos has up to 768 MB, one of weights 2 GB."""
+"""Files that are uploaded at the same time. Each is in memory: one of videos has up to 768 MB, one of weights 2 GB."""
 
 
 @dataclass(frozen=True)

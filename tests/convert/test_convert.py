@@ -540,7 +540,7 @@ def test_a_full_disk(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatc
         (["--stages", "keyframes", "--keyframes", "~nobody-of-this-name/x"], "there is no home directory for ~"),
         (["--stages", "keyframes", "--keyframes", "x" * 5000], "File name too long"),
         (["--from", "s3://bucket"], "argument --from: s3://bucket: buckets and URLs are not supported"),
-        (["--out", "gs://bucket/x"], "argument --out: gs://bucket/x: buckets and URLs are not supported"),
+        (["--out", "hdfs://server/x"], "argument --out: hdfs://server/x: not a URL that is supported"),
         (["--out", "x" * 5000], "argument --out: 'xxx"),
         (["--unknown"], "unrecognized arguments: --unknown"),
     ],
