@@ -17,9 +17,10 @@ _CONTAINER: Final = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
 )
-_KEYS: Final = ("aws_access_key_id", "role_arn")
-"""A profile with one of these is read by TensorStore's source of profiles."""
-_OTHER_KEYS: Final = ("credential_process", "sso_session", "sso_start_url")
+_ROLE: Final = "role_arn"
+_ROLE_SOURCES: Final = ("source_profile", "credential_source")
+"""TensorStore's source of profiles gets the credentials of a role with one of these, but not with a token in a file."""
+_OTHER_KEYS: Final = (_ROLE, "credential_process", "sso_session", "sso_start_url")
 _VENDOR: Final = Path("/sys/class/dmi/id/sys_vendor")
 
 
@@ -37,7 +38,7 @@ def s3_credentials() -> dict[str, str]:
     config = _file("AWS_CONFIG_FILE", "~/.aws/config")
     keys = _profile(own, name) | _profile(config, f"profile {name}")
     keys |= _profile(config, name) if name == "default" else set()
-    if keys.intersection(_KEYS):
+    if "aws_access_key_id" in keys or (_ROLE in keys and keys.intersection(_ROLE_SOURCES)):
         return {
             "type": "profile",
             "profile": name,

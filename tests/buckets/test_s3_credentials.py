@@ -106,6 +106,11 @@ def test_other_sources_are_left_to_tensorstore(aws: Path, monkeypatch: pytest.Mo
     (aws / "config").write_text("[profile mine]\ncredential_process = tool\n")
     monkeypatch.setenv("AWS_PROFILE", "mine")
     assert s3_credentials() == {"type": "default", "profile": "mine"}
+    role = "[profile mine]\nrole_arn = arn:aws:iam::1:role/a\n"
+    (aws / "config").write_text(f"{role}web_identity_token_file = token\n")  # as in a pod of Kubernetes
+    assert s3_credentials() == {"type": "default", "profile": "mine"}
+    (aws / "config").write_text(f"{role}source_profile = other\n")
+    assert s3_credentials()["type"] == "profile"
     monkeypatch.setenv("AWS_PROFILE", "none")
     with pytest.raises(BucketError, match=r"^AWS_PROFILE=none: there is no such profile in .*/credentials and"):
         s3_credentials()
