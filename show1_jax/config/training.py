@@ -192,8 +192,8 @@ class DataConfig(Settings):
     """`videos`: a dataset of `python -m show1_jax.data build`; `files`: a few videos and pictures of the user, without
     a dataset, for customisation; `synthetic`: the world of `show1_jax.data.synthetic`."""
     path: str = "datasets/videos"
-    """For `videos`: folder of the dataset. For `files`: a video, a picture, or a folder of them. It may be in a bucket;
-    then a single file has its caption in `caption`."""
+    """For `videos`: folder of the dataset. For `files`: a video, a picture, or a folder of them. Both may be in
+    a bucket."""
     local_copies: str = LOCAL_COPIES
     """For `videos`: folder in which each host keeps copies of datasets that are in buckets."""
     caption: str = ""

@@ -18,7 +18,7 @@ from show1_jax.errors import UserError, shown_name
 from show1_jax.media.containers import CONTAINER_SUFFIXES
 from show1_jax.media.frames import fit_frame
 from show1_jax.media.images import IMAGE_SUFFIXES, natural_order
-from show1_jax.media.read import read_frames, read_picture
+from show1_jax.media.read import local_media, read_frames, read_picture
 
 MAX_BYTES: Final = 1 << 30
 """Limit for the frames of all files, which are kept in memory."""
@@ -81,7 +81,8 @@ class ClipFiles:
         """Read all files.
 
         Args:
-            path: a video, a picture, or a folder of them; its subfolders and hidden files are ignored.
+            path: a video, a picture, or a folder of them; its subfolders and hidden files are ignored. It may be in a
+                bucket; then one file at a time is copied here.
             caption: caption of all files; empty: the caption of `name.mp4` is in `name.txt` beside it.
             spec: frames, rate and size of the clips that are taken.
             seconds: seconds from the first frame to the last of the videos that the cascade makes.
@@ -199,7 +200,8 @@ def _check_caption(text: str) -> str:
 def _read(file: Path, spec: ClipSpec, count: int) -> _Frames:
     size = spec.height, spec.width
     if file.suffix.lower() in _VIDEO_SUFFIXES:
-        video, _ = read_frames(file, size, count)
+        with local_media(file) as local:
+            video, _ = read_frames(local, size, count)
         return _levels(video)
     picture = _levels(read_picture(file, size))
     return np.broadcast_to(picture, (count, *picture.shape))

@@ -318,11 +318,9 @@ def open_sources(config: DataConfig, spec: ClipSpec, video_seconds: float | None
 
 def _open_files(config: DataConfig, spec: ClipSpec, seconds: float) -> Sources:
     from show1_jax.data.clip_files import ClipFiles, PictureMoves
-    from show1_jax.media.read import local_media
 
     moves = PictureMoves(config.pan, config.zoom, config.jitter)
-    with local_media(storage_path(config.path)) as path:
-        files = ClipFiles.open(path, config.caption, spec, seconds, moves)
+    files = ClipFiles.open(storage_path(config.path), config.caption, spec, seconds, moves)
     if len(files) <= config.num_validation:
         raise UserError(
             f"{config.path} has {len(files)} files, too few for data.num_validation={config.num_validation} and "

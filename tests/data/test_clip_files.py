@@ -134,10 +134,17 @@ def test_files_in_a_bucket_are_those_on_disk(gcs: GcsServer, tmp_path: Path) -> 
     url, here = f"gs://{BUCKET}/mine", replace(CONFIG, caption="", path=str(tmp_path))
     identity = open_sources(here, SMALL, SECONDS).identity
     assert open_sources(replace(here, path=url), SMALL, SECONDS).identity == identity
-    assert open_sources(replace(CONFIG, path=f"{url}/clip.mp4"), SMALL, SECONDS).identity == identity
+    assert open_sources(replace(here, path=f"{url}/clip.mp4"), SMALL, SECONDS).identity == identity
+    gcs.write(BUCKET, "mine/second.mp4", b"no video")
+    with pytest.raises(UserError, match=f"^{url}/second.mp4 has no caption; .* or write second.txt"):
+        open_sources(replace(here, path=url), SMALL, SECONDS)
+    with pytest.raises(UserError, match=f"{url}/second.mp4"):
+        open_sources(replace(here, path=url, caption="a thing moves"), SMALL, SECONDS)
     gcs.write(BUCKET, "mine/notes.doc", b"")
+    gcs.requests.clear()
     with pytest.raises(UserError, match=f"^{url} has notes.doc, which cannot be read"):
         open_sources(replace(here, path=url), SMALL, SECONDS)
+    assert not any("mp4" in request.name for request in gcs.requests)  # refused before any file is copied
     with pytest.raises(UserError, match=f"there is no {url}/none; give a video, a picture or a folder"):
         open_sources(replace(here, path=f"{url}/none"), SMALL, SECONDS)
 
