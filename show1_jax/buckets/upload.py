@@ -116,25 +116,30 @@ def upload_folder(folder: Path, out: BucketPath, kind: FolderKind) -> None:
 def uploaded_folder(out: BucketPath, kind: FolderKind) -> Iterator[Path]:
     """Yield a temporary folder that is uploaded to `out` if the block succeeds, and then removed.
 
-    If only the upload fails, the folder is kept. Nobody else can write to `out` while the block lasts.
+    If only the upload fails, the folder is kept. A line at its beginning has the command that repeats it, for a process
+    that is killed. Nobody else can write to `out` while the block lasts.
 
     Raises:
         UserError: another process writes there, the disk is full, or see `upload_folder`.
     """
     with leased_folder(out):
+        replaces = (out / kind.record).is_file()
         scratch = Path(tempfile.mkdtemp(prefix="show1_jax-"))
         folder, is_finished = scratch / out.name, False
+        command = f"{kind.command} {shlex.quote(str(folder))} --out {shlex.quote(str(out))}"
+        if replaces:
+            command += " --overwrite"  # the earlier folder may still be there when the upload fails
         try:
             with disk_errors(f"{scratch}", LARGER_DISK):
                 folder.mkdir()
                 yield folder
             is_finished = True
+            say(f"{out}: is uploaded; if this process is killed, upload it with `{command}`")
             upload_folder(folder, out, kind)
         except BaseException as error:
             if not is_finished:
                 shutil.rmtree(scratch, ignore_errors=True)
                 raise
-            command = f"{kind.command} {shlex.quote(str(folder))} --out {shlex.quote(str(out))}"
             # The remedy of a `UserError` would be to make all of it again.
             problem = str(error).partition("; ")[0] if isinstance(error, UserError) else f"{out} is not complete"
             line = f"{problem}: the {kind.name} is finished and kept in {folder}; upload it with `{command}`"

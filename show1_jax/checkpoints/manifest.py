@@ -172,7 +172,8 @@ def read_manifest(checkpoint: Path) -> Manifest:
         return Manifest.from_json(values)
     except (FileNotFoundError, NotADirectoryError):
         remedy = f"make one with `python -m convert --out {checkpoint}`"
-        raise CheckpointError(checkpoint, f"{checkpoint}: no checkpoint", remedy) from None
+        begun = ", or its upload has not ended" if isinstance(checkpoint, BucketPath) else ""
+        raise CheckpointError(checkpoint, f"{checkpoint}: no checkpoint{begun}", remedy) from None
     except (KeyError, TypeError, AttributeError):
         raise CheckpointError(checkpoint, f"{path}: damaged (no manifest of a checkpoint)") from None
     except (CheckpointError, BucketError):

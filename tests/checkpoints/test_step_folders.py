@@ -262,6 +262,6 @@ def test_what_needs_a_file_system_says_so(gcs: GcsServer) -> None:
 def test_a_bucket_without_a_checkpoint(gcs: GcsServer) -> None:
     from show1_jax.checkpoints.checkpoint_set import CheckpointSet
 
-    with pytest.raises(UserError, match=rf"gs://{BUCKET}/none: no checkpoint; make one"):
+    with pytest.raises(UserError, match=rf"gs://{BUCKET}/none: no checkpoint, or its upload has not ended; make one"):
         CheckpointSet.open(f"gs://{BUCKET}/none")
     assert not Path("gs:").exists()

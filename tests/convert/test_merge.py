@@ -195,11 +195,11 @@ def test_a_checkpoint_whose_upload_fails_is_kept_and_uploaded_later(
     assert main(["merge", str(second), "--out", url]) == 2
     (kept,) = tmp_path.glob("*/merged")
     command = f"python -m convert upload {kept} --out {url}"
-    error = capsys.readouterr().err.split("\r")[-1]
+    error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"convert: gs://{BUCKET}: the server does not answer")
-    assert error.endswith(f"the checkpoint is finished and kept in {kept}; upload it with `{command}`\n")
+    assert error.endswith(f"the checkpoint is finished and kept in {kept}; upload it with `{command}`")
     gcs.fault = lambda request: None
-    with pytest.raises(UserError, match="no checkpoint"):
+    with pytest.raises(UserError, match="no checkpoint, or its upload has not ended"):
         read_manifest(storage_path(url))
     assert "merged/uploading.json" in gcs.names(BUCKET)
     gcs.write(BUCKET, "merged/README.md", b"of the upload that did not end")
@@ -210,6 +210,27 @@ def test_a_checkpoint_whose_upload_fails_is_kept_and_uploaded_later(
     for out in (url, str(tmp_path / "here")):
         assert main(["upload", str(kept), "--out", out]) == 2
     assert "is not in a bucket; give gs://BUCKET/FOLDER" in capsys.readouterr().err
+
+
+def test_the_command_for_a_kept_checkpoint_replaces_what_is_still_there(
+    gcs: GcsServer, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also if the process is killed: the command is printed when the upload begins, and when it fails."""
+    url = f"gs://{BUCKET}/merged"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    upload_folder(gcs, second, "merged")
+    arguments = ["merge", url, "--out", url, "--dtype", "float16", "--overwrite"]
+    gcs.fault = lambda request: Answer(status=403) if request.name == "merged/uploading.json" else None
+    assert main(arguments) == 2
+    (kept,) = tmp_path.glob("*/merged")
+    command = f"python -m convert upload {kept} --out {url} --overwrite"
+    error = capsys.readouterr().err
+    assert f"{url}: is uploaded; if this process is killed, upload it with `{command}`" in error
+    assert error.endswith(f"the checkpoint is finished and kept in {kept}; upload it with `{command}`\n")
+    assert weights_of(storage_path(url), "text_clip")[KERNEL].dtype == np.float32
+    gcs.fault = lambda request: None
+    assert main(command.split()[3:]) == 0
+    assert weights_of(storage_path(url), "text_clip")[KERNEL].dtype == np.float16
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
