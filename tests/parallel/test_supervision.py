@@ -254,7 +254,7 @@ def test_a_failed_collective_waits_for_proof_that_all_are_alive(third: list[str]
     supervisor = Supervisor(Beating(third), 0, 3, "localhost:1", 0.5)
     began = time.monotonic()
     line = supervisor._tell_others(jax.errors.JaxRuntimeError("INTERNAL: failed"), "a collective failed", PROGRAM_ERROR)
-    assert seconds <= time.monotonic() - began < seconds + 1
+    assert seconds <= time.monotonic() - began < seconds + 0.9  # the shorter times differ from the longer ones
     assert line.endswith(" failed: a collective failed")
 
 
