@@ -134,7 +134,7 @@ def uploaded_folder(out: BucketPath, kind: FolderKind) -> Iterator[Path]:
                 folder.mkdir()
                 yield folder
             is_finished = True
-            say(f"{out}: is uploaded; if this process is killed, upload it with `{command}`")
+            say(f"{out}: the upload begins; if this process is killed, repeat it with `{command}`")
             upload_folder(folder, out, kind)
         except BaseException as error:
             if not is_finished:

@@ -225,7 +225,7 @@ def test_the_command_for_a_kept_checkpoint_replaces_what_is_still_there(
     (kept,) = tmp_path.glob("*/merged")
     command = f"python -m convert upload {kept} --out {url} --overwrite"
     error = capsys.readouterr().err
-    assert f"{url}: is uploaded; if this process is killed, upload it with `{command}`" in error
+    assert f"{url}: the upload begins; if this process is killed, repeat it with `{command}`" in error
     assert error.endswith(f"the checkpoint is finished and kept in {kept}; upload it with `{command}`\n")
     assert weights_of(storage_path(url), "text_clip")[KERNEL].dtype == np.float32
     gcs.fault = lambda request: None
