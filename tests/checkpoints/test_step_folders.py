@@ -1,5 +1,6 @@
 """Saved steps of a run in a bucket: complete or not counted, restored bit for bit, never with a flipped byte."""
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -159,6 +160,9 @@ def killed_at(gcs: GcsServer) -> Callable[[int], int]:
         gcs.fault = fault
         with pytest.raises(UserError):
             saved_steps(workdir_in(), 2)
+        served = -1
+        while served != (served := len(gcs.requests)):
+            time.sleep(0.2)  # requests of the save that are on their way; a killed process has none
         gcs.fault = lambda request: None
         return done
 
