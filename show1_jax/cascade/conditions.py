@@ -349,31 +349,55 @@ def _augmentation(context: StageContext, low: StageVideo, num_frames: int, scale
 
 
 def superres_first_frame(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
-    """Sample stage 3a: super-resolution of the first frame, with the image network."""
+    """Sample stage 3a: super-resolution of the first frame of the video, or of every window, with the image network.
+
+    Images of several windows are in one batch.
+    """
     settings, low, scheduler = config.first_frame, videos["interpolation"], context.noising_scheduler
     assert scheduler is not None
-    noise = _augmentation(context, low, 1, settings.scale)
-    shape = noise.shape[1:]
-    return context.sample(
+    starts = superres_starts(low.shape[1], config.superres_pixel.window, config.superres_pixel.stride)
+    if settings.frames == "first":
+        starts = starts[:1]
+    noises = [_augmentation(context, low, 1, settings.scale, window) for window in range(len(starts))]
+    shape = noises[0].shape[1:]
+
+    def draw(purpose: Purpose, step: int = 0) -> Video:
+        draws = tuple(context.draw(purpose, shape, step=step, window=window) for window in range(len(starts)))
+        return _batch_windows(draws)
+
+    channels = tuple(
+        _superres_condition(scheduler, low, start, noise, settings.noise_level, None)
+        for start, noise in zip(starts, noises, strict=True)
+    )
+    images = context.sample(
         settings,
-        context.draw("initial", shape),
-        step_noise=functools.partial(_step_noise, context, shape, 0),
-        channels=_superres_condition(scheduler, low, 0, noise, settings.noise_level, None),
+        draw("initial"),
+        step_noise=lambda step: draw("step", step),
+        channels=_batch_windows(channels),
         noise_level=settings.noise_level,
+        windows_per_video=len(starts),
         clip=context.video,
     )
+    return _join_images(images, len(starts))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _join_images(images: Video, num_images: int) -> Float32[Array, "_ _ h w c"]:
+    """Return the images of every video, which are next to each other in the batch, as frames of one."""
+    return rearrange(images, "(b v) 1 h w c -> b v h w c", v=num_images)
 
 
 def superres_pixel(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:
-    """Sample stage 3b: super-resolution in windows; each is conditioned on a clean frame of the window before.
+    """Sample stage 3b: super-resolution in windows; each is conditioned on its clean first frame.
 
-    Windows overlap in this frame, which is the first one of the later window. In the result it comes from the later
-    window, as in the original.
+    Windows overlap in this frame: it is the last one of the window before, unless the image network enlarged it. In the
+    result it comes from the later window, as in the original.
     """
     settings, low, scheduler = config.superres_pixel, videos["interpolation"], context.noising_scheduler
     assert scheduler is not None
     starts = superres_starts(low.shape[1], settings.window, settings.stride)
-    known, finished = videos["first_frame"], []
+    images = videos["first_frame"]
+    known, finished = images[:, :1], []
     for window, start in enumerate(starts):
         noise = _augmentation(context, low, min(settings.window, low.shape[1]), config.first_frame.scale, window)
         shape = noise.shape[1:]
@@ -387,6 +411,8 @@ def superres_pixel(context: StageContext, config: CascadeConfig, videos: StageVi
         )
         if window + 1 < len(starts):
             clip, known = _split_clip(clip, starts[window + 1] - start)
+            if window + 1 < images.shape[1]:
+                known = images[:, window + 1 : window + 2]
         finished.append(clip)
     return _join_clips(tuple(finished))
 

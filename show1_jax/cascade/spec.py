@@ -161,8 +161,9 @@ class CascadeSpec:
                 raise UserError(
                     f"the video given for {stage} is {_size_text(video.shape[2:4])}, not {_size_text(sizes[stage])}"
                 )
-            if spec.is_image and video.shape[1] != 1:
-                raise UserError(f"the video given for {stage} has {video.shape[1]} frames; it must have one")
+            if spec.is_image and video.shape[1] not in {1, spec.num_frames(self.config)}:
+                numbers = " or ".join(map(str, sorted({1, spec.num_frames(self.config)})))
+                raise UserError(f"the video given for {stage} has {video.shape[1]} frames; it must have {numbers}")
             if not np.isfinite(video).all():
                 raise UserError(f"the video given for {stage} has NaN or infinite values; give finite ones")
         self._check_stages(computed_stages(stages, has_image=has_image), sizes)
@@ -197,7 +198,8 @@ class CascadeSpec:
             if video is not None:
                 raise UserError(f"stage {edit.stage} starts from the video given for {spec.inputs[0]}; give no other")
             return
-        shape = (num_videos, spec.num_frames(self.config), *self.sizes({})[edit.stage], PIXEL_CHANNELS)
+        num_frames = spec.num_frames(edit.settings(self.config))
+        shape = (num_videos, num_frames, *self.sizes({})[edit.stage], PIXEL_CHANNELS)
         if video is None or video.shape != shape:
             found = "no video" if video is None else f"a video of shape {video.shape}"
             raise UserError(f"stage {edit.stage} must start from a video of shape {shape}, not from {found}")

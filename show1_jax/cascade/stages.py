@@ -45,7 +45,7 @@ class StageSpec:
         num_clips: function of the config that returns the number of clips of a video that are sampled in one batch.
         num_windows: function of the config that returns the number of windows that are sampled sequentially.
         is_latent: the network works on the latents of the autoencoder.
-        is_image: the result is one frame, an image.
+        is_image: every frame of the result is an image that the network samples alone; usually there is one.
         has_keyframe_rate: the frames are shown at the rate of keyframes.
     """
 
@@ -126,6 +126,14 @@ def _one(config: CascadeConfig) -> int:
     return 1
 
 
+def _num_superres_windows(config: CascadeConfig) -> int:
+    return len(superres_starts(config.num_frames, config.superres_pixel.window, config.superres_pixel.stride))
+
+
+def _num_images(config: CascadeConfig) -> int:
+    return _num_superres_windows(config) if config.first_frame.frames == "window_starts" else 1
+
+
 STAGE_TABLE: Final[dict[Stage, StageSpec]] = {
     spec.name: spec
     for spec in (
@@ -155,8 +163,9 @@ STAGE_TABLE: Final[dict[Stage, StageSpec]] = {
             text_encoder="text_t5",
             condition="low_resolution",
             size=_upscaled_size,
-            num_frames=_one,
+            num_frames=_num_images,
             clip_frames=_one,
+            num_clips=_num_images,
             is_image=True,
         ),
         StageSpec(
@@ -167,9 +176,7 @@ STAGE_TABLE: Final[dict[Stage, StageSpec]] = {
             size=_upscaled_size,
             num_frames=_all_frames,
             clip_frames=lambda config: config.superres_pixel.window,
-            num_windows=lambda config: len(
-                superres_starts(config.num_frames, config.superres_pixel.window, config.superres_pixel.stride)
-            ),
+            num_windows=_num_superres_windows,
         ),
         StageSpec(
             name="superres_latent",

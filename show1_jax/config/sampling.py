@@ -14,6 +14,7 @@ AUTOENCODER: Final = "vae"
 SamplerName = Literal["checkpoint", "ddpm", "dpm_solver++", "ddim"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Between = Literal["blend", "zeros"]
+EnlargedFrames = Literal["first", "window_starts"]
 TextPadding = Literal["encoded", "zeros"]
 ResidentWeights = Literal["auto", "all", "one"]
 
@@ -118,7 +119,7 @@ class InterpolationConfig(StageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class FirstFrameConfig(StageConfig):
-    """Stage 3a: super-resolution of the first frame, as an image.
+    """Stage 3a: super-resolution of the first frame, as an image; or of several frames, each an image of its own.
 
     Example:
         >>> from show1_jax import FirstFrameConfig
@@ -132,6 +133,10 @@ class FirstFrameConfig(StageConfig):
     """Timestep to which the upsampled frame is noised; the network is conditioned on it."""
     scale: int = 4
     """Factor by which both pixel super-resolution stages enlarge height and width."""
+    frames: EnlargedFrames = "first"
+    """Frames that are enlarged: the `first` one, as in the original, so that every later window of pixel
+    super-resolution starts from the last frame of the window before; or the first frame of every window
+    (`window_starts`). Errors then do not grow from window to window, but details may change where a window starts."""
 
 
 @dataclasses.dataclass(frozen=True)

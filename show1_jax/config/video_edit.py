@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Final, TypeVar
 
-from show1_jax.config.sampling import CascadeConfig, Stage, SuperresLatentConfig
+from show1_jax.config.sampling import CascadeConfig, FirstFrameConfig, Stage, SuperresLatentConfig
 from show1_jax.errors import UserError
 
 DEFAULT_INVERSION_STEPS: Final = 75
@@ -58,12 +58,15 @@ class VideoEdit:
     def settings(self, config: ConfigType) -> ConfigType:
         """Return the settings that the stage is sampled with: an inversion needs DDIM, and the strength may be its own.
 
-        The stage of latents starts from a noised video in any case, and has a setting for it.
+        The stage of latents starts from a noised video in any case, and has a setting for it. A video that stands for
+        the first frame has one frame.
         """
         stage = config.stage(self.stage)
         if self.inversion_steps:
             stage = dataclasses.replace(stage, sampler="ddim")
         if isinstance(stage, SuperresLatentConfig) and not self.returns_video(config):
             stage = dataclasses.replace(stage, strength=self.strength)
+        if isinstance(stage, FirstFrameConfig):
+            stage = dataclasses.replace(stage, frames="first")
         changes = {self.stage: stage}
         return dataclasses.replace(config, **changes)  # type: ignore[arg-type]

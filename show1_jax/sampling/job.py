@@ -234,10 +234,10 @@ def component_digests(manifest: Manifest, adapters: Sequence[Adapter] = ()) -> d
 
 def _read_media(spec: CascadeSpec, request: Request) -> _UserMedia:
     """Read the user's video, with evenly spaced frames, and picture; both are resized to the stages they stand for."""
-    sizes = spec.sizes({})
+    sizes, config = spec.sizes({}), spec.config if request.edit is None else request.edit.settings(spec.config)
 
     def fitted(path: Path, stage: Stage) -> Clip:
-        return read_video(path, sizes[stage], STAGE_TABLE[stage].num_frames(spec.config))[0]
+        return read_video(path, sizes[stage], STAGE_TABLE[stage].num_frames(config))[0]
 
     given, start, image = {}, None, None
     if request.image is not None:  # at this size its hash is recorded, and `Cascade` takes it as it is

@@ -247,6 +247,41 @@ def test_the_first_frame_is_upsampled_and_noised_to_its_level(sampled: Recorder)
     np.testing.assert_array_equal(result, call.result)
 
 
+@pytest.mark.parametrize(("frames", "starts"), [(29, [0, 7, 14, 21]), (5, [0])])
+def test_the_first_frames_of_all_windows_are_enlarged_at_once(
+    sampled: Recorder, frames: int, starts: list[int]
+) -> None:
+    low = video(frames, 2, 3)
+    config = FirstFrameConfig(num_steps=2, noise_level=150, scale=4, frames="window_starts")
+    result = sample_stage(context("first_frame", sampled), config, interpolation=low)
+    (call,) = sampled.calls
+    shape, images = (1, 8, 12, 3), rearrange(call.result, "(b v) 1 h w c -> b v h w c", b=2)
+    channels = rearrange(np.asarray(call.condition.channels), "(b v) 1 h w c -> b v h w c", b=2)
+    for window, start in enumerate(starts):
+        noise = of_draw(Draw("first_frame", "augmentation", 0, window), shape)
+        expected = noised(enlarged(low[:, start : start + 1], 4), noise, 150)
+        np.testing.assert_allclose(channels[:, window], expected[:, 0], atol=1e-5)
+        for clip in range(2):
+            number = clip * len(starts) + window
+            for array, draw in (
+                (call.start, Draw("first_frame", "initial", 0, window)),
+                (call.step_noise(1), Draw("first_frame", "step", 1, window)),
+            ):
+                np.testing.assert_array_equal(array[number], of_draw(draw, shape)[clip])
+            np.testing.assert_array_equal(call.condition.text[number], TEXT[clip])
+    np.testing.assert_array_equal(result, images)
+
+
+@pytest.mark.parametrize("given", [1, 2, 4])
+def test_pixel_windows_start_from_the_images_that_there_are(sampled: Recorder, given: int) -> None:
+    low, images = video(29, 1, 2), normal("first", shape=(2, given, 4, 8, 3))
+    config = SuperresPixelConfig(num_steps=2, window=8, stride=7)
+    sample_stage(context("superres_pixel", sampled), config, interpolation=low, first_frame=images)
+    for window, call in enumerate(sampled.calls):
+        start = images[:, window] if window < given else sampled.calls[window - 1].result[:, 7]
+        np.testing.assert_array_equal(np.asarray(call.condition.channels)[:, 0], start)
+
+
 @pytest.mark.parametrize("frames", [29, 61, 5])
 def test_pixel_windows_are_conditioned_on_a_clean_finished_frame_and_overwrite_it(
     sampled: Recorder, frames: int

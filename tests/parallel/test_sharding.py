@@ -140,7 +140,7 @@ def test_given_videos_that_do_not_fit_are_refused(tiny_checkpoint: Path, alone: 
     cascade = Cascade.load(tiny_checkpoint, tiny_config.settings(), devices=jax.devices()[:1])
     low, first = alone["interpolation"], alone["first_frame"]
     for stage, given, message in (
-        ("superres_pixel", {"interpolation": low, "first_frame": np.repeat(first, 3, axis=1)}, "it must have one"),
+        ("superres_pixel", {"interpolation": low, "first_frame": np.repeat(first, 3, axis=1)}, "it must have 1"),
         ("superres_pixel", {"interpolation": low, "first_frame": first[:, :, :8]}, "is 16x8"),
         ("first_frame", {"interpolation": np.full_like(low, np.nan)}, "NaN or infinite"),
         ("superres_pixel", {"interpolation": low}, "needs the result of first_frame"),

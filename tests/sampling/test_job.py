@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from show1_jax.cascade.conditions import SAMPLING
@@ -100,6 +101,18 @@ def test_after_ctrl_c_finished_stages_of_all_videos_can_be_resumed_from(
     assert sampler("--from_stage=first_frame", "--config.resident_weights=one", prompts=PROMPTS) == 0
     for run, expected in zip(runs(sampler), runs(alone), strict=True):
         assert stage_bytes(run) == stage_bytes(expected)
+
+
+def test_windows_that_start_from_images_can_be_resumed_from(sampler: Sampler, alone: Sampler) -> None:
+    every_window, prompts = "--config.first_frame.frames=window_starts", PROMPTS[:1]
+    assert sampler("--stages=keyframes,interpolation,first_frame", every_window, prompts=prompts) == 0
+    assert sampler("--from_stage=superres_pixel", "--stages=superres_pixel", every_window, prompts=prompts) == 0
+    run, usual = runs(sampler)[0], runs(alone)[0]
+    images, video, expected = run.load("first_frame"), run.load("superres_pixel"), usual.load("superres_pixel")
+    assert len(images) == 2  # of 5 frames, the windows are the first four and the last four
+    np.testing.assert_allclose(images[:1], usual.load("first_frame"), atol=1e-5)
+    np.testing.assert_allclose(video[:1], expected[:1], atol=1e-5)
+    assert np.abs(video[1:] - expected[1:]).max() > 1e-3
 
 
 def test_a_video_with_an_adapter_is_another_video(sampler: Sampler, tiny_checkpoint: Path) -> None:

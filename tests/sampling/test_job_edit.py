@@ -122,6 +122,13 @@ def test_the_video_gives_the_conditions_of_its_stage(sampler: Sampler, own: Path
     np.testing.assert_array_equal(sampler.run.load("superres_pixel"), fit(frames, 16, 16))
 
 
+def test_a_video_that_stands_for_the_first_frame_has_one_frame(sampler: Sampler, own: Path) -> None:
+    every_window = "--config.first_frame.frames=window_starts"
+    given = ("--from_stage=first_frame", "--stages=first_frame", f"--video={own}", "--strength=0.4", every_window)
+    assert sampler(*given) == 0
+    np.testing.assert_array_equal(sampler.run.load("first_frame"), fit(np.load(own)[:1], 16, 16))
+
+
 def test_a_dry_run_states_the_memory_of_the_inversion_and_of_what_runs_alone(
     sampler: Sampler, own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
