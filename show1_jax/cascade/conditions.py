@@ -187,6 +187,14 @@ class StageContext:
         """Return the noise of a draw of this stage; `shape` is (time, height, width, channel)."""
         return self.noise(Draw(self.stage, purpose, step, window), shape)
 
+    def draw_windows(
+        self, purpose: Purpose, shape: tuple[int, ...], num_windows: int, *, step: int = 0
+    ) -> Float32[Array, "_ t h w c"]:
+        """Return the noise of several windows as one batch, with the windows of a video next to each other."""
+        return _batch_windows(
+            tuple(self.draw(purpose, shape, step=step, window=window) for window in range(num_windows))
+        )
+
 
 # What a stage computes around its denoising loop is jitted in few pieces: operations one by one would each be compiled
 # at every start.
@@ -268,15 +276,10 @@ def interpolate(context: StageContext, config: CascadeConfig, videos: StageVideo
     if num_windows == 0:
         return keyframes
     shape = (settings.num_between + 2, height, width, 3)
-
-    def draw(purpose: Purpose, step: int = 0) -> Video:
-        draws = tuple(context.draw(purpose, shape, step=step, window=window) for window in range(num_windows))
-        return _batch_windows(draws)
-
     clips = context.sample(
         settings,
-        draw("initial"),
-        step_noise=lambda step: draw("step", step),
+        context.draw_windows("initial", shape, num_windows),
+        step_noise=lambda step: context.draw_windows("step", shape, num_windows, step=step),
         channels=interpolation_condition(keyframes, settings.num_between, settings.between),
         windows_per_video=num_windows,
         clip=None if context.video is None else _split_windows(context.video, shape[0]),
@@ -284,10 +287,14 @@ def interpolate(context: StageContext, config: CascadeConfig, videos: StageVideo
     return _join_windows(clips, num_windows)
 
 
+def _batch_windows(windows: tuple[Video, ...]) -> Float32[Array, "_ t h w c"]:
+    """Return the clips of every window as one batch, with the windows of a video next to each other."""
+    return windows[0] if len(windows) == 1 else _stack_windows(windows)
+
+
 @jax.jit
-def _batch_windows(draws: tuple[Video, ...]) -> Float32[Array, "_ t h w c"]:
-    """Return the draws of every window as one batch, with the windows of a video next to each other."""
-    return rearrange(jnp.stack(draws, axis=1), "b v t h w c -> (b v) t h w c")
+def _stack_windows(windows: tuple[Video, ...]) -> Float32[Array, "_ t h w c"]:
+    return rearrange(jnp.stack(windows, axis=1), "b v t h w c -> (b v) t h w c")
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -360,31 +367,20 @@ def superres_first_frame(context: StageContext, config: CascadeConfig, videos: S
         starts = starts[:1]
     noises = [_augmentation(context, low, 1, settings.scale, window) for window in range(len(starts))]
     shape = noises[0].shape[1:]
-
-    def draw(purpose: Purpose, step: int = 0) -> Video:
-        draws = tuple(context.draw(purpose, shape, step=step, window=window) for window in range(len(starts)))
-        return _batch_windows(draws)
-
     channels = tuple(
         _superres_condition(scheduler, low, start, noise, settings.noise_level, None)
         for start, noise in zip(starts, noises, strict=True)
     )
     images = context.sample(
         settings,
-        draw("initial"),
-        step_noise=lambda step: draw("step", step),
+        context.draw_windows("initial", shape, len(starts)),
+        step_noise=lambda step: context.draw_windows("step", shape, len(starts), step=step),
         channels=_batch_windows(channels),
         noise_level=settings.noise_level,
         windows_per_video=len(starts),
         clip=context.video,
     )
-    return _join_images(images, len(starts))
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _join_images(images: Video, num_images: int) -> Float32[Array, "_ _ h w c"]:
-    """Return the images of every video, which are next to each other in the batch, as frames of one."""
-    return rearrange(images, "(b v) 1 h w c -> b v h w c", v=num_images)
+    return rearrange(images, "(b v) 1 h w c -> b v h w c", v=len(starts))
 
 
 def superres_pixel(context: StageContext, config: CascadeConfig, videos: StageVideos) -> StageVideo:

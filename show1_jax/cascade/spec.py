@@ -161,8 +161,8 @@ class CascadeSpec:
                 raise UserError(
                     f"the video given for {stage} is {_size_text(video.shape[2:4])}, not {_size_text(sizes[stage])}"
                 )
-            if spec.is_image and video.shape[1] not in {1, spec.num_frames(self.config)}:
-                numbers = " or ".join(map(str, sorted({1, spec.num_frames(self.config)})))
+            if spec.is_image and video.shape[1] not in (allowed := sorted({1, spec.num_frames(self.config)})):
+                numbers = " or ".join(map(str, allowed))
                 raise UserError(f"the video given for {stage} has {video.shape[1]} frames; it must have {numbers}")
             if not np.isfinite(video).all():
                 raise UserError(f"the video given for {stage} has NaN or infinite values; give finite ones")

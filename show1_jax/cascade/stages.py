@@ -122,10 +122,6 @@ def _all_frames(config: CascadeConfig) -> int:
     return config.num_frames
 
 
-def _one(config: CascadeConfig) -> int:
-    return 1
-
-
 def _num_superres_windows(config: CascadeConfig) -> int:
     return len(superres_starts(config.num_frames, config.superres_pixel.window, config.superres_pixel.stride))
 
@@ -164,7 +160,7 @@ STAGE_TABLE: Final[dict[Stage, StageSpec]] = {
             condition="low_resolution",
             size=_upscaled_size,
             num_frames=_num_images,
-            clip_frames=_one,
+            clip_frames=lambda config: 1,
             num_clips=_num_images,
             is_image=True,
         ),
