@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from show1_jax.buckets.lease import leased_folder
 from show1_jax.buckets.path import BucketPath, parse_url
-from show1_jax.buckets.upload import LARGER_DISK, FolderKind, uploaded_folder
+from show1_jax.buckets.upload import LARGER_DISK, FolderKind, check_upload_target, uploaded_folder
 from show1_jax.errors import FileError, UserError, disk_errors, shown_name
 
 MAX_JSON_BYTES: Final = 64 << 20
@@ -273,7 +273,12 @@ def check_writable(path: Path, remedy: str = "choose another place with --out") 
 
 
 def check_target(
-    out: Path, kind: str = "", is_ours: Callable[[Path], bool] | None = None, *, overwrite: bool = False
+    out: Path,
+    kind: str = "",
+    is_ours: Callable[[Path], bool] | None = None,
+    *,
+    overwrite: bool = False,
+    uploaded: FolderKind | None = None,
 ) -> None:
     """Refuse a path for a new folder if it exists already, unless it is an empty folder.
 
@@ -282,12 +287,16 @@ def check_target(
         kind: name of the results that may be replaced, e.g. "checkpoint".
         is_ours: returns true if a folder is such a result; None: never replace anything.
         overwrite: replace such a result.
+        uploaded: kind of a folder that may be in a bucket, where `check_upload_target` decides; None: it may not.
 
     Raises:
         UserError: the path exists and `overwrite` is not set, it is not such a result, or it cannot be read.
     """
     if isinstance(out, BucketPath):
-        raise _needs_a_file_system(out)
+        if uploaded is None:
+            raise _needs_a_file_system(out)
+        check_upload_target(out, uploaded, overwrite=overwrite)
+        return
     try:
         if _is_free(out):
             return
@@ -311,9 +320,9 @@ def _is_free(place: Path) -> bool:
 def new_folder(out: Path, kind: FolderKind | None = None) -> Iterator[Path]:
     """Create a temporary folder that becomes `out` if the block succeeds, and is removed if it fails.
 
-    Call `check_target` first to check that `out` may be created or replaced; in a bucket, `check_upload_target`. The
-    temporary folder is in the parent folder of `out`, so that the last step is a rename. For a folder in a bucket it is
-    in the system's folder for temporary files, and uploaded at the end; if that fails, it is kept.
+    Call `check_target` first to check that `out` may be created or replaced. The temporary folder is in the parent
+    folder of `out`, so that the last step is a rename. For a folder in a bucket it is in the system's folder for
+    temporary files, and uploaded at the end; if that fails, it is kept.
 
     Args:
         out: the folder.

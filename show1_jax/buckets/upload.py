@@ -77,6 +77,33 @@ def check_upload_target(
         raise UserError(f"{out}: exists; choose another place, or replace it with --overwrite")
 
 
+def bucket_target(out: Path) -> BucketPath:
+    """Return the `--out` of a command that uploads.
+
+    Raises:
+        UserError: it is not in a bucket.
+    """
+    if not isinstance(out, BucketPath):
+        raise UserError(f"--out={out} is not in a bucket; give gs://BUCKET/FOLDER or s3://BUCKET/FOLDER")
+    return out
+
+
+def upload_existing(
+    folder: Path, out: BucketPath, kind: FolderKind, *, overwrite: bool
+) -> Mapping[str, tuple[int, str]]:
+    """Copy a folder that is here to a new place in a bucket; return the files of its record.
+
+    Raises:
+        UserError: its record is damaged, another process writes there, or see `check_upload_target` and
+            `upload_folder`.
+    """
+    files = kind.files(folder)
+    check_upload_target(out, kind, overwrite=overwrite, new=files.keys())
+    with leased_folder(out):
+        upload_folder(folder, out, kind)
+    return files
+
+
 def upload_folder(folder: Path, out: BucketPath, kind: FolderKind) -> None:
     """Copy a local folder to a bucket. Call `check_upload_target` first, and hold the lease of `out`.
 

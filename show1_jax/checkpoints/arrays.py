@@ -25,7 +25,6 @@ from orbax.checkpoint._src import asyncio_utils
 
 from show1_jax.buckets.errors import BucketError, translate_error
 from show1_jax.buckets.path import BucketPath
-from show1_jax.buckets.upload import check_upload_target
 from show1_jax.checkpoints.cards.model_card import write_card
 from show1_jax.checkpoints.manifest import (
     CHECKPOINT,
@@ -406,10 +405,13 @@ def check_new_checkpoint(directory: Path, *, overwrite: bool = False) -> None:
     Raises:
       UserError: `directory` exists; with `overwrite`, it exists and is not a checkpoint.
     """
-    if isinstance(directory, BucketPath):
-        check_upload_target(directory, CHECKPOINT, overwrite=overwrite)
-    else:
-        check_target(directory, CHECKPOINT.name, lambda folder: (folder / MANIFEST).is_file(), overwrite=overwrite)
+    check_target(
+        directory,
+        CHECKPOINT.name,
+        lambda folder: (folder / MANIFEST).is_file(),
+        overwrite=overwrite,
+        uploaded=CHECKPOINT,
+    )
 
 
 class _BoundedNumpyHandler(type_handlers.NumpyHandler):

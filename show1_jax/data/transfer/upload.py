@@ -1,15 +1,14 @@
 """New datasets and text caches, here or in a bucket, and uploads of those that are here."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from show1_jax.buckets.path import BucketPath
-from show1_jax.buckets.upload import FolderKind, check_upload_target, upload_folder
+from show1_jax.buckets.upload import FolderKind, bucket_target, upload_existing
 from show1_jax.data.transfer.record import RECORD, UPLOAD, read_record, write_record
 from show1_jax.errors import UserError
-from show1_jax.files import check_target, locked_folder, new_folder
+from show1_jax.files import check_target, new_folder
 from show1_jax.progress import say
 
 _MARKS: Final = ("dataset_info.json", "cache.json")
@@ -32,29 +31,10 @@ def new_data_folder(out: Path) -> Iterator[Path]:
 
 
 def check_data_target(
-    out: Path,
-    kind: str = "",
-    is_ours: Callable[[Path], bool] | None = None,
-    *,
-    overwrite: bool = False,
-    new: Collection[str] = (),
+    out: Path, kind: str = "", is_ours: Callable[[Path], bool] | None = None, *, overwrite: bool = False
 ) -> None:
-    """Refuse a path for a new folder if there is another one; in a bucket, also if there are objects of others.
-
-    Args:
-        out: path of the new folder.
-        kind: for a path that is not in a bucket, see `check_target`.
-        is_ours: likewise.
-        overwrite: replace an earlier dataset or text cache, or what another tool has copied of it to a bucket.
-        new: for a path in a bucket, names of its files, if they are known.
-
-    Raises:
-        UserError: the line says what is there.
-    """
-    if isinstance(out, BucketPath):
-        check_upload_target(out, _DATA, overwrite=overwrite, new=new)
-    else:
-        check_target(out, kind, is_ours, overwrite=overwrite)
+    """Refuse a path for a new dataset or text cache, which may be in a bucket; see `check_target`."""
+    check_target(out, kind, is_ours, overwrite=overwrite, uploaded=_DATA)
 
 
 def upload(folder: Path, out: Path, *, overwrite: bool = False) -> None:
@@ -69,8 +49,7 @@ def upload(folder: Path, out: Path, *, overwrite: bool = False) -> None:
         UserError: a path is wrong, a file has changed or is too large, `out` cannot be replaced, or the bucket does not
             answer.
     """
-    if not isinstance(out, BucketPath):
-        raise UserError(f"--out={out} is not in a bucket; give gs://BUCKET/FOLDER or s3://BUCKET/FOLDER")
+    target = bucket_target(out)
     if not (folder / RECORD).is_file() and any((folder / name).is_file() for name in _MARKS):
         write_record(folder)
     if not (folder / RECORD).is_file():
@@ -78,8 +57,5 @@ def upload(folder: Path, out: Path, *, overwrite: bool = False) -> None:
             f"{folder}: no dataset and no cache of text states with its {RECORD}; make one with `build` or "
             "`encode_text`"
         )
-    files = read_record(folder, remedy=_REMAKE)[1]
-    check_data_target(out, overwrite=overwrite, new=files)
-    with locked_folder(out):
-        upload_folder(folder, out, _DATA)
-    say(f"{out}: {len(files)} files of {sum(file.size for file in files.values()):,} bytes are uploaded")
+    files = upload_existing(folder, target, _DATA, overwrite=overwrite)
+    say(f"{out}: {len(files)} files of {sum(size for size, _ in files.values()):,} bytes are uploaded")
