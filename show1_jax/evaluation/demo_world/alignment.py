@@ -48,24 +48,33 @@ class Kind:
         world_seed: seed of the world.
         num_things: number of things in a scene.
         held_out: True if the first thing is held out of training; None for any things; see `scene_from_index`.
+        same_color: share of the scenes whose things have one colour; see `scene_from_index`.
     """
 
     world_seed: int
     num_things: int
     held_out: bool | None
+    same_color: float = 0.0
 
 
 KINDS: Final = {
     "one": Kind(2**32, num_things=1, held_out=None),
     "held_out": Kind(2**32 + 1, num_things=1, held_out=True),
     "two": Kind(2**32 + 2, num_things=2, held_out=None),
+    "same_color": Kind(2**32 + 3, num_things=2, held_out=None, same_color=1.0),
 }
 
 
 def make_case(kind: str, index: int, seed: int) -> EvalCase:
     """Return the evaluation case of an index; its video's seed is `seed + index`."""
     chosen = KINDS[kind]
-    placed = scene_from_index(index, chosen.world_seed, held_out=chosen.held_out, num_things=chosen.num_things)
+    placed = scene_from_index(
+        index,
+        chosen.world_seed,
+        held_out=chosen.held_out,
+        num_things=chosen.num_things,
+        same_color=chosen.same_color,
+    )
     return EvalCase(kind, index, placed, seed + index)
 
 

@@ -68,12 +68,17 @@ def row(table: str, name: str) -> list[str]:
 
 
 def test_prompts_are_of_their_kind_and_never_trained_on() -> None:
-    for kind, (num_things, must_be_held_out) in {"one": (1, False), "held_out": (1, True), "two": (2, False)}.items():
+    kinds = {"one": (1, False), "held_out": (1, True), "two": (2, False), "same_color": (2, False)}
+    assert kinds.keys() == KINDS.keys()
+    for kind, (num_things, must_be_held_out) in kinds.items():
         asked = [make_case(kind, index, 5) for index in range(20)]
         assert [case.seed for case in asked] == list(range(5, 25))
         assert all(len(case.placed.scene.things) == num_things for case in asked)
         assert all(is_held_out(case.placed.scene.things[0]) for case in asked) == must_be_held_out
         assert all(case.placed != scene_from_index(case.index) for case in asked)
+        if num_things == 2:
+            colors = [{thing.color for thing in case.placed.scene.things} for case in asked]
+            assert all((len(pair) == 1) == (kind == "same_color") for pair in colors)
     assert all(kind.world_seed >= 2**32 for kind in KINDS.values())
 
 
@@ -122,7 +127,7 @@ def test_pictures_of_failures_are_few(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_truth_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--truth", "--num_prompts", "4") == 0
-    assert row(capsys.readouterr().out, "**everything**") == ["100.0% (4/4)"] * 3
+    assert row(capsys.readouterr().out, "**everything**") == ["100.0% (4/4)"] * len(KINDS)
     assert not (tmp_path / "failures").exists()
 
 
@@ -138,7 +143,7 @@ def test_a_report_is_replaced_only_when_asked(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--kinds", "one,three"], "there is no 'three'; choose from one, held_out, two"),
+        (["--kinds", "one,three"], "there is no 'three'; choose from one, held_out, two, same_color"),
         (["--stage", "keyframes"], "--stage=keyframes: choose one of interpolation, superres_pixel, superres_latent"),
         (["--upscale", "cubic"], "invalid choice: 'cubic'"),
         (["--num_prompts", "0"], "--num_prompts=0 must be at least 1"),
