@@ -13,6 +13,10 @@ from show1_jax.terminal import end_at_once, exit_process
 if __name__ == "__main__":
     end_at_once("convert")  # Ctrl-C while the modules below are imported
 
+from show1_jax.cli import ArgumentParser, load_config, number_between, require_jax, run_command
+
+require_jax("convert")
+
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +25,6 @@ from typing import Any
 import jax
 
 from show1_jax.checkpoints.checkpoint_set import is_hub_name
-from show1_jax.cli import ArgumentParser, load_config, number_between, run_command
 from show1_jax.errors import UserError
 from show1_jax.files import storage_path, user_path
 

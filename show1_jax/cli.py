@@ -22,7 +22,7 @@ from show1_jax.config.config_dict import ConfigDict
 from show1_jax.config.config_file import Config, check_paths
 from show1_jax.config.running import run_config_file
 from show1_jax.errors import BAD_INPUT, PROGRAM_ERROR, UserError, error_line
-from show1_jax.terminal import INTERRUPTED, ending_at_once, interruptible, tell_of_failure, tolerant_output
+from show1_jax.terminal import INTERRUPTED, ending_at_once, exit_process, interruptible, tell_of_failure, tolerant_output
 
 HEARTBEAT_TIMEOUT: Final = 60
 """Default of `--heartbeat_timeout`, in seconds."""
@@ -36,6 +36,14 @@ _CONSOLE_COMMANDS: Final = {
     r"\bpython\s+-m\s+show1_jax\.web\b": "show1-web",
 }
 """Names of the console commands of an installed package, by the text that names the same command of a checkout."""
+
+_JAX_SETTINGS: Final = {
+    **dict.fromkeys(("jax_numpy_rank_promotion", "jax_transfer_guard"), "allow"),
+    **{f"jax_error_checking_behavior_{kind}": "ignore" for kind in ("nan", "divide", "oob")},
+    **dict.fromkeys(("jax_disable_jit", "jax_no_tracing", "jax_no_execution"), False),
+}
+"""Values of the settings of JAX that can forbid what commands do: a user sets others, e.g. in the environment, for
+other programs. With the checks of errors or without jit, programs here cannot be compiled."""
 
 
 def run_command(program: str, command: Callable[[], None]) -> int:
@@ -93,9 +101,20 @@ def importing_jax(program: str) -> Iterator[None]:
             import jax
         except Exception as error:
             raise UserError(f"JAX does not start ({error_line(error)}); correct its variable, or install it") from error
-        for setting in ("jax_numpy_rank_promotion", "jax_transfer_guard"):
-            jax.config.update(setting, "allow")  # a user who forbids them does so for other programs
+        for setting, value in _JAX_SETTINGS.items():
+            jax.config.update(setting, value)
         yield
+
+
+def require_jax(program: str) -> None:
+    """Import JAX as `importing_jax` does, before modules that need it at once; or end the process with one line."""
+
+    def start() -> None:
+        with importing_jax(program):
+            pass
+
+    if code := run_command(program, start):
+        exit_process(code)
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -7,14 +7,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from show1_jax.cascade.prompts import Prompt
 from show1_jax.cascade.stages import STAGE_TABLE
-from show1_jax.cli import decode_argument, flag_help, load_config, parse_flags, run_command
+from show1_jax.cli import decode_argument, flag_help, importing_jax, load_config, parse_flags, run_command
 from show1_jax.commands import sample
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.config_file import Config
@@ -231,6 +233,41 @@ def test_arguments_that_the_locale_cannot_read_are_utf8() -> None:
     done = subprocess.run([*command, *command[-2:]], env=os.environ | c_locale, cwd=ROOT, capture_output=True)
     assert done.stderr == b"sample: '\\U0001f43c' is asked for twice with seed 345; give each a different seed\n"
     assert decode_argument("caf\udce9") == "caf\udce9"  # refused as a prompt
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("jax_numpy_rank_promotion", "raise"),
+        ("jax_error_checking_behavior_nan", "raise"),
+        ("jax_error_checking_behavior_divide", "raise"),
+        ("jax_disable_jit", True),
+        ("jax_no_execution", True),
+    ],
+)
+def test_settings_of_jax_that_forbid_what_commands_do_are_reset(setting: str, value: Any) -> None:
+    usual = getattr(jax.config, setting)
+    jax.config.update(setting, value)
+    try:
+        with importing_jax("sample"):
+            assert getattr(jax.config, setting) == usual
+    finally:
+        jax.config.update(setting, usual)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["convert", "--help"],
+        ["show1_jax.data", "encode_text", "--checkpoint=checkpoints/demo", "--component=text_t5", "--out=x"],
+    ],
+)
+def test_a_wrong_variable_of_jax_is_one_line(command: list[str]) -> None:
+    variables = os.environ | {"JAX_ENABLE_X64": "perhaps"}
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "JAX does not start (invalid truth value 'perhaps' for environment 'JAX_ENABLE_X64')" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_flags_come_in_any_order() -> None:

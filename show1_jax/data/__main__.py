@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from show1_jax.cli import ArgumentParser, number_between, run_command
+from show1_jax.cli import ArgumentParser, importing_jax, number_between, run_command
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.training import LOCAL_COPIES
 from show1_jax.files import storage_path, user_path
@@ -166,8 +166,9 @@ def _add_encode_text(commands: "argparse._SubParsersAction[ArgumentParser]") -> 
 
 
 def _encode_text(arguments: argparse.Namespace) -> None:
-    from show1_jax.data.text_cache import check_component, collect_captions, write_text_cache
-    from show1_jax.data.transfer.download import local_copy
+    with importing_jax("data"):
+        from show1_jax.data.text_cache import check_component, collect_captions, write_text_cache
+        from show1_jax.data.transfer.download import local_copy
 
     check_component(arguments.component)
     data = None if arguments.data is None else local_copy(arguments.data, arguments.local_copies)

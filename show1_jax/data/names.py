@@ -1,5 +1,6 @@
 """Normal forms of untrusted names and captions, which can be compared, stored and printed on one line."""
 
+import re
 import unicodedata
 from typing import Final
 
@@ -7,6 +8,8 @@ MAX_CAPTION: Final = 10_000
 """Maximum number of characters of a caption. Text encoders read about 300."""
 MAX_VIDEO_BYTES: Final = 512 << 20
 """Size limit of a video, in bytes: all of it is in memory while it is checked, written and read."""
+MISSING: Final = {"nan", "-nan", "none", "null", "nil", "na", "n/a", "#n/a", "#na", "<na>", "undefined"}
+"""Texts, in small letters, that programs write in place of a missing caption or prompt."""
 _UNPRINTABLE: Final = {"Cc", "Cs", "Zl", "Zp"}
 _MAX_SHORT_LINE: Final = 200
 
@@ -14,6 +17,11 @@ _MAX_SHORT_LINE: Final = 200
 def one_line(text: str) -> str:
     """Return a text with every run of white space replaced by one space."""
     return " ".join(text.split())
+
+
+def split_lines(text: str) -> list[str]:
+    """Return the lines of a text file. Other separators, such as U+2028, are part of a line, as JSON permits."""
+    return re.split(r"\r\n|\r|\n", text)
 
 
 def normalise_name(name: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from show1_jax.cascade.prompts import Prompt, check_negative, check_prompt
 from show1_jax.config.bounds import MAX_SEED
+from show1_jax.data.names import MISSING, split_lines
 from show1_jax.errors import UserError
 from show1_jax.files import parse_json, read_bounded, storage_path
 
@@ -100,7 +101,7 @@ def _numbered_lines(text: str) -> dict[int, str]:
     """Return the lines by number, from 1, without blank lines and comments."""
     return {
         number: line
-        for number, line in enumerate(map(_stripped, re.split(r"\r\n|\r|\n", text)), start=1)
+        for number, line in enumerate(map(_stripped, split_lines(text)), start=1)
         if line and not line.startswith("#")
     }
 
@@ -195,10 +196,7 @@ def _read_table(text: str, delimiter: str) -> Iterator[Entry]:
                     f"line {first}",
                 )
             else:
-                values = dict(zip(names, map(_cell_value, names, cells), strict=True))
-                if values.get("", "") is None:  # programs write empty columns
-                    del values[""]
-                yield Entry(f"line {first}", values)
+                yield Entry(f"line {first}", _row_values(names, cells, f"line {first}"))
     except csv.Error as error:
         raise _FormatError(str(error), f"line {rows.line_num}") from None
 
@@ -208,6 +206,16 @@ def _column_names(cells: list[str]) -> list[str]:
     if not {"prompt", _VBENCH_PROMPT} & set(names) or len(set(names)) < len(names):
         raise _FormatError(f"the first line {','.join(cells)[:60]!r} is not a header")
     return names
+
+
+def _row_values(names: list[str], cells: list[str], place: str) -> dict[str, Any]:
+    values = dict(zip(names, map(_cell_value, names, cells), strict=True))
+    if values.get("", "") is None:  # programs write empty columns
+        del values[""]
+    for name in values.keys() & {*_KEYS, _VBENCH_PROMPT}:
+        if isinstance(values[name], str) and values[name].casefold() in MISSING:
+            raise _FormatError(f"the {name} {values[name]!r} marks a missing one; leave the cell empty", place)
+    return values
 
 
 def _cell_value(name: str, cell: str) -> Any:

@@ -245,6 +245,8 @@ def test_tables_written_by_programs(prompt_file: Path, prompts: list[Prompt], su
         ("a.csv", "prompt,prompt\na,b", "is not a header"),
         ("a.csv", ",prompt\n0,a", "line 2: unknown key ''"),
         ("a.csv", "prompt,seed\na panda,first", "line 2: seed must be a whole number, not 'first'"),
+        ("a.csv", "prompt,seed\nNaN,1", "line 2: the prompt 'NaN' marks a missing one"),
+        ("a.csv", "prompt,negative\na fox,nan", "line 2: the negative 'nan' marks a missing one"),
         ("a.csv", "prompt,seed\n,1", "line 2: the key 'prompt' is missing"),
         ("a.csv", 'prompt,seed\n"a\nb",1\na,-1', "line 4: seed must be from 0"),
         ("a.csv", 'prompt\n"a panda', "line 2: unexpected end of data"),

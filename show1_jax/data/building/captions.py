@@ -13,12 +13,10 @@ from typing import Final
 from show1_jax.data.building.left_out import LeftOut
 from show1_jax.data.building.listing import FoundFiles, find_files
 from show1_jax.data.building.table import read_rows
-from show1_jax.data.names import MAX_CAPTION, normalise_name, one_line
+from show1_jax.data.names import MAX_CAPTION, MISSING, normalise_name, one_line
 from show1_jax.files import read_bounded
 
 ID, PAGE, CAPTION = "videoid", "page_dir", "name"
-MISSING: Final = {"nan", "-nan", "none", "null", "nil", "na", "n/a", "#n/a", "#na", "<na>", "undefined"}
-"""Texts that programs write in place of a missing caption."""
 _TOO_LONG: Final = f"its caption has more than {MAX_CAPTION:,} characters"
 _MAX_TEXT_BYTES: Final = 4 * MAX_CAPTION + 1024
 
@@ -86,6 +84,8 @@ def _caption_problem(caption: str) -> str | None:
         return "it has no caption"
     if len(caption) > MAX_CAPTION:
         return _TOO_LONG
+    if "\0" in caption:  # UTF-16 without a byte order mark, whose ASCII letters are UTF-8, too
+        return "its caption has null characters; save it as UTF-8"
     return "its caption is a placeholder, such as nan" if caption.casefold() in MISSING else None
 
 

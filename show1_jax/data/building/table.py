@@ -39,9 +39,9 @@ def read_rows(table: Path, required: Sequence[str], optional: Sequence[str]) -> 
     """Yield the rows of a table.
 
     Args:
-        table: a UTF-8 file with commas, whose first line names the columns.
-        required: columns that the table must have.
-        optional: columns that it may have.
+        table: a UTF-8 file with commas, whose first line that is not blank names the columns, in letters of any case.
+        required: columns that the table must have, in small letters.
+        optional: columns that it may have, in small letters.
 
     Raises:
         UserError: the table cannot be read, is not UTF-8, lacks a column, or has an error of CSV that affects more
@@ -50,8 +50,8 @@ def read_rows(table: Path, required: Sequence[str], optional: Sequence[str]) -> 
     try:
         with open_regular(table) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(_lines(file), strict=True)
-            line = next(reader, [])
-            header = [one_line(column) for column in line]
+            line = next((line for line in reader if any(map(one_line, line))), [])
+            header = [one_line(column).lower() for column in line]
             _check_header(table, line, header, required)
             places = {column: header.index(column) for column in (*required, *optional) if column in header}
             yield from _rows(reader, places, len(header))
@@ -112,9 +112,11 @@ def _check_header(table: Path, line: Sequence[str], header: Sequence[str], requi
     twice = next((column for column in required if header.count(column) > 1), None)
     if not missing and twice is None:
         return
+    if any("\0" in column for column in line):  # UTF-16 without a byte order mark
+        raise UserError(f"{table} is not UTF-8; save it as UTF-8")
     problem = f"has no column {' and no '.join(missing)}" if missing else f"has the column {twice} twice"
     for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        columns = [one_line(column) for part in line for column in part.split(separator)]
+        columns = [one_line(column).lower() for part in line for column in part.split(separator)]
         if missing and all(column in columns for column in required):
             raise UserError(f"{table} has {name} between its columns; save it with commas")
     raise UserError(f"{table} {problem}; its first line names the columns")

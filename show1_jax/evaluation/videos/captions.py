@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from show1_jax.data.building.table import TOO_MANY
-from show1_jax.data.names import MAX_CAPTION, normalise_name, one_line
+from show1_jax.data.names import MAX_CAPTION, MISSING, normalise_name, one_line, split_lines
 from show1_jax.errors import UserError, shown
 from show1_jax.evaluation.videos.listing import Video
 from show1_jax.evaluation.videos.sources import RecordFrames
@@ -56,7 +56,7 @@ def _from_file(videos: Sequence[Video], file: Path) -> list[str | None]:
     suffix = file.suffix.lower()
     text = _read_text(file)
     if suffix == ".txt":
-        lines = [one_line(line) for line in text.splitlines() if line.strip()]
+        lines = [one_line(line) for line in split_lines(text) if line.strip()]
         if len(lines) != len(videos):
             raise UserError(f"{file} has {len(lines)} captions for {len(videos)} videos; write one line for each")
         return [*lines]
@@ -81,7 +81,7 @@ def _read_text(file: Path) -> str:
 def _from_json(file: Path, text: str) -> dict[str, str]:
     try:
         if file.suffix.lower() == ".jsonl":
-            value: Any = [parse_json(line) for line in text.splitlines() if line.strip()]
+            value: Any = [parse_json(line) for line in split_lines(text) if line.strip()]
         else:
             value = parse_json(text)
     except ValueError as error:
@@ -97,6 +97,9 @@ def _table_rows(file: Path, text: str, delimiter: str) -> Iterator[Mapping[str |
     """Yield the rows of a table; one with more fields than columns would have its caption cut off."""
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
+        names = [name.strip().lower() for name in reader.fieldnames or ()]
+        if twice := next((name for name in (*_NAMES, *_CAPTIONS) if names.count(name) > 1), None):
+            raise UserError(f"{file} has the column {twice} twice; keep one")
         for row in reader:
             if None in row:
                 raise UserError(f"{file}: line {reader.line_num}: {TOO_MANY}")
@@ -126,6 +129,8 @@ def _checked(file: Path, name: Any, caption: Any) -> str:
         raise UserError(
             f"{file}: the caption of {shown(name)} must be a text of at most {MAX_CAPTION:,} characters; correct it"
         )
+    if caption.strip().casefold() in MISSING or "\0" in caption:
+        raise UserError(f"{file}: the caption of {shown(name)} is {shown(caption)}, which is no caption; correct it")
     return one_line(caption)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from show1_jax.config.sampling import STAGES, Stage
 from show1_jax.data.dataset import is_dataset
-from show1_jax.data.names import MAX_CAPTION, normalise_name, one_line
+from show1_jax.data.names import MAX_CAPTION, normalise_name, one_line, split_lines
 from show1_jax.data.videos import VideoSource
 from show1_jax.errors import UserError
 from show1_jax.evaluation.videos.sources import (
@@ -130,7 +130,7 @@ def _list_paths(file: Path, stage: Stage | None, listing: Listing) -> None:
         text = read_bounded(file, _MAX_LIST_BYTES).decode("utf-8-sig", "surrogateescape")  # as paths are in Python
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({reason(error)}); write a path of a video on each line") from None
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in split_lines(text)]
     paths = [
         Path(os.path.abspath(file.parent / user_path(line))) for line in lines if line and not line.startswith("#")
     ]

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from show1_jax.data.building import listing
-from show1_jax.data.building.captions import MISSING, list_videos
+from show1_jax.data.building.captions import list_videos
 from show1_jax.data.building.left_out import MAX_LISTED, LeftOut
-from show1_jax.data.names import MAX_CAPTION, normalise_name, one_line, short_line
+from show1_jax.data.names import MAX_CAPTION, MISSING, normalise_name, one_line, short_line
 from show1_jax.errors import UserError
 
 HEADER = "videoid,contentUrl,duration,page_dir,name\n"
@@ -61,6 +61,25 @@ def test_a_table_in_webvids_layout(folder: Path) -> None:
         "2": ("2.MP4", 'say "hi"'),
     }
     assert left_out == {"it is not in the table": ["page/1"]}
+
+
+@pytest.mark.parametrize("header", ["VideoID,Name", "\n ,\r\nvideoid,name", " VIDEOID , NAME "])
+def test_the_header_may_have_capitals_and_blank_lines_before_it(folder: Path, header: str) -> None:
+    videos, left_out = listed(folder, f"{header}\n1,one\n2,two,three\n")
+    assert videos == {"1": ("1.mp4", "one")}
+    line = header.count("\n") + 3
+    assert left_out["more fields than columns; quote captions with commas"] == [f"2 (line {line})"]
+
+
+def test_captions_in_utf_16_are_left_out(folder: Path) -> None:
+    """Without a byte order mark they are UTF-8 with null characters."""
+    (folder / "1.txt").write_bytes("a red ball".encode("utf-16-le"))
+    (folder / "2.txt").write_bytes("a red ball".encode("utf-16"))
+    videos, left_out = listed(folder)
+    assert videos == {}
+    assert left_out["its caption has null characters; save it as UTF-8"] == ["1"]
+    assert left_out["its caption is not UTF-8"] == ["2"]
+    assert listed(folder, "videoid,name\n1,a\0b\n")[1]["its caption has null characters; save it as UTF-8"] == ["1"]
 
 
 def test_what_a_table_leaves_out_is_named(folder: Path) -> None:
@@ -311,6 +330,8 @@ def test_all_names_are_written_and_the_first_are_shown() -> None:
         (b"videoid,name,name\n1,one,two\n", "has the column name twice"),
         (b"videoid,name\n1,caf\xe9\n", "is not UTF-8"),
         ("videoid,name\n1,one\n".encode("utf-16"), "is not UTF-8"),
+        ("videoid,name\n1,one\n".encode("utf-16-le"), "is not UTF-8"),
+        (b"videoid,name,Name\n1,one,two\n", "has the column name twice"),
         (b'videoid,name\n1,"never closed\n', "is not valid CSV"),
         (b'videoid,name\n1,"never closed\n' + b"2,a line\n" * 50_000, "is not valid CSV .field larger"),
     ],
@@ -346,7 +367,7 @@ def test_any_table_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, 
 
 
 @given(
-    caption=st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(
+    caption=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40).filter(
         lambda text: one_line(text).casefold() not in {"", *MISSING}
     )
 )

@@ -39,6 +39,13 @@ ROWS = [{"video": key, "caption": caption} for key, caption in zip(KEYS, CAPTION
         ),
         ("c.json", json.dumps({row["video"]: row["caption"] for row in ROWS})),
         ("c.json", json.dumps(ROWS)),
+        (
+            "c.jsonl",  # JSON permits U+2028 in a text, where it is no end of a line
+            "\r\n".join(
+                json.dumps(row | {"caption": row["caption"].replace(" ", "\u2028")}, ensure_ascii=False) for row in ROWS
+            ),
+        ),
+        ("c.txt", "a\u2028fox\r\ntwo\x85bears\ra\x0cred kite\nrain"),
         ("c.jsonl", "\n".join(json.dumps({"file": row["video"], "text": row["caption"]}) for row in ROWS[::-1])),
     ],
 )
@@ -67,6 +74,9 @@ def test_the_videos_own_captions_are_used_without_a_file() -> None:
         ("c.csv", "video,caption\nvideo1,a fox, running\n", "line 2: more fields than columns; quote captions"),
         ("c.tsv", "video\tcaption\nvideo1\ta\tfox\n", "line 2: more fields than columns; quote captions"),
         ("c.csv", 'video,caption\nvideo1,"a fox\nrun-7,rain\n', "is not valid CSV"),
+        ("c.csv", "video,Caption,caption\nvideo1,a fox,a bear\n", "has the column caption twice"),
+        ("c.csv", "video,caption\nvideo1,NaN\n", "the caption of 'video1' is 'NaN', which is no caption"),
+        ("c.json", '{"video1": "a\\u0000"}', "which is no caption"),
         ("c.xml", "<a/>", ".xml is an unknown format"),
         (None, "", "4 of 4 videos have no caption, the first is a/video1.mp4; give them with --captions FILE"),
     ],
