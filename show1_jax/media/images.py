@@ -2,15 +2,15 @@
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from jaxtyping import UInt8
 
 from show1_jax.files import open_regular
-from show1_jax.media.display import blend, grey_to_rgb
+from show1_jax.media.display import BACKGROUND, blend, grey_to_rgb
 from show1_jax.media.errors import VideoError
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ MAX_IMAGE_PIXELS: Final = 64_000_000
 """Limit for one image: cameras have up to 61 million."""
 # Other formats of Pillow can run programs (EPS), or are not pictures.
 _IMAGE_FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+_DEEP_GREY: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+"""Pillow's modes of grey with more than 8 bits, which it clips to 8 bits instead of scaling them."""
+_DEPTH_TAG: Final = 258
+_INTERPRETATION_TAG: Final = 262
+_WHITE_IS_ZERO: Final = 0
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -80,24 +85,32 @@ def _to_rgb(image: "Image.Image") -> np.ndarray:
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # the other frames of an MPO are previews
         raise VideoError("it has several frames; save each in a separate file")
     upright = ImageOps.exif_transpose(image)
-    if (convert := _GREY.get(upright.mode)) is not None:
-        return convert(np.asarray(upright))
+    if upright.mode in _DEEP_GREY:
+        return _from_deep_grey(upright, getattr(image, "tag_v2", {}))
     if upright.has_transparency_data:
         with_alpha = upright.convert("RGBA")
         return np.asarray(blend(with_alpha.convert("RGB"), with_alpha.getchannel("A")))
     return np.asarray(upright.convert("RGB"))
 
 
-def _from_16_bits(grey: np.ndarray) -> np.ndarray:
-    """Return an image of 16-bit grey, which may be stored in 32 bits, as 8-bit RGB."""
-    if grey.min() < 0 or grey.max() > 65535:
-        raise VideoError("it has values outside 0..65535; save it with 16 bits")
-    table = np.round(np.arange(65536) / 257).astype(np.uint8)
+def _from_deep_grey(image: "Image.Image", tags: Mapping[int, Any]) -> np.ndarray:
+    """Return an image of a mode of `_DEEP_GREY` as RGB.
+
+    Args:
+        image: the image.
+        tags: those of TIFF: of deep grey Pillow applies neither the depth of 12 bits nor the interpretation.
+    """
+    array = np.asarray(image)
+    rgb = grey_to_rgb(array) if image.mode == "F" else _from_bits(array, min(16, tags.get(_DEPTH_TAG, (16,))[0]))
+    if (transparent := image.info.get("transparency")) is not None:
+        rgb[array == transparent] = BACKGROUND
+    return 255 - rgb if tags.get(_INTERPRETATION_TAG) == _WHITE_IS_ZERO else rgb
+
+
+def _from_bits(grey: np.ndarray, bits: int) -> np.ndarray:
+    """Return an image of grey with up to 16 bits, which may be stored in 32 bits, as 8-bit RGB."""
+    largest = (1 << bits) - 1
+    if grey.min() < 0 or grey.max() > largest:
+        raise VideoError(f"it has values outside 0..{largest}; save it with 16 bits")
+    table = np.round(np.arange(largest + 1) * (255 / largest)).astype(np.uint8)
     return np.repeat(table[grey][..., None], 3, axis=-1)
-
-
-# Pillow clips these to 8 bits instead of scaling them.
-_GREY: Final[dict[str, Callable[[np.ndarray], np.ndarray]]] = {
-    **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N", "I"), _from_16_bits),
-    "F": grey_to_rgb,
-}

@@ -1,5 +1,6 @@
 """Frames look as a player shows them, both with --video and in training clips."""
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -173,10 +174,37 @@ def test_grey_images_are_scaled_to_their_range(tmp_path: Path, array: np.ndarray
     assert np.abs(frame[0] - np.linspace(0, 255, 64)[:, None]).max() <= 1
 
 
+def write_tiff(folder: Path, values: bytes, depth: int, interpretation: int) -> None:
+    """Write one row of 64 grey pixels; Pillow writes neither 12 bits nor white as zero."""
+    fields = [(256, 64), (257, 1), (258, depth), (262, interpretation), (273, 98), (277, 1), (279, len(values))]
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in fields)
+    (folder / "1.tif").write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(fields)) + entries + bytes(4) + values)
+
+
+@pytest.mark.parametrize(("depth", "interpretation"), [(16, 1), (16, 0), (12, 1), (8, 0)])
+def test_the_depth_and_the_interpretation_of_tiff_are_applied(tmp_path: Path, depth: int, interpretation: int) -> None:
+    """Interpretation 0 means that 0 is white."""
+    largest = (1 << depth) - 1
+    levels = (RAMP[0] * largest).round().astype(int)
+    stored = levels if interpretation else largest - levels
+    bits = "".join(f"{value:012b}" for value in stored)
+    packed = int(bits, 2).to_bytes(len(bits) // 8, "big") if depth == 12 else stored.astype(f"<u{depth // 8}").tobytes()
+    write_tiff(tmp_path, packed, depth, interpretation)
+    frame = np.round((read_video(tmp_path)[0][0] + 1) * 127.5)
+    assert np.abs(frame[0] - np.linspace(0, 255, 64)[:, None]).max() <= 1
+
+
 @pytest.mark.parametrize("array", [np.full((4, 4), 70000, np.int32), np.full((4, 4), np.nan, np.float32)])
 def test_images_of_no_known_range_are_one_line(tmp_path: Path, array: np.ndarray) -> None:
     with pytest.raises(UserError, match="values outside"):
         saved(tmp_path, Image.fromarray(array), "1.tif")
+
+
+def test_a_transparent_level_of_16_bits_shows_black(tmp_path: Path) -> None:
+    grey = Image.fromarray((RAMP * 65535).astype(np.uint16))
+    frame = saved(tmp_path, grey, "1.png", transparency=65535)
+    assert frame[0, :, 0].argmax() == 62
+    assert frame[0, 63].max() == 0
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB with a transparent colour"])
