@@ -5,6 +5,7 @@ FFmpeg reads them within limits: only listed containers, and a maximum of pixels
 
 import io
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _CONTAINER_OPTIONS: Final = {
 }
 _LIMITS: Final = {"max_pixels": str(MAX_FRAME_PIXELS)}
 _CODEC_OPTIONS: Final = {**_LIMITS, "err_detect": "explode"}
+_DURATION_TAG: Final = re.compile(r"(\d+):(\d+):(\d+\.?\d*)")
+_STILL_FRAMES: Final = 1.5
 _ALPHA_BLOCK: Final = (1).to_bytes(8, "big")
 """Value of Matroska's BlockAddID for an alpha channel."""
 
@@ -197,12 +200,23 @@ def _choose_stream(container: "av.container.InputContainer") -> "av.VideoStream"
     if not decodable:
         raise VideoError("its codec is unknown")
     # A cover picture that is not marked as one is a video of one frame.
-    stream = min(decodable, key=lambda stream: (stream.frames == 1, not stream.disposition & Disposition.default))
+    stream = min(decodable, key=lambda stream: (_is_still(stream), not stream.disposition & Disposition.default))
     width, height = stream.codec_context.width, stream.codec_context.height
     if not 0 < width * height <= MAX_FRAME_PIXELS:
         size = f"{width} x {height}" if width * height else "an unknown number of"
         raise VideoError(f"its frames have {size} pixels; at most {MAX_FRAME_PIXELS:,} are read")
     return stream
+
+
+def _is_still(stream: "av.VideoStream") -> bool:
+    """Return whether the container states that a stream has one frame; Matroska may do so in a tag."""
+    if stream.frames:
+        return stream.frames == 1
+    duration = _DURATION_TAG.fullmatch(stream.metadata.get("DURATION", ""))
+    if duration is None or not stream.average_rate:
+        return False
+    hours, minutes, seconds = map(float, duration.groups())
+    return (3600 * hours + 60 * minutes + seconds) * stream.average_rate < _STILL_FRAMES
 
 
 class _Decoder:

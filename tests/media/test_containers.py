@@ -114,7 +114,7 @@ def test_a_video_that_starts_late_is_read_from_its_start(files: dict[str, Path],
         assert [number_of(frame) for frame in read_video(path)[0]] == list(range(COUNT))
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
 @pytest.mark.parametrize("is_marked", [True, False])
 def test_a_cover_picture_is_not_the_video(tmp_path: Path, name: str, is_marked: bool) -> None:
     with av.open(tmp_path / name, "w") as container:
@@ -137,8 +137,8 @@ def test_an_attached_picture_is_not_the_video(tmp_path: Path) -> None:
 
 
 def add_picture(container: Any) -> Any:
-    cover = container.add_stream("png", 1)
-    cover.height, cover.width, cover.pix_fmt = 20, 20, "rgb24"
+    cover = container.add_stream("mjpeg", 1)
+    cover.height, cover.width, cover.pix_fmt = 20, 20, "yuvj420p"
     return cover
 
 
