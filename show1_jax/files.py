@@ -34,19 +34,23 @@ MAX_JSON_DEPTH: Final = 64
 _HASHED_BYTES: Final = 1 << 20
 """Between two parts a thread waits for Python's global lock; the parts of `hashlib.file_digest` are too small."""
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_VARIABLE: Final = re.compile(r"\$([A-Za-z_]\w*|\{\w+\})[^/]*")
+"""The part of a path with a variable that no shell has replaced, as in a config or in single quotes."""
 
 
 def storage_path(path: str | os.PathLike[str]) -> Path:
     """Return the path that the user gave, which may be in a bucket: then it is a `BucketPath`.
 
     Raises:
-        UserError: as `user_path`; or it is a URL, but not of a bucket that is supported.
+        UserError: as `user_path`; or it is a URL with a variable, or not of a bucket that is supported.
     """
     if isinstance(path, BucketPath):
         return path
     text = os.fspath(path)
     if not _URL.match(text):
         return user_path(path)
+    if match := _VARIABLE.search(text):
+        raise _has_variable(text, match[0])
     try:
         found = parse_url(text)
     except ValueError as error:
@@ -68,8 +72,9 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         path: path on a file system. A `Path` of a URL is still recognised, although it has one slash less.
 
     Raises:
-        UserError: the path is empty, is a URL such as `gs://bucket/videos`, has `~` without a home directory, is too
-            long, or is in a folder that this user may not enter.
+        UserError: the path is empty, is a URL such as `gs://bucket/videos`, has `~` without a home directory, has a
+            variable such as `$HOME` and no folder has this name, is too long, or is in a folder that this user may not
+            enter.
     """
     text = str(path) if isinstance(path, BucketPath) else os.fspath(path)
     if not text or "\0" in text:
@@ -80,13 +85,22 @@ def user_path(path: str | os.PathLike[str]) -> Path:
             "path there (docs/cloud.md)"
         )
     try:
+        if re.match("~(/|$)", text) and not os.path.isabs(os.environ.get("HOME", "/")):
+            raise RuntimeError("HOME is empty or relative")
         expanded = Path(text).expanduser()
         expanded.exists()  # otherwise the operating system would report a bad path later
+        match = _VARIABLE.search(str(expanded))
+        if match and not os.path.lexists(str(expanded)[: match.end()]):
+            raise _has_variable(text, match[0])
     except RuntimeError:
         raise UserError(f"{text}: there is no home directory for ~; give the whole path, or set HOME") from None
     except OSError as error:
         raise UserError(f"{shown_name(text)}: cannot be accessed ({error.strerror}); correct the path") from None
     return expanded
+
+
+def _has_variable(text: str, part: str) -> UserError:
+    return UserError(f"{shown_name(text)}: no shell has replaced the variable in {part}; give the whole path")
 
 
 def open_regular(path: Path) -> io.BufferedReader:
@@ -298,7 +312,9 @@ def check_target(
         check_upload_target(out, uploaded, overwrite=overwrite)
         return
     try:
-        if _is_free(out):
+        if os.path.islink(os.path.realpath(out)):
+            raise UserError(f"{out}: the link leads in a circle; choose another place with --out")
+        if _is_free(Path(os.path.realpath(out))):
             return
         is_replaceable = overwrite and is_ours is not None and out.is_dir() and is_ours(out)
     except OSError as error:
@@ -341,7 +357,8 @@ def new_folder(out: Path, kind: FolderKind | None = None) -> Iterator[Path]:
         with uploaded_folder(out, kind) as folder:
             yield folder
         return
-    target = out.absolute()  # the current working directory may be the replaced folder
+    # What a link leads to becomes the folder. The current working directory may be the replaced one.
+    target = Path(os.path.realpath(out))
     temporary, replaced = (target.with_name(f".{target.name}.{secrets.token_hex(4)}") for _ in range(2))
     new_parents = list(itertools.takewhile(lambda parent: not os.path.exists(parent), target.parents))
     try:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -20,6 +21,7 @@ from show1_jax.files import (
     open_regular,
     parse_json,
     read_json,
+    storage_path,
     user_path,
     write_bytes,
 )
@@ -118,6 +120,47 @@ def test_a_path_from_the_user_has_its_home_expanded_and_is_no_bucket(
     for no_path in ("", "a\0b"):
         with pytest.raises(UserError, match="is not a path"):
             user_path(no_path)
+
+
+@pytest.mark.parametrize("home", ["", "here"])
+def test_a_home_that_is_no_whole_path_is_none(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    monkeypatch.setenv("HOME", home)
+    for path in ("~", "~/videos"):
+        with pytest.raises(UserError, match="there is no home directory for ~"):
+            user_path(path)
+    assert user_path("~root").is_absolute()
+
+
+@pytest.mark.parametrize("path", ["$HOME/videos", "a/${SCRATCH}/b", "run_$USER", "~/$DATE"])
+def test_a_variable_that_no_shell_replaced_is_refused(
+    path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for kind in (user_path, storage_path):
+        with pytest.raises(UserError, match="no shell has replaced the variable in "):
+            kind(path)
+    with pytest.raises(UserError, match=re.escape("gs://bucket/$USER/x: no shell has replaced the variable in $USER")):
+        storage_path("gs://bucket/$USER/x")
+    assert user_path("cost$5") == Path("cost$5")
+    (tmp_path / "a$b").mkdir()
+    assert user_path("a$b/new") == Path("a$b/new")
+
+
+def test_a_new_folder_is_made_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "empty").mkdir(parents=True)
+    for name in ("empty", "missing"):
+        out = tmp_path / name
+        out.symlink_to(tmp_path / "disk" / name)
+        check_target(out)
+        with new_folder(out) as folder:
+            (folder / "mine").touch()
+        assert out.is_symlink()
+        assert (tmp_path / "disk" / name / "mine").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "empty", "missing"]
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="the link leads in a circle"):
+        check_target(tmp_path / "loop")
 
 
 def test_the_home_of_an_unknown_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

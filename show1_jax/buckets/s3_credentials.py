@@ -55,7 +55,7 @@ def s3_credentials() -> dict[str, str]:
 
 
 def _file(variable: str, default: str) -> Path:
-    return Path(os.environ.get(variable) or default).expanduser()
+    return Path(os.path.expanduser(os.environ.get(variable) or default))  # unchanged if there is no home directory
 
 
 def _existing(path: Path) -> str:

@@ -87,8 +87,10 @@ def hub_errors(repository: str, revision: str, again: str) -> Iterator[None]:
 
     Raises:
         UnreachableError: there is no network, or HF_HUB_OFFLINE is set.
-        UserError: any other error of the hub, or of the disk.
+        UserError: any other error of the hub, or of the disk; or there is no place for the hub's cache.
     """
+    if constants.HF_HUB_CACHE.startswith("~"):  # the library would make a folder of this name here
+        raise UserError(f"{repository}: there is no home directory for the hub's cache; set HF_HOME to a folder")
     page = f"https://huggingface.co/{repository}"
     try:
         yield

@@ -92,7 +92,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         (DPM_SOLVER,),
         "final_sigmas_type",
-        _equal_to("sigma_min"),
+        lambda value, settings: value == "sigma_min",  # null would mean the class's default, which is now another
         "only 'sigma_min' ends the last step at timestep 0, as the original does; 'zero' ends it without any noise",
     ),
     Rule(

@@ -75,6 +75,14 @@ def test_the_keys_of_a_profile_sign_requests(
     assert capfd.readouterr().err == ""
 
 
+def test_without_a_home_directory_there_are_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user id without an entry in the system's list of users, and without HOME."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(BucketError, match="there are no credentials for S3"):
+        s3_credentials()
+
+
 def test_the_keys_of_the_environment_come_first(
     aws: Path, signers: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

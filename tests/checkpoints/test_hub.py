@@ -68,6 +68,16 @@ def refused(name: str = NAME, component: str = "vae") -> str:
     return str(caught.value)
 
 
+def test_without_a_home_directory_no_folder_of_that_name_is_made(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The library's default is `~/.cache`, as it is if there is no home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    assert "no home directory for the hub's cache; set HF_HOME" in refused()
+    assert not (tmp_path / "~").exists()
+
+
 def test_only_the_components_that_are_needed_are_downloaded(hub: FakeHub, tiny_checkpoint: Path) -> None:
     checkpoints = CheckpointSet.open(NAME)
     assert checkpoints.manifest == read_manifest(tiny_checkpoint)

@@ -144,6 +144,7 @@ def test_every_recorded_file_is_read(golden: Path) -> None:
         ("DPMSolverMultistepScheduler", "use_karras_sigmas", True),
         ("DPMSolverMultistepScheduler", "lambda_min_clipped", "-inf"),
         ("DPMSolverMultistepScheduler", "final_sigmas_type", "zero"),
+        ("DPMSolverMultistepScheduler", "final_sigmas_type", None),
         ("DPMSolverMultistepScheduler", "euler_at_final", True),
         ("DPMSolverMultistepScheduler", "use_exponential_sigmas", True),
         ("DPMSolverMultistepScheduler", "use_beta_sigmas", True),
