@@ -301,6 +301,11 @@ def test_a_path_without_a_home_directory_is_refused(flag: str) -> None:
     assert "there is no home directory for ~" in line
 
 
+def test_without_a_home_directory_the_defaults_are_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "")
+    assert "no home directory" not in refusal("--config", CONFIGS["demo"], "--stages=none")
+
+
 def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "own.py").write_text(

@@ -5,7 +5,7 @@ from typing import Any
 
 from show1_jax.config.sampling import CascadeConfig
 from show1_jax.config.settings import Settings
-from show1_jax.config.training import TRAINED_STAGES, TrainingConfig
+from show1_jax.config.training import LOCAL_COPIES, TRAINED_STAGES, TrainingConfig
 from show1_jax.files import storage_path, user_path
 
 
@@ -59,7 +59,7 @@ def check_paths(config: Config) -> None:
     """Refuse paths of a config that cannot be paths; an optional path may be empty.
 
     All but the folders of local copies may be in a bucket. The compilation cache is not checked: a run works without
-    it.
+    it. Nor is the default folder of local copies: only data in a bucket need it, and there may be no home directory.
 
     Raises:
         UserError: see `user_path` and `storage_path`.
@@ -69,5 +69,5 @@ def check_paths(config: Config) -> None:
     stored = [config.out, train.data.path, train.text.cache]
     for path in filter(None, [*stored, *(path.strip() for names in lists for path in names.split(","))]):
         storage_path(path)
-    for path in filter(None, [train.data.local_copies, train.text.local_copies]):
+    for path in {train.data.local_copies, train.text.local_copies} - {"", LOCAL_COPIES}:
         user_path(path)
