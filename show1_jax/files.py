@@ -33,7 +33,8 @@ MAX_JSON_DEPTH: Final = 64
 """Levels of nested lists and objects; the manifests and configs of real checkpoints have at most 6."""
 _HASHED_BYTES: Final = 1 << 20
 """Between two parts a thread waits for Python's global lock; the parts of `hashlib.file_digest` are too small."""
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_URL: Final = re.compile(r"[\s'\"]*([A-Za-z][A-Za-z0-9+.-]+:/|(gs|s3):)", re.IGNORECASE)
+"""The beginning of a URL, also after blanks or quotation marks, or without slashes, which no bucket has."""
 _VARIABLE: Final = re.compile(r"\$([A-Za-z_]\w*|\{\w+\})[^/]*")
 """The part of a path with a variable that no shell has replaced, as in a config or in single quotes."""
 
@@ -97,6 +98,18 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise UserError(f"{shown_name(text)}: cannot be accessed ({error.strerror}); correct the path") from None
     return expanded
+
+
+def check_utf8_path(folder: Path) -> None:
+    """Refuse a folder whose path ArrayRecord and Orbax cannot open.
+
+    Raises:
+        UserError: the whole path is not UTF-8.
+    """
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the path {str(folder)!a} is not UTF-8; rename the folder") from None
 
 
 def _has_variable(text: str, part: str) -> UserError:

@@ -49,6 +49,7 @@ def test_help_names_every_flag_and_stage(capsys: pytest.CaptureFixture[str]) -> 
         ("--workdir=hdfs://host/run", "hdfs://host/run: not a URL that is supported"),
         ("--workdir=gs://Bucket/run", "gs://Bucket/run: 'Bucket' is not the name of a bucket"),
         ("--workdir=~nobody-is-called-so/run", "there is no home directory for ~"),
+        pytest.param("--workdir=run\udce9", "is not UTF-8; rename the folder", id="not UTF-8"),
         ("--checkpoint=gs:/bucket/show1", "gs:/bucket/show1: not a URL"),
         ("--config.train.data.path=hdfs://bucket/videos", "hdfs://bucket/videos: not a URL"),
         ("--config.train.keyframes.init=a,s3:/bucket/b", "s3:/bucket/b: not a URL"),

@@ -201,6 +201,8 @@ def parse_url(text: str) -> BucketPath | None:
     parts = [part for part in key.split("/") if part]
     if any(part in (".", "..") for part in parts) or not key.isprintable() or set(key) & set("*?[]#"):
         raise ValueError("a folder in a bucket has no '.', '..', '*', '?', '[', ']', '#' and no line breaks")
+    if key != key.strip():
+        raise ValueError("it begins or ends with a blank")
     if len(key.encode()) > _MAX_KEY:
         raise ValueError(f"it has more than {_MAX_KEY} bytes")
     return BucketPath(f"{match[1]}:", bucket, *parts)

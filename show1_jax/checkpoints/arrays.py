@@ -41,7 +41,7 @@ from show1_jax.checkpoints.manifest import (
 )
 from show1_jax.checkpoints.reading import ArrayReader, ByteLimit, move_to_layouts
 from show1_jax.errors import UserError
-from show1_jax.files import MAX_JSON_BYTES, check_target, is_folder, new_folder
+from show1_jax.files import MAX_JSON_BYTES, check_target, check_utf8_path, is_folder, new_folder
 from show1_jax.parallel.weights import WeightPath, to_state, to_weights, weight_path
 
 CoroutineResult = TypeVar("CoroutineResult")
@@ -403,8 +403,9 @@ def check_new_checkpoint(directory: Path, *, overwrite: bool = False) -> None:
     """Refuse a directory to which `new_checkpoint` would not write.
 
     Raises:
-      UserError: `directory` exists; with `overwrite`, it exists and is not a checkpoint.
+      UserError: `directory` exists; with `overwrite`, it exists and is not a checkpoint; or its path is not UTF-8.
     """
+    check_utf8_path(directory)
     check_target(
         directory,
         CHECKPOINT.name,
@@ -464,6 +465,7 @@ def _orbax_path(folder: Path) -> epath.Path:
         from show1_jax.buckets.orbax_paths import orbax_path
 
         return orbax_path(folder)
+    check_utf8_path(folder)
     return epath.Path(folder.absolute())
 
 

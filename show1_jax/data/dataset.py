@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from show1_jax.data.records import RecordFile, check_path, file_inside
+from show1_jax.data.records import RecordFile, file_inside
 from show1_jax.data.transfer.record import RECORD
 from show1_jax.errors import FileError, UserError
-from show1_jax.files import read_json
+from show1_jax.files import check_utf8_path, read_json
 
 DATASET: Final = "captioned_videos"
 SPLIT: Final = "train"
@@ -94,7 +94,7 @@ def read_dataset(folder: Path) -> DatasetFiles:
     Raises:
         UserError: the dataset does not exist, is damaged, or has features that `build` does not write.
     """
-    check_path(folder)
+    check_utf8_path(folder)
     if not os.path.isdir(folder):
         raise UserError(f"there is no dataset {folder}; {REBUILD}, and give its folder as data.path")
     try:

@@ -138,18 +138,6 @@ def _allow_open_files(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft + count, hard))
 
 
-def check_path(folder: Path) -> None:
-    """Refuse a folder whose path ArrayRecord cannot open.
-
-    Raises:
-        UserError: the path is not UTF-8.
-    """
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        raise UserError(f"the path {str(folder)!a} is not UTF-8; rename the folder") from None
-
-
 def file_inside(folder: Path, name: str) -> Path:
     """Return the path of a file in an untrusted folder.
 

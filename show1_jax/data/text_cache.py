@@ -31,11 +31,11 @@ from show1_jax.config.sampling import TextPadding
 from show1_jax.config.settings import Settings
 from show1_jax.config.training import LOCAL_COPIES
 from show1_jax.data.names import MAX_CAPTION, short_line
-from show1_jax.data.records import RecordFile, Records, check_path, file_inside
+from show1_jax.data.records import RecordFile, Records, file_inside
 from show1_jax.data.transfer.download import local_copy
 from show1_jax.data.transfer.upload import check_data_target, new_data_folder
 from show1_jax.errors import UserError
-from show1_jax.files import check_space, local_files, open_regular, read_json, storage_path
+from show1_jax.files import check_space, check_utf8_path, local_files, open_regular, read_json, storage_path
 from show1_jax.parallel import MeshConfig, gather, make_mesh, platform_of, put_batch
 from show1_jax.progress import Bar, track
 from show1_jax.runtime import compute_dtype
@@ -130,7 +130,7 @@ class TextCache:
             UserError: the cache does not exist, is damaged, or is of another encoder or padding.
         """
         folder = local_copy(storage_path(folder), copies)
-        check_path(folder)
+        check_utf8_path(folder)
         cache = cls(folder, _read_cache_record(folder))
         record, remake = cache.record, "make one with `python -m show1_jax.data encode_text`"
         if record.component != component:
@@ -253,7 +253,7 @@ def write_text_cache(
     Raises:
         UserError: `out` exists, the text encoder does not exist, or the disk has too little free space.
     """
-    check_path(out.absolute())
+    check_utf8_path(out)
     check_data_target(out)
     check_component(component)
     if batch_size < 1:

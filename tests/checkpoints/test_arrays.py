@@ -132,6 +132,16 @@ def test_a_checkpoint_may_be_moved(written: Path, abstract: nnx.State, tmp_path:
     load_weights(moved, "keyframes", abstract)
 
 
+def test_a_path_that_is_not_utf_8_is_one_line(written: Path, abstract: nnx.State, tmp_path: Path) -> None:
+    """Orbax fails on it with thousands of lines."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(UserError, match="is not UTF-8; rename the folder"):
+        write(folder)
+    assert not folder.exists()
+    with pytest.raises(UserError, match="is not UTF-8; rename the folder"):
+        load_weights(written.rename(folder), "keyframes", abstract)
+
+
 def test_no_checkpoint_gives_the_command_that_makes_one(tmp_path: Path) -> None:
     for directory in (tmp_path, tmp_path / "missing"):
         with pytest.raises(UserError, match=rf"no checkpoint; make one with `python -m convert --out {directory}`"):

@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.loses = self.halves = False
         if match is None:
             return self._answer(404, b"{}")
-        bucket, name = unquote(match[2]), unquote(match[3] or query.get("name", ""))
+        bucket, name = unquote(match[2]), unquote(match[3]) if match[3] else query.get("name", "")
         request = Request(method, url.path, name)
         self.store.requests.append(request)
         fault = self.store.fault(request) or Answer()

@@ -27,10 +27,9 @@ from show1_jax.data.decode import VideoFacts, check_file
 from show1_jax.data.failures import VideoError
 from show1_jax.data.names import MAX_VIDEO_BYTES, short_line
 from show1_jax.data.pools import map_in_order, pool
-from show1_jax.data.records import check_path
 from show1_jax.data.transfer.upload import check_data_target, new_data_folder
 from show1_jax.errors import UserError
-from show1_jax.files import check_space, read_bounded
+from show1_jax.files import check_space, check_utf8_path, read_bounded
 from show1_jax.progress import Bar, say
 
 MIN_SECONDS = 3.5
@@ -86,7 +85,7 @@ def build(
     Raises:
         UserError: the folder, the table, `out` or the disk cannot be used, or no video can. `out` is then unchanged.
     """
-    check_path(out.absolute())
+    check_utf8_path(out)
     _check_target(out, videos, captions, overwrite)
     with new_data_folder(out) as folder, open(folder / LEFT_OUT, "w", encoding="utf-8") as file:
         left_out = LeftOut(file)

@@ -14,7 +14,7 @@ from show1_jax.config.config_file import Config
 from show1_jax.config.training import TrainedStage
 from show1_jax.data.transfer.download import local_copies
 from show1_jax.errors import UserError
-from show1_jax.files import locked_folder, storage_path, write_bytes
+from show1_jax.files import check_utf8_path, locked_folder, storage_path, write_bytes
 from show1_jax.parallel import all_devices, from_first_process
 from show1_jax.runtime import enable_compilation_cache, exact_float32, memory_errors
 from show1_jax.sampling.job import make_random_checkpoint
@@ -49,6 +49,7 @@ def train(
     """
     if profile is not None and isinstance(workdir, BucketPath):
         raise UserError("--profile is written to a file system; profile a short run with a local --workdir")
+    check_utf8_path(workdir)
     enable_compilation_cache(config.compilation_cache)
     from_first_process(lambda: make_random_checkpoint(config))
     plan = make_plan(config, stage, all_devices()[0].platform)
