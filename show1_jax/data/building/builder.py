@@ -88,6 +88,7 @@ def build(
     check_utf8_path(out)
     _check_target(out, videos, captions, overwrite)
     with new_data_folder(out) as folder, open(folder / LEFT_OUT, "w", encoding="utf-8") as file:
+        _check_owner(folder)
         left_out = LeftOut(file)
         made = [folder] if isinstance(out, BucketPath) else [out, folder]
         listed = list_videos(videos, captions, left_out, skip=made)
@@ -259,15 +260,22 @@ def _write_dataset(checked: Sequence[_CheckedVideo], folder: Path) -> None:
     work = folder / "building"
     with Bar("writing", len(checked), unit=" videos") as bar, contextlib.redirect_stdout(io.StringIO()):
         builder = CaptionedVideos(checked, bar, data_dir=work)
-        try:
-            builder.download_and_prepare()
-        except KeyError as error:
-            if "getpwuid" not in str(error) and "getgrgid" not in str(error):
-                raise
-            raise UserError(f"the files' owner has no user name, and TFDS needs one ({error}); give it one") from error
+        builder.download_and_prepare()
     for path in list(Path(builder.data_dir).iterdir()):
         os.rename(path, folder / path.name)
     shutil.rmtree(work)
+
+
+def _check_owner(folder: Path) -> None:
+    """Refuse a new folder whose owner or group has no name; TFDS would ask for both after all videos are decoded."""
+    try:
+        folder.owner()
+        folder.group()
+    except KeyError as error:
+        raise UserError(
+            f"the owner of new files has no name, and TFDS needs one ({error.args[0]}); add it to /etc/passwd and "
+            "/etc/group, or build as another user"
+        ) from None
 
 
 def _check_target(out: Path, videos: Path, captions: Path | None, overwrite: bool) -> None:

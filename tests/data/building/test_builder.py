@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pwd
 import shutil
 import tempfile
 from pathlib import Path
@@ -210,6 +211,18 @@ def test_a_dataset_has_a_path_that_array_record_can_name(
     for read in (lambda: VideoSource.open(out), lambda: TextCache.open(out, "text_t5", "zeros")):
         with pytest.raises(UserError, match=r"is not UTF-8; rename the folder"):
             read()
+
+
+def test_an_owner_without_a_name_is_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers that run as a number."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(UserError, match=r"has no name, and TFDS needs one \(getpwuid\(\): uid not found: "):
+        builder.build(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_refused_makes_no_folder(tmp_path: Path) -> None:
