@@ -22,7 +22,14 @@ from show1_jax.config.config_dict import ConfigDict
 from show1_jax.config.config_file import Config, check_paths
 from show1_jax.config.running import run_config_file
 from show1_jax.errors import BAD_INPUT, PROGRAM_ERROR, UserError, error_line
-from show1_jax.terminal import INTERRUPTED, ending_at_once, exit_process, interruptible, tell_of_failure, tolerant_output
+from show1_jax.terminal import (
+    INTERRUPTED,
+    ending_at_once,
+    exit_process,
+    interruptible,
+    tell_of_failure,
+    tolerant_output,
+)
 
 HEARTBEAT_TIMEOUT: Final = 60
 """Default of `--heartbeat_timeout`, in seconds."""

@@ -63,10 +63,20 @@ def shown_name(name: str) -> str:
 def error_line(error: BaseException) -> str:
     """Return the text of an exception on one line; an error of the operating system names the file."""
     text = str(error)
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _has_working_directory():
+        return "the working directory was removed; change to another one"
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"{error.filename}: "
         text = f"{where}{error.strerror}; check the path, its permissions and the disk"
     return " ".join(text.split()) or type(error).__name__
+
+
+def _has_working_directory() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

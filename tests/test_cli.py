@@ -21,7 +21,7 @@ from show1_jax.commands import sample
 from show1_jax.config.bounds import MAX_SEED
 from show1_jax.config.config_file import Config
 from show1_jax.config.sampling import STAGES, CascadeConfig
-from show1_jax.errors import UserError
+from show1_jax.errors import UserError, error_line
 from show1_jax.sampling.request import Request, choose_prompts, choose_shard, choose_stages
 from show1_jax.sampling.run_directory import RunDirectory
 
@@ -217,6 +217,15 @@ def test_whatever_an_error_says_is_one_line(text: str) -> None:
         patch.setattr(sys, "stderr", written)
         assert run_command("sample", command) == 2
     assert len(written.getvalue().splitlines()) == 1
+
+
+def test_a_working_directory_that_was_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = FileNotFoundError(2, "No such file or directory")
+    assert error_line(missing).startswith("No such file or directory; check the path")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    assert error_line(missing) == "the working directory was removed; change to another one"
 
 
 def test_negative_prompts() -> None:
