@@ -5,14 +5,14 @@ Sample with the trained weights in `checkpoints/demo`:
   python sample.py --config configs/demo.py --prompt "a red circle moves right"
 
 Hardware: any CPU. On two cores the first video takes half a minute, mostly compilation, and the next one 13 seconds.
-Result: outputs/*/5_superres_latent.mp4, 29 frames of 144x80 at 8 frames a second. Of 100 videos of one object, 97 show
-everything that the prompt asks for; of 100 videos of two objects, 83 (docs/demo.md).
+Result: outputs/*/5_superres_latent.mp4, 29 frames of 144x80 at 8 frames a second. Of 100 videos of one object, 98 show
+everything that the prompt asks for; of 100 videos of two objects, 89 (docs/demo.md).
 
 Train a stage on the synthetic world of `show1_jax.data.synthetic.world`:
 
   python train.py --config configs/demo.py --stage keyframes --workdir runs/keyframes
 
-Hardware: one CPU core; 0.6 to 4.7 hours for each network. Result: the validation losses of docs/demo.md, 0.0034 for the
+Hardware: one CPU core; 1.1 to 5.5 hours for each network. Result: the validation losses of docs/demo.md, 0.0063 for the
 keyframes. docs/demo.md has the commands of all stages, and the differences from the paper's recipe with their reasons.
 """
 
@@ -126,7 +126,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict(settings.to_dict() | {"prompts": PROMPTS})
     config.keyframes.update(num_steps=10, guidance_scale=1.5, height=10, width=16)
     config.interpolation.update(num_steps=4, guidance_scale=1.0)
-    config.first_frame.update(num_steps=5, guidance_scale=1.0, noise_level=50)
+    config.first_frame.update(num_steps=5, guidance_scale=1.0, noise_level=50, frames="window_starts")
     config.superres_pixel.update(num_steps=4, guidance_scale=1.0, noise_level=50)
     config.superres_latent.update(num_steps=8, strength=0.25, guidance_scale=1.0, height=80, width=144)
     config.architecture = {
