@@ -325,9 +325,10 @@ def check_target(
         check_upload_target(out, uploaded, overwrite=overwrite)
         return
     try:
-        if os.path.islink(os.path.realpath(out)):
+        place = Path(os.path.realpath(out))
+        if os.path.islink(place):
             raise UserError(f"{out}: the link leads in a circle; choose another place with --out")
-        if _is_free(Path(os.path.realpath(out))):
+        if _is_free(place):
             return
         is_replaceable = overwrite and is_ours is not None and out.is_dir() and is_ours(out)
     except OSError as error:

@@ -69,5 +69,6 @@ def check_paths(config: Config) -> None:
     stored = [config.out, train.data.path, train.text.cache]
     for path in filter(None, [*stored, *(path.strip() for names in lists for path in names.split(","))]):
         storage_path(path)
-    for path in {train.data.local_copies, train.text.local_copies} - {"", LOCAL_COPIES}:
-        user_path(path)
+    for path in (train.data.local_copies, train.text.local_copies):
+        if path not in ("", LOCAL_COPIES):
+            user_path(path)

@@ -19,6 +19,11 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def marks_missing(text: str) -> bool:
+    """Return whether a text stands for a missing caption or prompt, such as nan."""
+    return text.casefold() in MISSING
+
+
 def split_lines(text: str) -> list[str]:
     """Return the lines of a text file. Other separators, such as U+2028, are part of a line, as JSON permits."""
     return re.split(r"\r\n|\r|\n", text)

@@ -253,7 +253,6 @@ def write_text_cache(
     Raises:
         UserError: `out` exists, the text encoder does not exist, or the disk has too little free space.
     """
-    check_utf8_path(out)
     check_data_target(out)
     check_component(component)
     if batch_size < 1:

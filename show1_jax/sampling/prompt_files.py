@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from show1_jax.cascade.prompts import Prompt, check_negative, check_prompt
 from show1_jax.config.bounds import MAX_SEED
-from show1_jax.data.names import MISSING, split_lines
+from show1_jax.data.names import marks_missing, split_lines
 from show1_jax.errors import UserError
 from show1_jax.files import parse_json, read_bounded, storage_path
 
@@ -212,9 +212,9 @@ def _row_values(names: list[str], cells: list[str], place: str) -> dict[str, Any
     values = dict(zip(names, map(_cell_value, names, cells), strict=True))
     if values.get("", "") is None:  # programs write empty columns
         del values[""]
-    for name in values.keys() & {*_KEYS, _VBENCH_PROMPT}:
-        if isinstance(values[name], str) and values[name].casefold() in MISSING:
-            raise _FormatError(f"the {name} {values[name]!r} marks a missing one; leave the cell empty", place)
+    for name, value in values.items():
+        if name in (*_KEYS, _VBENCH_PROMPT) and isinstance(value, str) and marks_missing(value):
+            raise _FormatError(f"the {name} {value!r} marks a missing one; leave the cell empty", place)
     return values
 
 

@@ -29,7 +29,7 @@ from show1_jax.data.names import MAX_VIDEO_BYTES, short_line
 from show1_jax.data.pools import map_in_order, pool
 from show1_jax.data.transfer.upload import check_data_target, new_data_folder
 from show1_jax.errors import UserError
-from show1_jax.files import check_space, check_utf8_path, read_bounded
+from show1_jax.files import check_space, read_bounded
 from show1_jax.progress import Bar, say
 
 MIN_SECONDS = 3.5
@@ -85,7 +85,6 @@ def build(
     Raises:
         UserError: the folder, the table, `out` or the disk cannot be used, or no video can. `out` is then unchanged.
     """
-    check_utf8_path(out)
     _check_target(out, videos, captions, overwrite)
     with new_data_folder(out) as folder, open(folder / LEFT_OUT, "w", encoding="utf-8") as file:
         _check_owner(folder)

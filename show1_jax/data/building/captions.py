@@ -13,7 +13,7 @@ from typing import Final
 from show1_jax.data.building.left_out import LeftOut
 from show1_jax.data.building.listing import FoundFiles, find_files
 from show1_jax.data.building.table import read_rows
-from show1_jax.data.names import MAX_CAPTION, MISSING, normalise_name, one_line
+from show1_jax.data.names import MAX_CAPTION, marks_missing, normalise_name, one_line
 from show1_jax.files import read_bounded
 
 ID, PAGE, CAPTION = "videoid", "page_dir", "name"
@@ -86,7 +86,7 @@ def _caption_problem(caption: str) -> str | None:
         return _TOO_LONG
     if "\0" in caption:  # UTF-16 without a byte order mark, whose ASCII letters are UTF-8, too
         return "its caption has null characters; save it as UTF-8"
-    return "its caption is a placeholder, such as nan" if caption.casefold() in MISSING else None
+    return "its caption is a placeholder, such as nan" if marks_missing(caption) else None
 
 
 def _from_table(found: FoundFiles, table: Path, left_out: LeftOut) -> Iterator[CaptionedVideo]:

@@ -8,7 +8,7 @@ from typing import Final
 from show1_jax.buckets.upload import FolderKind, bucket_target, upload_existing
 from show1_jax.data.transfer.record import RECORD, UPLOAD, read_record, write_record
 from show1_jax.errors import UserError
-from show1_jax.files import check_target, new_folder
+from show1_jax.files import check_target, check_utf8_path, new_folder
 from show1_jax.progress import say
 
 _MARKS: Final = ("dataset_info.json", "cache.json")
@@ -33,7 +33,12 @@ def new_data_folder(out: Path) -> Iterator[Path]:
 def check_data_target(
     out: Path, kind: str = "", is_ours: Callable[[Path], bool] | None = None, *, overwrite: bool = False
 ) -> None:
-    """Refuse a path for a new dataset or text cache, which may be in a bucket; see `check_target`."""
+    """Refuse a path for a new dataset or text cache, which may be in a bucket; see `check_target`.
+
+    Raises:
+        UserError: as `check_target`; or the path is not UTF-8.
+    """
+    check_utf8_path(out)
     check_target(out, kind, is_ours, overwrite=overwrite, uploaded=_DATA)
 
 

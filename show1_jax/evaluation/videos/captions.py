@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from show1_jax.data.building.table import TOO_MANY
-from show1_jax.data.names import MAX_CAPTION, MISSING, normalise_name, one_line, split_lines
+from show1_jax.data.names import MAX_CAPTION, marks_missing, normalise_name, one_line, split_lines
 from show1_jax.errors import UserError, shown
 from show1_jax.evaluation.videos.listing import Video
 from show1_jax.evaluation.videos.sources import RecordFrames
@@ -129,7 +129,7 @@ def _checked(file: Path, name: Any, caption: Any) -> str:
         raise UserError(
             f"{file}: the caption of {shown(name)} must be a text of at most {MAX_CAPTION:,} characters; correct it"
         )
-    if caption.strip().casefold() in MISSING or "\0" in caption:
+    if marks_missing(caption.strip()) or "\0" in caption:
         raise UserError(f"{file}: the caption of {shown(name)} is {shown(caption)}, which is no caption; correct it")
     return one_line(caption)
 
