@@ -269,6 +269,8 @@ def test_settings_of_jax_that_forbid_what_commands_do_are_reset(setting: str, va
     [
         ["convert", "--help"],
         ["show1_jax.data", "encode_text", "--checkpoint=checkpoints/demo", "--component=text_t5", "--out=x"],
+        ["show1_jax.evaluation.alignment", "--help"],
+        ["show1_jax.training.caption_encoders", "--help"],
     ],
 )
 def test_a_wrong_variable_of_jax_is_one_line(command: list[str]) -> None:

@@ -9,6 +9,12 @@ the states that pixels attend to encode which words belong together: which shape
 """
 
 import sys
+
+from show1_jax.cli import ArgumentParser, load_config, require_jax, run_command
+
+if __name__ == "__main__":
+    require_jax("caption_encoders")
+
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +30,6 @@ from jaxtyping import Array, Float32
 from show1_jax.checkpoints.arrays import CheckpointWriter, new_checkpoint
 from show1_jax.checkpoints.manifest import Component
 from show1_jax.checkpoints.networks import make_network
-from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.config.config_file import Config
 from show1_jax.data.synthetic.nearest import WORLD_SOURCE
 from show1_jax.data.synthetic.world import scene_from_index
@@ -32,6 +37,7 @@ from show1_jax.errors import UserError
 from show1_jax.files import user_path
 from show1_jax.nn.init import initial_weight
 from show1_jax.nn.text_architecture import TextArchitecture
+from show1_jax.parallel.mesh import all_devices
 from show1_jax.parallel.weights import Weights, to_state, to_weights
 from show1_jax.progress import track
 from show1_jax.text.encoders import TEXT_ENCODERS, TextEncoder
@@ -51,8 +57,8 @@ def main(arguments: Sequence[str]) -> None:
         arguments: of the command line, without the program's name.
 
     Raises:
-        UserError: the number of steps is below 1; the config has no architecture of a text encoder, or one that does
-            not fit its tokenizer; or the target exists.
+        UserError: the number of steps is below 1; JAX finds no devices; the config has no architecture of a text
+            encoder, or one that does not fit its tokenizer; or the target exists.
     """
     parser = ArgumentParser(
         prog="python -m show1_jax.training.caption_encoders", description="Train small text encoders on captions."
@@ -64,6 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     if parsed.steps < 1:
         raise UserError(f"--steps={parsed.steps} must be at least 1")
     config = load_config(parsed.config)
+    all_devices()  # without any, refused before captions are drawn and a folder is made
     captions = [scene_from_index(index).scene.sentence() for index in range(NUM_CAPTIONS)]
     encoders = [encoder for encoder in TEXT_ENCODERS.values() if encoder.component in config.architecture]
     if not encoders:

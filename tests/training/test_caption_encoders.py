@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -135,4 +136,14 @@ def test_command_refuses_too_few_words(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(caption_encoders, "NUM_CAPTIONS", 500)
     with pytest.raises(UserError, match=r"architecture.text_t5: vocab_size=300 must be at least \d+"):
         main(["--config", config_file(tmp_path, vocab_size=300), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_needs_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_devices() -> None:
+        raise RuntimeError("Unable to initialize backend 'abacus'")
+
+    monkeypatch.setattr(jax, "devices", no_devices)
+    with pytest.raises(UserError, match="JAX finds no devices"):
+        main(["--config", config_file(tmp_path), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
