@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from show1_jax.checkpoints.arrays import check_new_checkpoint
+from show1_jax.checkpoints.cards.licences import licence_of
 from show1_jax.checkpoints.checkpoint_set import CheckpointSet, is_run
 from show1_jax.checkpoints.manifest import MANIFEST
 from show1_jax.errors import UserError
@@ -167,7 +168,7 @@ def _keyframes_of_checkpoint(source: str, dtype: np.dtype | None) -> PreparedPar
     return PreparedPart(
         stage=stage,
         part=stage.parts[0],
-        licence=record.provenance.get("licence", OWNERS_LICENCE),
+        licence=licence_of(record.provenance).text or OWNERS_LICENCE,
         origin={"source": str(checkpoint), "revision": record.provenance.get("revision")},
         files={},
         architecture=architecture,

@@ -7,6 +7,7 @@ from flax import nnx
 
 from show1_jax.checkpoints.adapters import ADAPTER, LORA_A, LORA_B, AdapterConfig
 from show1_jax.checkpoints.arrays import weight_shapes
+from show1_jax.checkpoints.cards.licences import licence_of
 from show1_jax.checkpoints.manifest import Component, read_manifest, verify_files
 from show1_jax.errors import shown_name
 from show1_jax.parallel.weights import weight_path
@@ -32,7 +33,7 @@ def verify(checkpoint: Path) -> None:
         count = _check_shapes(checkpoint, name, component)
         provenance = component.provenance
         source = "@".join(str(provenance[key]) for key in ("source", "revision") if provenance.get(key))
-        row = (name, component.kind, component.dtype, f"{count:,}", source, str(provenance.get("licence", "")))
+        row = (name, component.kind, component.dtype, f"{count:,}", source, licence_of(provenance).text)
         rows.append(tuple(map(shown_name, row)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for texts in rows:

@@ -1,5 +1,6 @@
 """Initial checkpoints: the outputs of inflated networks, the sources of their weights, and refused input."""
 
+import dataclasses
 import errno
 import gzip
 import json
@@ -23,6 +24,7 @@ from convert.export import export
 from convert.inflate import INITIAL_FOLDERS, inflate
 from convert.stored import read_weights, stored_architecture
 from convert.tables import parameters
+from convert.verify import verify
 from show1_jax.checkpoints.arrays import load_weights
 from show1_jax.checkpoints.manifest import read_manifest, verify_files
 from show1_jax.checkpoints.networks import make_network, network_kind
@@ -125,6 +127,21 @@ def test_an_interpolation_network_ignores_its_condition_at_first(tiny_checkpoint
     condition = np.random.default_rng(1).uniform(-9, 9, (*video.shape[:-1], 4)).astype(np.float32)
     output = call(tmp_path / "out", "interpolation", np.concatenate([video, condition], axis=-1), *others)
     assert relative_error(output, expected) <= TOLERANCE
+
+
+def test_the_licence_of_trained_weights_is_that_of_their_start(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = Path(shutil.copytree(tiny_checkpoint, tmp_path / "trained"))
+    manifest = read_manifest(trained)
+    keyframes = dataclasses.replace(
+        manifest.component("keyframes"), provenance={"source": "train.py", "starts_from": {"licence": "mit"}}
+    )
+    dataclasses.replace(manifest, components=manifest.components | {"keyframes": keyframes}).write(trained)
+    verify(trained)
+    assert re.search(r"^keyframes .* mit$", capsys.readouterr().out, re.MULTILINE)
+    inflate(tmp_path / "out", {"interpolation": str(trained)})
+    assert read_manifest(tmp_path / "out").component("interpolation").provenance["licence"] == "mit"
 
 
 def assert_widened(interpolation: dict[WeightPath, np.ndarray], keyframes: dict[WeightPath, np.ndarray]) -> None:
