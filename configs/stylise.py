@@ -14,8 +14,8 @@ keyframes stay plain: with more contrast in its condition (`max_contrast`), supe
 in the style. Every clip shows a picture at another place and size (`jitter`), and moving (`pan`, `zoom`): otherwise the
 networks learn the pictures by heart, and to copy the first frame of a window.
 
-Hardware: two CPU cores; 10 minutes for both stages. Result: videos of 64x40 with outlines, 94 % of 48 in the style,
-79 % with the right shape (docs/customise.md).
+Hardware: two CPU cores; 10 minutes for both stages. Result: videos of 64x40 with outlines, 92 % of 48 in the style,
+94 % with the right shape (docs/customise.md).
 """
 
 from show1_jax.config.config_dict import ConfigDict
