@@ -6,7 +6,7 @@ Sample with the trained weights in `checkpoints/demo`:
 
 Hardware: any CPU. On two cores the first video takes half a minute, mostly compilation, and the next one 13 seconds.
 Result: outputs/*/5_superres_latent.mp4, 29 frames of 144x80 at 8 frames a second. Of 100 videos of one object, 98 show
-everything that the prompt asks for; of 100 videos of two objects, 89 (docs/demo.md).
+everything that the prompt asks for; of 100 videos of two objects, 94 (docs/demo.md).
 
 Train a stage on the synthetic world of `show1_jax.data.synthetic.world`:
 
