@@ -12,7 +12,7 @@ Train a stage on the synthetic world of `show1_jax.data.synthetic.world`:
 
   python train.py --config configs/demo.py --stage keyframes --workdir runs/keyframes
 
-Hardware: one CPU core; 1.1 to 5.5 hours for each network. Result: the validation losses of docs/demo.md, 0.0063 for the
+Hardware: one CPU core; 1.1 to 6.8 hours for each network. Result: the validation losses of docs/demo.md, 0.0063 for the
 keyframes. docs/demo.md has the commands of all stages, and the differences from the paper's recipe with their reasons.
 """
 

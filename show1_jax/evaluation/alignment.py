@@ -6,8 +6,6 @@ from show1_jax.cli import require_jax
 
 if __name__ == "__main__":
     require_jax("alignment")
+    from show1_jax.evaluation.demo_world.alignment import main
 
-from show1_jax.evaluation.demo_world.alignment import main
-
-if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
