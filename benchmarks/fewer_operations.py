@@ -117,11 +117,12 @@ def _main(arguments: Sequence[str]) -> None:
     parser.add_argument("--recipe", action="append", metavar="RECIPE", help="may be repeated (configs/fast.py)")
     parser.add_argument("--guidance_scale", type=float, default=1.5, metavar="W", help="of every stage (1.5)")
     parser.add_argument("--num_prompts", type=int, default=16, metavar="N", help="half have one object, half two (16)")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first prompt (0)")
     parser.add_argument("--batch_size", type=int, default=4, metavar="N", help="videos that are sampled together (4)")
     parsed, overrides = parser.parse_known_args(arguments)
-    for name in ("num_prompts", "batch_size"):
-        if (value := getattr(parsed, name)) < 1:
-            raise UserError(f"--{name}={value} must be at least 1")
+    for name, least in (("num_prompts", 1), ("batch_size", 1), ("first", 0)):
+        if (value := getattr(parsed, name)) < least:
+            raise UserError(f"--{name}={value} must be at least {least}")
     recipes = [Recipe(FULL, load_config(FULL)), *map(Recipe.read, parsed.recipe or ["configs/fast.py"])]
     counter, device = Counter(), jax.devices()[:1]
     flops = [video_flops(counter.parts(described_spec(recipe.config, device))) for recipe in recipes]
@@ -129,7 +130,8 @@ def _main(arguments: Sequence[str]) -> None:
     enable_compilation_cache(config.compilation_cache)
     cascade = Cascade.load(config.checkpoint, config)
     cascades = [recipe.applied(cascade, parsed.guidance_scale) for recipe in recipes]
-    cases = [make_case(("one", "two")[index % 2], index // 2, seed=0) for index in range(parsed.num_prompts)]
+    numbers = range(parsed.first, parsed.first + parsed.num_prompts)
+    cases = [make_case(("one", "two")[number % 2], number // 2, seed=0) for number in numbers]
     print(f"{describe_machine()}, {cascade.spec.dtype}, guidance scale {parsed.guidance_scale}")
     for start in range(0, len(cases), parsed.batch_size):
         batch = cases[start : start + parsed.batch_size]

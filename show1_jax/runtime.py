@@ -30,9 +30,13 @@ from show1_jax.config.sampling import Precision
 from show1_jax.errors import UserError
 from show1_jax.files import open_regular, user_path
 
-_OPTIONS: Final = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}}
-"""Options by platform. On CPUs YNNPACK runs single matrix products only: with jax 0.10 it also runs convolutions and
-sums by default, slower than XLA's own (benchmarks/README.md)."""
+_OPTIONS: Final = {
+    "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},
+    "gpu": {"xla_gpu_dot_merger_threshold_mb": "0"},
+}
+"""Options by platform (benchmarks/README.md). On CPUs YNNPACK runs single matrix products only: with jax 0.10 it also
+runs convolutions and sums by default, slower than XLA's own. On GPUs queries, keys and values are not computed by one
+product: it would need their weights side by side, and its result would be copied in three parts, in every step."""
 
 
 def compiler_options(platform: str) -> dict[str, str]:
@@ -50,8 +54,15 @@ def compiler_options(platform: str) -> dict[str, str]:
 
 @functools.cache
 def _is_known_option(platform: str, name: str, value: str) -> bool:
-    """Return whether this XLA has an option: releases differ, and without it a program is only slower."""
-    with jax.default_device(jax.local_devices(backend=platform)[0]):
+    """Return whether this XLA has an option: releases differ, and without it a program is only slower.
+
+    That of devices that are only described (`jax.experimental.topologies`) cannot be asked.
+    """
+    try:
+        device = jax.local_devices(backend=platform)[0]
+    except RuntimeError:
+        return True
+    with jax.default_device(device):
         try:
             jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
         except jax.errors.JaxRuntimeError as error:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from show1_jax.config.settings import Remat
 from show1_jax.nn.config import Activation
 from show1_jax.ops.attention import attend
+from show1_jax.ops.convolution import convolve
 from show1_jax.ops.group_norm import group_norm
 from show1_jax.parallel import constrain_activation
 
@@ -78,7 +79,7 @@ class Layers:
         """
         height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
         padding = padding or tuple(((size - 1) // 2, (size - 1) // 2) for size in (height, width))
-        options = self._options("kernel", "bias")
+        options = self._options("kernel", "bias") | {"conv_general_dilated": convolve}
         sizes = (height, width)
         return nnx.Conv(in_channels, out_channels, sizes, stride, padding=padding, use_bias=bias, **options)
 

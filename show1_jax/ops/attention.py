@@ -1,5 +1,6 @@
 """Scaled dot-product attention, softmax(Q K^T / sqrt(d)) V (Vaswani et al. 2017, equation 1)."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -69,11 +70,29 @@ def by_frame(query: Queries, key: Keys, value: Keys, num_frames: int = 1) -> Que
 
 
 def elementwise(query: Queries, key: Keys, value: Keys, num_frames: int = 1) -> Queries:
-    """Apply attention by products and sums in float32, without matrix products, whose tiles few frames leave empty."""
+    """Apply attention by products and sums in float32, without matrix products, whose tiles few frames leave empty.
+
+    The softmax and the mean are written out for every key: XLA does not fuse sums over an axis with what follows them.
+    """
     q, k, v = (x.astype(jnp.float32) for x in (query, key, value))
     logits = (q[:, :, None] * k[:, None]).sum(axis=-1) * query.shape[-1] ** -0.5  # rows, n, m, h
-    weights = jax.nn.softmax(logits, axis=2)
-    return (weights[..., None] * v[:, None]).sum(axis=2).astype(query.dtype)
+    per_key = [logits[:, :, number] for number in range(key.shape[1])]
+    largest = functools.reduce(jnp.maximum, per_key)
+    weights = [jnp.exp(each - largest) for each in per_key]
+    weighted = (weight[..., None] * v[:, None, number] for number, weight in enumerate(weights))
+    return (sum(weighted, start=jnp.float32(0)) / sum(weights, start=jnp.float32(0))[..., None]).astype(query.dtype)
+
+
+def padded(query: Queries, key: Keys, value: Keys, num_frames: int = 1) -> Queries:
+    """Apply attention as XLA compiles it, to tokens that are padded to a multiple of 8.
+
+    Matrix products in half precision need such sizes on GPUs. XLA would pad every operand of both products by a kernel
+    of its own; this padding is a part of the transposition that an operand needs anyway.
+    """
+    num_queries, num_keys = query.shape[1], key.shape[1]
+    query, key, value = (jnp.pad(x, ((0, 0), (0, -x.shape[1] % 8), (0, 0), (0, 0))) for x in (query, key, value))
+    lengths = jnp.full(len(query), num_keys, jnp.int32)
+    return jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=lengths)[:, :num_queries]
 
 
 @jax.custom_vjp
@@ -128,6 +147,7 @@ def cudnn(query: Queries, key: Keys, value: Keys, num_frames: int = 1) -> Querie
 VARIANTS: Final[Mapping[AttentionVariant, Callable[..., Queries]]] = {
     "plain": plain,
     "by_frame": by_frame,
+    "padded": padded,
     "elementwise": elementwise,
     "cudnn": cudnn,
 }

@@ -1,7 +1,8 @@
 """The choice of a variant for a device, a dtype and a shape; the only place where it is made.
 
 Choices are functions of plain values, so that those for an accelerator are tested on a CPU. A variant is chosen where
-it was measured to be faster than the reference, and runs; benchmarks/README.md has the measurements.
+it runs, and was measured to be faster than the reference, or starts fewer kernels that move fewer bytes, as counted in
+the compiled program; benchmarks/README.md has both.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,8 @@ from jax.typing import DTypeLike
 
 from show1_jax.ops.target import Target
 
-AttentionVariant = Literal["plain", "by_frame", "elementwise", "cudnn"]
-NormVariant = Literal["two_pass", "per_channel"]
+AttentionVariant = Literal["plain", "by_frame", "padded", "elementwise", "cudnn"]
+NormVariant = Literal["two_pass", "one_pass"]
 QuantileVariant = Literal["counted", "sorted"]
 
 MAX_LOGITS_BYTES: Final = 2**28
@@ -30,9 +31,8 @@ _CUDNN_MIN_KEYS: Final = 64
 """Fewest keys for the same. Measured from 77 to 2880."""
 _CUDNN_MAX_WIDTH: Final = 128
 """Largest width of a head in cuDNN on all its GPUs. Widths are multiples of 8."""
-_LARGE_BYTES: Final = 2**24
-"""Size above which an activation is read once instead of three times. Measured from 24 to 755 MB: 1.1 to 1.3 times as
-fast."""
+_CUDNN_MIN_CHANNELS: Final = 8
+"""Fewest channels in half precision that cuDNN's convolutions read as one aligned word of 16 bytes."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,8 @@ def attention_variant(target: Target, shape: AttentionShape) -> AttentionVariant
 
 def runs_cudnn(target: Target, shape: AttentionShape) -> bool:
     """Return whether cuDNN's attention runs. Its rules for sharding allow videos and heads, but not queries."""
-    is_half = shape.dtype in (jnp.bfloat16, jnp.float16)
     fits = shape.width % 8 == 0 and shape.width <= _CUDNN_MAX_WIDTH
-    return target.has_cudnn and is_half and fits and shape.query_shards == 1
+    return target.has_cudnn and _is_half(shape.dtype) and fits and shape.query_shards == 1
 
 
 def _is_elementwise_faster(target: Target, shape: AttentionShape) -> bool:
@@ -87,27 +86,46 @@ def _is_cudnn_faster(target: Target, shape: AttentionShape) -> bool:
     return is_long and runs_cudnn(target, shape)
 
 
+def _is_padded_faster(target: Target, shape: AttentionShape) -> bool:
+    has_odd_length = bool(shape.queries % 8 or shape.keys % 8)
+    return target.platform == "gpu" and _is_half(shape.dtype) and has_odd_length and shape.query_shards == 1
+
+
+def _is_half(dtype: DTypeLike) -> bool:
+    return dtype in (jnp.bfloat16, jnp.float16)
+
+
 _ATTENTION: Final[tuple[tuple[AttentionVariant, Callable[[Target, AttentionShape], bool]], ...]] = (
     ("elementwise", _is_elementwise_faster),
     ("cudnn", _is_cudnn_faster),
     ("by_frame", lambda target, shape: shape.frames_at_once < shape.frames),
+    ("padded", _is_padded_faster),
     ("plain", lambda target, shape: True),
 )
 
 
-def norm_variant(target: Target, num_bytes: int, pixel_shards: int = 1) -> NormVariant:
+def norm_variant(target: Target, dtype: DTypeLike, pixel_shards: int = 1) -> NormVariant:
     """Return the fastest known variant of a group norm.
 
     On CPUs XLA fuses the passes, and sums a channel first gain nothing.
 
     Args:
         target: kind of device.
-        num_bytes: size of the input on one device.
-        pixel_shards: number of devices that the pixels of a frame are sharded over; some of them are the pivot, which
-            sharded pixels would make another exchange.
+        dtype: dtype of the features.
+        pixel_shards: number of devices that the pixels of a frame are sharded over.
     """
-    is_faster = target.platform == "gpu" and num_bytes > _LARGE_BYTES and pixel_shards == 1
-    return "per_channel" if is_faster else "two_pass"
+    is_faster = target.platform == "gpu" and _is_half(dtype) and pixel_shards == 1
+    return "one_pass" if is_faster else "two_pass"
+
+
+def num_input_channels(target: Target, dtype: DTypeLike, channels: int) -> int:
+    """Return the number of input channels for the fastest convolution; those beyond `channels` are zero.
+
+    With 4 channels, cuDNN takes 3 ms on an H200 for the first convolution of latent super-resolution, and 0.3 ms for
+    other ones of that size.
+    """
+    is_faster = target.platform == "gpu" and _is_half(dtype)
+    return max(channels, _CUDNN_MIN_CHANNELS) if is_faster else channels
 
 
 def quantile_variant(target: Target, pixel_shards: int = 1) -> QuantileVariant:

@@ -41,16 +41,21 @@ def current_target() -> Target:
 def has_cudnn_attention() -> bool:
     """Return whether the GPUs of this process run cuDNN's fused attention.
 
-    JAX checks this while it traces, so programs for other GPUs cannot have it either.
+    JAX checks this while it traces, so programs for other GPUs cannot have it either. Without a GPU, but with cuDNN,
+    programs are for GPUs that are only described (`jax.experimental.topologies`), which are taken to run it.
     """
     shape = jax.ShapeDtypeStruct((1, 128, 8, 64), jnp.bfloat16)
     attention = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
     try:
         jax.eval_shape(attention, shape, shape, shape)
-        capabilities = [float(device.compute_capability) for device in jax.local_devices(backend="gpu")]
-    except (RuntimeError, ValueError):  # no cuDNN or none of the right version; no GPU, or not NVIDIA's
+    except (RuntimeError, ValueError):  # no cuDNN, or none of the right version
         return False
-    return min(capabilities) >= _AMPERE
+    try:
+        return min(float(device.compute_capability) for device in jax.local_devices(backend="gpu")) >= _AMPERE
+    except ValueError:  # GPUs that are not NVIDIA's
+        return False
+    except RuntimeError:  # no GPU
+        return True
 
 
 @contextmanager

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import pytest
 
 from show1_jax.ops import attention, group_norm, quantile
-from show1_jax.ops.choice import AttentionShape, attention_variant, norm_variant, quantile_variant
+from show1_jax.ops.choice import (
+    AttentionShape,
+    attention_variant,
+    norm_variant,
+    num_input_channels,
+    quantile_variant,
+)
 from show1_jax.ops.target import Target
 
 CPU, TPU = Target("cpu"), Target("tpu")
@@ -26,8 +32,8 @@ MEASURED = (SELF_LARGE, SELF_SMALL, CROSS, ADDED_TEXT, FIVE_FRAMES, EIGHT_FRAMES
 @pytest.mark.parametrize(
     ("target", "variants"),
     [
-        (NVIDIA, ("cudnn", "cudnn", "cudnn", "cudnn", "elementwise", "elementwise", "plain", "plain")),
-        (OTHER_GPU, ("by_frame", "plain", "plain", "by_frame", "elementwise", "elementwise", "plain", "plain")),
+        (NVIDIA, ("cudnn", "cudnn", "cudnn", "cudnn", "elementwise", "elementwise", "padded", "plain")),
+        (OTHER_GPU, ("by_frame", "padded", "padded", "by_frame", "elementwise", "elementwise", "padded", "plain")),
         (TPU, ("by_frame", "plain", "plain", "by_frame", "plain", "plain", "plain", "plain")),
         (CPU, ("by_frame", "plain", "plain", "by_frame", "plain", "plain", "plain", "plain")),
     ],
@@ -43,14 +49,18 @@ def test_attention_of_measured_shapes(target: Target, variants: tuple[str, ...])
         (SELF_LARGE, {"dtype": jnp.float16}, "cudnn"),
         (SELF_LARGE, {"query_shards": 4}, "by_frame"),
         (SELF_SMALL, {"query_shards": 4}, "plain"),
-        (SELF_SMALL, {"width": 60}, "plain"),
+        (SELF_SMALL, {"width": 60}, "padded"),
         (SELF_SMALL, {"width": 128}, "cudnn"),
-        (SELF_SMALL, {"width": 136}, "plain"),
-        (SELF_SMALL, {"queries": 40, "keys": 117}, "plain"),
-        (SELF_SMALL, {"keys": 16}, "plain"),
+        (SELF_SMALL, {"width": 136}, "padded"),
+        (SELF_SMALL, {"queries": 40, "keys": 117}, "padded"),
+        (SELF_SMALL, {"queries": 45, "keys": 45}, "padded"),
+        (SELF_SMALL, {"queries": 45, "keys": 45, "query_shards": 4}, "plain"),
+        (SELF_SMALL, {"queries": 45, "keys": 45, "dtype": jnp.float32}, "plain"),
+        (SELF_SMALL, {"keys": 16}, "padded"),
+        (SELF_SMALL, {"queries": 176, "keys": 16}, "plain"),
         (EIGHT_FRAMES, {"dtype": jnp.float32}, "elementwise"),
         (EIGHT_FRAMES, {"width": 64}, "plain"),
-        (EIGHT_FRAMES, {"queries": 9, "keys": 9}, "plain"),
+        (EIGHT_FRAMES, {"queries": 9, "keys": 9}, "padded"),
         (EIGHT_FRAMES, {"query_shards": 4}, "elementwise"),
     ],
 )
@@ -61,20 +71,34 @@ def test_attention_of_other_shapes_on_an_nvidia_gpu(
 
 
 @pytest.mark.parametrize(
-    ("target", "num_bytes", "pixel_shards", "variant"),
+    ("target", "dtype", "pixel_shards", "variant"),
     [
-        (NVIDIA, 2 * 16 * 40960 * 192, 1, "per_channel"),
-        (NVIDIA, 2 * 16 * 10240 * 384, 1, "per_channel"),
-        (OTHER_GPU, 2 * 16 * 40960 * 192, 1, "per_channel"),
-        (NVIDIA, 2 * 16 * 640 * 1152, 1, "per_channel"),
-        (NVIDIA, 2 * 16 * 160 * 1152, 1, "two_pass"),
-        (NVIDIA, 2 * 16 * 40960 * 192, 2, "two_pass"),
-        (TPU, 2 * 16 * 40960 * 192, 1, "two_pass"),
-        (CPU, 2 * 16 * 40960 * 192, 1, "two_pass"),
+        (NVIDIA, jnp.bfloat16, 1, "one_pass"),
+        (NVIDIA, jnp.float16, 1, "one_pass"),
+        (OTHER_GPU, jnp.bfloat16, 1, "one_pass"),
+        (NVIDIA, jnp.float32, 1, "two_pass"),
+        (NVIDIA, jnp.bfloat16, 2, "two_pass"),
+        (TPU, jnp.bfloat16, 1, "two_pass"),
+        (CPU, jnp.bfloat16, 1, "two_pass"),
     ],
 )
-def test_norms(target: Target, num_bytes: int, pixel_shards: int, variant: str) -> None:
-    assert norm_variant(target, num_bytes, pixel_shards) == variant
+def test_norms(target: Target, dtype: Any, pixel_shards: int, variant: str) -> None:
+    assert norm_variant(target, dtype, pixel_shards) == variant
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype", "channels", "filled"),
+    [
+        (NVIDIA, jnp.bfloat16, 4, 8),
+        (OTHER_GPU, jnp.float16, 7, 8),
+        (NVIDIA, jnp.bfloat16, 320, 320),
+        (NVIDIA, jnp.float32, 4, 4),
+        (TPU, jnp.bfloat16, 4, 4),
+        (CPU, jnp.bfloat16, 4, 4),
+    ],
+)
+def test_input_channels_of_convolutions(target: Target, dtype: Any, channels: int, filled: int) -> None:
+    assert num_input_channels(target, dtype, channels) == filled
 
 
 @pytest.mark.parametrize(
@@ -88,5 +112,5 @@ def test_quantiles(target: Target, pixel_shards: int, variant: str) -> None:
 def test_every_variant_is_a_choice_somewhere() -> None:
     targets = (NVIDIA, OTHER_GPU, TPU, CPU)
     assert {attention_variant(target, shape) for target in targets for shape in MEASURED} == set(attention.VARIANTS)
-    assert {norm_variant(target, 2**30) for target in targets} == set(group_norm.VARIANTS)
+    assert {norm_variant(target, jnp.bfloat16) for target in targets} == set(group_norm.VARIANTS)
     assert {quantile_variant(target) for target in targets} == set(quantile.VARIANTS)

@@ -1,6 +1,7 @@
 """Whole programs that are traced for an NVIDIA GPU and lowered for CUDA, without one, have its variants."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from show1_jax.cascade.programs import as_sampled, denoising_step
 from show1_jax.checkpoints.networks import make_network
 from show1_jax.config.sampling import SamplingMeshConfig, Stage
 from show1_jax.nn.config import UNetConfig
-from show1_jax.ops import choice
 from show1_jax.ops.target import traced_for
 from tests.helpers import cudnn, tiny_config
 
@@ -27,9 +27,8 @@ ARCHITECTURES = {"pixel": tiny_config.UNET | {"in_channels": 3}, "latent": tiny_
 
 @pytest.fixture(autouse=True)
 def nvidia(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Give GPUs cuDNN and a small cache; Flax's norms in half precision need the standard type promotion."""
+    """Give GPUs cuDNN; Flax's norms in half precision need the standard type promotion."""
     cudnn.emulate(monkeypatch)
-    monkeypatch.setattr(choice, "_LARGE_BYTES", 2**16)
     with jax.numpy_dtype_promotion("standard"):
         yield
 
@@ -50,6 +49,11 @@ def test_a_denoising_step(tiny_checkpoint: Path, stage: Stage, calls: int, mesh:
                 texts[platform] = denoising_step(spec, stage).trace().lower(lowering_platforms=("cuda",)).as_text()
     assert "__cudnn$fmha" not in texts["cpu"]
     assert texts["gpu"].count("__cudnn$fmhaSoftmax") == (calls if mesh.height == 1 else 0)
+    channels = {
+        platform: [int(found) for found in re.findall(r"stablehlo\.convolution.*: \(tensor<[\dx]*?(\d+)xbf16>", text)]
+        for platform, text in texts.items()
+    }
+    assert min(channels["cpu"]) < min(channels["gpu"]) == 8
     has_threshold = stage != "superres_latent"
     assert ("stablehlo.sort" in texts["gpu"]) == (has_threshold and mesh == SamplingMeshConfig())
     assert "stablehlo.sort" not in texts["cpu"]

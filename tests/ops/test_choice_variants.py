@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
-from show1_jax.ops import attention, choice, group_norm, quantile
+from show1_jax.ops import attention, choice, convolution, group_norm, quantile
 from show1_jax.ops.choice import AttentionShape, runs_cudnn
 from show1_jax.ops.target import Target, has_cudnn_attention
 from tests.helpers import cudnn
@@ -44,6 +44,7 @@ def attention_cases() -> list[Any]:
             runs = {
                 "plain": dtype != "float32",
                 "by_frame": shape.frames > 1,
+                "padded": bool(shape.queries % 8 or shape.keys % 8),
                 "elementwise": shape.frames == 1,
                 "cudnn": runs_cudnn(Target("gpu", has_cudnn=True), shape),
             }
@@ -97,6 +98,21 @@ def test_attention(monkeypatch: pytest.MonkeyPatch, variant: str, shape: Attenti
 def test_group_norm(variant: str, shape: tuple[int, ...], dtype: str) -> None:
     x, scale, bias = 3 * random(*shape) + 2, random(shape[-1]) + 1, random(shape[-1])
     hold(group_norm.VARIANTS, (variant, "two_pass"), dtype, x, scale, bias, num_groups=4, epsilon=1e-5)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    ("shape", "sides"), [((2, 6, 5, 3), (3, 3)), ((1, 4, 5, 6, 7), (3, 3, 3)), ((1, 4, 4, 8), (1, 1))]
+)
+def test_convolution(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], sides: tuple[int, ...], dtype: str
+) -> None:
+    monkeypatch.setattr(convolution, "num_input_channels", lambda target, dtype, channels: max(channels, 8))
+    variants: dict[str, Any] = {"filled": convolution.convolve, "plain": jax.lax.conv_general_dilated}
+    letters = "DHW"[-len(sides) :]
+    layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+    settings = {"window_strides": (1,) * len(sides), "padding": "SAME", "dimension_numbers": layout}
+    hold(variants, ("filled", "plain"), dtype, random(*shape), random(*sides, shape[-1], 4), **settings)
 
 
 @pytest.mark.parametrize("shape", QUANTILE.values(), ids=QUANTILE.keys())

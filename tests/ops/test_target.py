@@ -67,8 +67,9 @@ def trace_for_all(program: jax.stages.Wrapped) -> None:
         (91000, "12.1", True),
         (91000, "7.5", False),
         (91000, "gfx942", False),
-        (91000, None, False),
+        (91000, None, True),
         (None, "9.0", False),
+        (None, None, False),
     ],
 )
 def test_cudnn_is_found(
