@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import no_type_check
 
 # Tests compile for longer than they compute, so the compiler is told not to optimise. XLA's older emitter of fusions
 # compiles twice as fast; the option is ignored by releases of XLA that have only one.
@@ -23,12 +22,13 @@ import pytest
 from hypothesis import settings
 from safetensors.numpy import load_file
 
-from show1_jax import files, runtime
+from tests.helpers import type_checks
+
+type_checks.install()
+
+from show1_jax import runtime
 from show1_jax.cascade.cascade import Cascade
-from show1_jax.checkpoints import manifest
 from show1_jax.checkpoints.random import write_random_checkpoint
-from show1_jax.config import bounds
-from show1_jax.config import settings as config_settings
 from tests.helpers import tiny_config
 from tests.helpers.buckets import gcs_server, quick_retries, s3_server
 from tests.helpers.gcs_server import GcsServer
@@ -38,19 +38,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Hypothesis fails examples that take 0.2 s; machines differ. `python -m tests.fuzz` tries thousands of files.
 settings.register_profile("untimed", deadline=None, max_examples=50)
 settings.load_profile("untimed")
-# Millions of calls for any values of JSON files and configs: checking the types of these calls took much of the time.
-for function in (
-    files.check_json,
-    files.reject_repeated_names,
-    manifest._json_object,
-    manifest._require_valid,
-    bounds.bounds,
-    config_settings._has_type,
-    config_settings._is_required,
-    config_settings.Settings._check_bounds,
-    config_settings.Settings._require,
-):
-    no_type_check(function)
 
 GOLDEN = Path(__file__).parent / "golden"
 LONG = (
