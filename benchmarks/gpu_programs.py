@@ -11,6 +11,7 @@ Matrix products are cuBLAS's, since Triton's are chosen by measuring. It needs t
 '.[cuda]'`), but neither a GPU nor a driver.
 """
 
+import math
 import os
 import re
 import sys
@@ -18,14 +19,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import jax
 from jax.experimental import topologies
 
 from benchmarks import table
+from benchmarks.accelerator.kernels import kind_of_kernel
 from benchmarks.random_cascade import described_spec
-from show1_jax.cascade.programs import as_sampled, denoising_step, trace_with_formats
+from show1_jax.cascade.programs import denoising_step, trace_with_formats
 from show1_jax.cascade.spec import CascadeSpec
 from show1_jax.cli import ArgumentParser, load_config, run_command
 from show1_jax.config.sampling import STAGES, CascadeConfig, Stage
@@ -117,21 +119,13 @@ def kernels(program: str) -> Iterator[Kernel]:
 
 
 def _kind(target: str, name: str) -> str:
-    if "fmha" in target:
-        return "attention"
-    if "conv" in target:
-        return "conv"
-    return "matmul" if target and ("matmul" in target or "blas" in target or "gemm" in name) else OTHERS
+    kind = kind_of_kernel(target, name)
+    return kind if kind in KINDS else OTHERS
 
 
 def _num_bytes(shapes: str) -> int:
-    total = 0
-    for dtype, sizes in re.findall(rf"\b({'|'.join(_ITEM_BYTES)})\[([\d,]*)\]", shapes):
-        items = 1
-        for size in filter(None, sizes.split(",")):
-            items *= int(size)
-        total += items * _ITEM_BYTES[dtype]
-    return total
+    found = re.findall(rf"\b({'|'.join(_ITEM_BYTES)})\[([\d,]*)\]", shapes)
+    return sum(_ITEM_BYTES[dtype] * math.prod(map(int, filter(None, sizes.split(",")))) for dtype, sizes in found)
 
 
 def _frames(lines: Sequence[str]) -> dict[str, str]:
@@ -161,18 +155,12 @@ def _frames(lines: Sequence[str]) -> dict[str, str]:
     return found_lines
 
 
-def compile_step(spec: CascadeSpec, stage: Stage) -> tuple[Any, float]:
-    """Return a stage's compiled step, and the seconds that tracing and compiling took."""
-    started = perf_counter()
-    with as_sampled(spec):
-        traced = trace_with_formats(spec, denoising_step(spec, stage))
-        compiled = traced.lower(lowering_platforms=("cuda",)).compile(compiler_options=WITHOUT_MEASURING)
-    return compiled, perf_counter() - started
-
-
 def measure(spec: CascadeSpec, stage: Stage, most: int) -> tuple[str, str]:
     """Compile a stage's step; return its line of the table, and a list of `most` groups of kernels."""
-    compiled, seconds = compile_step(spec, stage)
+    started = perf_counter()
+    lowered = trace_with_formats(spec, denoising_step(spec, stage)).lower(lowering_platforms=("cuda",))
+    compiled = lowered.compile(compiler_options=WITHOUT_MEASURING)
+    seconds = perf_counter() - started
     found = list(kernels(compiled.as_text()))
     moved: Counter[str] = Counter()
     groups: Counter[str] = Counter()

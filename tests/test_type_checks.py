@@ -39,13 +39,12 @@ def test_shapes_are_checked_in_every_call(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("function", [of_number, Data])
 def test_types_are_checked_in_the_first_calls(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
     monkeypatch.setattr(type_checks, "MOST_CALLS", 2)
-    before = vars(Data)["__init__"]
+    monkeypatch.setattr(Data, "__init__", Data.__init__)  # restored after the test
     checked = check(function)
     checked(1)
     with pytest.raises(TypeCheckError):
         checked("one")
     checked("one")
-    setattr(Data, "__init__", before)  # noqa: B010
 
 
 def test_functions_of_this_project_are_checked() -> None:

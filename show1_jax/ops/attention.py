@@ -89,10 +89,14 @@ def padded(query: Queries, key: Keys, value: Keys, num_frames: int = 1) -> Queri
     Matrix products in half precision need such sizes on GPUs. XLA would pad every operand of both products by a kernel
     of its own; this padding is a part of the transposition that an operand needs anyway.
     """
-    num_queries, num_keys = query.shape[1], key.shape[1]
-    query, key, value = (jnp.pad(x, ((0, 0), (0, -x.shape[1] % 8), (0, 0), (0, 0))) for x in (query, key, value))
-    lengths = jnp.full(len(query), num_keys, jnp.int32)
-    return jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=lengths)[:, :num_queries]
+    lengths = jnp.full(len(query), key.shape[1], jnp.int32)
+    inputs = _pad_tokens(8, query, key, value)
+    return jax.nn.dot_product_attention(*inputs, key_value_seq_lengths=lengths)[:, : query.shape[1]]
+
+
+def _pad_tokens(multiple: int, *inputs: Float[Array, "rows _ h d"]) -> list[Float[Array, "rows _ h d"]]:
+    """Return queries, keys or values with zeros after their last tokens, up to a multiple of their number."""
+    return [jnp.pad(x, ((0, 0), (0, -x.shape[1] % multiple), (0, 0), (0, 0))) for x in inputs]
 
 
 @jax.custom_vjp
@@ -117,11 +121,8 @@ def _cudnn_of_even_lengths(query: Queries, key: Keys, value: Keys) -> Queries:
     rows, num_queries, num_keys = len(query), query.shape[1], key.shape[1]
     if num_queries % 2 == num_keys % 2 == 0:
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-    query, key, value = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value))
     out = jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
+        *_pad_tokens(2, query, key, value),
         query_seq_lengths=jnp.full(rows, num_queries, jnp.int32),
         key_value_seq_lengths=jnp.full(rows, num_keys, jnp.int32),
         implementation="cudnn",
