@@ -329,9 +329,7 @@ def test_hosts_lose_one_resume_and_stop_together(ssh: Path, tiny_checkpoint: Pat
         if host == hosts[0]:
             assert f"SIGTERM: saved {saved} steps; the same command resumes from there" in log
         else:
-            others = [text for text in log if line not in text]
-            notices = [text for text in others if "SIGTERM caught" in text]  # a line of JAX, in the process that got it
-            assert (others, len(notices)) == (notices, host == hosts[stopped_host])
+            assert [text for text in log if line not in text] == []
 
 
 def running_process(index: int, folder: Path) -> int:

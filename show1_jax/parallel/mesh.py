@@ -123,6 +123,7 @@ def initialize_distributed(
         _check_processes(coordinator_address, num_processes, process_id)
     if not 1 <= heartbeat_timeout <= _MAX_HEARTBEAT_TIMEOUT:
         raise UserError(f"--heartbeat_timeout={heartbeat_timeout} must be from 1 to {_MAX_HEARTBEAT_TIMEOUT} seconds")
+    jax.config.update("jax_enable_preemption_service", False)  # `parallel.agreement` says why
     try:
         with supervised(heartbeat_timeout) as close, _join_timeout(coordinator_address, close):
             jax.distributed.initialize(

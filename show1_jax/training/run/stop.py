@@ -4,8 +4,7 @@ import signal
 from types import FrameType
 from typing import Any, Final
 
-import jax
-from jax.experimental.multihost_utils import reached_preemption_sync_point
+from show1_jax.parallel.agreement import stop_agreement
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -13,24 +12,29 @@ _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 class StopSignal:
     """A context manager that records stop signals during its block. A second signal has its usual effect.
 
-    In a job of several processes, JAX's coordination service detects SIGTERM in any of them, and all stop after the
-    same step.
+    In a job of several processes, all stop after the same step when any of them gets a signal.
     """
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._agreement = stop_agreement()
 
     def __enter__(self) -> "StopSignal":
-        signals = _STOP_SIGNALS if jax.process_count() == 1 else ()
-        self._before = {number: signal.signal(number, self._record) for number in signals}
+        if self._agreement is not None:
+            self._agreement.start()
+        self._before = {number: signal.signal(number, self._record) for number in _STOP_SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
         self._restore()
+        if self._agreement is not None:
+            self._agreement.close()
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         self._received = signal.Signals(number)
+        if self._agreement is not None:
+            self._agreement.ask(number)
         self._restore()
 
     def _restore(self) -> None:
@@ -39,6 +43,7 @@ class StopSignal:
 
     def requested(self, step: int) -> signal.Signals | None:
         """Return the signal that stops the run before this step, or None; the same in every process."""
-        if jax.process_count() > 1 and reached_preemption_sync_point(step):
-            return signal.SIGTERM
-        return self._received
+        if self._agreement is None:
+            return self._received
+        number = self._agreement.reason_to_stop(step)
+        return None if number is None else signal.Signals(number)
