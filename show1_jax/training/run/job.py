@@ -22,6 +22,7 @@ from show1_jax.training.dry_run import activation_bytes, describe_training_memor
 from show1_jax.training.plan import Plan, make_plan
 from show1_jax.training.run.loop import Loop
 from show1_jax.training.run.metrics import MetricsWriter
+from show1_jax.training.run.stop import StopSignal
 from show1_jax.training.run.training_run import TrainingRun
 
 
@@ -51,6 +52,8 @@ def train(
         raise UserError("--profile is written to a file system; profile a short run with a local --workdir")
     check_utf8_path(workdir)
     enable_compilation_cache(config.compilation_cache)
+    stop = StopSignal()
+    stop.start_early()
     from_first_process(lambda: make_random_checkpoint(config))
     plan = make_plan(config, stage, all_devices()[0].platform)
     with contextlib.ExitStack() as stack:
@@ -64,7 +67,7 @@ def train(
         first = int(training.state.step)
         writer = MetricsWriter(workdir, resumed_step=first, config=config.to_dict(), wandb_project=wandb_project)
         stack.enter_context(contextlib.closing(writer))
-        Loop(training, writer, profile).train()
+        Loop(training, writer, stop, profile).train()
 
 
 def print_training_memory(config: Config, stage: TrainedStage, devices: Sequence[int]) -> None:

@@ -100,11 +100,14 @@ class Loop:
     Args:
         run: a new or resumed run.
         writer: writes metrics and images.
+        stop: signals that stop the run.
         profile: the first step and the number of steps to profile; None: none.
     """
 
-    def __init__(self, run: TrainingRun, writer: MetricsWriter, profile: tuple[int, int] | None = None):
-        self.run, self.writer, self.profile = run, writer, profile
+    def __init__(
+        self, run: TrainingRun, writer: MetricsWriter, stop: StopSignal, profile: tuple[int, int] | None = None
+    ):
+        self.run, self.writer, self.stop, self.profile = run, writer, stop, profile
         plan = run.plan
         self.num_steps = plan.training.num_steps
         self.rate = learning_rate(plan.training.optimizer, self.num_steps)
@@ -121,7 +124,7 @@ class Loop:
         """
         run, start = self.run, int(self.run.state.step)
         bar = TrainingBar(self.num_steps, start, frames_per_step=self.frames_per_step, shown=is_first_process())
-        with StopSignal() as stop, contextlib.closing(bar), self._closing(), self._profiler() as profile:
+        with self.stop as stop, contextlib.closing(bar), self._closing(), self._profiler() as profile:
             window, last = MetricsWindow(), None
             for step in itertools.count(start):
                 signal = stop.requested(step)

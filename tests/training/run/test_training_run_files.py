@@ -16,6 +16,7 @@ from show1_jax.errors import UserError
 from show1_jax.training.plan import make_plan
 from show1_jax.training.run.loop import Loop
 from show1_jax.training.run.metrics import MetricsWriter
+from show1_jax.training.run.stop import StopSignal
 from show1_jax.training.trainable import matching_weights
 from tests.helpers.tiny_runs import run_of, settings
 
@@ -56,7 +57,7 @@ def test_one_clip_fills_a_batch_and_is_trained_without_validation(tiny_checkpoin
     assert (batch[:, 0] != batch[:, 1]).any()
     start = {path: np.asarray(weight) for path, weight in run.state.weights.items()}
     with contextlib.closing(MetricsWriter(tmp_path / "run", resumed_step=0, config=config.to_dict())) as writer:
-        Loop(run, writer).train()
+        Loop(run, writer, StopSignal()).train()
     assert all(not np.array_equal(start[path], weight) for path, weight in run.state.weights.items())
     assert all(np.array_equal(run.state.average[path], weight) for path, weight in run.state.weights.items())
     assert not (tmp_path / "run" / "samples").exists()
