@@ -27,7 +27,9 @@ _DEEP_GREY: Final = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 """Pillow's modes of grey with more than 8 bits, which it clips to 8 bits instead of scaling them."""
 _DEPTH_TAG: Final = 258
 _INTERPRETATION_TAG: Final = 262
+_FORMAT_TAG: Final = 339
 _WHITE_IS_ZERO: Final = 0
+_SIGNED: Final = 2
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -84,9 +86,12 @@ def _to_rgb(image: "Image.Image") -> np.ndarray:
         raise VideoError(f"it has more than {MAX_IMAGE_PIXELS:,} pixels")
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # the other frames of an MPO are previews
         raise VideoError("it has several frames; save each in a separate file")
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_FORMAT_TAG, (0,))[0] == _SIGNED and (depth := tags.get(_DEPTH_TAG, (1,))[0]) <= 16:
+        raise VideoError(f"it has signed values of {depth} bits, which viewers show differently; save unsigned ones")
     upright = ImageOps.exif_transpose(image)
     if upright.mode in _DEEP_GREY:
-        return _from_deep_grey(upright, getattr(image, "tag_v2", {}))
+        return _from_deep_grey(upright, tags)
     if upright.has_transparency_data:
         with_alpha = upright.convert("RGBA")
         return np.asarray(blend(with_alpha.convert("RGB"), with_alpha.getchannel("A")))

@@ -174,9 +174,10 @@ def test_grey_images_are_scaled_to_their_range(tmp_path: Path, array: np.ndarray
     assert np.abs(frame[0] - np.linspace(0, 255, 64)[:, None]).max() <= 1
 
 
-def write_tiff(folder: Path, values: bytes, depth: int, interpretation: int) -> None:
-    """Write one row of 64 grey pixels; Pillow writes neither 12 bits nor white as zero."""
-    fields = [(256, 64), (257, 1), (258, depth), (262, interpretation), (273, 98), (277, 1), (279, len(values))]
+def write_tiff(folder: Path, values: bytes, depth: int, interpretation: int, sample_format: int = 1) -> None:
+    """Write one row of 64 grey pixels; Pillow writes neither 12 bits nor white as zero, nor signed values."""
+    fields = [(256, 64), (257, 1), (258, depth), (262, interpretation), (273, 110), (277, 1), (279, len(values))]
+    fields.append((339, sample_format))
     entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in fields)
     (folder / "1.tif").write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(fields)) + entries + bytes(4) + values)
 
@@ -192,6 +193,15 @@ def test_the_depth_and_the_interpretation_of_tiff_are_applied(tmp_path: Path, de
     write_tiff(tmp_path, packed, depth, interpretation)
     frame = np.round((read_video(tmp_path)[0][0] + 1) * 127.5)
     assert np.abs(frame[0] - np.linspace(0, 255, 64)[:, None]).max() <= 1
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_signed_values_of_tiff_are_one_line(tmp_path: Path, depth: int) -> None:
+    """Some viewers show 0 as black, others the smallest negative value."""
+    levels = RAMP[0] * ((1 << (depth - 1)) - 1)
+    write_tiff(tmp_path, levels.round().astype(f"<i{depth // 8}").tobytes(), depth, 1, sample_format=2)
+    with pytest.raises(UserError, match=f"signed values of {depth} bits"):
+        read_video(tmp_path)
 
 
 @pytest.mark.parametrize("array", [np.full((4, 4), 70000, np.int32), np.full((4, 4), np.nan, np.float32)])
