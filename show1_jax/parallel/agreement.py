@@ -34,10 +34,10 @@ def stop_agreement() -> "StopAgreement | None":
     """
     if jax.process_count() == 1:
         return None
-    if distributed.global_state.client is None:
+    client = distributed.global_state.client
+    if client is None:
         raise UserError(f"JAX found {jax.process_count()} processes, which must join each other; add --distributed")
-    client, name = distributed.global_state.client, str(next(_NUMBERS))
-    return StopAgreement(client, jax.process_index(), jax.process_count(), name)
+    return StopAgreement(client, jax.process_index(), jax.process_count(), name=str(next(_NUMBERS)))
 
 
 class StopAgreement:

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from show1_jax.errors import UserError
 from show1_jax.parallel import agreement
-from show1_jax.parallel.agreement import StopAgreement
+from show1_jax.parallel.agreement import StopAgreement, stop_agreement
 from tests.helpers.processes import environment, free_address
 
 ROOT = Path(__file__).parents[2]
@@ -176,6 +177,12 @@ def test_a_process_that_has_published_its_step_waits_for_the_others() -> None:
     assert [other.reason_to_stop(step) for step in (6, 7, 8, 9)] == [None, None, None, 7]
     first.close()
     other.close()
+
+
+def test_processes_that_have_not_joined_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="JAX found 2 processes, which must join each other; add --distributed"):
+        stop_agreement()
 
 
 def test_nobody_stops_unasked() -> None:
